@@ -1,0 +1,39 @@
+"""What a variant adds to the bare app, and what that is of what the reference adds."""
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+BASE: Final = "bare"
+#: its addition counts as 1.00
+REFERENCE: Final = "contrib_nosr"
+
+
+def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each figure over the rounds."""
+    return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+
+
+def additions(costs: Mapping[str, float]) -> Iterator[tuple[str, float, float | None, float | None]]:
+    """Variant, cost, addition to bare, ratio to the reference's addition; None for what was not measured."""
+    base, reference = costs.get(BASE), costs.get(REFERENCE)
+    for variant, cost in costs.items():
+        added = None if base is None or variant == BASE else cost - base
+        ratio = None
+        if added is not None and base is not None and reference is not None and reference > base:
+            ratio = added / (reference - base)
+        yield variant, cost, added, ratio
+
+
+def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
+    """`12.3`, `+12.3`; a dash for None."""
+    return "-" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Equal columns: the first flush left, the others flush right."""
+    table = [head, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    for row in table:
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join((first.strip().ljust(widths[0]), *others))

@@ -1,0 +1,78 @@
+"""`blocking_call`: an `async def` endpoint that does not let go of the event loop; by waiting, and by computing."""
+
+import asyncio
+import time
+from random import Random
+from typing import Final
+
+from fastapi import APIRouter
+
+router = APIRouter(tags=["blocking_call"])
+
+#: what the bank takes to answer
+BANK_SECONDS: Final = 0.2
+#: CPU time the packing may take: the longer it searches, the fewer boxes
+PACKING_SECONDS: Final = 0.25
+#: litres that go into a box
+BOX: Final = 20.0
+
+
+@router.get("/slow/blocking-call")
+async def price_in_dollars(cents: int = 1_000) -> dict[str, float]:
+    """Ask the bank with a client that waits synchronously, as `requests` does: nobody else is served meanwhile."""
+    return {"dollars": cents / 100 * fetch_rate()}
+
+
+@router.get("/fast/blocking-call")
+async def price_in_dollars_async(cents: int = 1_000) -> dict[str, float]:
+    """Ask the bank with a client that awaits."""
+    return {"dollars": cents / 100 * await fetch_rate_async()}
+
+
+def fetch_rate() -> float:
+    """Dollars for a euro; stands for `requests.get(...)`."""
+    time.sleep(BANK_SECONDS)
+    return 1.25
+
+
+async def fetch_rate_async() -> float:
+    """Dollars for a euro; stands for `await httpx.AsyncClient().get(...)`."""
+    await asyncio.sleep(BANK_SECONDS)
+    return 1.25
+
+
+@router.get("/slow/blocking-cpu")
+async def boxes_needed(parcels: int = 60) -> dict[str, int]:
+    """Compute on the event loop."""
+    return {"boxes": pack(parcels)}
+
+
+@router.get("/fast/blocking-cpu")
+async def boxes_needed_in_thread(parcels: int = 60) -> dict[str, int]:
+    """Compute in a thread: the loop goes on, at the price of sharing the GIL."""
+    return {"boxes": await asyncio.to_thread(pack, parcels)}
+
+
+def pack(parcels: int) -> int:
+    """Fewest boxes found for this many parcels, trying orders at random for `PACKING_SECONDS` of CPU time."""
+    random = Random(parcels)
+    litres = [random.uniform(1, 12) for _ in range(parcels)]
+    fewest = parcels
+    deadline = time.thread_time() + PACKING_SECONDS
+    while time.thread_time() < deadline:
+        random.shuffle(litres)
+        fewest = min(fewest, first_fit(litres))
+    return fewest
+
+
+def first_fit(litres: list[float]) -> int:
+    """Boxes that are needed when each parcel goes into the first box with room for it."""
+    boxes: list[float] = []
+    for size in litres:
+        for number, filled in enumerate(boxes):
+            if filled + size <= BOX:
+                boxes[number] += size
+                break
+        else:
+            boxes.append(size)
+    return len(boxes)

@@ -1,0 +1,42 @@
+"""`cache_inefficient`: a cache whose key is never the same twice."""
+
+import math
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from fastapi import APIRouter
+
+router = APIRouter(tags=["cache_inefficient"])
+
+#: products on a page
+PRODUCTS = range(1, 21)
+
+
+@router.get("/slow/cache-inefficient")
+async def shipping_of_page_by_time() -> dict[int, int]:
+    """Shipping of each product on a page; the time of the question is part of the key."""
+    return {product: shipping_at(product, datetime.now(UTC)) for product in PRODUCTS}
+
+
+@router.get("/fast/cache-inefficient")
+async def shipping_of_page() -> dict[int, int]:
+    """The same with a key of what the answer depends on."""
+    return {product: shipping(product) for product in PRODUCTS}
+
+
+@lru_cache(maxsize=256)
+def shipping_at(product: int, _asked: datetime) -> int:
+    """Cents to ship the product; cached by product and time: never found again."""
+    return cheapest_way(product)
+
+
+@lru_cache(maxsize=256)
+def shipping(product: int) -> int:
+    """Cents to ship the product; cached by product."""
+    return cheapest_way(product)
+
+
+def cheapest_way(product: int) -> int:
+    """Cents of the cheapest of the ways through 40 x 40 depots."""
+    ways = (math.dist((first, product), (second, 40)) for first in range(40) for second in range(40))
+    return 300 + round(min(ways))

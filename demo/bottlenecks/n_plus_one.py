@@ -1,0 +1,32 @@
+"""`n_plus_one`: the lines of fifty orders, fetched order by order."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from fastapi import APIRouter
+from sqlalchemy import select
+from sqlalchemy.orm import selectinload
+
+from demo.database import Session
+from demo.models import Order
+from demo.schemas import OrderOut
+from demo.seed import ORDERS
+
+router = APIRouter(tags=["n_plus_one"])
+
+NEWEST: Final = select(Order).where(Order.id <= ORDERS).order_by(Order.id.desc()).limit(50)
+
+
+@router.get("/slow/n-plus-one", response_model=list[OrderOut])
+async def orders_one_by_one(session: Session) -> Sequence[Order]:
+    """The newest orders of the seed: one statement for the orders, and one for the lines of each."""
+    orders = (await session.scalars(NEWEST)).all()
+    for order in orders:
+        await order.awaitable_attrs.items
+    return orders
+
+
+@router.get("/fast/n-plus-one", response_model=list[OrderOut])
+async def orders_at_once(session: Session) -> Sequence[Order]:
+    """The same in two statements."""
+    return (await session.scalars(NEWEST.options(selectinload(Order.items)))).all()

@@ -1,0 +1,43 @@
+"""`pool_wait`: a connection is held while another service is asked, so the next request waits for one.
+
+It shows when more requests than `demo.database.SMALL_POOL` come at once.
+"""
+
+import asyncio
+from typing import Final
+
+from fastapi import APIRouter
+from sqlalchemy import select
+
+from demo.database import CurrentDatabase
+from demo.models import Product
+
+router = APIRouter(tags=["pool_wait"])
+
+#: what the payment service takes to answer
+PAYMENT_SECONDS: Final = 0.15
+
+STOCK: Final = select(Product.stock).where(Product.id == 1)
+
+
+async def payment_allowed() -> bool:
+    """Ask the payment service; needs no database."""
+    await asyncio.sleep(PAYMENT_SECONDS)
+    return True
+
+
+@router.get("/slow/pool-wait")
+async def check_out_in_transaction(database: CurrentDatabase) -> dict[str, bool]:
+    """Ask the payment service in the middle of a transaction."""
+    async with database.long_checkouts.begin() as connection:
+        stock = await connection.scalar(STOCK)
+        allowed = await payment_allowed()
+    return {"ok": bool(stock) and allowed}
+
+
+@router.get("/fast/pool-wait")
+async def check_out_after_transaction(database: CurrentDatabase) -> dict[str, bool]:
+    """Give the connection back first."""
+    async with database.short_checkouts.begin() as connection:
+        stock = await connection.scalar(STOCK)
+    return {"ok": bool(stock) and await payment_allowed()}

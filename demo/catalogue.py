@@ -1,0 +1,128 @@
+"""Every bottleneck of the demo: its kind, its two endpoints, and the line that is to blame."""
+
+import importlib
+import inspect
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """A faulty endpoint and its fixed twin. Both are `GET` and need no parameters."""
+
+    #: what a finding of it is called
+    kind: str
+    #: what both paths end in
+    name: str
+    #: the fault, in a sentence of at most 40 characters
+    fault: str
+    #: `module:function` of the code to blame, below `demo.bottlenecks`, and the text of the line in it
+    function: str
+    code: str
+    #: how many requests have to come at once for the fault to show
+    at_once: int = 1
+
+    @property
+    def faulty(self) -> str:
+        """Path of the faulty endpoint."""
+        return f"/slow/{self.name}"
+
+    @property
+    def fixed(self) -> str:
+        """Path of the fixed twin."""
+        return f"/fast/{self.name}"
+
+    def line(self) -> tuple[str, int]:
+        """File and number of the line to blame."""
+        module, _, names = self.function.partition(":")
+        found = importlib.import_module(f"demo.bottlenecks.{module}")
+        for name in names.split("."):
+            found = getattr(found, name)
+        function = inspect.unwrap(found)  # type: ignore[arg-type]
+        lines, first = inspect.getsourcelines(function)
+        offset = next(number for number, line in enumerate(lines) if self.code in line)
+        return inspect.getfile(function), first + offset
+
+
+CATALOGUE: Final = (
+    Bottleneck(
+        kind="n_plus_one",
+        name="n-plus-one",
+        fault="Lines are fetched order by order.",
+        function="n_plus_one:orders_one_by_one",
+        code="await order.awaitable_attrs.items",
+    ),
+    Bottleneck(
+        kind="blocking_call",
+        name="blocking-call",
+        fault="A synchronous client holds the loop.",
+        function="blocking_call:fetch_rate",
+        code="time.sleep(BANK_SECONDS)",
+    ),
+    Bottleneck(
+        kind="blocking_call",
+        name="blocking-cpu",
+        fault="A long computation holds the loop.",
+        function="blocking_call:pack",
+        code="fewest = min(fewest, first_fit(litres))",
+    ),
+    Bottleneck(
+        kind="sync_db_on_loop",
+        name="sync-db-on-loop",
+        fault="A synchronous session holds the loop.",
+        function="sync_db_on_loop:stars_sync",
+        code="session.execute(",
+    ),
+    Bottleneck(
+        kind="slow_query",
+        name="slow-query",
+        fault="A column is looked up without an index.",
+        function="slow_query:visits_by_email",
+        code="await session.execute(",
+    ),
+    Bottleneck(
+        kind="pool_wait",
+        name="pool-wait",
+        fault="A connection is held during a call.",
+        function="pool_wait:check_out_in_transaction",
+        code="long_checkouts.begin()",
+        at_once=8,
+    ),
+    Bottleneck(
+        kind="threadpool_wait",
+        name="threadpool-wait",
+        fault="`def` endpoints wait in too few threads.",
+        function="threadpool_wait:print_label",
+        code="def print_label(",
+        at_once=12,
+    ),
+    Bottleneck(
+        kind="slow_middleware",
+        name="slow-middleware",
+        fault="A middleware derives its key each time.",
+        function="slow_middleware:DerivingSigner.dispatch",
+        code="sign(derive_key(), ",
+    ),
+    Bottleneck(
+        kind="memory_growth",
+        name="memory-growth",
+        fault="A cache forgets nothing.",
+        function="memory_growth:page_for_ever",
+        code="pages[visitor] = render(visitor)",
+        at_once=8,
+    ),
+    Bottleneck(
+        kind="gc_pause",
+        name="gc-pause",
+        fault="A big graph of objects comes and goes.",
+        function="gc_pause:related_built_each_time",
+        code="gc.collect()",
+    ),
+    Bottleneck(
+        kind="cache_inefficient",
+        name="cache-inefficient",
+        fault="The time of day is in a cache's key.",
+        function="cache_inefficient:shipping_at",
+        code="@lru_cache(",
+    ),
+)

@@ -1,0 +1,93 @@
+"""Where the shop keeps its data: SQLite in a file by default, PostgreSQL when `DATABASE_URL` says so.
+
+On PostgreSQL everything lives in a schema of its own, so the demo may be pointed at a database that holds other things.
+"""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request
+from sqlalchemy import URL, AsyncAdaptedQueuePool, Engine, create_engine, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import sessionmaker
+
+SCHEMA: Final = "otel_fastperf_demo"
+DEFAULT: Final = "sqlite:///.demo/shop.sqlite3"
+DRIVERS: Final = {"sqlite": ("sqlite+aiosqlite", "sqlite"), "postgresql": ("postgresql+asyncpg", "postgresql+psycopg")}
+
+#: seconds to wait for SQLite's only writer
+_SQLITE: Final = {"timeout": 30}
+
+#: size of the two pools of `bottlenecks.pool_wait`
+SMALL_POOL: Final = 2
+
+
+def database_url(environ: Mapping[str, str] = os.environ) -> URL:
+    """`DATABASE_URL`, or the SQLite file `.demo/shop.sqlite3`. A driver in it is ignored: see `DRIVERS`.
+
+    Raises:
+        ValueError: it is neither SQLite nor PostgreSQL.
+    """
+    url = make_url(environ.get("DATABASE_URL", "").replace("postgres://", "postgresql://", 1) or DEFAULT)
+    if url.get_backend_name() not in DRIVERS:
+        message = f"DATABASE_URL is for {url.get_backend_name()}; the demo runs on {' and '.join(DRIVERS)}."
+        raise ValueError(message)
+    return url
+
+
+def sync_engine(url: URL, **options: Any) -> Engine:
+    """An engine that blocks its caller; `options` are `create_engine`'s."""
+    postgresql = {"options": f"-csearch_path={SCHEMA}"}
+    options["connect_args"] = _SQLITE if url.get_backend_name() == "sqlite" else postgresql
+    return create_engine(url.set(drivername=DRIVERS[url.get_backend_name()][1]), **options)
+
+
+def async_engine(url: URL, **options: Any) -> AsyncEngine:
+    """An engine for coroutines; `options` are `create_async_engine`'s."""
+    postgresql = {"server_settings": {"search_path": SCHEMA}}
+    options["connect_args"] = _SQLITE if url.get_backend_name() == "sqlite" else postgresql
+    # SQLAlchemy before 2.0.38 had no pool for SQLite files here
+    options["poolclass"] = AsyncAdaptedQueuePool
+    return create_async_engine(url.set(drivername=DRIVERS[url.get_backend_name()][0]), **options)
+
+
+class Database:
+    """The engines of one service. Nothing connects before the first statement."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self.engine = async_engine(url, pool_logging_name="shop")
+        self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        #: blocks the event loop when it is used there, as `bottlenecks.sync_db_on_loop` does
+        self.blocking_engine = sync_engine(url, pool_logging_name="shop_sync")
+        self.blocking_sessions = sessionmaker(self.blocking_engine)
+        #: two pools of the same size, so that the fixed twin does not queue behind the faulty one
+        self.long_checkouts = _small_pool(url, "long_checkouts")
+        self.short_checkouts = _small_pool(url, "short_checkouts")
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for engine in (self.engine, self.long_checkouts, self.short_checkouts):
+            await engine.dispose()
+        self.blocking_engine.dispose()
+
+
+def _small_pool(url: URL, name: str) -> AsyncEngine:
+    return async_engine(url, pool_size=SMALL_POOL, max_overflow=0, pool_logging_name=name)
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+CurrentDatabase = Annotated[Database, Depends(_database)]
+
+
+async def _session(database: CurrentDatabase) -> AsyncIterator[AsyncSession]:
+    async with database.sessions() as session:
+        yield session
+
+
+Session = Annotated[AsyncSession, Depends(_session)]

@@ -1,0 +1,210 @@
+"""What the telemetry of a run said, as text: pure functions from a recording to lines of at most 100 columns."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from demo import text
+from demo.catalogue import CATALOGUE
+from demo.figures import Histogram, Page, Window
+from demo.recording import Recording
+from demo.text import Paint
+from demo.waterfall import Trace, slowest, traces, waterfall
+
+REQUESTS: Final = "http_server_request_duration_seconds"
+STATEMENTS: Final = "fastperf_request_db_statements"
+#: waterfalls that are shown, besides the one with most statements
+MOST_TRACES: Final = 5
+
+
+def report(recording: Recording, paint: Paint) -> str:
+    """The whole report."""
+    window = Window([at for at, _ in recording.scrapes], [Page(page) for _, page in recording.scrapes])
+    sections = (
+        head(recording, window, paint),
+        requests(window, paint),
+        bottlenecks(window, paint),
+        slow_traces(recording, paint),
+        runtime(recording, window, paint),
+    )
+    return "\n\n".join("\n".join(section) for section in sections if section)
+
+
+def head(recording: Recording, window: Window, paint: Paint) -> list[str]:
+    """How much was done, and whether both sides counted the same."""
+    counted, sent = round(window.histogram(REQUESTS).count), sum(recording.sent.values())
+    rate = counted / window.seconds
+    title = f"The shop, {window.seconds:.0f} s on {recording.database}: {counted:,} requests, {rate:.0f} a second"
+    if counted == sent:
+        return [paint.bold(title), paint.dim("Counted by the service itself; its client counted the same.")]
+    return [paint.bold(title), paint.red(f"Its client counted {sent:,}: the two should agree.")]
+
+
+_REQUEST_COLUMNS: Final = (-31, 7, 8, 8, 8, 5, -21)
+
+
+def requests(window: Window, paint: Paint) -> list[str]:
+    """The shop's own routes, busiest first: rate, latency, statements, errors."""
+    durations = window.histograms(REQUESTS, "http_request_method", "http_route")
+    statements = window.histograms(STATEMENTS, "http_route")
+    failures = _failures(window)
+    shop = {key: value for key, value in durations.items() if not key[1].startswith(("/slow/", "/fast/"))}
+    rows = [
+        (
+            f"{method:<5}{route or '(no route)'}",
+            f"{duration.count / window.seconds:.1f}/s",
+            *(text.quantile(duration.quantile(share)) for share in (0.5, 0.95, 0.99)),
+            _mean(statements.get((route,))),
+            failures.get((method, route), ""),
+        )
+        for (method, route), duration in sorted(shop.items(), key=lambda pair: -pair[1].count)
+    ]
+    header = ("Requests", "rate", "p50", "p95", "p99", "SQL", "errors")
+    return _table(header, rows, _REQUEST_COLUMNS, paint, paint.red)
+
+
+def _failures(window: Window) -> dict[tuple[str, str], str]:
+    """How often and as what they failed, by method and route."""
+    labels = ("http_request_method", "http_route", "error_type")
+    counts = window.increase(f"{REQUESTS}_count", *labels)
+    failures: dict[tuple[str, str], str] = {}
+    for (method, route, error), count in counts.items():
+        if error and count:
+            what = (failures.get((method, route)), f"{count:.0f} {text.TIMES} {_last_name(error)}")
+            failures[method, route] = ", ".join(filter(None, what))
+    return failures
+
+
+def _last_name(error: str) -> str:
+    """`demo.routers.failures.WarehouseError` -> `WarehouseError`."""
+    return error.rpartition(".")[2]
+
+
+_TWIN_COLUMNS: Final = (-18, 9, 6, 9, 6, -40)
+
+
+def bottlenecks(window: Window, paint: Paint) -> list[str]:
+    """Each faulty endpoint that was called beside its fixed twin: mean duration and statements."""
+    durations = window.histograms(REQUESTS, "http_route")
+    statements = window.histograms(STATEMENTS, "http_route")
+
+    def figures(path: str) -> tuple[str, str]:
+        duration = durations.get((path,))
+        mean = "-" if duration is None else text.seconds(duration.sum / duration.count)
+        return mean, _mean(statements.get((path,)))
+
+    rows = [
+        (one.name, *figures(one.faulty), *figures(one.fixed), one.fault)
+        for one in CATALOGUE
+        if (one.faulty,) in durations
+    ]
+    header = ("Bottlenecks", "/slow/", "SQL", "/fast/", "SQL", "what is wrong with the slow one")
+    return _table(header, rows, _TWIN_COLUMNS, paint, paint.dim) if rows else []
+
+
+def slow_traces(recording: Recording, paint: Paint) -> list[str]:
+    """Waterfalls of the slowest traces, one a route, and of the one with most statements."""
+    found = traces(recording.spans)
+    if not found:
+        where = recording.exported_to or "nowhere"
+        return [paint.bold("Slowest traces"), f"  Spans went to {where}; none are kept here."]
+    shown = slowest(found, MOST_TRACES)
+    busiest = max(found, key=lambda trace: trace.statements)
+    lines = [paint.bold("Slowest traces") + paint.dim(f"   one a route, of {len(found):,} that are kept")]
+    for trace in shown:
+        lines += _indented(trace, paint)
+    if busiest not in shown:
+        lines += ["", paint.bold("Most statements"), *_indented(busiest, paint)]
+    return lines
+
+
+def _indented(trace: Trace, paint: Paint) -> Iterator[str]:
+    return (f"  {line}" for line in waterfall(trace, paint))
+
+
+def runtime(recording: Recording, window: Window, paint: Paint) -> list[str]:
+    """Event loop, threads, database, memory, and the telemetry itself."""
+    rows = [*_loop(window), *_threads(window), *_database(window), *_memory(window), *_telemetry(recording, window)]
+    return [f"{paint.bold(f'{name:<14}')}{what:<14}{value}".rstrip() for name, what, value in rows]
+
+
+Row = tuple[str, str, str]
+
+
+def _loop(window: Window) -> Iterator[Row]:
+    lag = window.histogram("fastperf_event_loop_lag_seconds")
+    busy = window.rates("fastperf_event_loop_busy_seconds_total")
+    yield "Event loop", "lag", _spread(lag)
+    if busy:
+        mean = sum(busy) / len(busy)
+        yield "", "busy", f"{mean:.0%} of the time  {text.sparkline(busy, low=0.0, high=1.0)}"
+
+
+_THREAD_GAUGES: Final = ("limit", "borrowed", "waiting")
+
+
+def _threads(window: Window) -> Iterator[Row]:
+    limit, borrowed, waiting = (window.values(f"fastperf_threadpool_{name}") for name in _THREAD_GAUGES)
+    if limit:
+        most = f"{max(borrowed):.0f} at work, {max(waiting):.0f} requests waiting"
+        yield "Thread pool", "threads", f"{limit[-1]:.0f} allowed; most that a scrape saw: {most}"
+        yield "", "wait", _spread(window.histogram("fastperf_threadpool_wait_seconds"))
+
+
+def _database(window: Window) -> Iterator[Row]:
+    statements = window.histogram("db_client_operation_duration_seconds")
+    rate = statements.count / window.seconds
+    yield (
+        "Database",
+        "statements",
+        f"{_spread(statements)}  {text.number(statements.count)}, {text.number(rate)} a second",
+    )
+    waits = window.histograms("db_client_connection_wait_time_seconds", "db_client_connection_pool_name")
+    for (pool,), wait in sorted(waits.items()):
+        name = text.shorten(pool, 30)
+        yield "", "pool wait", f"{_spread(wait)}  {name}"
+
+
+def _memory(window: Window) -> Iterator[Row]:
+    resident = window.values("process_resident_memory_bytes")
+    if resident:
+        change = f"{text.size(resident[0])} → {text.size(resident[-1])}"
+        yield "Memory", "resident", f"{change}  {text.sparkline(resident)}"
+    pauses = window.histograms("fastperf_gc_pause_seconds", "generation")
+    if pauses:
+        generation, pause = max(pauses.items())
+        yield "", f"GC, gen {generation[0]}", f"{_spread(pause)}  {text.number(pause.count)} pauses"
+
+
+def _telemetry(recording: Recording, window: Window) -> Iterator[Row]:
+    spans = window.increase("fastperf_spans_total", "outcome")
+    outcomes = ", ".join(f"{text.number(count)} {outcome}" for (outcome,), count in sorted(spans.items()) if count)
+    kept = f"{len(recording.spans):,} kept in the process" if recording.spans else ""
+    errors = window.increase("fastperf_telemetry_errors_total", "part")
+    failed = ", ".join(f"{text.number(count)} in {part}" for (part,), count in sorted(errors.items()) if count)
+    yield "Telemetry", "spans", ", ".join(filter(None, (kept, outcomes))) or "none"
+    yield "", "own failures", failed or "none"
+
+
+def _spread(histogram: Histogram) -> str:
+    """`p50 1.2 ms   p99 87 ms   max ≤ 250 ms`, in columns."""
+    if not histogram.count:
+        return "-"
+    p50, p99 = (text.quantile(histogram.quantile(share)) for share in (0.5, 0.99))
+    return f"p50 {p50:<8}  p99 {p99:<8}  max {text.quantile(histogram.highest):<8}"
+
+
+def _mean(histogram: Histogram | None) -> str:
+    return "-" if histogram is None or histogram.mean is None else f"{histogram.mean:.1f}"
+
+
+def _table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    widths: Sequence[int],
+    paint: Paint,
+    last: Callable[[str], str],
+) -> list[str]:
+    """A bold header and the rows; `last` paints the last column."""
+    title, *body = text.columns([header, *rows], widths)
+    before = sum(abs(width) + len(text.GAP) for width in widths[:-1])
+    return [paint.bold(title), *(line[:before] + last(line[before:]) for line in body)]

@@ -1,0 +1,63 @@
+"""The shop's FastAPI app, without any telemetry: `demo.app` adds it."""
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio.to_thread
+from fastapi import FastAPI
+from sqlalchemy import URL
+
+from demo.bottlenecks import (
+    blocking_call,
+    cache_inefficient,
+    gc_pause,
+    memory_growth,
+    n_plus_one,
+    pool_wait,
+    slow_middleware,
+    slow_query,
+    sync_db_on_loop,
+    threadpool_wait,
+)
+from demo.database import Database, database_url
+from demo.routers import clock, failures, orders, products, reports, users
+from demo.seed import seed
+
+#: threads for `def` endpoints; anyio's default is 40. Small, so that `bottlenecks.threadpool_wait` needs few requests
+THREADS: Final = 4
+
+_ROUTERS: Final = (
+    *(users.router, products.router, orders.router, reports.router, clock.router, failures.router),
+    *(n_plus_one.router, blocking_call.router, sync_db_on_loop.router, slow_query.router, pool_wait.router),
+    *(threadpool_wait.router, slow_middleware.router, memory_growth.router, gc_pause.router, cache_inefficient.router),
+)
+
+
+def create_app(url: URL | None = None) -> FastAPI:
+    """The service on this database, `DATABASE_URL`'s by default; it connects, and seeds, when it starts."""
+    app = FastAPI(title="Shop", summary="A small shop with ten bottlenecks.", lifespan=_lifespan)
+    app.state.database = Database(url or database_url())
+    slow_middleware.add_middlewares(app)
+    for router in _ROUTERS:
+        app.include_router(router)
+    app.add_api_route("/health", _health, tags=["health"])
+    return app
+
+
+async def _health() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    database: Database = app.state.database
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    await anyio.to_thread.run_sync(seed, database.url)
+    app.state.graph = gc_pause.frozen_graph()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        await database.close()

@@ -1,0 +1,150 @@
+"""Writes the pages that follow from the code: `python -m docs.generate` (`make docs`)."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from otel_fastperf.metrics import GROUPS, Metric
+from otel_fastperf.settings import OWN, STANDARD, Settings
+
+FOLDER: Final = Path(__file__).parent
+
+METRICS_HEAD: Final = """\
+# Metrics
+
+What stands on `/metrics`. This page is made from `otel_fastperf/metrics.py` by `make docs`.
+
+Names, labels and buckets are OpenTelemetry's semantic conventions, as OpenTelemetry maps them to Prometheus; what has
+no convention begins with `fastperf_`; `process_*` and `python_*` are prometheus_client's own. A metric appears with
+its first use, so what is switched off is absent, not 0. A label that does not apply is empty, which is the same to
+Prometheus as one that is not there.
+
+- **Formats.** OpenMetrics 1.0.0 for scrapers that ask for it, as Prometheus does: with exemplars (the trace id of a
+  sampled request), units and creation times. The text format 0.0.4, without them, for all others. Prometheus stores
+  creation times as further series, `…_created`; prometheus_client's variable `PROMETHEUS_DISABLE_CREATED_SERIES=true`
+  leaves them out.
+- **Your own metrics** on prometheus_client's default registry stand on the same page. One that cannot be shown is left
+  out and counted in `fastperf_telemetry_errors_total{part="exposition"}`; the rest of the page is not affected. Where
+  a name is taken by a metric of this page, yours is not shown, and the log says so once. A collector of yours that
+  hangs holds up the page, as it does with prometheus_client.
+- **Bounds.** A metric has at most `metrics.max_series` label sets. Further ones share one series whose labels are all
+  `_OVERFLOW`, and `fastperf_metric_overflow_total` counts what went there.
+- **Several workers.** Each worker process counts for itself, and a scrape of a shared port is answered by one of them.
+  Until one scrape answers for all, run one worker per container, or scrape each worker on its own.
+"""
+
+SETTINGS_HEAD: Final = """\
+# Settings
+
+This page is made from `otel_fastperf/settings.py` by `make docs`.
+
+Arguments (`Settings(metrics={"path": "/internal/metrics"})`) win over our variables (`OTEL_FASTPERF_…`), and these
+over OpenTelemetry's. Of several OpenTelemetry variables for one setting, the one named last here wins. An empty
+variable is an unset one. Lists are written with commas between. A value that is wrong fails at set-up; one message
+lists all of them.
+"""
+
+
+def metrics_page() -> Iterator[str]:
+    """`docs/metrics.md`, line by line."""
+    yield METRICS_HEAD
+    for title, metrics in GROUPS.items():
+        yield f"## {title}\n"
+        yield from table(("Metric", "Type", "Labels", "What it is"), map(metric_row, metrics))
+    yield "## Buckets\n"
+    yield "Upper bounds, in the unit of the metric's name.\n"
+    histograms = [metric for metrics in GROUPS.values() for metric in metrics if metric.buckets]
+    yield from table(
+        ("Metric", "Buckets"),
+        ((code(metric.name), ", ".join(f"{bound:g}" for bound in metric.buckets)) for metric in histograms),
+    )
+
+
+def metric_row(metric: Metric) -> tuple[str, ...]:
+    """A line of a group's table."""
+    return code(metric.name), metric.kind, ", ".join(map(code, metric.labels)), metric.help
+
+
+def settings_page() -> Iterator[str]:
+    """`docs/settings.md`, line by line."""
+    yield SETTINGS_HEAD
+    fields = Settings.model_fields
+    groups: dict[str, Any] = {name: field.annotation for name, field in fields.items() if is_group(field.annotation)}
+    yield "## General\n"
+    yield from settings_table("", {name: field for name, field in fields.items() if name not in groups})
+    for name, group in groups.items():
+        yield f"## `{name}`\n\n{group.__doc__}\n"
+        yield from settings_table(f"{name}.", group.model_fields)
+
+
+def is_group(annotation: Any) -> bool:
+    """Tell a class of settings from the type of a value."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def settings_table(prefix: str, fields: dict[str, FieldInfo]) -> Iterator[str]:
+    """The settings of one group; `prefix` is the group's name and a dot."""
+    rows = (setting_row(f"{prefix}{name}", field) for name, field in fields.items())
+    yield from table(("Setting", "Variables", "Default", "Example", "What it does"), rows)
+
+
+def setting_row(path: str, field: FieldInfo) -> tuple[str, ...]:
+    """A line of a group's table."""
+    variables = [variable for variable, target in (*STANDARD, *OWN.items()) if target == path]
+    examples = [code(example) for example in field.examples or ()]
+    return (
+        code(path),
+        "<br>".join(map(code, variables)),
+        code(spelled(field.default)),
+        ", ".join(examples),
+        " ".join((field.description or "", *choices(field.annotation))),
+    )
+
+
+def choices(annotation: Any) -> Iterator[str]:
+    """What a value may be, where it is one of a few words."""
+    if get_origin(annotation) is Literal:
+        yield f"One of {', '.join(code(choice) for choice in get_args(annotation) if choice)}."
+
+
+def spelled(value: object) -> str:
+    """A value as it is written in a variable."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ",".join(value) if isinstance(value, tuple | dict) else str(value)
+
+
+def code(text: str) -> str:
+    """As code; nothing for nothing."""
+    return f"`{text}`" if text else ""
+
+
+def table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """A Markdown table and the empty line after it."""
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * len(heads)}"
+    yield from (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+    yield ""
+
+
+PAGES: Final[dict[str, Callable[[], Iterator[str]]]] = {"metrics.md": metrics_page, "settings.md": settings_page}
+
+
+def main() -> None:
+    """Write the pages, and say which ones changed."""
+    for name, page in PAGES.items():
+        path, text = FOLDER / name, "\n".join(page())
+        changed = not path.exists() or path.read_text() != text
+        path.write_text(text)
+        print(f"docs/{name}: {'written' if changed else 'is up to date'}")
+
+
+if __name__ == "__main__":
+    main()

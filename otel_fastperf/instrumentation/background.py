@@ -1,0 +1,69 @@
+"""Each background task has a span of its own, under the request that left it behind.
+
+Starlette runs tasks after the last byte of the response and tells nobody, so `BackgroundTask.__call__` is wrapped.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import Span
+from starlette.background import BackgroundTask
+
+from otel_fastperf.record import CURRENT
+from otel_fastperf.signals import Signals
+from otel_fastperf.spans import fail_span
+from otel_fastperf.text import error_type
+
+
+@contextmanager
+def instrument_background(signals: Signals) -> Iterator[None]:
+    """Trace the background tasks of requests that belong to `signals`."""
+    original = BackgroundTask.__call__
+    on = True
+
+    async def call(self: BackgroundTask) -> None:
+        span = _start(self, signals) if on else None
+        if span is None:
+            await original(self)
+            return
+        with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+            try:
+                await original(self)
+            except Exception as error:
+                _fail(span, error, signals)
+                raise
+
+    BackgroundTask.__call__ = call  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        # somebody may have wrapped it after us: then ours stays in their chain, switched off
+        on = False
+        if BackgroundTask.__call__ is call:
+            BackgroundTask.__call__ = original  # type: ignore[method-assign]
+
+
+def _start(task: BackgroundTask, signals: Signals) -> Span | None:
+    try:
+        record = CURRENT.get()
+        foreign = hasattr(BackgroundTask, "_otel_original_call")  # contrib's FastAPI instrumentation traces them too
+        if record is None or record.owner is not signals or record.excluded or foreign:
+            return None
+        name = getattr(task.func, "__name__", type(task.func).__name__)
+        module = getattr(task.func, "__module__", "")
+        attributes: dict[str, Any] = {
+            "code.function.name": f"{module}.{getattr(task.func, '__qualname__', name)}",
+        }
+        return signals.tracer.start_span(f"BackgroundTask {name}", attributes=attributes)
+    except Exception as error:  # noqa: BLE001 - the task runs untraced
+        signals.guard.failed("background", error)
+        return None
+
+
+def _fail(span: Span, error: Exception, signals: Signals) -> None:
+    try:
+        fail_span(span, error_type(error), error)
+    except Exception as failure:  # noqa: BLE001 - the app's exception goes on, whatever happens here
+        signals.guard.failed("background", failure)

@@ -1,0 +1,301 @@
+"""Connection pools: who waits, how long, what is in use, for how long, and what a new connection costs.
+
+SQLAlchemy has no event before a connection is asked for, so `Engine.raw_connection`, the public method by which every
+`Connection` (and `AsyncConnection`, `Session`) gets one, is timed; the pool's events tell the rest.
+
+What is in use is never counted up and down: it is how many `_Checkout` objects live. One lives in the `info` dictionary
+that SQLAlchemy keeps for each database connection, and dies with it however the connection ends (returned, detached,
+invalidated, collected as garbage).
+
+Names and meanings: https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+from sqlalchemy import Dialect, Engine, Pool, QueuePool, event
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+from otel_fastperf.metrics import Metrics
+from otel_fastperf.settings import DatabaseSettings
+from otel_fastperf.signals import Signals
+
+if TYPE_CHECKING:
+    # without greenlet SQLAlchemy's asyncio package cannot be imported
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+_RawConnection = Callable[[Engine], PoolProxiedConnection]
+
+_IDLE: Final = "idle"
+_USED: Final = "used"
+
+
+@contextmanager
+def instrument_pool(
+    engines: "Sequence[Engine | AsyncEngine] | None",
+    settings: DatabaseSettings,  # noqa: ARG001 - subjects are all called alike; there is nothing to choose here yet
+    signals: Signals,
+) -> Iterator[None]:
+    """Observe the pools of `engines`, or of every engine of the process if None, until the end of the block.
+
+    An engine is known from its first connection on, until it is garbage. Pools are a matter of the process: each of
+    several telemetries shows them.
+    """
+    observer = _Observer(engines, signals)
+    listeners = (("connect", observer.connected), ("checkin", observer.returned), ("detach", observer.returned))
+    with ExitStack() as stack:
+        stack.callback(observer.forget_states)
+        stack.callback(signals.metrics.on_refresh(observer.refresh))
+        for name, listener in listeners:
+            event.listen(Engine, name, listener)
+            stack.callback(event.remove, Engine, name, listener)
+        stack.enter_context(_timed_raw_connection(observer))
+        yield
+
+
+class _Pool:
+    """The pool of one engine, over all `dispose()` calls, each of which makes a new `Pool` object."""
+
+    __slots__ = ("current", "dialect", "name", "pending", "use_times", "used")
+
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.name = name
+        #: stands for the engine: one per `create_engine`, shared with what its `execution_options()` gives
+        self.dialect = ref(engine.dialect)
+        self.current: ref[Pool] = ref(engine.pool)
+        self.pending: set[_Checkout] = set()
+        self.used: WeakSet[_Checkout] = WeakSet()
+        #: seconds, not yet observed
+        self.use_times: deque[float] = deque()
+
+
+class _Checkout:
+    """One connection that was asked for, and then is in use."""
+
+    __slots__ = ("__weakref__", "pool", "since")
+
+    def __init__(self, pool: _Pool) -> None:
+        self.pool = pool
+        self.since = time.perf_counter()
+
+
+class _Observer:
+    """What one telemetry knows of the pools. Nothing that fails in it reaches SQLAlchemy."""
+
+    def __init__(self, engines: "Sequence[Engine | AsyncEngine] | None", signals: Signals) -> None:
+        self._dialects = None if engines is None else {engine.dialect for engine in engines}
+        self._signals = signals
+        self._pools: WeakKeyDictionary[Dialect, _Pool] = WeakKeyDictionary()
+        self._names: dict[str, _Pool] = {}
+        self._lock = threading.Lock()
+        # keys in a connection's `info`; objects, so that several telemetries do not meet
+        self._checkout = object()
+        self._create_time = object()
+
+    def obtain(self, engine: Engine, raw_connection: _RawConnection) -> PoolProxiedConnection:
+        """Get a connection as `raw_connection(engine)` does, and time it."""
+        checkout = self._asked(engine)
+        if checkout is None:
+            return raw_connection(engine)
+        try:
+            connection = raw_connection(engine)
+        except PoolTimeoutError:
+            self._timed_out(checkout)
+            raise
+        finally:
+            checkout.pool.pending.discard(checkout)
+        self._obtained(checkout, connection)
+        return connection
+
+    def connected(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
+        """Pool event `connect`: note how long it took; `_obtained` knows for which engine."""
+        try:
+            # not the event `do_connect`, which engines with a `creator` do not have
+            began = getattr(entry, "last_connect_time", None)
+            if began is not None:
+                entry.info[self._create_time] = max(0.0, time.time() - began)
+        except Exception as error:  # noqa: BLE001 - telemetry fails no connection
+            self._signals.guard.failed("pool", error)
+
+    def returned(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
+        """Pool events `checkin` and `detach`: the connection is no longer in use, or no longer the pool's."""
+        try:
+            checkout: _Checkout | None = entry.info.pop(self._checkout, None)
+            if checkout is not None:
+                checkout.pool.used.discard(checkout)
+                # the garbage collector returns what was leaked, maybe while this thread holds a metric's lock
+                checkout.pool.use_times.append(time.perf_counter() - checkout.since)
+        except Exception as error:  # noqa: BLE001 - telemetry fails no connection
+            self._signals.guard.failed("pool", error)
+
+    def refresh(self) -> None:
+        """Set the gauges; drop the series of engines that are gone."""
+        with self._lock:
+            pools = self._living()
+        for pool in pools:
+            self._settle(pool)
+            self._set_states(pool)
+
+    def forget_states(self) -> None:
+        """Take the gauges away: nobody sets them any more. What was counted stays."""
+        try:
+            for pool in self._names.values():
+                _remove_states(pool.name, self._signals.metrics)
+        except Exception as error:  # noqa: BLE001 - the rest is to be undone too
+            self._signals.guard.failed("pool", error)
+
+    def _asked(self, engine: Engine) -> _Checkout | None:
+        try:
+            if self._dialects is not None and engine.dialect not in self._dialects:
+                return None
+            pool = self._pools.get(engine.dialect) or self._new(engine)
+            pool.current = ref(engine.pool)
+            checkout = _Checkout(pool)
+            pool.pending.add(checkout)
+        except Exception as error:  # noqa: BLE001 - telemetry fails no connection
+            self._signals.guard.failed("pool", error)
+            return None
+        return checkout
+
+    def _timed_out(self, checkout: _Checkout) -> None:
+        try:
+            self._signals.metrics.pool_timeouts.child(checkout.pool.name).inc()
+        except Exception as error:  # noqa: BLE001 - telemetry fails no connection
+            self._signals.guard.failed("pool", error)
+
+    def _obtained(self, checkout: _Checkout, connection: PoolProxiedConnection) -> None:
+        try:
+            now = time.perf_counter()
+            pool, metrics = checkout.pool, self._signals.metrics
+            metrics.pool_wait_time.child(pool.name).observe(now - checkout.since)
+            create_time = connection.info.pop(self._create_time, None)
+            if create_time is not None:
+                metrics.pool_create_time.child(pool.name).observe(create_time)
+            # pools that share a connection (StaticPool, SingletonThreadPool) give one that is in use already
+            if self._checkout not in connection.info:
+                checkout.since = now
+                connection.info[self._checkout] = checkout
+                pool.used.add(checkout)
+            self._settle(pool)
+        except Exception as error:  # noqa: BLE001 - telemetry fails no connection
+            self._signals.guard.failed("pool", error)
+
+    def _settle(self, pool: _Pool) -> None:
+        use_time = self._signals.metrics.pool_use_time.child(pool.name)
+        while pool.use_times:
+            try:
+                seconds = pool.use_times.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            use_time.observe(seconds)
+
+    def _new(self, engine: Engine) -> _Pool:
+        with self._lock:
+            pool = self._pools.get(engine.dialect)
+            if pool is None:
+                self._living()
+                pool = _Pool(_unique(_name(engine), self._names), engine)
+                self._pools[engine.dialect] = self._names[pool.name] = pool
+                # it stands on /metrics from now on: a rate needs the zero before the first timeout
+                self._signals.metrics.pool_timeouts.child(pool.name)
+        return pool
+
+    def _living(self) -> list[_Pool]:
+        """The pools whose engine still exists; the names of the others are free again. Needs the lock."""
+        for pool in tuple(self._names.values()):
+            if pool.dialect() is None:
+                del self._names[pool.name]
+                _remove(pool.name, self._signals.metrics)
+        return list(self._names.values())
+
+    def _set_states(self, pool: _Pool) -> None:
+        metrics = self._signals.metrics
+        metrics.pool_pending_requests.child(pool.name).set(len(pool.pending))
+        metrics.pool_count.child(pool.name, _USED).set(len(pool.used))
+        current = pool.current()
+        # of SQLAlchemy's pools, those with a queue know what is idle, and have a limit
+        if isinstance(current, QueuePool):
+            metrics.pool_count.child(pool.name, _IDLE).set(current.checkedin())
+            most = _most(current)
+            if most is not None:
+                metrics.pool_max.child(pool.name).set(most)
+
+
+def _name(engine: Engine) -> str:
+    """`pool_logging_name` if the engine has one, else `host:port/database`; never a user or a password."""
+    name = getattr(engine.pool, "logging_name", None)
+    if name:
+        return str(name)
+    url = engine.url
+    if engine.dialect.name == "sqlite":
+        return url.database or ":memory:"
+    host = url.host or url.query.get("host") or ""
+    port = f":{url.port}" if url.port else ""
+    return f"{host}{port}/{url.database or ''}"
+
+
+def _unique(name: str, taken: dict[str, _Pool]) -> str:
+    number, unique = 1, name
+    while unique in taken:
+        number += 1
+        unique = f"{name}#{number}"
+    return unique
+
+
+def _most(pool: QueuePool) -> int | None:
+    """Most connections the pool may have open; None without a limit. `max_overflow` has no public name."""
+    overflow: int | None = getattr(pool, "_max_overflow", None)
+    return None if overflow is None or overflow < 0 else pool.size() + overflow
+
+
+def _remove(name: str, metrics: Metrics) -> None:
+    _remove_states(name, metrics)
+    metrics.pool_wait_time.remove(name)
+    metrics.pool_use_time.remove(name)
+    metrics.pool_create_time.remove(name)
+    metrics.pool_timeouts.remove(name)
+
+
+def _remove_states(name: str, metrics: Metrics) -> None:
+    metrics.pool_count.remove(name, _IDLE)
+    metrics.pool_count.remove(name, _USED)
+    metrics.pool_max.remove(name)
+    metrics.pool_pending_requests.remove(name)
+
+
+class _Timed:
+    """Stands in the place of `Engine.raw_connection`; several may stand one on the other."""
+
+    def __init__(self, observer: _Observer, covered: _RawConnection) -> None:
+        self._observer = observer
+        self.covered = covered
+        self.active = True
+
+    def __get__(self, engine: Engine | None, owner: type[Engine]) -> Any:
+        return self if engine is None else MethodType(self, engine)
+
+    def __call__(self, engine: Engine) -> PoolProxiedConnection:
+        if not self.active:
+            return self.covered(engine)
+        return self._observer.obtain(engine, self.covered)
+
+
+@contextmanager
+def _timed_raw_connection(observer: _Observer) -> Iterator[None]:
+    """Time `Engine.raw_connection`. What was put over it meanwhile stays where it is, when this one ends."""
+    timed = _Timed(observer, Engine.raw_connection)
+    Engine.raw_connection = timed  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        timed.active = False
+        # those that ended before the ones above them have waited for this
+        while isinstance(top := Engine.__dict__["raw_connection"], _Timed) and not top.active:
+            Engine.raw_connection = top.covered  # type: ignore[method-assign, assignment]

@@ -1,0 +1,111 @@
+"""Whose SERVER span it is: ours, FastAPI's, or contrib's. Exactly one of them, always.
+
+FastAPI >= 0.142 traces each request by itself as soon as a tracer provider is set; contrib's instrumentation may have
+been applied to the app, by hand or by the `opentelemetry-instrument` agent.
+"""
+
+from collections.abc import Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final, Literal
+
+from opentelemetry.trace import TracerProvider
+from starlette.applications import Starlette
+
+from otel_fastperf.errors import SetupError
+from otel_fastperf.peers import is_contrib_applied, native_config
+from otel_fastperf.settings import Settings
+
+Source = Literal["own", "native", "contrib"]
+
+DESCRIPTION: Final[dict[Source, str]] = {
+    "own": "own SERVER span (FastAPI's native telemetry is off for this app)",
+    "native": "inside the SERVER span of FastAPI's native telemetry",
+    "contrib": "inside the SERVER span of opentelemetry-instrumentation-fastapi, which is applied to this app",
+}
+
+
+def chosen_source(app: Starlette, wanted: Source) -> Source:
+    """What was asked for; contrib's where that is applied already, since it cannot be talked out of its span.
+
+    Raises:
+        SetupError: `native` was asked for, and this FastAPI has no telemetry of its own.
+    """
+    if wanted == "native" and native_config(app) is None:
+        message = (
+            "server_span='native' needs FastAPI >= 0.142, and this app has no telemetry of its own."
+            " Cure: upgrade FastAPI, or leave server_span at 'own'."
+        )
+        raise SetupError(message)
+    return "contrib" if is_contrib_applied(app) else wanted
+
+
+@contextmanager
+def server_span_from(source: Source, app: Starlette, settings: Settings, provider: TracerProvider) -> Iterator[None]:
+    """Switch the one source on and the others off, until the end of the block.
+
+    Raises:
+        SetupError: contrib was asked for after the app had started.
+    """
+    with ExitStack() as stack:
+        if source == "native":
+            stack.enter_context(_native_on(app, settings.metrics.path, provider))
+        else:
+            stack.enter_context(_native_off(app))
+        if source == "contrib" and not is_contrib_applied(app):
+            stack.enter_context(_contrib_on(app, settings, provider))
+        yield
+
+
+@contextmanager
+def _native_off(app: Starlette) -> Iterator[None]:
+    """Spans and metrics only: FastAPI's logs stay as they are, nothing here replaces them."""
+    with _configured(app, tracing=False, metrics=False):
+        yield
+
+
+@contextmanager
+def _native_on(app: Starlette, metrics_path: str, provider: TracerProvider) -> Iterator[None]:
+    users_own = (native_config(app) or {}).get("exclude")
+
+    def exclude(scope: MutableMapping[str, Any]) -> bool:
+        return scope["path"] == metrics_path or (users_own is not None and bool(users_own(scope)))
+
+    with _configured(app, tracing=True, metrics=False, tracer_provider=provider, exclude=exclude):
+        yield
+
+
+@contextmanager
+def _configured(app: Starlette, **values: Any) -> Iterator[None]:
+    config = native_config(app)
+    if config is None:
+        yield
+        return
+    before = {key: config[key] for key in values}
+    config.update(values)
+    try:
+        yield
+    finally:
+        config.update(before)
+
+
+@contextmanager
+def _contrib_on(app: Starlette, settings: Settings, provider: TracerProvider) -> Iterator[None]:
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+    if app.middleware_stack is not None:
+        message = (
+            "server_span='contrib' was asked for after the app had started, when contrib's instrumentation is without"
+            " effect."
+            " Cure: call setup_telemetry right after app = FastAPI(), or leave server_span at 'own'."
+        )
+        raise SetupError(message)
+    FastAPIInstrumentor.instrument_app(
+        app,  # type: ignore[arg-type]
+        tracer_provider=provider,
+        excluded_urls=",".join(settings.requests.excluded_urls) or None,
+        exclude_spans=["receive", "send"],
+    )
+    try:
+        yield
+    finally:
+        FastAPIInstrumentor.uninstrument_app(app)  # type: ignore[arg-type]

@@ -1,0 +1,71 @@
+"""Trace id, span id and route in log records: every stdlib record, and a structlog processor.
+
+logging.Formatter("%(levelname)s %(message)s trace_id=%(trace_id)s span_id=%(span_id)s route=%(route)s")
+structlog.configure(processors=[add_trace_context, ...])
+"""
+
+import logging
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry import trace
+
+from otel_fastperf.guard import Guard
+from otel_fastperf.record import CURRENT
+
+
+def trace_context() -> dict[str, str]:
+    """`{"trace_id": 32 hex digits, "span_id": 16 hex digits, "route": template}`; each `""` when there is none."""
+    context = trace.get_current_span().get_span_context()
+    record = CURRENT.get()
+    route = (record.route if record is not None else None) or ""
+    if not context.is_valid:
+        return {"trace_id": "", "span_id": "", "route": route}
+    return {
+        "trace_id": trace.format_trace_id(context.trace_id),
+        "span_id": trace.format_span_id(context.span_id),
+        "route": route,
+    }
+
+
+def add_trace_context(_logger: object, _method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor. Adds the three keys inside a request or a span; keys the caller set stay as they are."""
+    try:
+        context = trace_context()
+    except Exception:  # noqa: BLE001 - the app's log line goes out without its trace
+        return event_dict
+    if any(context.values()):
+        for key, value in context.items():
+            event_dict.setdefault(key, value)
+    return event_dict
+
+
+@contextmanager
+def correlate_logs(guard: Guard) -> Iterator[None]:
+    """Give every record made by any stdlib logger `trace_id`, `span_id` and `route` attributes.
+
+    `Logger.makeRecord` is wrapped, not the record factory: makeRecord raises KeyError when `extra=` names an attribute
+    that the factory has set, so a factory would break apps that log `extra={"trace_id": …}`. Theirs wins here.
+    """
+    original = logging.Logger.makeRecord
+    on = True
+
+    def make_record(self: logging.Logger, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = original(self, *args, **kwargs)
+        if on:
+            try:
+                for key, value in trace_context().items():
+                    record.__dict__.setdefault(key, value)
+            except Exception as error:  # noqa: BLE001 - the app's log line goes out without its trace
+                guard.failed("logs", error)
+        return record
+
+    logging.Logger.makeRecord = make_record  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        # somebody may have wrapped it after us: then ours stays in their chain, switched off
+        on = False
+        if logging.Logger.makeRecord is make_record:
+            logging.Logger.makeRecord = original  # type: ignore[method-assign]

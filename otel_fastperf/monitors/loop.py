@@ -1,0 +1,177 @@
+"""The event loop's heartbeat: how late it runs a timer, what share of the time it is busy, how many tasks it has.
+
+Lag does not tell a loop that is full: one that runs 5 ms queries back to back is never more than 5 ms late. CPU time
+does not either: such a loop uses none. So the busy time is measured as Node.js does it
+(`performance.eventLoopUtilization`): all time less the time in which the loop waits for something to happen. libuv
+counts that for uvloop; on asyncio's own loops the selector's waits are timed.
+"""
+
+import asyncio
+import ctypes
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
+from typing import Any, Final
+
+from otel_fastperf.metrics import Metrics
+from otel_fastperf.settings import LoopSettings
+from otel_fastperf.signals import Signals
+from otel_fastperf.ticker import ticking
+
+#: seconds that `fastperf_event_loop_utilization_ratio` is about
+_WINDOW: Final = 1.0
+
+#: asyncio and libuv wait for whole milliseconds: lateness up to this is rounding and not a loop that was held
+_TIMER_STEP: Final = 0.001
+
+#: `asyncio.all_tasks()` costs 0.5 us a task: it may take this share of the loop's time
+_COUNTING_SHARE: Final = 0.004
+
+#: libuv's `uv_loop_option`, https://docs.libuv.org/en/v1.x/loop.html#c.uv_loop_configure
+_UV_METRICS_IDLE_TIME: Final = 1
+
+
+@asynccontextmanager
+async def monitor_loop(settings: LoopSettings, signals: Signals) -> AsyncIterator[None]:
+    """Measure the running loop, asyncio's or uvloop's, with a heartbeat every `settings.interval` seconds."""
+    loop, metrics = asyncio.get_running_loop(), signals.metrics
+
+    def failed(error: Exception) -> None:
+        signals.guard.failed("loop_monitor", error)
+
+    with ExitStack() as stack:
+        heartbeat = _Heartbeat(metrics, stack.enter_context(_idle_clock(loop, failed)))
+        tasks = _TaskCount(loop, metrics)
+        stack.callback(metrics.on_refresh(heartbeat.refresh))
+        stack.enter_context(ticking(settings.interval, heartbeat.tick, failed))
+        stack.enter_context(ticking(_WINDOW, tasks.tick, failed))
+        yield
+
+
+class _Heartbeat:
+    """What one beat adds to what is known of the loop. `idle()` is for how many seconds the loop has waited so far."""
+
+    def __init__(self, metrics: Metrics, idle: Callable[[], float]) -> None:
+        self._metrics = metrics
+        self._idle_clock = idle
+        self._wall, self._cpu, self._idle = time.perf_counter(), time.thread_time(), idle()
+        self._window_wall = self._window_busy = 0.0
+
+    def tick(self, late: float) -> None:
+        self._metrics.loop_lag.observe(late)
+        wall, busy = self._since_last_beat(late)
+        self._metrics.loop_busy.inc(busy)
+        self._window_wall += wall
+        self._window_busy += busy
+        if self._window_wall >= _WINDOW:
+            self._metrics.loop_utilization.set(self._window_busy / self._window_wall)
+            self._window_wall = self._window_busy = 0.0
+
+    def refresh(self) -> None:
+        """A loop that is held right now has no heartbeat that could say so. Runs in the thread of the scrape."""
+        if time.perf_counter() - self._wall > 2 * _WINDOW:
+            self._metrics.loop_utilization.set(1.0)
+
+    def _since_last_beat(self, late: float) -> tuple[float, float]:
+        """Seconds since the last beat: all, and busy.
+
+        Three lower bounds, each of which sees what the others do not: time not spent waiting (callbacks, also when they
+        block); the thread's CPU time (the waits that return at once); lateness (a loop that had something to do and
+        waited for the GIL).
+        """
+        wall, cpu, idle = time.perf_counter(), time.thread_time(), self._idle_clock()
+        passed = wall - self._wall
+        busy = max(passed - (idle - self._idle), cpu - self._cpu, late - _TIMER_STEP, 0.0)
+        self._wall, self._cpu, self._idle = wall, cpu, idle
+        return passed, min(busy, passed)
+
+
+class _TaskCount:
+    """Counts tasks as often as `_COUNTING_SHARE` allows: each second up to 8,000 tasks, then more rarely."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, metrics: Metrics) -> None:
+        self._loop = loop
+        self._gauge = metrics.loop_tasks
+        self._not_before = 0.0
+
+    def tick(self, _late: float) -> None:
+        started = time.perf_counter()
+        if started >= self._not_before:
+            self._gauge.set(len(asyncio.all_tasks(self._loop)))
+            self._not_before = started + (time.perf_counter() - started) / _COUNTING_SHARE
+
+
+@contextmanager
+def _idle_clock(loop: asyncio.AbstractEventLoop, failed: Callable[[Exception], None]) -> Iterator[Callable[[], float]]:
+    """A clock that runs only while the loop waits; for a loop of another kind one that always runs."""
+    with ExitStack() as stack:
+        try:
+            clock = stack.enter_context(_idle_clock_of(loop))
+        except Exception as error:  # noqa: BLE001 - an unknown build of a loop: CPU time and lag are measured all the same
+            failed(error)
+            clock = time.perf_counter
+        yield clock
+
+
+def _idle_clock_of(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[Callable[[], float]]:
+    if type(loop).__module__.partition(".")[0] == "uvloop":
+        return _libuv_idle_clock(loop)
+    return _selector_idle_clock(loop)
+
+
+@contextmanager
+def _libuv_idle_clock(loop: asyncio.AbstractEventLoop) -> Iterator[Callable[[], float]]:
+    """The count that libuv keeps. uvloop does not pass it on (MagicStack/uvloop#322), but has the pointer to ask with.
+
+    libuv cannot be told to stop counting; it costs one system call for each wait that is not over at once.
+    """
+    module = sys.modules["uvloop.loop"]
+    # PyDLL keeps the GIL: the calls take less time than giving it back
+    libuv: Any = ctypes.PyDLL(module.__file__)
+    libuv.uv_loop_configure.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    libuv.uv_metrics_idle_time.argtypes = [ctypes.c_void_p]
+    libuv.uv_metrics_idle_time.restype = ctypes.c_uint64
+    # a function of our own: argument types set on `ctypes.pythonapi`'s attribute would be everybody's
+    prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+    pointer = prototype(("PyCapsule_GetPointer", ctypes.pythonapi))(module.libuv_get_loop_t_ptr(loop), None)
+    libuv.uv_loop_configure(pointer, _UV_METRICS_IDLE_TIME)
+    yield lambda: libuv.uv_metrics_idle_time(pointer) / 1e9
+
+
+@contextmanager
+def _selector_idle_clock(loop: asyncio.AbstractEventLoop) -> Iterator[Callable[[], float]]:
+    """Times the waits of an asyncio loop: `select` is set on this loop's own selector object, no class is touched."""
+    selector = getattr(loop, "_selector", None)
+    if selector is None:
+        yield time.perf_counter
+        return
+    timed = vars(selector).get("select")
+    if not isinstance(timed, _TimedSelect):
+        timed = selector.select = _TimedSelect(selector.select)
+    timed.users += 1
+    try:
+        yield lambda: timed.waited
+    finally:
+        timed.users -= 1
+        if not timed.users and vars(selector).get("select") is timed:
+            del selector.select
+
+
+class _TimedSelect:
+    """`selector.select`, with a clock. Shared by all monitors of the loop, whatever the order in which they end."""
+
+    __slots__ = ("_select", "users", "waited")
+
+    def __init__(self, select: Callable[[float | None], Any]) -> None:
+        self._select = select
+        self.users = 0
+        self.waited = 0.0
+
+    def __call__(self, timeout: float | None = None) -> Any:
+        if timeout is not None and timeout <= 0:
+            return self._select(timeout)
+        started = time.perf_counter()
+        events = self._select(timeout)
+        self.waited += time.perf_counter() - started
+        return events

@@ -1,0 +1,146 @@
+"""Memory that is this process's alone, and how much room its cgroup (container) leaves before the kernel kills it.
+
+RSS is `process_resident_memory_bytes`, prometheus_client's own. It counts pages that are shared with other workers in
+each of them; USS counts none of those. Linux only: elsewhere, and without a limit, the series are absent.
+"""
+
+import re
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from otel_fastperf.metrics import Metrics
+from otel_fastperf.settings import MemorySettings
+from otel_fastperf.signals import Signals
+
+_PROC: Final = Path("/proc/self")
+
+#: cgroup v1 has no word for "no limit", only the largest number of whole pages
+_UNLIMITED: Final = 1 << 60
+
+#: a reading takes milliseconds; one that takes longer is left to end by itself
+_JOIN_SECONDS: Final = 1.0
+
+
+@asynccontextmanager
+async def monitor_memory(settings: MemorySettings, signals: Signals) -> AsyncIterator[None]:
+    """Read at once and then every `settings.interval` seconds, in a thread: the kernel walks all pages for the USS."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while True:
+            try:
+                _report(signals.metrics, _PROC)
+            except Exception as error:  # noqa: BLE001 - the next reading may succeed
+                signals.guard.failed("memory_monitor", error)
+            if stop.wait(settings.interval):
+                return
+
+    thread = threading.Thread(target=run, name="otel_fastperf memory", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(_JOIN_SECONDS)
+
+
+def _report(metrics: Metrics, proc: Path) -> None:
+    unique = unique_bytes(_read(proc / "smaps_rollup"))
+    if unique is not None:
+        metrics.gauge("fastperf_memory_unique_bytes").set(unique)
+    group = tightest(memory_cgroups(_read(proc / "cgroup"), _read(proc / "mountinfo")))
+    if group is not None:
+        metrics.gauge("fastperf_memory_limit_bytes").set(group.limit)
+        metrics.gauge("fastperf_memory_headroom_bytes").set(group.headroom)
+
+
+def unique_bytes(smaps_rollup: str) -> int | None:
+    """USS from the text of `/proc/<pid>/smaps_rollup`: the sum of its `Private_*` lines; None without any."""
+    kilobytes = re.findall(r"^Private_\w+:\s+(\d+) kB$", smaps_rollup, re.MULTILINE)
+    return sum(map(int, kilobytes)) * 1024 if kilobytes else None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedGroup:
+    """A cgroup with a memory limit, in bytes.
+
+    `working_set` is usage less the file cache that the kernel can drop first, as kubelet counts for eviction:
+    https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/
+    """
+
+    limit: int
+    working_set: int
+
+    @property
+    def headroom(self) -> int:
+        """Bytes until the kernel has nothing cheap left to free."""
+        return max(0, self.limit - self.working_set)
+
+
+def tightest(directories: Iterator[Path]) -> LimitedGroup | None:
+    """Of these cgroups the one that will hit its limit first; None when none has a limit."""
+    groups = filter(None, map(limited_group, directories))
+    return min(groups, key=lambda group: group.headroom, default=None)
+
+
+def limited_group(directory: Path) -> LimitedGroup | None:
+    """The limit of one cgroup, v2 or v1, from its directory; None when it has none or cannot be read."""
+    for limit, usage, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        texts = [_read(directory / name).strip() for name in (limit, usage, "memory.stat")]
+        inactive = re.search(rf"^{cache} (\d+)$", texts[2], re.MULTILINE)
+        if texts[0].isdecimal() and int(texts[0]) < _UNLIMITED and texts[1].isdecimal():
+            return LimitedGroup(int(texts[0]), max(0, int(texts[1]) - int(inactive[1] if inactive else 0)))
+    return None
+
+
+def memory_cgroups(cgroup: str, mountinfo: str) -> Iterator[Path]:
+    """Directories of the cgroups that bound the process's memory: its own, then those above as far as they are mounted.
+
+    Takes the texts of `/proc/<pid>/cgroup` and `/proc/<pid>/mountinfo` (proc_pid_cgroup(5), proc_pid_mountinfo(5)).
+    A container sees its own cgroup as the root of a mount, whatever path the host has it under; a path outside of every
+    mount means just that.
+    """
+    version, path = _memory_path(cgroup)
+    mounts = list(_memory_mounts(version, mountinfo))
+    for root, point in mounts:
+        if path.is_relative_to(root) and ".." not in path.parts:
+            below = path.relative_to(root)
+            yield from (point / step for step in (below, *below.parents))
+            return
+    yield from (point for _, point in mounts[:1])
+
+
+def _memory_path(cgroup: str) -> tuple[str, PurePosixPath]:
+    """The kind of the hierarchy that has the memory controller, as mountinfo names it, and the process's path in it."""
+    paths: dict[str, str] = {}
+    for line in cgroup.splitlines():
+        _, controllers, path = line.split(":", 2)
+        paths |= dict.fromkeys(controllers.split(","), path)
+    if "memory" in paths:
+        return "cgroup", PurePosixPath(paths["memory"])
+    return "cgroup2", PurePosixPath(paths.get("", "/"))
+
+
+def _memory_mounts(version: str, mountinfo: str) -> Iterator[tuple[PurePosixPath, Path]]:
+    """Where that hierarchy is mounted: which cgroup of it is the mount's root, and the mount point."""
+    for line in mountinfo.splitlines():
+        mount, _, kind = line.partition(" - ")
+        words = kind.split()
+        if words[:1] == [version] and (version == "cgroup2" or "memory" in words[-1].split(",")):
+            fields = mount.split()
+            yield PurePosixPath(fields[3]), Path(fields[4])
+
+
+def _read(path: Path) -> str:
+    """The text of a file; empty when there is none to read."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

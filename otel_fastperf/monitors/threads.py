@@ -1,0 +1,107 @@
+"""anyio's thread pool, which runs `def` endpoints and dependencies: how many threads, how long requests queue for one.
+
+The limiter tells how many wait, and not how long. So while the monitor runs, the loop's default limiter *object* has a
+subclass of its own class that also takes the time; anyio's classes stay as they are, and so do all other limiters.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from otel_fastperf.settings import ThreadsSettings
+from otel_fastperf.signals import Signals
+from otel_fastperf.ticker import ticking
+
+#: seconds between two readings when nobody scrapes
+_INTERVAL: Final = 1.0
+
+#: the class attribute by which a timed limiter is known: `(seconds) -> None` for each monitor
+_OBSERVERS: Final = "_otel_fastperf_observers"
+
+_Observer = Callable[[float], None]
+
+
+@asynccontextmanager
+async def monitor_threads(settings: ThreadsSettings, signals: Signals) -> AsyncIterator[None]:  # noqa: ARG001 - as all
+    """Measure the default thread limiter of the running loop."""
+    limiter, metrics = anyio.to_thread.current_default_thread_limiter(), signals.metrics
+
+    def read(_late: float = 0.0) -> None:
+        now = limiter.statistics()
+        metrics.threadpool_limit.set(now.total_tokens)
+        metrics.threadpool_borrowed.set(now.borrowed_tokens)
+        metrics.threadpool_waiting.set(now.tasks_waiting)
+
+    with ExitStack() as stack:
+        stack.enter_context(_waits_timed(limiter, signals))
+        stack.callback(metrics.on_refresh(read))
+        stack.enter_context(ticking(_INTERVAL, read, lambda error: signals.guard.failed("threads_monitor", error)))
+        yield
+
+
+def _observer(signals: Signals) -> _Observer:
+    """Called once a wait, in the task that waited: `record.CURRENT` is the request's. Never raises."""
+
+    def waited(seconds: float) -> None:
+        try:
+            signals.metrics.threadpool_wait.observe(seconds)
+        except Exception as error:  # noqa: BLE001 - the caller holds a token by now, and must give it back
+            signals.guard.failed("threadpool_wait", error)
+
+    return waited
+
+
+@contextmanager
+def _waits_timed(limiter: CapacityLimiter, signals: Signals) -> Iterator[None]:
+    """Measure the wait for each token of `limiter` until the block ends."""
+    waited = _observer(signals)
+    observers: list[_Observer] | None = getattr(type(limiter), _OBSERVERS, None)
+    if observers is None:
+        observers = []
+        try:
+            limiter.__class__ = _timed(type(limiter), observers)
+        except Exception as error:  # noqa: BLE001 - a limiter whose layout forbids it: no wait times, all else works
+            signals.guard.failed("threadpool_wait", error)
+            yield
+            return
+    observers.append(waited)
+    try:
+        yield
+    finally:
+        observers.remove(waited)
+        if not observers and getattr(type(limiter), _OBSERVERS, None) is observers:
+            limiter.__class__ = type(limiter).__mro__[1]
+
+
+def _timed(base: type[CapacityLimiter], observers: list[_Observer]) -> type[CapacityLimiter]:
+    """A subclass of `base` with its name and layout. `acquire`, `async with` and anyio itself all come through here."""
+
+    async def acquire_on_behalf_of(self: CapacityLimiter, borrower: object) -> None:
+        now = self.statistics()
+        if now.borrowed_tokens < now.total_tokens and not now.tasks_waiting:
+            await base.acquire_on_behalf_of(self, borrower)
+            waited(0.0)
+            return
+        started = time.perf_counter()
+        try:
+            await base.acquire_on_behalf_of(self, borrower)
+        finally:
+            # a task that was cancelled in the queue has waited too
+            waited(time.perf_counter() - started)
+
+    def waited(seconds: float) -> None:
+        for observer in tuple(observers):
+            observer(seconds)
+
+    body: dict[str, Any] = {
+        "__slots__": (),
+        "__module__": base.__module__,
+        "__doc__": base.__doc__,
+        "acquire_on_behalf_of": acquire_on_behalf_of,
+        _OBSERVERS: observers,
+    }
+    return type(base.__name__, (base,), body)

@@ -1,0 +1,113 @@
+"""ASGI scope -> route template, `/api/v1/items/{item_id}`: right for nested routers and mounts, never a path.
+
+Read after the router has run, from what it left in the scope. FastAPI >= 0.137 matches an included router as one
+object whose route knows only its own part of the path; the full template is in the scope's *effective route context*.
+Mounts add the path they consumed to `root_path`, which is the template itself unless the mount has parameters: only
+then, and for plain Starlette routes, which leave no trace in the scope, are the routes matched once more.
+"""
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, Final
+
+from starlette.routing import Mount, WebSocketRoute
+
+try:
+    from fastapi.routing import iter_route_contexts as _flat
+except ImportError:  # FastAPI < 0.137.2 has no such function, and < 0.137 needs none
+
+    def _flat(routes: Sequence[Any]) -> Iterator[Any]:  # type: ignore[misc]
+        for route in routes:
+            yield from route.effective_route_contexts() if hasattr(route, "effective_route_contexts") else (route,)
+
+
+Scope = MutableMapping[str, Any]
+
+_NOTHING: Final[Mapping[str, Any]] = {}
+
+
+def route_template(scope: Scope, root_path: str) -> str | None:
+    """The template of the route that served this scope; None where no route did (404, 405, redirects, middleware).
+
+    `root_path` is the scope's as the app's own router got it, before mounts added to it.
+    """
+    if "endpoint" not in scope and "route" not in scope:
+        return None
+    leaf = _leaf(scope)
+    if leaf is None or isinstance(leaf, Mount) or not _all_parameters_are_its_own(scope, leaf):
+        return _match(_routes(scope), _relative_path(scope["path"], root_path), scope)
+    if not _serves(leaf, scope):
+        return None
+    prefix: str = scope.get("root_path", "")
+    if not prefix.startswith(root_path):
+        return _match(_routes(scope), _relative_path(scope["path"], root_path), scope)
+    return prefix[len(root_path) :] + str(leaf.path)
+
+
+def has_literal_route(routes: Sequence[Any], path: str) -> bool:
+    """Does one of the routes, or of the routers in them, serve exactly this path? A catch-all does not count."""
+    return any(getattr(route, "path", None) == path for route in _flat(routes))
+
+
+def _leaf(scope: Scope) -> Any:
+    route = scope.get("route")
+    context = (scope.get("fastapi") or _NOTHING).get("effective_route_context")
+    # a sub-app inside an included router leaves the outer router's context behind: it counts only with its own route
+    if context is not None and (context.original_route is route or route is None):
+        return context.starlette_route or context
+    return route if hasattr(route, "param_convertors") else None
+
+
+def _all_parameters_are_its_own(scope: Scope, leaf: Any) -> bool:
+    names: frozenset[str] = frozenset(leaf.param_convertors)
+    return names.issuperset(scope.get("path_params", ()))
+
+
+def _serves(leaf: Any, scope: Scope) -> bool:
+    methods = getattr(leaf, "methods", None)
+    return scope["type"] == "websocket" or not methods or scope["method"] in methods
+
+
+def _routes(scope: Scope) -> Sequence[Any]:
+    router = scope.get("router")
+    return getattr(router, "routes", ())
+
+
+def _relative_path(path: str, root_path: str) -> str:
+    if root_path and (path == root_path or path.startswith(root_path + "/")):
+        return path[len(root_path) :]
+    return path
+
+
+def _match(routes: Sequence[Any], path: str, scope: Scope) -> str | None:
+    for each in _flat(routes):
+        # FastAPI < 0.143 describes a mount of an included router by a context that keeps the mount itself here
+        route = getattr(each, "starlette_route", None) or each
+        inner: Sequence[Any] | None = getattr(route, "routes", None)
+        if getattr(route, "host_regex", None) is not None:
+            if _host_matches(route, scope):
+                return _match(inner or (), path, scope)
+            continue
+        found = route.path_regex.match(path) if getattr(route, "path_regex", None) else None
+        if found is None:
+            continue
+        if inner is None:
+            if _kind_fits(route, scope) and _serves(route, scope):
+                return str(route.path)
+            continue
+        prefix = str(route.path_format).removesuffix("/{path}")
+        if not inner:
+            # a mount of something that has no routes: files, a WSGI app
+            return prefix + "/{path}"
+        rest = _match(inner, "/" + found.group("path"), scope)
+        return None if rest is None else prefix + rest
+    return None
+
+
+def _kind_fits(route: Any, scope: Scope) -> bool:
+    original = getattr(route, "original_route", route)
+    return isinstance(original, WebSocketRoute) is (scope["type"] == "websocket")
+
+
+def _host_matches(route: Any, scope: Scope) -> bool:
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    return bool(route.host_regex.match(host.split(":")[0]))

@@ -1,0 +1,65 @@
+"""A call that an event loop makes again and again: what every monitor is driven by.
+
+It is a chain of timers and not a task: it costs no task switch, is not seen in `asyncio.all_tasks()`, does not keep a
+loop running, and a loop that closes drops it without a warning. Public API of the loop only, so that any loop will do.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context
+
+
+@contextmanager
+def ticking(interval: float, tick: Callable[[float], object], failed: Callable[[Exception], None]) -> Iterator[None]:
+    """Call `tick(late)` on the running loop every `interval` seconds until the block ends.
+
+    `late` is by how many seconds the loop ran the timer after its time, at least 0. Both loops round a timer to a
+    millisecond. The next timer starts when `tick` returns, so a loop that was held is late once, not once per interval.
+    What `tick` raises goes to `failed`, and the ticking goes on.
+    """
+    ticker = _Ticker(asyncio.get_running_loop(), interval, tick, failed)
+    ticker.schedule()
+    try:
+        yield
+    finally:
+        ticker.stop()
+
+
+class _Ticker:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        interval: float,
+        tick: Callable[[float], object],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._loop = loop
+        self._interval = interval
+        self._tick = tick
+        self._failed = failed
+        # of its own, and empty: a copy of the caller's would keep its request or span alive for as long as this ticks
+        self._context = Context()
+        self._due = 0.0
+        self._handle: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    def schedule(self) -> None:
+        self._due = time.perf_counter() + self._interval
+        self._handle = self._loop.call_later(self._interval, self._run, context=self._context)
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _run(self) -> None:
+        late = max(0.0, time.perf_counter() - self._due)
+        try:
+            self._tick(late)
+        except Exception as error:  # noqa: BLE001 - a monitor that fails must not stop the clock, nor reach the loop
+            self._failed(error)
+        if not self._stopped:
+            self.schedule()

@@ -1,0 +1,109 @@
+"""What a collector in trouble costs in log lines: one warning, and one line when it is over."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from otel_fastperf.tracing.transport import Answer, Verdict
+
+_logger: Final = logging.getLogger("otel_fastperf")
+
+#: seconds between two warnings: a collector that comes and goes is told of once a minute
+_QUIET: Final = 60.0
+
+_CURES: Final = {
+    Verdict.RETRY: "Cure: start the collector there, or correct OTEL_EXPORTER_OTLP_ENDPOINT",
+    Verdict.REJECTED: "Cure: correct OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_HEADERS",
+    Verdict.ACCEPTED: "Cure: sample (OTEL_TRACES_SAMPLER), or raise OTEL_BSP_MAX_QUEUE_SIZE",
+}
+
+
+class Notices:
+    """Says when spans begin to be lost or late, and when that ends. For the sender's thread, and for the exit."""
+
+    def __init__(self, where: str, room: int) -> None:
+        self._where = where
+        self._fate = {
+            Verdict.RETRY: f"the newest {room} are kept for later",
+            Verdict.REJECTED: "they are dropped",
+            Verdict.ACCEPTED: "the oldest are dropped",
+        }
+        self._since: float | None = None
+        self._lost_before = 0
+        self._said = False
+        self._last_said = -_QUIET
+        self._reason = ""
+        self._unencodable_said = False
+
+    def trouble(self, answer: Answer, lost: int) -> None:
+        """Spans were not taken; `lost` were dropped so far, since the process began."""
+        self._reason = answer.reason
+        if self._since is not None:
+            return
+        self._since, self._lost_before = time.monotonic(), lost
+        self._said = self._since - self._last_said >= _QUIET
+        if self._said:
+            self._last_said = self._since
+            _logger.warning(
+                "otel_fastperf: spans do not reach %s (%s): %s; requests are not affected. Drops are counted in"
+                " fastperf_spans_total. %s. This is said once.",
+                self._where,
+                answer.reason,
+                self._fate[answer.verdict],
+                _CURES[answer.verdict],
+            )
+
+    def well(self, lost: int) -> None:
+        """Spans are taken, none are dropped."""
+        if self._since is not None and self._said:
+            seconds = time.monotonic() - self._since
+            number = lost - self._lost_before
+            _logger.info("otel_fastperf: spans reach %s again after %.0f s; %d were lost", self._where, seconds, number)
+        self._since = None
+        self._reason = ""
+
+    def unencodable(self, name: str, reason: str) -> None:
+        """A span was dropped since it cannot be written as OTLP."""
+        if not self._unencodable_said:
+            self._unencodable_said = True
+            why = f" ({reason})" if reason else ""
+            text = "otel_fastperf: span %a cannot be encoded%s and was dropped; others like it are only counted"
+            _logger.warning(text, name, why)
+
+    def left_at_exit(self, number: int, seconds: float) -> None:
+        """Spans were given up."""
+        why = f" ({self._reason})" if self._reason else ""
+        text = "otel_fastperf: %d spans did not reach %s within %.1f s at exit%s and are lost"
+        _logger.warning(text, number, self._where, seconds, why)
+
+
+@contextmanager
+def exporters_hushed(is_own_thread: Callable[[], bool]) -> Iterator[None]:
+    """Hold back what the exporters and their libraries log on the sender's thread: `Notices` says it, once.
+
+    Other threads' records pass: a service may use the same libraries.
+    """
+    hush = _Hush(is_own_thread)
+    names = tuple(logging.Logger.manager.loggerDict)
+    loggers = [logging.getLogger(name) for name in names if name.startswith(_LIBRARIES)]
+    for logger in loggers:
+        logger.addFilter(hush)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(hush)
+
+
+_LIBRARIES: Final = ("opentelemetry.exporter", "requests", "urllib3", "grpc", "charset_normalizer")
+
+
+class _Hush(logging.Filter):
+    def __init__(self, is_own_thread: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_own_thread = is_own_thread
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - it depends on the thread alone
+        return not self._is_own_thread()

@@ -1,0 +1,69 @@
+"""The span processor that exports: it never blocks who ends a span, and works in each forked child by itself."""
+
+from collections.abc import Callable
+
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+
+from otel_fastperf.guard import Guard
+from otel_fastperf.metrics import Metrics
+from otel_fastperf.settings import TracesSettings
+from otel_fastperf.tracing.forks import on_fork
+from otel_fastperf.tracing.transport import Transport
+from otel_fastperf.tracing.worker import Worker
+
+
+class Sender(SpanProcessor):
+    """Hands finished spans to the worker of this process."""
+
+    def __init__(
+        self, settings: TracesSettings, build_transport: Callable[[], Transport], metrics: Metrics, guard: Guard
+    ) -> None:
+        self._exit_timeout = settings.exit_timeout
+        self._guard = guard
+        self._new_worker: Callable[[], Worker] = lambda: Worker(settings, build_transport, metrics, guard)
+        self._worker = self._new_worker()
+        on_fork(before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child)
+
+    @property
+    def queued(self) -> int:
+        """Spans that wait for export."""
+        return self._worker.buffer.queued
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue a sampled span. Never waits, never raises."""
+        try:
+            if span.context is not None and span.context.trace_flags.sampled:
+                self._worker.put(span)
+        except Exception as error:  # noqa: BLE001 - most likely: no thread can be started any more
+            self._guard.failed("sender", error)
+
+    def flush(self, timeout: float) -> bool:
+        """Export what has ended; True when it is settled within `timeout` seconds."""
+        return self._worker.flush(timeout)
+
+    def close(self, timeout: float) -> None:
+        """Export what has ended within `timeout` seconds, then end. The second call does nothing."""
+        self._worker.close(timeout)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """The SDK's name for `flush`."""
+        return self.flush(timeout_millis / 1000)
+
+    def shutdown(self) -> None:
+        """The SDK's name for `close`."""
+        self.close(self._exit_timeout)
+
+    def is_current_thread(self) -> bool:
+        """Whether the caller is the thread that exports."""
+        return self._worker.is_current_thread()
+
+    def _before_fork(self) -> None:
+        self._worker.before_fork()
+
+    def _after_in_parent(self) -> None:
+        self._worker.after_fork()
+
+    def _after_in_child(self) -> None:
+        """Spans that wait belong to the parent, which sends them; the thread has not come along."""
+        if not self._worker.is_closed:
+            self._worker = self._new_worker()

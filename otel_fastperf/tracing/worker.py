@@ -1,0 +1,291 @@
+"""The sender's thread: takes spans in batches, sends them, keeps what could not be delivered, and ends in time.
+
+All waits are on events and on the monotonic clock: a flush, a fork or the exit cuts them short, and a step of the
+system clock changes nothing.
+"""
+
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from typing import Final
+
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import ReadableSpan
+
+from otel_fastperf.guard import Guard
+from otel_fastperf.metrics import Metrics
+from otel_fastperf.settings import TracesSettings
+from otel_fastperf.tracing.buffer import Buffer, Outcome
+from otel_fastperf.tracing.notices import Notices
+from otel_fastperf.tracing.transport import Answer, Transport, Verdict, address
+
+#: seconds between attempts while the receiver is in trouble: doubled from the first to the last, each ±20 %
+_FIRST_PAUSE: Final = 1.0
+_LAST_PAUSE: Final = 5.0
+#: a receiver may ask for a longer pause (Retry-After), up to this
+_LONGEST_PAUSE: Final = 30.0
+#: at exit there is no time for these
+_PAUSE_AT_EXIT: Final = 0.1
+#: share of the time at exit that is kept for ending a call that does not end by itself
+_RESERVE: Final = 0.1
+#: seconds that a fork waits for a call under way
+_FORK_PATIENCE: Final = 0.25
+
+#: the batch is put back
+_AGAIN: Final = frozenset({Verdict.RETRY, Verdict.INTERRUPTED})
+_OUTCOMES: Final = {
+    Verdict.ACCEPTED: Outcome.EXPORTED,
+    Verdict.REJECTED: Outcome.REJECTED,
+    Verdict.UNENCODABLE: Outcome.ENCODING,
+}
+
+
+class Worker:
+    """Buffer, thread and transport of one process. The thread starts with the first span."""
+
+    def __init__(
+        self, settings: TracesSettings, build_transport: Callable[[], Transport], metrics: Metrics, guard: Guard
+    ) -> None:
+        self.buffer: Final = Buffer(settings.queue_size, metrics)
+        self._batch_size: Final = min(settings.batch_size, settings.queue_size)
+        self._delay: Final = settings.delay_ms / 1000
+        self._timeout: Final = settings.timeout
+        self._build_transport = build_transport
+        self._guard = guard
+        self._notices = Notices(address(settings), settings.queue_size)
+
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._transport: Transport | None = None
+        #: a full batch waits, or somebody is in a hurry
+        self._wake = threading.Event()
+        #: a flush or the exit: not even trouble is a reason to wait
+        self._hurry = threading.Event()
+        self._flushes: deque[_Flush] = deque()
+        self._deadline: float | None = None
+        #: attempts that failed since the last that did not
+        self._failures = 0
+        self._pause = self._delay
+        self._overflowed = 0
+        #: held while a batch is under way, so that a fork finds no socket in use
+        self._sending = threading.Lock()
+        self._no_fork = threading.Event()
+        self._no_fork.set()
+        self._forking: int | None = None
+
+    # what the app's threads call
+
+    def put(self, span: ReadableSpan) -> None:
+        """Take a finished span. Waits for nothing."""
+        self.buffer.put(span)
+        if self._thread is None:
+            self._start()
+        elif len(self.buffer) >= self._batch_size and not self._wake.is_set():
+            self._wake.set()
+
+    def flush(self, timeout: float) -> bool:
+        """Send what is here now; True when all of it has been settled within `timeout` seconds."""
+        if self._thread is None or self._deadline is not None:
+            return self.buffer.queued == 0
+        flush = _Flush()
+        self._flushes.append(flush)
+        self._nudge()
+        return flush.done.wait(timeout) and flush.settled
+
+    def close(self, timeout: float) -> None:
+        """Send what is here, for up to `timeout` seconds; drop and count the rest. Later spans are dropped."""
+        with self._starting:
+            if self._deadline is not None:
+                return
+            self._deadline = time.monotonic() + timeout * (1 - _RESERVE)
+        self._nudge()
+        if self._thread is not None:
+            self._thread.join(timeout * (1 - _RESERVE))
+            if self._thread.is_alive():
+                self._hang_up()
+                self._thread.join(timeout * _RESERVE)
+        left = self.buffer.close()
+        if left:
+            self._notices.left_at_exit(left, timeout)
+
+    def is_current_thread(self) -> bool:
+        """Whether the caller is this worker's thread."""
+        return self._thread is not None and self._thread.ident == threading.get_ident()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._deadline is not None
+
+    def before_fork(self) -> None:
+        """Let the call under way end, or end it: a child inherits no socket in use, and no lock that none will free.
+
+        gRPC cannot be used in a child at all if another thread was inside it at the fork.
+        """
+        self._no_fork.clear()
+        idle = self._sending.acquire(timeout=_FORK_PATIENCE)
+        transport = self._transport
+        if transport is not None:
+            try:
+                transport.prepare_fork(idle=idle)
+            except Exception as error:  # noqa: BLE001 - the fork goes on
+                self._guard.failed("exporter", error)
+        if idle or self._sending.acquire(timeout=_FORK_PATIENCE):
+            self._forking = threading.get_ident()
+
+    def after_fork(self) -> None:
+        """In the parent: go on."""
+        if self._forking == threading.get_ident():
+            self._forking = None
+            self._sending.release()
+        self._no_fork.set()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and self._deadline is None:
+                # an empty context: the thread must not keep alive what the first request has set
+                run = Context().run
+                thread = threading.Thread(target=run, args=(self._run,), name="otel_fastperf-sender", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def _nudge(self) -> None:
+        self._hurry.set()
+        self._wake.set()
+
+    # what runs on the worker's thread, but for _hang_up
+
+    def _run(self) -> None:
+        with suppress_instrumentation():
+            running = True
+            while running:
+                try:
+                    running = self._turn()
+                except Exception as error:  # noqa: BLE001 - the thread must not die before its time
+                    self._guard.failed("sender", error)
+            self._hang_up()
+
+    def _turn(self) -> bool:
+        """Wait, send, answer those who wait for it. False when the thread is to end."""
+        in_trouble = self._failures > 0
+        woken = (self._hurry if in_trouble else self._wake).wait(self._pause)
+        self._wake.clear()
+        self._hurry.clear()
+        flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
+        closing = self._deadline is not None
+        try:
+            if closing:
+                self._send_the_last()
+            else:
+                self._send_due(everything=in_trouble or not woken or bool(flushes))
+        finally:
+            for flush in flushes:
+                flush.settled = self._failures == 0
+                flush.done.set()
+        return not closing
+
+    def _send_due(self, *, everything: bool) -> None:
+        """Full batches, or all that is here at the start."""
+        due = len(self.buffer) if everything else 0
+        while (due > 0 or len(self.buffer) >= self._batch_size) and self._time_left() > 0:
+            sent = self._send_batch()
+            if not sent:
+                return
+            due -= sent
+
+    def _send_the_last(self) -> None:
+        """All that is here, until the time is up or two attempts in a row have failed."""
+        while len(self.buffer) and self._time_left() > 0:
+            failures = self._failures
+            self._send_due(everything=True)
+            if self._failures:
+                if failures:
+                    return
+                time.sleep(_PAUSE_AT_EXIT)
+
+    def _send_batch(self) -> int:
+        """How many spans were settled; 0 when there are none or they were put back."""
+        self._no_fork.wait(2 * _FORK_PATIENCE)
+        with self._sending:
+            batch = self.buffer.take(self._batch_size)
+            if not batch:
+                return 0
+            answer = self._deliver(batch)
+            if answer.verdict is Verdict.RETRY:
+                self._failures += 1
+                self._pause = _pause(self._failures, answer.retry_after)
+                self._notices.trouble(answer, self.buffer.lost)
+            elif answer.verdict is not Verdict.INTERRUPTED:
+                self._failures = 0
+                self._pause = self._delay
+            return 0 if answer.verdict in _AGAIN else len(batch)
+
+    def _deliver(self, batch: list[ReadableSpan]) -> Answer:
+        """Settle every span of the batch, or put back those from the first that could not be delivered."""
+        parts = [batch]
+        while True:
+            part = parts.pop()
+            answer = self._attempt(part)
+            if answer.verdict in _AGAIN:
+                self.buffer.put_back([*part, *(span for rest in reversed(parts) for span in rest)])
+                return answer
+            if answer.verdict is Verdict.UNENCODABLE and len(part) > 1:
+                # one bad span must cost only itself: halve until it stands alone
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+                continue
+            self._settle(part, answer)
+            if not parts:
+                return answer
+
+    def _attempt(self, spans: list[ReadableSpan]) -> Answer:
+        try:
+            transport = self._transport
+            if transport is None:
+                transport = self._transport = self._build_transport()
+            return transport.send(spans, min(self._timeout, max(self._time_left(), 0.05)))
+        except Exception as error:  # noqa: BLE001 - a certificate that cannot be read, or a fault of ours
+            self._guard.failed("exporter", error)
+            return Answer(Verdict.RETRY, type(error).__name__)
+
+    def _settle(self, spans: list[ReadableSpan], answer: Answer) -> None:
+        refused = min(answer.refused, len(spans))
+        self.buffer.settle(refused, Outcome.REJECTED)
+        self.buffer.settle(len(spans) - refused, _OUTCOMES[answer.verdict])
+        overflowed, self._overflowed = self._overflowed, self.buffer.overflowed
+        if answer.verdict is Verdict.UNENCODABLE:
+            self._notices.unencodable(spans[0].name, answer.reason)
+        elif answer.verdict is Verdict.REJECTED or refused:
+            self._notices.trouble(Answer(Verdict.REJECTED, answer.reason), self.buffer.lost)
+        elif self._failures == 0 and self._overflowed > overflowed:
+            self._notices.trouble(Answer(Verdict.ACCEPTED, "it takes them too slowly"), self.buffer.lost)
+        else:
+            self._notices.well(self.buffer.lost)
+
+    def _time_left(self) -> float:
+        return math.inf if self._deadline is None else self._deadline - time.monotonic()
+
+    def _hang_up(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            try:
+                transport.close()
+            except Exception as error:  # noqa: BLE001 - it is gone either way
+                self._guard.failed("exporter", error)
+
+
+class _Flush:
+    """Somebody waits until what was there has been sent."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.settled = False
+
+
+def _pause(failures: int, retry_after: float | None) -> float:
+    pause = min(_LAST_PAUSE, _FIRST_PAUSE * 2.0 ** (min(failures, 8) - 1)) * random.uniform(0.8, 1.2)  # noqa: S311
+    return min(max(pause, retry_after or 0.0), _LONGEST_PAUSE)

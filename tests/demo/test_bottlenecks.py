@@ -1,0 +1,205 @@
+"""Each faulty endpoint has its fault, and its twin has not, as measured from outside of any telemetry.
+
+What a twin does *not* do is timed several times and the best counts: a busy machine can make everything slow.
+"""
+
+import asyncio
+import gc
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine, event
+
+from demo.bottlenecks import cache_inefficient, memory_growth, pool_wait, slow_middleware, threadpool_wait
+from demo.catalogue import CATALOGUE, Bottleneck
+from demo.database import SMALL_POOL
+from demo.service import THREADS
+
+pytestmark = pytest.mark.anyio
+
+every_bottleneck = pytest.mark.parametrize("bottleneck", CATALOGUE, ids=lambda bottleneck: bottleneck.name)
+on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
+async def call(shop: httpx.AsyncClient, path: str, times: int = 1) -> float:
+    """Seconds until all of so many requests, sent at once, are answered with 200."""
+    started = time.perf_counter()
+    answers = await asyncio.gather(*(shop.get(path) for _ in range(times)))
+    assert {answer.status_code for answer in answers} == {200}
+    return time.perf_counter() - started
+
+
+async def best(measure: Callable[[], Awaitable[float]], times: int = 5) -> float:
+    """The lowest of several measurements."""
+    return min([await measure() for _ in range(times)])
+
+
+@dataclass
+class Statements:
+    """SQL statements that ran: how long each took, and whether a synchronous driver ran it on the event loop."""
+
+    seconds: list[float] = field(default_factory=list)
+    held_the_loop: list[bool] = field(default_factory=list)
+
+
+@contextmanager
+def statements_seen() -> Iterator[Statements]:
+    seen = Statements()
+
+    def before(connection: Any, _cursor: Any, _text: Any, _parameters: Any, context: Any, _many: Any) -> None:
+        context.began = time.perf_counter()
+        seen.held_the_loop.append(asyncio._get_running_loop() is not None and not connection.dialect.is_async)
+
+    def after(_connection: Any, _cursor: Any, _text: Any, _parameters: Any, context: Any, _many: Any) -> None:
+        seen.seconds.append(time.perf_counter() - context.began)
+
+    event.listen(Engine, "before_cursor_execute", before)
+    event.listen(Engine, "after_cursor_execute", after)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "before_cursor_execute", before)
+        event.remove(Engine, "after_cursor_execute", after)
+
+
+async def longest_hold(shop: httpx.AsyncClient, path: str) -> float:
+    """Seconds for which the event loop ran nothing else while it served the path."""
+    holds = [0.0]
+
+    async def heartbeat() -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            holds.append(time.perf_counter() - before)
+
+    beating = asyncio.create_task(heartbeat())
+    await asyncio.sleep(0)
+    await call(shop, path)
+    await asyncio.sleep(0.002)
+    beating.cancel()
+    return max(holds)
+
+
+@every_bottleneck
+async def test_both_twins_answer_and_the_same(shop: httpx.AsyncClient, bottleneck: Bottleneck) -> None:
+    faulty, fixed = await shop.get(bottleneck.faulty), await shop.get(bottleneck.fixed)
+    assert faulty.status_code == fixed.status_code == 200
+    if bottleneck.name != "blocking-cpu":  # it finds as good a packing as its time allows
+        assert faulty.json() == fixed.json()
+
+
+@every_bottleneck
+def test_the_line_to_blame_is_there(bottleneck: Bottleneck) -> None:
+    file, number = bottleneck.line()
+    assert bottleneck.code in Path(file).read_text().splitlines()[number - 1]
+
+
+async def test_n_plus_one(shop: httpx.AsyncClient) -> None:
+    with statements_seen() as faulty:
+        await call(shop, "/slow/n-plus-one")
+    with statements_seen() as fixed:
+        await call(shop, "/fast/n-plus-one")
+    assert len(faulty.seconds) == 51
+    assert len(fixed.seconds) == 2
+
+
+@on_sqlite
+@pytest.mark.parametrize("name", ["blocking-call", "blocking-cpu"])
+async def test_blocking_call(shop: httpx.AsyncClient, name: str) -> None:
+    assert await longest_hold(shop, f"/slow/{name}") >= 0.15
+    assert await best(lambda: longest_hold(shop, f"/fast/{name}")) < 0.1
+
+
+async def test_sync_db_on_loop(shop: httpx.AsyncClient) -> None:
+    with statements_seen() as faulty:
+        await call(shop, "/slow/sync-db-on-loop")
+    with statements_seen() as fixed:
+        await call(shop, "/fast/sync-db-on-loop")
+    assert faulty.held_the_loop == [True]
+    assert fixed.held_the_loop == [False]
+    assert max(faulty.seconds) < 0.5
+
+
+async def test_slow_query(shop: httpx.AsyncClient) -> None:
+    with statements_seen() as faulty:
+        await call(shop, "/slow/slow-query")
+    assert len(faulty.seconds) == 1
+    assert faulty.seconds[0] > 0.5
+
+    with statements_seen() as fixed:
+        await best(lambda: call(shop, "/fast/slow-query"))
+    assert min(fixed.seconds) < 0.25
+
+
+async def test_pool_wait(shop: httpx.AsyncClient) -> None:
+    at_once = 4 * SMALL_POOL
+    assert await call(shop, "/slow/pool-wait", at_once) >= 4 * pool_wait.PAYMENT_SECONDS
+    assert await best(lambda: call(shop, "/fast/pool-wait", at_once)) < 3 * pool_wait.PAYMENT_SECONDS
+
+
+@on_sqlite
+async def test_threadpool_wait(shop: httpx.AsyncClient) -> None:
+    at_once = 3 * THREADS
+    assert await call(shop, "/slow/threadpool-wait", at_once) >= 3 * threadpool_wait.PRINTER_SECONDS
+    assert await best(lambda: call(shop, "/fast/threadpool-wait", at_once)) < 2 * threadpool_wait.PRINTER_SECONDS
+
+
+@on_sqlite
+async def test_slow_middleware(shop: httpx.AsyncClient) -> None:
+    faulty, fixed = await shop.get("/slow/slow-middleware"), await shop.get("/fast/slow-middleware")
+    assert faulty.headers[slow_middleware.HEADER] == fixed.headers[slow_middleware.HEADER]
+    assert slow_middleware.HEADER not in (await shop.get("/health")).headers
+
+    slow = await best(lambda: call(shop, "/slow/slow-middleware"))
+    assert await best(lambda: call(shop, "/fast/slow-middleware")) < slow / 4
+
+
+@on_sqlite
+async def test_memory_growth(shop: httpx.AsyncClient) -> None:
+    before = len(memory_growth.pages)
+    await call(shop, "/slow/memory-growth", 10)
+    await call(shop, "/fast/memory-growth", 10)
+    assert len(memory_growth.pages) == before + 10
+    assert memory_growth.recent_page.cache_info().currsize <= 4
+    memory_growth.pages.clear()
+
+
+@on_sqlite
+async def test_gc_pause(shop: httpx.AsyncClient) -> None:
+    started, longest = 0.0, 0.0
+
+    def pause(phase: str, _info: dict[str, int]) -> None:
+        nonlocal started, longest
+        if phase == "start":
+            started = time.perf_counter()
+        else:
+            longest = max(longest, time.perf_counter() - started)
+
+    async def longest_pause(path: str) -> float:
+        nonlocal longest
+        longest = 0.0
+        await call(shop, path)
+        return longest
+
+    gc.callbacks.append(pause)
+    try:
+        assert await longest_pause("/slow/gc-pause") > 0.03
+        assert await best(lambda: longest_pause("/fast/gc-pause")) < 0.03
+    finally:
+        gc.callbacks.remove(pause)
+
+
+@on_sqlite
+async def test_cache_inefficient(shop: httpx.AsyncClient) -> None:
+    cache_inefficient.shipping.cache_clear()
+    for _ in range(3):
+        await call(shop, "/slow/cache-inefficient")
+        await call(shop, "/fast/cache-inefficient")
+    assert cache_inefficient.shipping_at.cache_info().hits == 0
+    assert cache_inefficient.shipping.cache_info()[:2] == (40, 20)

@@ -1,0 +1,220 @@
+"""`python -m demo` as a user runs it: it drives the shop, reports what telemetry says, and leaves nothing behind."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from demo.catalogue import CATALOGUE
+from demo.figures import Page, Window
+from demo.recording import Recording
+from demo.report import REQUESTS, STATEMENTS, report
+from demo.text import TIMES, Paint
+from tests.postgresql import postgresql_url
+from tests.serving import ROOT, free_port, wait_until
+
+__all__ = ["postgresql_url"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended."""
+
+    output: str
+    recording: Recording
+    window: Window
+    leftovers: list[str]
+
+
+class Demo:
+    """`python -m demo` as a child process. What it makes, it makes in `temporary`."""
+
+    def __init__(self, *arguments: str, temporary: Path, **environ: str) -> None:
+        self.temporary = temporary
+        self._log = temporary.with_name(f"{temporary.name}.log")
+        variables = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary), **environ}
+        command = [sys.executable, "-m", "demo", *arguments]
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=variables, cwd=ROOT)
+
+    @property
+    def output(self) -> str:
+        """What it has said so far."""
+        return self._log.read_text()
+
+    def finish(self, number: int | None = None, *, seconds: float = 120.0) -> int:
+        """Wait for its end, after a signal if one is given; its exit code."""
+        if number is not None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(seconds)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def leftovers(self) -> list[str]:
+        """Files that it did not take away."""
+        return [path.name for path in self.temporary.iterdir()]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The whole demo, once for each database."""
+    temporary, saved = tmp_path_factory.mktemp("demo"), tmp_path_factory.mktemp("saved") / "recording.json"
+    environ = {}
+    if request.param == "postgresql":
+        environ["DATABASE_URL"] = request.getfixturevalue("postgresql_url")
+    demo = Demo("--seconds", "12", "--save", str(saved), temporary=temporary, **environ)
+    assert demo.finish() == 0, demo.output
+    recording = Recording.from_json(saved.read_text())
+    first, last = recording.scrapes[0], recording.scrapes[-1]
+    window = Window([first[0], last[0]], [Page(first[1]), Page(last[1])])
+    return Run(demo.output, recording, window, demo.leftovers)
+
+
+def test_it_reports_every_section_in_a_hundred_columns_and_leaves_no_file(run: Run) -> None:
+    for heading in ("Requests", "Bottlenecks", "Slowest traces", "Event loop", "Thread pool", "Database", "Memory"):
+        assert re.search(f"^{heading}", run.output, re.MULTILINE), run.output
+    assert max(map(len, run.output.splitlines())) <= 100
+    assert "\x1b" not in run.output
+    assert run.leftovers == []
+
+
+def test_the_service_counted_what_its_client_sent_route_by_route(run: Run) -> None:
+    counted = {
+        f"{method} {route}": histogram.count
+        for (method, route), histogram in run.window.histograms(REQUESTS, "http_request_method", "http_route").items()
+    }
+    assert counted == run.recording.sent
+    assert "its client counted the same" in run.output
+
+
+def test_the_slow_twins_show_in_the_metrics(run: Run) -> None:
+    statements = run.window.histograms(STATEMENTS, "http_route")
+    faulty, fixed = statements["/slow/n-plus-one",].mean, statements["/fast/n-plus-one",].mean
+    assert (faulty, fixed) == (51.0, 2.0)
+    lag = run.window.histogram("fastperf_event_loop_lag_seconds").highest
+    assert lag is not None
+    assert lag.value >= 0.1
+    waits = run.window.histograms("db_client_connection_wait_time_seconds", "db_client_connection_pool_name")
+    assert waits["long_checkouts",].sum > 0.3
+
+
+def test_the_repeated_statement_is_folded_in_its_waterfall(run: Run) -> None:
+    assert re.search(rf"GET /slow/n-plus-one .*\n.*SELECT orders .*\n +SELECT items {TIMES}50 +▒+", run.output), (
+        run.output
+    )
+
+
+def test_its_own_routes_are_no_traffic(run: Run) -> None:
+    own = {"/health", "/demo/spans", "/metrics"}
+    assert not {span.name for span in run.recording.spans} & {f"GET {path}" for path in own}
+    assert not {route for (route,) in run.window.histograms(REQUESTS, "http_route")} & own
+
+
+def test_telemetry_itself_did_not_fail(run: Run) -> None:
+    assert re.search(r"own failures +none$", run.output, re.MULTILINE), run.output
+
+
+def test_the_report_is_made_of_the_recording_alone(run: Run) -> None:
+    assert report(run.recording, Paint(colour=False)) in run.output
+    coloured = report(run.recording, Paint(colour=True))
+    assert re.sub(r"\x1b\[\d+m", "", coloured) in run.output
+
+
+@dataclass(frozen=True)
+class Serving:
+    """`python -m demo serve`, up and under load."""
+
+    demo: Demo
+    url: str
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"{self.url}{path}", timeout=30)
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    port = free_port()
+    demo = Demo("serve", "--port", str(port), temporary=tmp_path)
+    try:
+        wait_until(lambda: _answers(port) or demo.process.poll() is not None, seconds=60, what="the demo answers")
+        yield Serving(demo, f"http://127.0.0.1:{port}")
+    finally:
+        if demo.process.poll() is None:
+            demo.finish(signal.SIGTERM, seconds=30)
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_runs_until_it_is_told_to_end_and_leaves_nothing(serving: Serving, number: signal.Signals) -> None:
+    wait_until(lambda: f"{REQUESTS}_count" in serving.get("/metrics").text, what="shoppers come")
+
+    assert serving.demo.finish(number, seconds=30) == 0, serving.demo.output
+    assert serving.demo.output.endswith("\nStopped.\n")
+    assert "Traceback" not in serving.demo.output
+    assert serving.demo.leftovers == []
+    with pytest.raises(httpx.ConnectError):
+        serving.get("/health")
+
+
+def test_a_run_that_is_interrupted_says_so_without_a_traceback(tmp_path: Path) -> None:
+    demo = Demo("--seconds", "60", temporary=tmp_path)
+    wait_until(lambda: "Metrics" in demo.output, seconds=60, what="the shop runs")
+    assert demo.finish(signal.SIGINT, seconds=30) == 130
+    assert demo.output.endswith("\nStopped.\n")
+    assert "Traceback" not in demo.output
+    assert demo.leftovers == []
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        demo = Demo("--port", str(port), temporary=tmp_path)
+        assert demo.finish() == 1
+    assert demo.output == f"Port {port} cannot be used: Address already in use.\n"
+
+
+def test_a_database_that_is_not_there_is_named(tmp_path: Path) -> None:
+    demo = Demo(temporary=tmp_path, DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    assert demo.finish() == 1
+    assert demo.output.startswith("The database cannot be used: connection ")
+    assert "Traceback" not in demo.output
+
+
+def test_a_service_that_does_not_start_is_quoted(tmp_path: Path) -> None:
+    demo = Demo(temporary=tmp_path, OTEL_FASTPERF_METRICS_PATH="metrics")
+    assert demo.finish() == 1
+    assert "The service ended with exit code 1. Its last words:" in demo.output
+    assert "must start with / and name a path" in demo.output
+
+
+def test_the_catalogue_has_every_kind_of_bottleneck() -> None:
+    assert {bottleneck.kind for bottleneck in CATALOGUE} == {
+        "blocking_call",
+        "sync_db_on_loop",
+        "n_plus_one",
+        "slow_query",
+        "pool_wait",
+        "threadpool_wait",
+        "slow_middleware",
+        "memory_growth",
+        "gc_pause",
+        "cache_inefficient",
+    }
+    assert all(len(bottleneck.fault) <= 40 for bottleneck in CATALOGUE)

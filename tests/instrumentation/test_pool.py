@@ -1,0 +1,558 @@
+"""Connection pools: what is used, idle and waited for is true, whatever becomes of a connection."""
+
+import asyncio
+import gc
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio import move_on_after
+from sqlalchemy import AsyncAdaptedQueuePool, Engine, NullPool, StaticPool, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from otel_fastperf.guard import Guard
+from otel_fastperf.instrumentation.pool import _name, instrument_pool
+from otel_fastperf.metrics import Metrics
+from otel_fastperf.settings import DatabaseSettings
+from otel_fastperf.signals import Signals
+from tests.conftest import Probe
+from tests.postgresql import with_driver
+
+NewEngine = Callable[..., Engine]
+
+
+@pytest.fixture
+def observed(probe: Probe) -> Iterator[Probe]:
+    """The pools of all engines of the process, observed."""
+    with instrument_pool(None, DatabaseSettings(), probe.signals):
+        yield probe
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A SQLite file, whose engines have a `QueuePool`. It is the pool's name too."""
+    return f"{tmp_path}/shop.db"
+
+
+@pytest.fixture
+def new_engine(path: str) -> Iterator[NewEngine]:
+    """Makes engines, on that file by default, and closes their connections in the end."""
+    with ExitStack() as stack:
+
+        def make(url: str = f"sqlite:///{path}", **options: Any) -> Engine:
+            engine = create_engine(url, **options)
+            stack.callback(engine.dispose)
+            return engine
+
+        yield make
+
+
+@asynccontextmanager
+async def async_engine(url: str, **options: Any) -> AsyncIterator[AsyncEngine]:
+    # SQLAlchemy 2.0 has no queue for aiosqlite by default
+    engine = create_async_engine(url, poolclass=AsyncAdaptedQueuePool, **options)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def value(probe: Probe, metric: str, pool: str, **labels: str) -> float | None:
+    """A pool metric, as it is on `/metrics`."""
+    assert list(probe.signals.metrics.refresh()) == []
+    return probe.value(f"db_client_connection_{metric}", db_client_connection_pool_name=pool, **labels)
+
+
+def states(probe: Probe, pool: str) -> tuple[float | None, float | None]:
+    """Used and idle."""
+    used = value(probe, "count", pool, db_client_connection_state="used")
+    return used, value(probe, "count", pool, db_client_connection_state="idle")
+
+
+def pools(probe: Probe) -> set[str]:
+    """The pools that stand on `/metrics`."""
+    assert list(probe.signals.metrics.refresh()) == []
+    return {
+        sample.labels["db_client_connection_pool_name"]
+        for family in probe.signals.metrics.registry.collect()
+        if family.name.startswith("db_client_connection")
+        for sample in family.samples
+    }
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within 30 s"
+        time.sleep(0.01)
+
+
+# what is told
+
+
+def test_a_connection_is_used_and_then_idle(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    engine = new_engine()
+    with engine.connect(), engine.connect():
+        assert states(observed, path) == (2, 0)
+    assert states(observed, path) == (0, 2)
+
+
+def test_a_pool_tells_how_many_connections_it_may_open(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    new_engine(pool_size=3, max_overflow=4).connect().close()
+    assert value(observed, "max", path) == 7
+
+
+@pytest.mark.parametrize("options", [{"pool_size": 0}, {"max_overflow": -1}])
+def test_a_pool_without_a_limit_tells_none(
+    observed: Probe, new_engine: NewEngine, path: str, options: dict[str, int]
+) -> None:
+    with new_engine(**options).connect():
+        assert value(observed, "max", path) is None
+        assert states(observed, path) == (1, 0)
+
+
+def test_waiting_using_and_creating_are_timed(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    engine = new_engine()
+    for _ in range(3):
+        with engine.connect():
+            time.sleep(0.02)
+    assert value(observed, "wait_time_seconds_count", path) == 3
+    assert value(observed, "use_time_seconds_count", path) == 3
+    assert value(observed, "create_time_seconds_count", path) == 1
+    assert (value(observed, "use_time_seconds_sum", path) or 0) >= 0.06
+    waited = value(observed, "wait_time_seconds_sum", path) or 0
+    assert waited >= (value(observed, "create_time_seconds_sum", path) or 0) > 0
+
+
+def test_a_connection_made_by_a_creator_of_the_user_is_timed(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    engine = new_engine("sqlite://", creator=lambda: sqlite3.connect(path), pool_logging_name="own")
+    engine.connect().close()
+    assert value(observed, "create_time_seconds_count", "own") == 1
+
+
+def test_whoever_waits_is_pending_and_then_timed_out(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    engine = new_engine(pool_size=1, max_overflow=0, pool_timeout=0.5)
+    timed_out = threading.Event()
+
+    def wait() -> None:
+        with suppress(PoolTimeoutError):
+            engine.connect()
+        timed_out.set()
+
+    with engine.connect():
+        assert value(observed, "timeouts_total", path) == 0
+        assert value(observed, "pending_requests", path) == 0
+        thread = threading.Thread(target=wait)
+        thread.start()
+        eventually(lambda: value(observed, "pending_requests", path) == 1 or timed_out.is_set())
+        thread.join()
+    assert timed_out.is_set()
+    assert value(observed, "pending_requests", path) == 0
+    assert value(observed, "timeouts_total", path) == 1
+    assert value(observed, "wait_time_seconds_count", path) == 1
+    assert states(observed, path) == (0, 1)
+
+
+@pytest.mark.anyio
+async def test_pools_of_async_engines_tell_the_same(observed: Probe, path: str) -> None:
+    async with async_engine(f"sqlite+aiosqlite:///{path}", pool_size=2, max_overflow=0, pool_timeout=0.1) as engine:
+        async with engine.connect(), engine.connect():
+            assert states(observed, path) == (2, 0)
+            with pytest.raises(PoolTimeoutError):
+                await engine.connect()
+        assert states(observed, path) == (0, 2)
+    assert value(observed, "max", path) == 2
+    assert value(observed, "timeouts_total", path) == 1
+    assert value(observed, "wait_time_seconds_count", path) == 2
+    assert value(observed, "create_time_seconds_count", path) == 2
+    assert value(observed, "use_time_seconds_count", path) == 2
+
+
+@pytest.mark.anyio
+async def test_a_wait_that_is_cancelled_is_pending_no_more(observed: Probe, path: str) -> None:
+    async with async_engine(f"sqlite+aiosqlite:///{path}", pool_size=1, max_overflow=0) as engine:
+        async with engine.connect():
+            waiting = asyncio.ensure_future(engine.connect().start())
+            while value(observed, "pending_requests", path) != 1:
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert value(observed, "pending_requests", path) == 0
+            assert states(observed, path) == (1, 0)
+        assert states(observed, path) == (0, 1)
+    assert value(observed, "timeouts_total", path) == 0
+
+
+# names
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("postgresql://ada:secret@db.example:5433/shop", "db.example:5433/shop"),
+        ("postgresql+asyncpg://ada:secret@db.example/shop", "db.example/shop"),
+        ("postgresql://ada:secret@/shop?host=/run/postgresql", "/run/postgresql/shop"),
+        ("mysql+pymysql://db.example", "db.example/"),
+        ("sqlite:////var/lib/shop.db", "/var/lib/shop.db"),
+        ("sqlite://", ":memory:"),
+    ],
+)
+def test_a_pool_is_named_after_its_server_and_database(url: str, name: str) -> None:
+    parsed = make_url(url)
+    dialect = parsed.get_dialect()()
+    # an engine of a database that is not there, nor its driver
+    assert _name(Engine(NullPool(lambda: None), dialect, parsed)) == name  # type: ignore[arg-type]
+
+
+def test_a_pool_is_called_what_the_user_calls_it(observed: Probe, new_engine: NewEngine) -> None:
+    new_engine(pool_logging_name="reports").connect().close()
+    assert pools(observed) == {"reports"}
+
+
+def test_engines_of_one_url_are_told_apart(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    with new_engine().connect(), new_engine().connect():
+        assert states(observed, path) == (1, 0)
+        assert states(observed, f"{path}#2") == (1, 0)
+    assert pools(observed) == {path, f"{path}#2"}
+
+
+def test_an_engine_with_execution_options_shares_the_pool(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    engine = new_engine()
+    with engine.execution_options(logging_token="reports").connect(), engine.connect():
+        assert states(observed, path) == (2, 0)
+    assert pools(observed) == {path}
+
+
+def test_an_engine_that_is_disposed_of_goes_on_under_its_name(
+    observed: Probe, new_engine: NewEngine, path: str
+) -> None:
+    engine = new_engine()
+    first = engine.pool
+    with engine.connect():
+        engine.dispose()
+        with engine.connect():
+            assert states(observed, path) == (2, 0)
+        assert states(observed, path) == (1, 1)
+    assert states(observed, path) == (0, 1)
+    assert pools(observed) == {path}
+    first.dispose()
+
+
+def test_the_series_of_an_engine_that_is_gone_are_gone_and_its_name_is_free(observed: Probe, path: str) -> None:
+    for _ in range(2):
+        engine = create_engine(f"sqlite:///{path}")
+        engine.connect().close()
+        engine.dispose()
+        assert pools(observed) == {path}
+        del engine
+        gc.collect()
+    assert pools(observed) == set()
+
+
+# whatever becomes of a connection
+
+
+def test_a_detached_connection_is_not_the_pool_s(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    connection = new_engine().connect()
+    connection.detach()
+    assert states(observed, path)[0] == 0
+    connection.close()
+    assert states(observed, path)[0] == 0
+    assert value(observed, "use_time_seconds_count", path) == 1
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_an_invalidated_connection_is_used_no_more(
+    observed: Probe, new_engine: NewEngine, path: str, *, soft: bool
+) -> None:
+    engine = new_engine()
+    raw = engine.raw_connection()
+    raw.invalidate(soft=soft)
+    raw.close()
+    assert states(observed, path)[0] == 0
+    with engine.connect():
+        assert states(observed, path) == (1, 0)
+    assert states(observed, path) == (0, 1)
+    assert value(observed, "create_time_seconds_count", path) == 2
+
+
+def test_a_connection_that_reconnects_after_invalidation_is_one(
+    observed: Probe, new_engine: NewEngine, path: str
+) -> None:
+    with new_engine().connect() as connection:
+        connection.invalidate()
+        assert states(observed, path)[0] == 0
+        connection.execute(text("SELECT 1"))
+        assert states(observed, path)[0] == 1
+    assert states(observed, path)[0] == 0
+
+
+def test_a_checkout_that_fails_leaves_nothing_in_use(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    engine = new_engine()
+
+    @event.listens_for(engine, "checkout")
+    def refuse(*_args: Any) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        engine.connect()
+    assert states(observed, path)[0] == 0
+    assert value(observed, "pending_requests", path) == 0
+
+
+def test_a_database_that_cannot_be_reached_leaves_nothing_in_use(observed: Probe, new_engine: NewEngine) -> None:
+    engine = new_engine("sqlite:////nowhere/at/all.db")
+    with pytest.raises(OperationalError):
+        engine.connect()
+    assert states(observed, "/nowhere/at/all.db") == (0, 0)
+    assert value(observed, "pending_requests", "/nowhere/at/all.db") == 0
+    assert value(observed, "create_time_seconds_count", "/nowhere/at/all.db") in {None, 0}
+
+
+def test_a_leaked_connection_is_returned_by_the_garbage_collector(
+    observed: Probe, new_engine: NewEngine, path: str
+) -> None:
+    connection = new_engine().connect()
+    assert states(observed, path) == (1, 0)
+    del connection
+    gc.collect()
+    assert states(observed, path) == (0, 1)
+    assert value(observed, "use_time_seconds_count", path) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore")
+async def test_a_leaked_async_connection_is_dropped_by_the_garbage_collector(observed: Probe, path: str) -> None:
+    async with async_engine(f"sqlite+aiosqlite:///{path}") as engine:
+        connection = await engine.connect()
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert states(observed, path)[0] == 1
+        del connection
+        gc.collect()
+        assert states(observed, path)[0] == 0
+        # SQLAlchemy has let go of it, closed or not; aiosqlite does not answer a second close
+        assert driver is not None
+        with move_on_after(2):
+            await driver.close()
+
+
+def test_many_threads_leave_nothing_behind(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    engine = new_engine(pool_size=2, max_overflow=2)
+
+    def work() -> None:
+        for _ in range(50):
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert states(observed, path)[0] == 0
+    assert value(observed, "pending_requests", path) == 0
+    assert value(observed, "wait_time_seconds_count", path) == 400
+    assert value(observed, "use_time_seconds_count", path) == 400
+
+
+# other pools
+
+
+def test_a_pool_that_keeps_nothing_tells_what_is_used(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    engine = new_engine(poolclass=NullPool)
+    with engine.connect(), engine.connect():
+        assert states(observed, path) == (2, None)
+    assert states(observed, path) == (0, None)
+    assert value(observed, "max", path) is None
+    assert value(observed, "create_time_seconds_count", path) == 2
+
+
+def test_a_connection_that_is_shared_is_one(observed: Probe, new_engine: NewEngine) -> None:
+    """SQLite in memory: `SingletonThreadPool` gives a thread the connection that it has already."""
+    engine = new_engine("sqlite://")
+    with engine.connect():
+        time.sleep(0.05)
+        with engine.connect():
+            assert states(observed, ":memory:") == (1, None)
+        assert states(observed, ":memory:") == (1, None)
+    assert states(observed, ":memory:") == (0, None)
+    assert value(observed, "use_time_seconds_count", ":memory:") == 1
+    assert (value(observed, "use_time_seconds_sum", ":memory:") or 0) >= 0.05
+
+
+def test_a_static_pool_has_one_connection(observed: Probe, new_engine: NewEngine) -> None:
+    engine = new_engine("sqlite://", poolclass=StaticPool)
+    with engine.connect(), engine.connect():
+        assert states(observed, ":memory:") == (1, None)
+    assert states(observed, ":memory:") == (0, None)
+
+
+# which engines, and the end
+
+
+def test_only_the_engines_given_are_observed(probe: Probe, new_engine: NewEngine) -> None:
+    ours, other = new_engine(pool_logging_name="ours"), new_engine(pool_logging_name="other")
+    with instrument_pool([ours], DatabaseSettings(), probe.signals):
+        ours.connect().close()
+        ours.execution_options(logging_token="x").connect().close()
+        other.connect().close()
+        assert pools(probe) == {"ours"}
+        assert value(probe, "wait_time_seconds_count", "ours") == 2
+
+
+@pytest.mark.anyio
+async def test_an_async_engine_can_be_given(probe: Probe, path: str) -> None:
+    async with async_engine(f"sqlite+aiosqlite:///{path}") as engine:
+        with instrument_pool([engine], DatabaseSettings(), probe.signals):
+            async with engine.connect():
+                assert states(probe, path) == (1, 0)
+
+
+def test_an_engine_in_use_before_is_observed_from_then_on(probe: Probe, new_engine: NewEngine, path: str) -> None:
+    engine = new_engine()
+    early = engine.connect()
+    engine.connect().close()
+    with instrument_pool(None, DatabaseSettings(), probe.signals):
+        with engine.connect():
+            assert states(probe, path)[0] == 1
+        early.close()
+        assert states(probe, path) == (0, 2)
+
+
+def test_the_end_puts_everything_back(probe: Probe, new_engine: NewEngine, path: str) -> None:
+    engine = new_engine()
+
+    def listeners() -> list[int]:
+        return [len(each) for each in (engine.pool.dispatch.connect, engine.pool.dispatch.checkin)]
+
+    before, raw_connection = listeners(), Engine.raw_connection
+    with instrument_pool(None, DatabaseSettings(), probe.signals):
+        engine.connect().close()
+        assert listeners() == [number + 1 for number in before]
+        assert states(probe, path) == (0, 1)
+    assert listeners() == before
+    assert Engine.raw_connection is raw_connection
+    engine.connect().close()
+    assert states(probe, path) == (None, None)
+    assert value(probe, "wait_time_seconds_count", path) == 1
+
+
+def test_a_connection_in_use_at_the_end_can_still_be_returned(probe: Probe, new_engine: NewEngine, path: str) -> None:
+    engine = new_engine()
+    with instrument_pool(None, DatabaseSettings(), probe.signals):
+        connection = engine.connect()
+    connection.close()
+    with instrument_pool(None, DatabaseSettings(), probe.signals):
+        with engine.connect():
+            assert states(probe, path) == (1, 0)
+        assert states(probe, path) == (0, 1)
+    assert probe.failures == []
+
+
+@pytest.mark.parametrize("first_ends", [0, 1])
+def test_two_telemetries_both_tell_and_end_in_any_order(
+    probe: Probe, new_engine: NewEngine, path: str, first_ends: int
+) -> None:
+    raw_connection = Engine.raw_connection
+    other = Probe(Signals(probe.signals.tracer, Metrics(), probe.signals.guard), probe.exporter)
+    stacks = [ExitStack(), ExitStack()]
+    for stack, each in zip(stacks, (probe, other), strict=True):
+        stack.enter_context(instrument_pool(None, DatabaseSettings(), each.signals))
+    engine = new_engine()
+    with engine.connect():
+        assert states(probe, path) == states(other, path) == (1, 0)
+    stacks.pop(first_ends).close()
+    staying = (other, probe)[first_ends]
+    with engine.connect():
+        assert states(staying, path) == (1, 0)
+    assert value(staying, "use_time_seconds_count", path) == 2
+    stacks.pop().close()
+    assert Engine.raw_connection is raw_connection
+
+
+def test_what_others_put_over_the_method_stays(
+    probe: Probe, new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Engine] = []
+    with instrument_pool(None, DatabaseSettings(), probe.signals):
+        ours = Engine.raw_connection
+
+        def theirs(engine: Engine) -> Any:
+            calls.append(engine)
+            return ours(engine)
+
+        monkeypatch.setattr(Engine, "raw_connection", theirs)
+    engine = new_engine(pool_logging_name="late")
+    engine.connect().close()
+    assert calls == [engine]
+    assert pools(probe) == set()
+
+
+def test_a_failure_inside_fails_no_connection(probe: Probe, new_engine: NewEngine) -> None:
+    class NoMetrics(Metrics):
+        def declared(self, name: str) -> Any:
+            raise ZeroDivisionError
+
+    failures: list[str] = []
+    signals = Signals(probe.signals.tracer, NoMetrics(), Guard(failures.append))
+    with instrument_pool(None, DatabaseSettings(), signals), new_engine().connect() as connection:
+        assert connection.scalar(text("SELECT 1")) == 1
+    assert set(failures) == {"pool"}
+
+
+# PostgreSQL
+
+
+def test_connections_that_postgresql_closes_are_used_no_more(
+    observed: Probe, new_engine: NewEngine, postgresql_url: str
+) -> None:
+    engine = new_engine(with_driver(postgresql_url, "psycopg"), pool_logging_name="pg", pool_pre_ping=True)
+    with engine.connect() as killer, suppress(DBAPIError), engine.connect() as victim:
+        pid = victim.scalar(text("SELECT pg_backend_pid()"))
+        killer.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        assert states(observed, "pg") == (2, 0)
+        eventually(lambda: dead(victim))
+    assert states(observed, "pg")[0] == 0
+    with engine.connect():
+        assert states(observed, "pg")[0] == 1
+    assert states(observed, "pg")[0] == 0
+
+
+def dead(connection: Any) -> bool:
+    try:
+        connection.execute(text("SELECT 1"))
+    except DBAPIError:
+        return True
+    return False
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_pools_of_postgresql_s_async_drivers_are_observed(
+    observed: Probe, postgresql_url: str, driver: str
+) -> None:
+    url = make_url(postgresql_url)
+    name = f"{url.host}{f':{url.port}' if url.port else ''}/{url.database}"
+    async with async_engine(with_driver(postgresql_url, driver), pool_size=2, max_overflow=0) as engine:
+
+        async def work() -> None:
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT pg_sleep(0.01)"))
+
+        await asyncio.gather(*(work() for _ in range(10)))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2), engine.connect() as connection:
+                await connection.execute(text("SELECT pg_sleep(60)"))
+        assert states(observed, name)[0] == 0
+        assert value(observed, "pending_requests", name) == 0
+        assert value(observed, "wait_time_seconds_count", name) == 11
+        assert value(observed, "use_time_seconds_count", name) == 11
+        assert pools(observed) == {name}

@@ -1,0 +1,210 @@
+"""Pauses of the garbage collector."""
+
+import gc
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from otel_fastperf.monitors import gc as gc_module
+from otel_fastperf.monitors.gc import monitor_gc
+from otel_fastperf.settings import MemorySettings
+from tests.conftest import Probe
+from tests.monitors.conftest import PATIENCE, Run
+
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+
+SETTINGS = MemorySettings()
+
+
+@pytest.fixture(autouse=True)
+def _only_collections_of_the_test() -> Iterator[None]:
+    gc.disable()
+    gc.freeze()  # what the whole test run has left would make a full collection slow
+    yield
+    gc.unfreeze()
+    gc.enable()
+
+
+def pauses(probe: Probe, generation: int) -> float | None:
+    return probe.value("fastperf_gc_pause_seconds_count", generation=str(generation))
+
+
+def paused(probe: Probe, generation: int) -> float:
+    return probe.value("fastperf_gc_pause_seconds_sum", generation=str(generation)) or 0.0
+
+
+def scrape(probe: Probe) -> None:
+    assert list(probe.signals.metrics.refresh()) == []
+
+
+def test_every_collection_is_a_pause_of_its_generation(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        async with monitor_gc(SETTINGS, probe.signals):
+            for generation, times in enumerate((3, 2, 1)):
+                for _ in range(times):
+                    gc.collect(generation)
+            scrape(probe)
+            assert [pauses(probe, generation) for generation in range(3)] == [3, 2, 1]
+
+    run(main())
+
+
+def test_a_pause_is_as_long_as_the_collection(run: Run, probe: Probe) -> None:
+    async def main() -> float:
+        garbage = [[number] for number in range(200_000)]
+        async with monitor_gc(SETTINGS, probe.signals):
+            started = time.perf_counter()
+            gc.collect()
+            seconds = time.perf_counter() - started
+        del garbage
+        return seconds
+
+    seconds = run(main())
+    assert 0.3 * seconds < paused(probe, 2) <= seconds
+
+
+def test_a_generation_that_was_not_collected_has_a_series_that_says_so(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        async with monitor_gc(SETTINGS, probe.signals):
+            pass
+
+    run(main())
+    assert [pauses(probe, generation) for generation in range(3)] == [0, 0, 0]
+
+
+def test_collections_in_other_threads_count(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        async with monitor_gc(SETTINGS, probe.signals):
+            thread = threading.Thread(target=gc.collect)
+            thread.start()
+            thread.join()
+
+    run(main())
+    assert pauses(probe, 2) == 1
+
+
+def test_pauses_are_counted_when_nobody_scrapes(
+    run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gc_module, "_INTERVAL", 0.01)
+
+    async def main() -> None:
+        async with monitor_gc(SETTINGS, probe.signals):
+            gc.collect()
+            await until(lambda: pauses(probe, 2) == 1)
+
+    run(main())
+
+
+def test_more_pauses_than_are_kept_one_by_one_lose_neither_number_nor_time(
+    run: Run, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gc_module, "_PENDING", 5)
+
+    async def main() -> float:
+        kept = [[number] for number in range(20_000)]
+        async with monitor_gc(SETTINGS, probe.signals):
+            started = time.perf_counter()
+            for _ in range(3):
+                for _ in range(40):
+                    gc.collect()
+                scrape(probe)
+            seconds = time.perf_counter() - started
+        del kept
+        return seconds
+
+    seconds = run(main())
+    assert pauses(probe, 2) == 120
+    assert 0.3 * seconds < paused(probe, 2) <= seconds
+
+
+def test_a_collection_inside_a_metric_s_lock_does_not_hang(run: Run, probe: Probe) -> None:
+    """An allocation in `Histogram.observe` may start a collection while the histogram's lock is held."""
+
+    def collect() -> None:
+        with probe.signals.metrics.gc_pause.child("2")._sum._lock:
+            gc.collect()
+
+    async def main() -> None:
+        async with monitor_gc(SETTINGS, probe.signals):
+            thread = threading.Thread(target=collect, daemon=True)
+            thread.start()
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+    run(main())
+    assert pauses(probe, 2) == 1
+
+
+def test_collections_while_the_pauses_are_counted_neither_hang_nor_get_lost(
+    run: Run, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A threshold of one: nearly everything that allocates collects, also what counts the collections."""
+    threshold = gc.get_threshold()
+    seen = []
+    monkeypatch.setattr(gc_module, "_PENDING", 50)
+
+    def witness(phase: str, _info: dict[str, int]) -> None:
+        if phase == "stop":
+            seen.append(phase)
+
+    async def main() -> None:
+        async with monitor_gc(SETTINGS, probe.signals):
+            gc.callbacks.append(witness)
+            gc.set_threshold(1, 1, 1)
+            gc.enable()
+            for _ in range(5):
+                scrape(probe)
+            gc.disable()
+            gc.set_threshold(*threshold)
+            gc.callbacks.remove(witness)
+
+    run(main())
+    assert len(seen) > 0
+    assert sum(pauses(probe, generation) or 0 for generation in range(3)) == len(seen)
+
+
+def test_a_metric_that_fails_is_counted_and_fails_nothing(
+    run: Run, probe: Probe, monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    monkeypatch.setattr(gc_module, "_INTERVAL", 0.01)
+
+    async def main() -> None:
+        async with monitor_gc(SETTINGS, probe.signals):
+            monkeypatch.setattr(probe.signals.metrics.gc_pause.child("2"), "observe", None)
+            gc.collect()
+            await until(lambda: probe.failures)
+            gc.collect()
+
+    run(main())
+    assert set(probe.failures) == {"gc_monitor"}
+
+
+def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        before = list(gc.callbacks), list(probe.signals.metrics._refreshers), threading.enumerate()
+        for rounds in (1, 2):
+            async with monitor_gc(SETTINGS, probe.signals):
+                gc.collect()
+            gc.collect()
+            assert pauses(probe, 2) == rounds
+            assert (gc.callbacks, probe.signals.metrics._refreshers, threading.enumerate()) == before
+
+    run(main())
+
+
+def test_two_monitors_may_end_in_any_order(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        first, second = monitor_gc(SETTINGS, probe.signals), monitor_gc(SETTINGS, probe.signals)
+        before = list(gc.callbacks)
+        await first.__aenter__()
+        await second.__aenter__()
+        await first.__aexit__(None, None, None)
+        gc.collect()
+        await second.__aexit__(None, None, None)
+        assert gc.callbacks == before
+
+    run(main())
+    assert pauses(probe, 2) == 1

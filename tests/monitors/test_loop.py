@@ -1,0 +1,257 @@
+"""The event loop's heartbeat."""
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from otel_fastperf.monitors import loop as loop_module
+from otel_fastperf.monitors.loop import monitor_loop
+from otel_fastperf.settings import LoopSettings
+from tests.conftest import Probe
+from tests.monitors.conftest import Run
+
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+
+FAST = LoopSettings(interval=0.01)
+
+
+def beats(probe: Probe) -> float:
+    return probe.value("fastperf_event_loop_lag_seconds_count") or 0.0
+
+
+def beats_later_than(probe: Probe, seconds: str) -> float:
+    return beats(probe) - (probe.value("fastperf_event_loop_lag_seconds_bucket", le=seconds) or 0.0)
+
+
+def busy(probe: Probe) -> float:
+    return probe.value("fastperf_event_loop_busy_seconds_total") or 0.0
+
+
+async def one_more_beat(probe: Probe, until: Until) -> None:
+    """Time is counted at the beats; callbacks that return at once may leave no room for one before the block ends."""
+    before = beats(probe)
+    await until(lambda: beats(probe) > before)
+
+
+def test_a_freeze_between_two_scrapes_is_one_sample_of_its_length(run: Run, probe: Probe, until: Until) -> None:
+    async def main() -> None:
+        async with monitor_loop(LoopSettings(), probe.signals):
+            await until(lambda: beats(probe) > 2)
+            time.sleep(0.9)  # noqa: ASYNC251 - the freeze
+            await one_more_beat(probe, until)
+
+    run(main())
+    assert beats_later_than(probe, "0.5") == 1
+    assert (probe.value("fastperf_event_loop_lag_seconds_sum") or 0.0) >= 0.84
+
+
+def test_an_idle_loop_is_not_busy(run: Run, probe: Probe) -> None:
+    """A hundredth is usual; a machine whose processors are all taken holds it up now and then."""
+
+    async def main() -> float:
+        async with monitor_loop(LoopSettings(), probe.signals):
+            started = time.perf_counter()
+            await asyncio.sleep(1.5)
+            return time.perf_counter() - started
+
+    seconds = run(main())
+    assert 0 < busy(probe) < 0.5 * seconds
+    assert 0 < (probe.value("fastperf_event_loop_utilization_ratio") or 0.0) < 0.5
+
+
+@pytest.mark.parametrize("pause", [0.005, 0.0], ids=["half of the time", "all of the time"])
+def test_short_blocking_calls_make_the_loop_as_busy_as_they_last(
+    run: Run, probe: Probe, until: Until, pause: float
+) -> None:
+    """They use no CPU and are too short to make the heartbeat late: a synchronous database driver, for one."""
+
+    async def main() -> tuple[float, float]:
+        async with monitor_loop(LoopSettings(), probe.signals):
+            await one_more_beat(probe, until)
+            before, blocked = busy(probe), 0.0
+            for _ in range(100):
+                started = time.perf_counter()
+                time.sleep(0.005)  # noqa: ASYNC251 - a blocking call
+                blocked += time.perf_counter() - started
+                await asyncio.sleep(pause)
+            await one_more_beat(probe, until)
+            return busy(probe) - before, blocked
+
+    measured, blocked = run(main())
+    assert measured >= 0.85 * blocked
+
+
+def test_many_tiny_callbacks_make_the_loop_busy(run: Run, probe: Probe, until: Until) -> None:
+    async def main() -> tuple[float, float]:
+        async with monitor_loop(LoopSettings(), probe.signals):
+            await one_more_beat(probe, until)
+            before, started = busy(probe), time.perf_counter()
+            while time.perf_counter() < started + 0.5:
+                await asyncio.sleep(0)
+            seconds = time.perf_counter() - started
+            await one_more_beat(probe, until)
+            return busy(probe) - before, seconds
+
+    measured, seconds = run(main())
+    assert measured >= 0.85 * seconds
+
+
+def test_the_loop_is_never_busier_than_time_passes(run: Run, probe: Probe) -> None:
+    async def main() -> float:
+        started = time.perf_counter()
+        async with monitor_loop(FAST, probe.signals):
+            while time.perf_counter() < started + 1.5:
+                time.sleep(0.02)  # noqa: ASYNC251 - a blocking call
+                await asyncio.sleep(0)
+        return time.perf_counter() - started
+
+    seconds = run(main())
+    assert busy(probe) <= seconds
+    assert 0.8 < (probe.value("fastperf_event_loop_utilization_ratio") or 0.0) <= 1.0
+
+
+def test_a_scrape_while_the_loop_is_held_says_so(
+    run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "_WINDOW", 0.1)
+    seen: list[float | None] = []
+
+    def scrape() -> None:
+        time.sleep(0.4)
+        assert list(probe.signals.metrics.refresh()) == []
+        seen.append(probe.value("fastperf_event_loop_utilization_ratio"))
+
+    async def main() -> None:
+        async with monitor_loop(FAST, probe.signals):
+            await until(lambda: beats(probe))
+            thread = threading.Thread(target=scrape)
+            thread.start()
+            thread.join()  # holds the loop
+
+    run(main())
+    assert seen == [1.0]
+
+
+def test_tasks_are_counted(run: Run, probe: Probe, until: Until) -> None:
+    async def main() -> None:
+        tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(50)]
+        async with monitor_loop(FAST, probe.signals):
+            await until(lambda: probe.value("fastperf_event_loop_tasks") == 51)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(main())
+
+
+def test_many_tasks_are_counted_so_rarely_that_it_does_not_show(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(asyncio.sleep(60)) for _ in range(20_000)]
+        counter = loop_module._TaskCount(loop, probe.signals.metrics)
+        spent, counted, started = 0.0, 0, time.perf_counter()
+        while time.perf_counter() < started + 1.0:
+            probe.signals.metrics.loop_tasks.set(-1)
+            before = time.perf_counter()
+            counter.tick(0.0)
+            if probe.value("fastperf_event_loop_tasks") == 20_001:
+                spent, counted = spent + time.perf_counter() - before, counted + 1
+        # the first count is not yet paid for
+        assert spent * (counted - 1) / counted <= 0.005 * (time.perf_counter() - started)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(main())
+
+
+def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe, until: Until) -> None:
+    async def main() -> None:
+        before = traces()
+        for _ in range(2):
+            async with monitor_loop(FAST, probe.signals):
+                await one_more_beat(probe, until)
+            ended = beats(probe)
+            await asyncio.sleep(0.05)
+            assert beats(probe) == ended
+            assert traces() == before
+
+    run(main())
+
+
+def traces() -> list[Any]:
+    """Whatever of this loop, process and class a monitor could have changed."""
+    loop = asyncio.get_running_loop()
+    selector = getattr(loop, "_selector", None)
+    changed_selector = [] if selector is None else list(vars(selector))
+    return [asyncio.all_tasks(), threading.enumerate(), vars(type(loop)).copy(), changed_selector]
+
+
+def test_two_monitors_of_one_loop_may_end_in_any_order(run: Run, probe: Probe, until: Until) -> None:
+    async def main() -> None:
+        before = traces()
+        first, second = AsyncExitStack(), AsyncExitStack()
+        await first.enter_async_context(monitor_loop(FAST, probe.signals))
+        await second.enter_async_context(monitor_loop(FAST, probe.signals))
+        await first.aclose()
+        started = busy(probe)
+        time.sleep(0.2)  # noqa: ASYNC251 - a blocking call
+        await one_more_beat(probe, until)
+        assert busy(probe) - started >= 0.15
+        await second.aclose()
+        assert traces() == before
+
+    run(main())
+
+
+def test_a_heartbeat_that_fails_is_counted_and_goes_on(
+    run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe.signals.metrics, "loop_lag", None)
+
+    async def main() -> None:
+        async with monitor_loop(FAST, probe.signals):
+            await until(lambda: len(probe.failures) > 2)
+
+    run(main())
+    assert set(probe.failures) == {"loop_monitor"}
+
+
+def test_a_loop_of_another_kind_is_measured_by_cpu_time_and_lag(
+    run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(loop: asyncio.AbstractEventLoop) -> Any:
+        raise AttributeError(loop)
+
+    monkeypatch.setattr(loop_module, "_idle_clock_of", unknown)
+
+    async def main() -> None:
+        async with monitor_loop(FAST, probe.signals):
+            await until(lambda: beats(probe))
+            time.sleep(0.3)  # noqa: ASYNC251 - a blocking call
+            await one_more_beat(probe, until)
+
+    run(main())
+    assert probe.failures == ["loop_monitor"]
+    assert busy(probe) >= 0.25
+
+
+def test_a_loop_that_is_closed_under_a_monitor_closes_in_silence(run: Run, probe: Probe) -> None:
+    """As when a test client's loop ends in the middle of a lifespan; a warning would fail this test."""
+
+    async def main() -> AsyncExitStack:
+        stack = AsyncExitStack()
+        await stack.enter_async_context(monitor_loop(FAST, probe.signals))
+        return stack
+
+    stack = run(main())
+    run(stack.aclose())
+    del stack
+    gc.collect()
+    assert probe.failures == []

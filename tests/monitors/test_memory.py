@@ -1,0 +1,250 @@
+"""USS and the cgroup's limit: the reading, from made files, and the monitor, on this process."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from otel_fastperf.metrics import Metrics
+from otel_fastperf.monitors import memory as memory_module
+from otel_fastperf.monitors.memory import (
+    LimitedGroup,
+    limited_group,
+    memory_cgroups,
+    monitor_memory,
+    tightest,
+    unique_bytes,
+)
+from otel_fastperf.settings import MemorySettings
+from tests.conftest import Probe
+from tests.monitors.conftest import Run
+
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+
+MB = 1024 * 1024
+SETTINGS = MemorySettings(interval=0.1)
+
+SMAPS_ROLLUP = """\
+55d0d6a4a000-7ffd4b1f6000 ---p 00000000 00:00 0                          [rollup]
+Rss:               48332 kB
+Pss:               41211 kB
+Shared_Clean:      10000 kB
+Shared_Dirty:          0 kB
+Private_Clean:      3000 kB
+Private_Dirty:     35332 kB
+Private_Hugetlb:    2048 kB
+Swap:                  0 kB
+"""
+
+linux = pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux with /proc/self/smaps_rollup (4.14 or newer)"
+)
+
+
+def v2(directory: Path, limit: str, usage: int, inactive: int = 0) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "memory.max").write_text(f"{limit}\n")
+    (directory / "memory.current").write_text(f"{usage}\n")
+    (directory / "memory.stat").write_text(f"anon 1\nactive_file 7\ninactive_file {inactive}\n")
+    return directory
+
+
+def v1(directory: Path, limit: int, usage: int, inactive: int = 0) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "memory.limit_in_bytes").write_text(f"{limit}\n")
+    (directory / "memory.usage_in_bytes").write_text(f"{usage}\n")
+    (directory / "memory.stat").write_text(f"inactive_file 3\ntotal_inactive_file {inactive}\n")
+    return directory
+
+
+def mounted(point: Path | str, root: str = "/", kind: str = "cgroup2", options: str = "rw,nsdelegate") -> str:
+    """A line of /proc/self/mountinfo."""
+    return f"35 24 0:30 {root} {point} rw,nosuid shared:9 - {kind} {kind} {options}\n"
+
+
+OTHER_MOUNTS = (
+    "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n36 31 0:31 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
+)
+
+
+def test_unique_memory_is_the_sum_of_all_private_pages() -> None:
+    assert unique_bytes(SMAPS_ROLLUP) == (3000 + 35332 + 2048) * 1024
+
+
+def test_a_kernel_without_smaps_rollup_tells_nothing() -> None:
+    assert unique_bytes("") is None
+
+
+def test_the_cgroup_of_a_container_is_the_root_of_its_mount() -> None:
+    """Docker and Kubernetes, cgroup v2, a cgroup namespace of its own."""
+    assert list(memory_cgroups("0::/\n", OTHER_MOUNTS + mounted("/sys/fs/cgroup"))) == [Path("/sys/fs/cgroup")]
+
+
+def test_a_nested_cgroup_is_bounded_by_all_that_are_above_it() -> None:
+    """A systemd service on a host."""
+    assert list(memory_cgroups("0::/system.slice/shop.service\n", mounted("/sys/fs/cgroup"))) == [
+        Path("/sys/fs/cgroup/system.slice/shop.service"),
+        Path("/sys/fs/cgroup/system.slice"),
+        Path("/sys/fs/cgroup"),
+    ]
+
+
+def test_a_mount_of_a_part_of_the_hierarchy_begins_at_that_part() -> None:
+    """Docker on cgroup v1: the path is the host's, and so is the root of the mount."""
+    cgroup = "9:name=systemd:/docker/4f1d\n4:cpu,cpuacct:/docker/4f1d\n3:memory:/docker/4f1d/worker\n0::/\n"
+    mounts = OTHER_MOUNTS + mounted("/sys/fs/cgroup/memory", "/docker/4f1d", "cgroup", "rw,memory")
+    assert list(memory_cgroups(cgroup, mounts)) == [Path("/sys/fs/cgroup/memory/worker"), Path("/sys/fs/cgroup/memory")]
+
+
+def test_the_v1_hierarchy_counts_where_it_has_the_memory_controller() -> None:
+    """Both mounted, as systemd's hybrid set-up has it."""
+    mounts = mounted("/sys/fs/cgroup/unified") + mounted("/sys/fs/cgroup/memory", "/", "cgroup", "rw,memory")
+    assert next(memory_cgroups("3:memory:/a\n0::/b\n", mounts)) == Path("/sys/fs/cgroup/memory/a")
+    assert next(memory_cgroups("3:cpu:/a\n0::/b\n", mounts)) == Path("/sys/fs/cgroup/unified/b")
+
+
+@pytest.mark.parametrize("path", ["/../../other", "/kubepods/pod1/container"])
+def test_a_path_outside_of_the_mount_means_the_mount(path: str) -> None:
+    """A process moved out of its cgroup namespace, or a mount that another namespace made."""
+    assert list(memory_cgroups(f"0::{path}\n", mounted("/sys/fs/cgroup", "/kubepods/pod2"))) == [Path("/sys/fs/cgroup")]
+
+
+def test_of_several_mounts_the_one_that_holds_the_path_counts() -> None:
+    mounts = mounted("/elsewhere", "/other") + mounted("/sys/fs/cgroup", "/mine")
+    assert list(memory_cgroups("0::/mine\n", mounts)) == [Path("/sys/fs/cgroup")]
+
+
+@pytest.mark.parametrize(("cgroup", "mountinfo"), [("", ""), ("0::/\n", OTHER_MOUNTS), ("", OTHER_MOUNTS)])
+def test_without_cgroups_there_is_none(cgroup: str, mountinfo: str) -> None:
+    assert list(memory_cgroups(cgroup, mountinfo)) == []
+
+
+@pytest.mark.parametrize("made", [lambda path: v2(path, "1000", 700, 200), lambda path: v1(path, 1000, 700, 200)])
+def test_headroom_is_the_limit_less_usage_that_the_kernel_cannot_drop_first(
+    tmp_path: Path, made: Callable[[Path], Path]
+) -> None:
+    group = limited_group(made(tmp_path))
+    assert group == LimitedGroup(limit=1000, working_set=500)
+    assert group.headroom == 500
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda path: v2(path, "max", 700),
+        lambda path: v1(path, 9223372036854771712, 700),
+        lambda path: v1(path, 9223372036854710272, 700),  # with pages of 64 KB
+        lambda path: path,
+        lambda path: path / "gone",
+    ],
+    ids=["v2", "v1", "v1, large pages", "root of v2", "no such cgroup"],
+)
+def test_a_cgroup_without_a_limit_has_none(tmp_path: Path, made: Callable[[Path], Path]) -> None:
+    assert limited_group(made(tmp_path)) is None
+
+
+def test_headroom_is_never_negative(tmp_path: Path) -> None:
+    group = limited_group(v2(tmp_path, "1000", 1100))
+    assert group is not None
+    assert group.headroom == 0
+
+
+def test_the_tightest_cgroup_is_the_one_that_hits_its_limit_first(tmp_path: Path) -> None:
+    """A pod of 3000 whose side-car has eaten all but 100 kills a container of 1000 that uses only 200."""
+    pod = v2(tmp_path / "pod", "3000", 2900)
+    container = v2(pod / "container", "1000", 200)
+    directories = memory_cgroups("0::/pod/container\n", mounted(v2(tmp_path, "max", 5000)))
+    assert tightest(directories) == LimitedGroup(3000, 2900)
+    assert tightest(iter([container])) == LimitedGroup(1000, 200)
+
+
+def test_an_unlimited_cgroup_has_the_limit_of_the_one_above(tmp_path: Path) -> None:
+    v1(tmp_path / "a" / "b", 9223372036854771712, 10)
+    v1(tmp_path / "a", 1000, 300, 100)
+    mounts = mounted(tmp_path, "/", "cgroup", "rw,memory")
+    assert tightest(memory_cgroups("3:memory:/a/b\n", mounts)) == LimitedGroup(1000, 200)
+
+
+def test_limit_and_headroom_are_on_the_page_of_a_limited_process(tmp_path: Path) -> None:
+    proc = tmp_path / "proc"
+    proc.mkdir()
+    (proc / "smaps_rollup").write_text(SMAPS_ROLLUP)
+    (proc / "cgroup").write_text("0::/\n")
+    (proc / "mountinfo").write_text(mounted(v2(tmp_path / "cgroup", str(512 * MB), 200 * MB, 50 * MB)))
+    metrics = Metrics()
+    memory_module._report(metrics, proc)
+    assert metrics.registry.get_sample_value("fastperf_memory_unique_bytes") == 40380 * 1024
+    assert metrics.registry.get_sample_value("fastperf_memory_limit_bytes") == 512 * MB
+    assert metrics.registry.get_sample_value("fastperf_memory_headroom_bytes") == 362 * MB
+
+
+def test_without_linux_or_a_limit_the_series_are_absent(tmp_path: Path) -> None:
+    metrics = Metrics()
+    memory_module._report(metrics, tmp_path)
+    assert not [family.name for family in metrics.registry.collect() if family.name.startswith("fastperf_memory")]
+
+
+@linux
+def test_memory_that_only_this_process_has_is_seen(run: Run, probe: Probe, until: Until) -> None:
+    async def main() -> None:
+        async with monitor_memory(SETTINGS, probe.signals):
+            await until(lambda: unique() > 0)
+            before = unique()
+            ballast = bytearray(b"x") * (64 * MB)
+            await until(lambda: unique() > before + 48 * MB)
+            del ballast
+            await until(lambda: unique() < before + 16 * MB)
+
+    def unique() -> float:
+        return probe.value("fastperf_memory_unique_bytes") or 0.0
+
+    run(main())
+    assert unique() <= (probe.value("process_resident_memory_bytes") or 0.0) * 1.2
+
+
+def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        before = threading.enumerate(), asyncio.all_tasks()
+        for _ in range(2):
+            async with monitor_memory(MemorySettings(interval=3600), probe.signals):
+                assert len(threading.enumerate()) == len(before[0]) + 1
+            assert (threading.enumerate(), asyncio.all_tasks()) == before
+
+    run(main())
+
+
+def test_a_reading_that_fails_is_counted_and_the_next_one_is_made(
+    run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_module, "_PROC", None)
+
+    async def main() -> None:
+        async with monitor_memory(SETTINGS, probe.signals):
+            await until(lambda: len(probe.failures) > 1)
+
+    run(main())
+    assert set(probe.failures) == {"memory_monitor"}
+
+
+@linux
+def test_the_reading_is_off_the_event_loop(run: Run, probe: Probe, until: Until) -> None:
+    readers: set[int] = set()
+
+    def audit(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "open" and str(arguments[0]).endswith("smaps_rollup"):
+            readers.add(threading.get_ident())
+
+    async def main() -> None:
+        async with monitor_memory(SETTINGS, probe.signals):
+            await until(lambda: readers)
+
+    watching = [True]
+    sys.addaudithook(audit)
+    try:
+        run(main())
+    finally:
+        watching.clear()
+    assert threading.get_ident() not in readers

@@ -1,0 +1,360 @@
+"""A real OTLP receiver on 127.0.0.1, over HTTP or gRPC, that behaves well or badly as a test asks.
+
+Use:
+    with Receiver() as receiver:                       # or Receiver("grpc")
+        ... OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, here or in a subprocess ...
+        receiver.answer = unavailable()                # from now on; accepted() again later
+        receiver.stop(); receiver.start()              # dies, and comes back on the same port
+        spans = receiver.wait_for(3)
+"""
+
+import gzip
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal, Self
+
+import grpc  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import add_TraceServiceServicer_to_server
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
+
+from tests.serving import free_port
+
+Protocol = Literal["http/protobuf", "grpc"]
+
+
+@dataclass(frozen=True)
+class ReceivedEvent:
+    """An event of a span."""
+
+    name: str
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReceivedSpan:
+    """A span as it came over the wire. Ids are lower-case hex; `parent_id` is "" for a root."""
+
+    name: str
+    kind: str
+    trace_id: str
+    span_id: str
+    parent_id: str
+    start: int
+    end: int
+    attributes: dict[str, Any]
+    events: list[ReceivedEvent]
+    links: list[str]
+    status: str
+    status_message: str
+    resource: dict[str, Any]
+    scope: str
+    scope_version: str
+    schema_url: str
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a request is answered, after `delay` seconds. `grpc` is the status that stands for the same over gRPC."""
+
+    status: int = 200
+    grpc: str = "OK"
+    retry_after: int | None = None
+    delay: float = 0.0
+    hangs: bool = False
+    refuses: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def accepted(*, delay: float = 0.0, refuses: int = 0) -> Behaviour:
+    """Takes everything; slowly with a delay; but for so many spans of each request."""
+    return Behaviour(delay=delay, refuses=refuses)
+
+
+def unavailable(retry_after: int | None = None) -> Behaviour:
+    """503: come again."""
+    return Behaviour(503, "UNAVAILABLE", retry_after)
+
+
+def throttled(retry_after: int | None = 1) -> Behaviour:
+    """429 with Retry-After, or RESOURCE_EXHAUSTED with RetryInfo: come again, later."""
+    return Behaviour(429, "RESOURCE_EXHAUSTED", retry_after)
+
+
+def rejected(status: int = 400) -> Behaviour:
+    """Never come again with this."""
+    codes = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "UNIMPLEMENTED"}
+    return Behaviour(status, codes.get(status, "INVALID_ARGUMENT"))
+
+
+def redirected(location: str) -> Behaviour:
+    """301 to somewhere else (HTTP only)."""
+    return Behaviour(301, "INTERNAL", headers={"Location": location})
+
+
+def hanging() -> Behaviour:
+    """Accepts the connection, reads the request, and never answers."""
+    return Behaviour(hangs=True)
+
+
+class Receiver:
+    """The receiver. `endpoint` is the base: what OTEL_EXPORTER_OTLP_ENDPOINT takes."""
+
+    def __init__(self, protocol: Protocol = "http/protobuf", *, answer: Behaviour | None = None) -> None:
+        self.protocol = protocol
+        self.answer = answer or accepted()
+        self.port = free_port()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        #: headers (or metadata) of each request, names in lower case
+        self.headers: list[dict[str, str]] = []
+        #: what came in and was no OTLP
+        self.corrupt: list[str] = []
+        self._spans: list[ReceivedSpan] = []
+        self._changed = threading.Condition()
+        self._released = threading.Event()
+        self._stop: Callable[[], None] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+
+    @property
+    def spans(self) -> list[ReceivedSpan]:
+        """All spans so far, in order of arrival."""
+        with self._changed:
+            return list(self._spans)
+
+    @property
+    def names(self) -> list[str]:
+        """Their names."""
+        return [span.name for span in self.spans]
+
+    @property
+    def requests(self) -> int:
+        """How many requests have come, however answered."""
+        return len(self.headers)
+
+    def wait_for(self, number: int, timeout: float = 20.0) -> list[ReceivedSpan]:
+        """At least so many spans; fails when they do not come."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._spans) >= number, timeout):
+                message = f"{len(self._spans)} spans of {number} within {timeout} s; corrupt: {self.corrupt}"
+                raise AssertionError(message)
+            return list(self._spans)
+
+    def wait_for_requests(self, number: int, timeout: float = 20.0) -> None:
+        """At least so many requests."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.requests >= number, timeout):
+                message = f"{self.requests} requests of {number} within {timeout} s"
+                raise AssertionError(message)
+
+    def start(self) -> None:
+        """Listen; on the same port as before."""
+        self._released.clear()
+        self._stop = self._serve_grpc() if self.protocol == "grpc" else self._serve_http()
+
+    def stop(self) -> None:
+        """Refuse connections, and end those that hang."""
+        self._released.set()
+        if self._stop is not None:
+            self._stop()
+            self._stop = None
+
+    def came(self, headers: dict[str, str]) -> None:
+        """Note a request, before it is answered."""
+        with self._changed:
+            self.headers.append(headers)
+            self._changed.notify_all()
+
+    def wait_as_asked(self, behaviour: Behaviour) -> None:
+        """The delay, or for ever."""
+        if behaviour.hangs or behaviour.delay:
+            self._released.wait(None if behaviour.hangs else behaviour.delay)
+
+    def take(self, request: ExportTraceServiceRequest) -> None:
+        """Keep what was accepted."""
+        spans = [span for group in request.resource_spans for span in _spans_of(group)]
+        with self._changed:
+            self._spans += spans
+            self._changed.notify_all()
+
+    def _serve_http(self) -> Callable[[], None]:
+        server = _HttpServer(("127.0.0.1", self.port), _HttpHandler)
+        server.receiver = self
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+
+        def stop() -> None:
+            server.shutdown()
+            server.close_all()
+            thread.join(10)
+
+        return stop
+
+    def _serve_grpc(self) -> Callable[[], None]:
+        server = grpc.server(ThreadPoolExecutor(16), options=(("grpc.so_reuseport", 1),))
+        add_TraceServiceServicer_to_server(_GrpcService(self), server)  # type: ignore[no-untyped-call]
+        server.add_insecure_port(f"127.0.0.1:{self.port}")
+        server.start()
+        return lambda: server.stop(None).wait(10)
+
+
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    receiver: Receiver
+
+    def __init__(self, *arguments: Any) -> None:
+        self.open: set[Any] = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.open.add(request)
+        super().process_request(request, client_address)
+
+    def close_all(self) -> None:
+        """As a process that dies: the port and every connection."""
+        self.server_close()
+        for connection in tuple(self.open):
+            with closing(connection), suppress(OSError):
+                connection.shutdown(2)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is no news."""
+
+
+class _HttpHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _HttpServer
+
+    def do_POST(self) -> None:
+        receiver = self.server.receiver
+        body = self.rfile.read(int(self.headers["content-length"]))
+        behaviour = receiver.answer
+        receiver.came({name.lower(): value for name, value in self.headers.items()})
+        receiver.wait_as_asked(behaviour)
+        if behaviour.hangs:
+            self.close_connection = True
+            return
+        status = behaviour.status
+        if status == 200:
+            status = self._take(body)
+        self._answer(status, behaviour)
+
+    def _take(self, body: bytes) -> int:
+        receiver = self.server.receiver
+        try:
+            if self.path != "/v1/traces":
+                return 404
+            unpack: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": zlib.decompress}
+            encoding = self.headers.get("content-encoding", "")
+            receiver.take(ExportTraceServiceRequest.FromString(unpack.get(encoding, bytes)(body)))
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            receiver.corrupt.append(repr(error))
+            return 400
+        return 200
+
+    def _answer(self, status: int, behaviour: Behaviour) -> None:
+        body = _response(behaviour).SerializeToString() if status == 200 else b"no"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/x-protobuf")
+        self.send_header("Content-Length", str(len(body)))
+        if behaviour.retry_after is not None:
+            self.send_header("Retry-After", str(behaviour.retry_after))
+        for name, value in behaviour.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Nothing on stderr."""
+
+
+class _GrpcService:
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def Export(self, request: ExportTraceServiceRequest, context: Any) -> ExportTraceServiceResponse:  # noqa: N802
+        receiver = self._receiver
+        behaviour = receiver.answer
+        receiver.came(dict(context.invocation_metadata()))
+        receiver.wait_as_asked(behaviour)
+        if behaviour.hangs:
+            context.abort(grpc.StatusCode.CANCELLED, "stopped")
+        if behaviour.grpc != "OK":
+            if behaviour.retry_after is not None:
+                info = RetryInfo()
+                info.retry_delay.seconds = behaviour.retry_after
+                context.set_trailing_metadata((("google.rpc.retryinfo-bin", info.SerializeToString()),))
+            context.abort(grpc.StatusCode[behaviour.grpc], "as the test asks")
+        receiver.take(request)
+        return _response(behaviour)
+
+
+def _response(behaviour: Behaviour) -> ExportTraceServiceResponse:
+    why = "no room" if behaviour.refuses else ""
+    partial = ExportTracePartialSuccess(rejected_spans=behaviour.refuses, error_message=why)
+    return ExportTraceServiceResponse(partial_success=partial)
+
+
+def _spans_of(group: ResourceSpans) -> Iterable[ReceivedSpan]:
+    resource = _attributes(group.resource.attributes)
+    for scope in group.scope_spans:
+        for span in scope.spans:
+            yield ReceivedSpan(
+                name=span.name,
+                kind=Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
+                trace_id=span.trace_id.hex(),
+                span_id=span.span_id.hex(),
+                parent_id=span.parent_span_id.hex(),
+                start=span.start_time_unix_nano,
+                end=span.end_time_unix_nano,
+                attributes=_attributes(span.attributes),
+                events=[ReceivedEvent(event.name, _attributes(event.attributes)) for event in span.events],
+                links=[link.span_id.hex() for link in span.links],
+                status=Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
+                status_message=span.status.message,
+                resource=resource,
+                scope=scope.scope.name,
+                scope_version=scope.scope.version,
+                schema_url=scope.schema_url,
+            )
+
+
+def _attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def _value(value: AnyValue) -> Any:
+    match value.WhichOneof("value"):
+        case None:
+            return None
+        case "array_value":
+            return [_value(each) for each in value.array_value.values]
+        case "kvlist_value":
+            return _attributes(value.kvlist_value.values)
+        case kind:
+            return getattr(value, kind)
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """How long a call takes."""
+    started = time.monotonic()
+    call()
+    return time.monotonic() - started

@@ -1,0 +1,150 @@
+"""A PostgreSQL server for tests: the one you name, or a throw-away one of the test run's own.
+
+Use it as a fixture: `from tests.postgresql import postgresql_url`, then take `postgresql_url: str` as an argument.
+It is `postgresql://…` without a driver; `with_driver(url, "asyncpg")` adds one.
+"""
+
+import atexit
+import functools
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+#: names a server that runs already; its database must be one that tests may write to
+VARIABLE: Final = "FASTPERF_TEST_POSTGRESQL_URL"
+
+_DEBIAN: Final = Path("/usr/lib/postgresql")
+_ATTEMPTS: Final = 3
+_UNSAFE_BUT_FAST: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> str:
+    """URL of a database that tests may write to; skips the test, saying why, where there is none."""
+    url = os.environ.get(VARIABLE)
+    if url:
+        return url
+    # cached for the process: a fixture imported by several modules would start a server in each
+    try:
+        return _own_server()
+    except _NoServerError as error:
+        pytest.skip(f"needs PostgreSQL: {error}. Install the server, or name one in {VARIABLE}")
+
+
+def with_driver(url: str, driver: str) -> str:
+    """The same URL for SQLAlchemy's driver: `postgresql+asyncpg://…`."""
+    return f"postgresql+{driver}://{url.partition('://')[2]}"
+
+
+class _NoServerError(Exception):
+    """Why there is no PostgreSQL to be had here."""
+
+
+@functools.cache
+def _own_server() -> str:
+    binaries = _binaries()
+    directory = Path(tempfile.mkdtemp(prefix="fastperf-postgresql-"))
+    account = _account(directory)
+    data = str(directory / "data")
+    initdb = ("--pgdata", data, "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+    pg_ctl = (str(binaries / "pg_ctl"), "--pgdata", data, "--wait", "--timeout=60")
+    _clean_up_after_us(directory, (*pg_ctl, "--mode=immediate", "stop"), account)
+    _run((str(binaries / "initdb"), *initdb), directory, account)
+    port = _start(pg_ctl, directory, account)
+    return f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+
+def _clean_up_after_us(directory: Path, stop: Sequence[str], account: dict[str, Any]) -> None:
+    """Have the server stopped and its files removed when this process ends, be it killed: then the pipe ends."""
+    script = 'cat; "$@"; rm -rf "$0"'
+    watch = subprocess.Popen(
+        ("sh", "-c", script, str(directory), *stop),
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        **account,
+    )
+    atexit.register(watch.communicate)
+
+
+def _binaries() -> Path:
+    """Where `initdb` and `pg_ctl` are: in PATH, else the newest of Debian's, which are not in PATH."""
+    found = shutil.which("initdb")
+    # PATH may hold a wrapper or a lone link; pg_ctl must be its neighbour
+    if found and (Path(found).resolve().parent / "pg_ctl").exists():
+        return Path(found).resolve().parent
+    versions = sorted(_DEBIAN.glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    if not versions:
+        message = f"no initdb in PATH or {_DEBIAN}/*/bin"
+        raise _NoServerError(message)
+    return versions[-1].parent
+
+
+def _account(directory: Path) -> dict[str, Any]:
+    """As whom to run the server: PostgreSQL refuses root, so root becomes `postgres`, or `nobody`."""
+    if os.geteuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        os.chown(directory, user.pw_uid, user.pw_gid)
+        return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": ()}
+    message = "it does not run as root, and there is no user postgres or nobody"
+    raise _NoServerError(message)
+
+
+def _start(pg_ctl: Sequence[str], directory: Path, account: dict[str, Any]) -> int:
+    """Start the server on a free port; another process may take the port first, so it is tried again."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        port = _free_port()
+        options = ("listen_addresses=127.0.0.1", "unix_socket_directories=", f"port={port}", *_UNSAFE_BUT_FAST)
+        server = " ".join(f"-c {option}" for option in options)
+        try:
+            _run((*pg_ctl, "--log", str(directory / "log"), "--options", server, "start"), directory, account)
+        except _NoServerError:
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            return port
+    raise AssertionError
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _run(command: Sequence[str], directory: Path, account: dict[str, Any]) -> None:
+    """Run one of PostgreSQL's tools. Its output goes to a file: a pipe would stay open as long as the server runs."""
+    environment = {**os.environ, "LC_ALL": "C", "HOME": str(directory)}
+    with tempfile.TemporaryFile() as output:
+        done = subprocess.run(
+            command,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=120,
+            **account,
+        )
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    if done.returncode:
+        message = f"{Path(command[0]).name} failed: {text.strip()[-500:]}"
+        raise _NoServerError(message)

@@ -1,0 +1,170 @@
+"""Real servers for tests: uvicorn in a thread of this process, and any server command as a subprocess."""
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Any, *, seconds: float = 20.0, what: str = "") -> Any:
+    """Poll until `condition()` is true, and return its value; fail with `what` when it never is."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            message = f"not within {seconds} s: {what or condition}"
+            raise AssertionError(message)
+        time.sleep(0.02)
+
+
+@dataclass
+class Served:
+    """A server that answers on 127.0.0.1."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Without a slash at the end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(
+        self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> "Answer":
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, body=body, headers=dict(headers or {}))
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+
+    def raw(self, request: bytes, *, seconds: float = 10.0) -> bytes:
+        """Send bytes as they are; everything the server answers until it closes or is silent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
+            connection.sendall(request)
+            answer = b""
+            with contextlib.suppress(TimeoutError, ConnectionResetError):
+                while chunk := connection.recv(65536):
+                    answer += chunk
+            return answer
+
+
+@dataclass
+class Answer:
+    """A response, read whole."""
+
+    status: int
+    headers: Any
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as UTF-8."""
+        return self.body.decode()
+
+
+@contextlib.contextmanager
+def serve(app: Any, **options: Any) -> Iterator[Served]:
+    """The app under a real uvicorn, in a thread; lifespan included. Ends as after SIGTERM."""
+    options = {"log_level": "warning", "lifespan": "auto"} | options
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **options))
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            server.run()
+        except BaseException as error:  # noqa: BLE001 - told to the test below
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started or failure or not thread.is_alive(), what="uvicorn starts")
+        if not server.started:
+            message = f"uvicorn did not start: {failure}"
+            raise AssertionError(message)
+        yield Served(server.servers[0].sockets[0].getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@dataclass
+class Command(Served):
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+    def stop(self, number: int = signal.SIGTERM, *, seconds: float = 30.0) -> float:
+        """Send the signal; how many seconds the process took to end."""
+        started = time.monotonic()
+        if number == signal.SIGINT:
+            # as Ctrl-C does: to all of it. gunicorn's uvicorn workers ignore what their master sends for a lone SIGINT
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+        self.process.wait(seconds)
+        return time.monotonic() - started
+
+    @property
+    def output(self) -> str:
+        """Everything it has printed so far."""
+        return self.log.read_text(errors="replace")
+
+
+@contextlib.contextmanager
+def run_server(
+    command: list[str], *, log: Path, environment: Mapping[str, str] | None = None, port: int | None = None
+) -> Iterator[Command]:
+    """Run `python -m <command>` with `{port}` filled in; go on when it answers. Killed at the end if still there."""
+    port = free_port() if port is None else port
+    argv = [sys.executable, "-m", *(part.format(port=port) for part in command)]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            argv, stdout=output, stderr=subprocess.STDOUT, text=True, env=variables, cwd=ROOT, start_new_session=True
+        )
+        served = Command(port, process, log)
+        try:
+            wait_until(lambda: _answers(port) or process.poll() is not None, seconds=40, what="the server answers")
+            if process.poll() is not None:
+                message = f"{argv} ended with {process.returncode}:\n{served.output}"
+                raise AssertionError(message)
+            yield served
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

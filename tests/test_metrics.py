@@ -1,0 +1,270 @@
+"""The catalogue is what `/metrics` shows, and a family stays small, right and cheap under threads."""
+
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from otel_fastperf.metrics import CATALOGUE, OVERFLOW, Family, Metric, Metrics
+from tests.filled import filled
+
+ATTRIBUTES: Final = {
+    declared.name: attribute for attribute, declared in vars(Metrics).items() if hasattr(declared, "__set_name__")
+}
+OURS: Final = [metric for metric in CATALOGUE if metric.source != "prometheus"]
+LINUX: Final = pytest.mark.skipif(sys.platform != "linux", reason="prometheus_client reads process_* from /proc")
+
+
+def families(metrics: Metrics) -> dict[str, Any]:
+    """What stands on the page, under the catalogue's names."""
+    return {
+        family.name + ("_total" if family.type == "counter" else ""): family for family in metrics.registry.collect()
+    }
+
+
+def overflow(metrics: Metrics, name: str) -> float | None:
+    return metrics.registry.get_sample_value("fastperf_metric_overflow_total", {"metric": name})
+
+
+# the catalogue
+
+
+@LINUX
+def test_the_live_page_has_the_families_of_the_catalogue_and_no_others() -> None:
+    assert set(families(filled(Metrics()))) == {metric.name for metric in CATALOGUE}
+
+
+@LINUX
+@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
+def test_a_family_on_the_page_is_as_the_catalogue_says(metric: Metric) -> None:
+    family = families(filled(Metrics()))[metric.name]
+    assert family.type == metric.kind
+    assert family.documentation == metric.help
+    if metric.source != "prometheus":
+        assert family.unit == metric.unit
+    labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+    assert labels == set(metric.labels)
+    bounds = {sample.labels["le"] for sample in family.samples if "le" in sample.labels}
+    assert {float(bound) for bound in bounds} == ({*metric.buckets, float("inf")} if metric.buckets else set())
+
+
+def test_what_is_not_used_is_not_on_the_page() -> None:
+    metrics = Metrics()
+    metrics.threadpool_limit.set(40)
+    assert {name for name in families(metrics) if name.startswith(("fastperf_", "http_", "db_"))} == {
+        "fastperf_threadpool_limit",
+        "fastperf_metric_overflow_total",
+    }
+
+
+@pytest.mark.parametrize("metric", OURS, ids=lambda metric: metric.name)
+def test_every_metric_has_one_attribute_of_its_kind(metric: Metric) -> None:
+    if metric.name == "fastperf_metric_overflow_total":
+        assert metric.name not in ATTRIBUTES
+        return
+    value = getattr(Metrics(), ATTRIBUTES[metric.name])
+    kind = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}[metric.kind]
+    assert isinstance(value, Family if metric.labels else kind)
+
+
+def test_an_attribute_and_the_look_up_by_name_give_the_same_metric() -> None:
+    metrics = Metrics()
+    assert metrics.gauge("fastperf_memory_limit_bytes") is metrics.memory_limit is metrics.memory_limit
+
+
+#: the modules of opentelemetry-semantic-conventions that name what the catalogue uses
+CONVENTIONS: Final = tuple(
+    f"opentelemetry.semconv.{name}"
+    for name in (
+        "metrics.http_metrics",
+        "metrics.db_metrics",
+        "_incubating.metrics.http_metrics",
+        "_incubating.metrics.db_metrics",
+        "attributes.http_attributes",
+        "attributes.db_attributes",
+        "attributes.error_attributes",
+        "attributes.url_attributes",
+        "_incubating.attributes.db_attributes",
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def convention_names() -> set[str]:
+    """As the OpenTelemetry specification maps them to Prometheus: dots become underscores."""
+    values = [value for name in CONVENTIONS for value in vars(importlib.import_module(name)).values()]
+    return {value.replace(".", "_") for value in values if isinstance(value, str)}
+
+
+@pytest.mark.parametrize("metric", [each for each in OURS if each.source == "semconv"], ids=lambda metric: metric.name)
+def test_names_and_labels_are_those_of_the_semantic_conventions(metric: Metric, convention_names: set[str]) -> None:
+    name = metric.name.removesuffix("_total").removesuffix(f"_{metric.unit}")
+    assert name in convention_names
+    assert set(metric.labels) <= convention_names
+
+
+# families
+
+
+def test_the_same_label_values_give_the_same_child() -> None:
+    metrics = Metrics()
+    assert metrics.pool_max.child("main") is metrics.pool_max.child("main")
+    assert metrics.pool_max.child("main") is not metrics.pool_max.child("replica")
+
+
+def test_over_the_limit_further_label_values_share_the_overflow_series() -> None:
+    metrics = Metrics(max_series=2)
+    for pool in ("a", "b", "c", "d"):
+        metrics.pool_timeouts.child(pool).inc()
+    samples = {
+        sample.labels["db_client_connection_pool_name"]: sample.value
+        for sample in families(metrics)["db_client_connection_timeouts_total"].samples
+        if sample.name.endswith("_total")
+    }
+    assert samples == {"a": 1, "b": 1, OVERFLOW: 2}
+
+
+def test_each_observation_in_the_overflow_series_is_counted_under_its_metric() -> None:
+    metrics = Metrics(max_series=1)
+    for _ in range(3):
+        metrics.pool_max.child("a")
+        metrics.pool_max.child("b")
+    assert overflow(metrics, "db_client_connection_max") == 3
+
+
+def test_a_removed_child_leaves_the_page_and_makes_room() -> None:
+    metrics = Metrics(max_series=1)
+    metrics.pool_max.child("a").set(5)
+    metrics.pool_max.remove("a")
+    metrics.pool_max.child("b").set(6)
+    (sample,) = families(metrics)["db_client_connection_max"].samples
+    assert sample.labels == {"db_client_connection_pool_name": "b"}
+    assert overflow(metrics, "db_client_connection_max") == 0
+
+
+def test_removing_what_is_not_there_or_shares_the_overflow_series_changes_nothing() -> None:
+    metrics = Metrics(max_series=1)
+    for pool in ("a", "b"):
+        metrics.pool_max.child(pool).set(1)
+    metrics.pool_max.remove("b")
+    metrics.pool_max.remove("never seen")
+    assert len(families(metrics)["db_client_connection_max"].samples) == 2
+
+
+def test_the_wrong_number_of_label_values_is_an_error_also_in_the_overflow_series() -> None:
+    metrics = Metrics(max_series=1)
+    metrics.pool_max.child("a")
+    with pytest.raises(ValueError, match="label"):
+        metrics.pool_max.child("a", "b")
+
+
+def test_a_label_value_that_is_no_valid_text_is_escaped() -> None:
+    metrics = Metrics()
+    metrics.pool_max.child("caf\udce9").set(1)
+    (sample,) = families(metrics)["db_client_connection_max"].samples
+    assert sample.labels == {"db_client_connection_pool_name": "caf\\udce9"}
+    metrics.pool_max.remove("caf\udce9")
+    assert families(metrics)["db_client_connection_max"].samples == []
+
+
+def at_once(threads: int, work: Callable[[], object]) -> list[Any]:
+    """Run `work` in so many threads that start it together."""
+    barrier = threading.Barrier(threads)
+
+    def run() -> object:
+        barrier.wait()
+        return work()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [future.result() for future in [pool.submit(run) for _ in range(threads)]]
+
+
+@pytest.fixture
+def _frequent_switches() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_frequent_switches")
+def test_threads_that_ask_for_the_last_free_series_at_once_all_get_it() -> None:
+    for _ in range(100):
+        metrics = Metrics(max_series=1)
+        children = at_once(4, lambda metrics=metrics: metrics.pool_max.child("a"))  # type: ignore[misc]
+        assert len({id(child) for child in children}) == 1
+        assert overflow(metrics, "db_client_connection_max") == 0
+
+
+@pytest.mark.usefixtures("_frequent_switches")
+def test_threads_that_come_with_new_label_values_stay_within_the_limit() -> None:
+    metrics = Metrics(max_series=10)
+    numbers = iter(range(1000))
+    at_once(4, lambda: [metrics.pool_timeouts.child(str(next(numbers))).inc() for _ in range(100)])
+    samples = families(metrics)["db_client_connection_timeouts_total"].samples
+    values = [sample.value for sample in samples if sample.name.endswith("_total")]
+    assert len(values) == 11
+    assert sum(values) == 400
+
+
+@pytest.mark.usefixtures("_frequent_switches")
+def test_threads_that_use_a_metric_for_the_first_time_at_once_get_the_same() -> None:
+    for _ in range(100):
+        metrics = Metrics()
+        gauges = at_once(4, lambda metrics=metrics: metrics.loop_tasks)  # type: ignore[misc]
+        assert len({id(gauge) for gauge in gauges}) == 1
+
+
+# histograms
+
+
+@pytest.mark.parametrize("amount", [-1.0, 0.0, 0.0009, 0.001, 0.0011, 0.1, 9.9, 10.0, 10.1, float("inf")])
+def test_a_histogram_counts_as_that_of_prometheus_client_does(amount: float) -> None:
+    metric = next(metric for metric in CATALOGUE if metric.name == "db_client_operation_duration_seconds")
+    metrics, registry = Metrics(), CollectorRegistry()
+    theirs = Histogram(metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=registry)
+    values, exemplar = ("sqlite", "shop", "SELECT", ""), {"trace_id": "1", "span_id": "2"}
+    metrics.db_operation_duration.child(*values).observe(amount, exemplar)
+    theirs.labels(*values).observe(amount, exemplar)
+    assert counted(metrics.registry, metric.name) == counted(registry, metric.name)
+
+
+def counted(registry: CollectorRegistry, name: str) -> list[tuple[str, dict[str, str], float, object]]:
+    """What a page has of a histogram, but for the times at which it was made and its exemplars came."""
+    return [
+        (sample.name, sample.labels, sample.value, sample.exemplar and (sample.exemplar.labels, sample.exemplar.value))
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name.startswith(name) and not sample.name.endswith("_created")
+    ]
+
+
+# refreshing
+
+
+def test_a_refresher_that_fails_is_told_and_the_others_run() -> None:
+    metrics = Metrics()
+    ran = []
+
+    def fails() -> None:
+        message = "no such file"
+        raise OSError(message)
+
+    metrics.on_refresh(fails)
+    metrics.on_refresh(lambda: ran.append("second"))
+    assert [str(error) for error in metrics.refresh()] == ["no such file"]
+    assert ran == ["second"]
+
+
+def test_a_refresher_can_be_taken_back() -> None:
+    metrics = Metrics()
+    ran: list[str] = []
+    undo = metrics.on_refresh(lambda: ran.append("first"))
+    undo()
+    assert list(metrics.refresh()) == []
+    assert ran == []

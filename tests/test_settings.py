@@ -1,0 +1,181 @@
+"""Settings: OpenTelemetry's variables, ours over them, arguments over both; all mistakes in one message, with cures."""
+
+from typing import Any
+
+import pytest
+
+from otel_fastperf.errors import SettingsError
+from otel_fastperf.settings import OWN, STANDARD, Settings, propagators_of_environment
+
+
+def wrong(**arguments: Any) -> list[str]:
+    """The lines of the message, without its heading."""
+    with pytest.raises(SettingsError) as caught:
+        Settings(**arguments)
+    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+
+def value(settings: Settings, path: str) -> Any:
+    """`traces.endpoint` -> its value."""
+    found: Any = settings
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def test_nothing_is_exported_by_default() -> None:
+    assert not Settings().traces.exports
+
+
+#: OpenTelemetry's variable, a value, what it becomes
+STANDARD_VALUES: dict[str, tuple[str, Any]] = {
+    "OTEL_SDK_DISABLED": ("TRUE", True),
+    "OTEL_SERVICE_NAME": ("shop", "shop"),
+    "OTEL_RESOURCE_ATTRIBUTES": ("a=b, c = d%20e", {"a": "b", "c": "d e"}),
+    "OTEL_PROPAGATORS": ("tracecontext", ("tracecontext",)),
+    "OTEL_TRACES_SAMPLER": ("traceidratio", "traceidratio"),
+    "OTEL_TRACES_SAMPLER_ARG": ("0.25", "0.25"),
+    "OTEL_TRACES_EXPORTER": ("Console", "console"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("http://a:4318", "http://a:4318"),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("https://b/v1/traces", "https://b/v1/traces"),
+    "OTEL_EXPORTER_OTLP_PROTOCOL": ("grpc", "grpc"),
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": ("grpc", "grpc"),
+    "OTEL_EXPORTER_OTLP_HEADERS": ("key=a%3Db", {"key": "a=b"}),
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS": ("key=c", {"key": "c"}),
+    "OTEL_EXPORTER_OTLP_TIMEOUT": ("3", 3.0),
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": ("2.5", 2.5),
+    "OTEL_EXPORTER_OTLP_COMPRESSION": ("GZIP", "gzip"),
+    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": ("none", "none"),
+    "OTEL_BSP_MAX_QUEUE_SIZE": ("100", 100),
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ("10", 10),
+    "OTEL_BSP_SCHEDULE_DELAY": ("250", 250.0),
+    "OTEL_PYTHON_EXCLUDED_URLS": ("/health, /docs", ("/health", "/docs")),
+    "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": ("/ready", ("/ready",)),
+    "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS": ("GET,BREW", ("GET", "BREW")),
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": ("x-a", ("x-a",)),
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE": ("x-b", ("x-b",)),
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS": ("x-.*", ("x-.*",)),
+}
+
+
+@pytest.mark.parametrize(("variable", "path"), STANDARD)
+def test_opentelemetry_s_variable_is_read(variable: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, expected = STANDARD_VALUES[variable]
+    monkeypatch.setenv(variable, text)
+    assert value(Settings(), path) == expected
+
+
+#: any text will do for these
+FREE_TEXT = {
+    "OTEL_FASTPERF_SERVICE_NAME",
+    "OTEL_FASTPERF_METRICS_HOST",
+    "OTEL_FASTPERF_REQUESTS_KNOWN_METHODS",
+    "OTEL_FASTPERF_TRACES_SAMPLER_ARG",
+}
+
+
+@pytest.mark.parametrize(("variable", "path"), OWN.items())
+def test_our_variable_is_read_and_its_example_is_right(
+    variable: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, _, name = path.rpartition(".")
+    fields = type(value(Settings(), group)).model_fields if group else Settings.model_fields
+    monkeypatch.setenv(variable, fields[name].examples[0])  # type: ignore[index]
+    Settings()
+
+
+@pytest.mark.parametrize("variable", sorted(OWN.keys() - FREE_TEXT))
+def test_nonsense_in_our_variable_is_refused_by_its_name(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "[")
+    assert [line for line in wrong() if line.startswith(f"{variable}=")]
+
+
+def test_an_argument_wins_over_our_variable_and_that_over_opentelemetry_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    assert Settings().traces.timeout == 1
+    monkeypatch.setenv("OTEL_FASTPERF_TRACES_TIMEOUT", "2")
+    assert Settings().traces.timeout == 2
+    assert Settings(traces={"timeout": 3}).traces.timeout == 3
+    assert Settings(traces={"batch_size": 3}).traces.timeout == 2
+
+
+def test_the_specific_variable_wins_over_the_general_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4318")
+    assert Settings().traces.url == "http://a:4318/v1/traces"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://b/x")
+    assert Settings().traces.url == "http://b/x"
+
+
+def test_empty_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", " ")
+    assert Settings().traces.sampler == "parentbased_always_on"
+    assert not Settings().traces.exports
+
+
+def test_no_exporter_means_no_export_whatever_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4318")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    assert not Settings().traces.exports
+
+
+def test_an_exporter_without_an_endpoint_goes_to_the_specified_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    assert Settings().traces.url == "http://localhost:4318/v1/traces"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert Settings().traces.url == "http://localhost:4317"
+
+
+def test_all_mistakes_are_in_one_message_each_with_key_value_rule_and_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "3")
+    monkeypatch.setenv("OTEL_FASTPERF_METRIC_PATH", "/m")
+    assert wrong(loop={"interval": 9}, server_span="mine", colour="red") == [
+        "server_span='mine': should be 'own', 'native' or 'contrib'. Write for instance own.",
+        (
+            "OTEL_TRACES_SAMPLER_ARG='3': must be a number from 0 to 1 for sampler parentbased_traceidratio."
+            " Write for instance 0.1."
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT='collector:4318': must be a URL with http:// or https:// and a host."
+            " Write for instance http://localhost:4318."
+        ),
+        "loop.interval=9: should be less than or equal to 1. Write for instance 0.05.",
+        "colour: there is no such setting; see the settings table in the README.",
+        "OTEL_FASTPERF_METRIC_PATH='/m': there is no such setting; did you mean OTEL_FASTPERF_METRICS_PATH?",
+    ]
+
+
+def test_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_FASTPERF_METRICS_BEARER_TOKEN", "hunter2")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "swordfish")
+    text = "\n".join(wrong())
+    assert "hunter2" not in text
+    assert "swordfish" not in text
+    assert "OTEL_FASTPERF_METRICS_BEARER_TOKEN=(secret)" in text
+    assert "OTEL_EXPORTER_OTLP_HEADERS=(secret)" in text
+    monkeypatch.setenv("OTEL_FASTPERF_METRICS_BEARER_TOKEN", "a-long-random-word")
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_HEADERS")
+    assert "a-long-random-word" not in repr(Settings())
+
+
+@pytest.mark.parametrize("path", ["metrics", "/", "/a b", "/a?b", "/{a}"])
+def test_a_metrics_path_that_cannot_be_one_is_refused(path: str) -> None:
+    assert wrong(metrics={"path": path})[0].startswith("metrics.path=")
+
+
+@pytest.mark.parametrize("patterns", ["[", "/a,(?i)/b"])
+def test_patterns_that_cannot_be_searched_for_are_refused(patterns: str) -> None:
+    assert "regular expression" in wrong(requests={"excluded_urls": patterns})[0]
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        Settings().service_name = "other"
+
+
+def test_the_api_s_own_propagators_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert propagators_of_environment() == Settings().propagators
+    monkeypatch.setenv("OTEL_PROPAGATORS", "tracecontext")
+    assert propagators_of_environment() == ("tracecontext",) == Settings().propagators
