@@ -35,7 +35,9 @@ BODY_BYTES: Final = (100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
 WAIT_SECONDS: Final = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
 USE_SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0)
 LAG_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BLOCKED_SECONDS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GC_SECONDS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+SELF_SECONDS: Final = (0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 STATEMENTS: Final = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 CONNECTION_SECONDS: Final = (0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0)
 
@@ -74,6 +76,7 @@ _HTTP: Final = ("http_request_method", "http_route", "http_response_status_code"
 _ROUTE: Final = ("http_request_method", "http_route")
 _DB: Final = ("db_system_name", "db_namespace", "db_operation_name", "error_type")
 _POOL: Final = ("db_client_connection_pool_name",)
+_CACHE: Final = ("cache",)
 _PYTHON: Final = ("version", "implementation", "major", "minor", "patchlevel")
 _BUILD: Final = ("version", "fastapi", "sqlalchemy", "opentelemetry", "server_span")
 
@@ -108,6 +111,20 @@ _REQUESTS: Final = (
     Metric(
         "fastperf_request_db_statements", "histogram", "SQL statements a request executed.", ("http_route",), STATEMENTS
     ),
+    Metric(
+        "fastperf_request_time_seconds_total",
+        "counter",
+        "Time of requests by segment; the segments of a route add up to the time of its requests.",
+        ("http_route", "segment"),
+    ),
+    Metric(
+        "fastperf_middleware_self_time_seconds",
+        "histogram",
+        "Time a request spent in a middleware itself, on the way in and out.",
+        ("middleware",),
+        SELF_SECONDS,
+    ),
+    Metric("fastperf_middlewares", "gauge", "Middlewares of the app, by kind: asgi or base_http.", ("kind",)),
     Metric("fastperf_websocket_active_connections", "gauge", "Websocket connections that are open."),
     Metric(
         "fastperf_websocket_connection_duration_seconds",
@@ -179,6 +196,13 @@ _LOOP_AND_THREADS: Final = (
     ),
     Metric("fastperf_event_loop_tasks", "gauge", "asyncio tasks of the loop."),
     Metric(
+        "fastperf_event_loop_blocked_seconds",
+        "histogram",
+        "How long code held the event loop, by what it did and for which route.",
+        ("cause", "http_route"),
+        BLOCKED_SECONDS,
+    ),
+    Metric(
         "fastperf_threadpool_limit",
         "gauge",
         "Tokens of anyio's default thread limiter: most threads for `def` endpoints.",
@@ -200,6 +224,24 @@ _MEMORY: Final = (
         "Time the garbage collector stopped the process.",
         ("generation",),
         GC_SECONDS,
+    ),
+)
+
+_CACHES: Final = (
+    Metric("fastperf_cache_hits_total", "counter", "Look-ups that the cache answered.", _CACHE),
+    Metric("fastperf_cache_misses_total", "counter", "Look-ups that the cache did not answer.", _CACHE),
+    Metric("fastperf_cache_evictions_total", "counter", "Entries that left the cache for want of room.", _CACHE),
+    Metric("fastperf_cache_size", "gauge", "Entries in the cache.", _CACHE),
+    Metric("fastperf_cache_max_size", "gauge", "Most entries the cache may have; absent without a limit.", _CACHE),
+)
+
+_FINDINGS: Final = (
+    Metric("fastperf_findings_total", "counter", "Bottlenecks that were seen, by kind.", ("kind", "http_route")),
+    Metric(
+        "fastperf_findings_suppressed_total",
+        "counter",
+        "Warnings and spans about bottlenecks that were held back, there being too many of them.",
+        ("kind",),
     ),
 )
 
@@ -235,6 +277,8 @@ GROUPS: Final[Mapping[str, tuple[Metric, ...]]] = {
     "Database": _DATABASE,
     "Event loop and threads": _LOOP_AND_THREADS,
     "Memory and garbage collection": _MEMORY,
+    "Caches": _CACHES,
+    "Findings": _FINDINGS,
     "Telemetry itself": _TELEMETRY,
     "Process and Python": _PROMETHEUS,
 }
@@ -344,6 +388,9 @@ class Metrics:
     request_body_size = _Declared[Family]("http_server_request_body_size_bytes")
     response_body_size = _Declared[Family]("http_server_response_body_size_bytes")
     request_db_statements = _Declared[Family]("fastperf_request_db_statements")
+    request_time = _Declared[Family]("fastperf_request_time_seconds_total")
+    middleware_self_time = _Declared[Family]("fastperf_middleware_self_time_seconds")
+    middlewares = _Declared[Family]("fastperf_middlewares")
     websocket_active_connections = _Declared[Gauge]("fastperf_websocket_active_connections")
     websocket_connection_duration = _Declared[Family]("fastperf_websocket_connection_duration_seconds")
 
@@ -360,6 +407,7 @@ class Metrics:
     loop_busy = _Declared[Counter]("fastperf_event_loop_busy_seconds_total")
     loop_utilization = _Declared[Gauge]("fastperf_event_loop_utilization_ratio")
     loop_tasks = _Declared[Gauge]("fastperf_event_loop_tasks")
+    loop_blocked = _Declared[Family]("fastperf_event_loop_blocked_seconds")
     threadpool_limit = _Declared[Gauge]("fastperf_threadpool_limit")
     threadpool_borrowed = _Declared[Gauge]("fastperf_threadpool_borrowed")
     threadpool_waiting = _Declared[Gauge]("fastperf_threadpool_waiting")
@@ -369,6 +417,15 @@ class Metrics:
     memory_limit = _Declared[Gauge]("fastperf_memory_limit_bytes")
     memory_headroom = _Declared[Gauge]("fastperf_memory_headroom_bytes")
     gc_pause = _Declared[Family]("fastperf_gc_pause_seconds")
+
+    cache_hits = _Declared[Family]("fastperf_cache_hits_total")
+    cache_misses = _Declared[Family]("fastperf_cache_misses_total")
+    cache_evictions = _Declared[Family]("fastperf_cache_evictions_total")
+    cache_size = _Declared[Family]("fastperf_cache_size")
+    cache_max_size = _Declared[Family]("fastperf_cache_max_size")
+
+    findings = _Declared[Family]("fastperf_findings_total")
+    findings_suppressed = _Declared[Family]("fastperf_findings_suppressed_total")
 
     spans = _Declared[Family]("fastperf_spans_total")
     spans_queued = _Declared[Gauge]("fastperf_spans_queued")

@@ -4,26 +4,42 @@ The object is shared by every task, thread and greenlet that works for the reque
 object), so a query in a gathered task counts for the request that started it.
 """
 
+import threading
+import time
 from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final
 
 from opentelemetry.trace import Span
 
+from otel_fastperf.budget import Budget, Interval, Mark, Phase
 from otel_fastperf.route import route_template
+
+#: intervals and marks of one request that are kept; what comes after them counts for the phase it lies in
+MOST_INTERVALS: Final = 10_000
 
 
 class RequestRecord:
-    """One request, or one websocket connection, from its first to its last byte."""
+    """One request, or one websocket connection, from its first to its last byte.
+
+    What detectors read, once the request has ended, are the attributes; what happens meanwhile is noted by the methods.
+    """
 
     __slots__ = (
         "answered",
         "broken_by",
+        "budget",
         "db_seconds",
         "db_statements",
+        "ended",
         "escaped",
         "excluded",
+        "findings",
+        "intervals",
+        "loop_thread",
         "owner",
+        "phase",
+        "phases",
         "root_path",
         "routed",
         "scope",
@@ -55,6 +71,35 @@ class RequestRecord:
         self.excluded = False
         self.db_statements = 0
         self.db_seconds = 0.0
+        #: `time.perf_counter()` of the last byte; 0 while the request runs
+        self.ended = 0.0
+        #: the thread whose event loop serves the request
+        self.loop_thread = threading.get_ident()
+        #: whose turn it is; see `budget`
+        self.phase: int = Phase.MIDDLEWARE
+        self.phases: list[Mark] = [(started, Phase.MIDDLEWARE)]
+        self.intervals: list[Interval] = []
+        #: where the time went; None while the request runs
+        self.budget: Budget | None = None
+        #: the kinds of what was found, in the order in which it was
+        self.findings: list[str] = []
+
+    def enter(self, phase: int) -> int:
+        """From now on it is this phase's turn. Returns the one before it."""
+        before, self.phase = self.phase, phase
+        if len(self.phases) < MOST_INTERVALS:
+            self.phases.append((time.perf_counter(), phase))
+        return before
+
+    def waited(self, start: float, end: float, cause: int) -> None:
+        """Something went on from `start` to `end`, by `time.perf_counter()`. From any thread."""
+        if len(self.intervals) < MOST_INTERVALS:
+            self.intervals.append((start, end, cause))
+
+    @property
+    def seconds(self) -> float:
+        """Duration, first to last byte, of a request that has ended."""
+        return self.ended - self.started
 
     @property
     def route(self) -> str | None:

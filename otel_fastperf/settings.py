@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, V
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from otel_fastperf.errors import SettingsError
+from otel_fastperf.findings import Kind
 
 PREFIX: Final = "OTEL_FASTPERF_"
 
@@ -101,6 +102,13 @@ def _regular_expressions(patterns: tuple[str, ...]) -> tuple[str, ...]:
         message = f"together they are no regular expression ({error}); write (?i:pattern) for (?i)pattern"
         raise ValueError(message) from None
     return patterns
+
+
+def _page_path(value: str) -> str:
+    if not value.startswith("/") or value == "/" or re.search(r"[\s?#{}]", value):
+        message = "must start with / and name a path, without spaces, braces, ? and #"
+        raise ValueError(message)
+    return value
 
 
 class _Group(BaseModel):
@@ -296,6 +304,70 @@ class DatabaseSettings(_Group):
         examples=["4096"],
         description="Longest statement on a span, in characters; the rest is cut off.",
     )
+    n_plus_one: int = Field(
+        default=6,
+        ge=2,
+        examples=["6"],
+        description="A statement that one line repeats this often in a request, one after the other, is `n_plus_one`.",
+    )
+    n_plus_one_seconds: float = Field(
+        default=0.002,
+        ge=0,
+        examples=["0.002"],
+        description="Repeats of a statement that take less time than this together are no finding, in seconds.",
+    )
+    slow_query: float = Field(
+        default=0.5,
+        gt=0,
+        examples=["0.5"],
+        description="A statement that takes this long is a `slow_query`, in seconds.",
+    )
+    sync_on_loop: float = Field(
+        default=0.001,
+        ge=0,
+        examples=["0.001"],
+        description="Synchronous statements that hold the event loop this long in one request are `sync_db_on_loop`, in"
+        " seconds.",
+    )
+    pool_wait: float = Field(
+        default=0.05,
+        gt=0,
+        examples=["0.05"],
+        description="Waiting this long for a connection is a `pool_wait`, in seconds.",
+    )
+
+
+class ExplainSettings(_Group):
+    """EXPLAIN of slow queries, on a connection of its own."""
+
+    enabled: bool = Field(
+        default=False, examples=["true"], description="Ask the database for the plan of a slow query. Never ANALYZE."
+    )
+    cooldown: float = Field(
+        default=600.0, ge=0, examples=["600"], description="Time between two plans of the same statement, in seconds."
+    )
+    timeout: float = Field(
+        default=2.0, gt=0, examples=["2"], description="Most time that the database may take for a plan, in seconds."
+    )
+    max_length: int = Field(
+        default=4096, ge=256, examples=["4096"], description="Longest plan that is shown, in characters."
+    )
+
+
+class MiddlewareSettings(_Group):
+    """Self time of each middleware."""
+
+    enabled: bool = Field(default=True, examples=["true"], description="Measure the self time of each middleware.")
+    slow_share: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        examples=["0.25"],
+        description="A middleware that takes this share of a request, and `slow_seconds`, is a `slow_middleware`.",
+    )
+    slow_seconds: float = Field(
+        default=0.01, ge=0, examples=["0.01"], description="A middleware that takes less than this is none, in seconds."
+    )
 
 
 class MetricsSettings(_Group):
@@ -341,10 +413,7 @@ class MetricsSettings(_Group):
     @field_validator("path")
     @classmethod
     def _path(cls, value: str) -> str:
-        if not value.startswith("/") or value == "/" or re.search(r"[\s?#{}]", value):
-            message = "must start with / and name a path, without spaces, braces, ? and #"
-            raise ValueError(message)
-        return value
+        return _page_path(value)
 
 
 class LoopSettings(_Group):
@@ -356,6 +425,18 @@ class LoopSettings(_Group):
     interval: float = Field(
         default=0.05, ge=0.005, le=1.0, examples=["0.05"], description="Time between two measurements, in seconds."
     )
+    blocked: float = Field(
+        default=0.1,
+        ge=0.02,
+        examples=["0.1"],
+        description="Code that holds the event loop this long is a `blocking_call`, in seconds.",
+    )
+    spans_per_minute: int = Field(
+        default=30,
+        ge=0,
+        examples=["30"],
+        description="Most spans `event loop blocked` in a minute; further ones are counted only.",
+    )
 
 
 class ThreadsSettings(_Group):
@@ -363,6 +444,12 @@ class ThreadsSettings(_Group):
 
     enabled: bool = Field(
         default=True, examples=["true"], description="Measure anyio's thread pool, which runs `def` endpoints."
+    )
+    wait: float = Field(
+        default=0.05,
+        gt=0,
+        examples=["0.05"],
+        description="Waiting this long for a thread is a `threadpool_wait`, in seconds.",
     )
 
 
@@ -383,6 +470,103 @@ class MemorySettings(_Group):
     interval: float = Field(
         default=10.0, ge=0.1, examples=["10"], description="Time between two measurements, in seconds."
     )
+    growth_window: float = Field(
+        default=600.0,
+        ge=1,
+        examples=["600"],
+        description="Memory that grows over this time, full collections included, is `memory_growth`, in seconds.",
+    )
+    growth_bytes: int = Field(
+        default=50 * 1024 * 1024,
+        ge=0,
+        examples=["52428800"],
+        description="Growth of less than this in the window is none, in bytes.",
+    )
+    forecast: float = Field(
+        default=4 * 3600.0,
+        gt=0,
+        examples=["14400"],
+        description="Growth that reaches the cgroup's limit within this time is `critical`, in seconds.",
+    )
+    gc_pause: float = Field(
+        default=0.05,
+        gt=0,
+        examples=["0.05"],
+        description="A pause of the garbage collector this long is a `gc_pause`, in seconds.",
+    )
+
+
+class CacheSettings(_Group):
+    """Caches that the app has handed over with `observe_cache`."""
+
+    hit_ratio: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        examples=["0.2"],
+        description="A cache that answers a smaller share of its look-ups than this is `cache_inefficient`.",
+    )
+    lookups: int = Field(
+        default=500,
+        ge=1,
+        examples=["500"],
+        description="Look-ups between two judgements of a cache.",
+    )
+    interval: float = Field(
+        default=10.0, ge=0.1, examples=["10"], description="Time between two readings of the caches, in seconds."
+    )
+
+
+class FindingsSettings(_Group):
+    """What is done with what was found."""
+
+    enabled: bool = Field(default=True, examples=["true"], description="Look for bottlenecks.")
+    disabled: tuple[str, ...] = Field(
+        default=(),
+        examples=["gc_pause,slow_middleware"],
+        description="Kinds of findings that are not reported.",
+    )
+    most: int = Field(
+        default=200, ge=1, examples=["200"], description="Findings that are kept; then the oldest are forgotten."
+    )
+    warnings_per_minute: int = Field(
+        default=10,
+        ge=0,
+        examples=["10"],
+        description="Most warnings in the log about new findings; further ones are counted only.",
+    )
+
+    @field_validator("disabled", mode="before")
+    @classmethod
+    def _disabled(cls, value: object) -> object:
+        return _names(value)
+
+    @field_validator("disabled")
+    @classmethod
+    def _kinds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in value:
+            if kind not in list(Kind):
+                message = f"{kind!r} is no kind of finding ({', '.join(Kind)})"
+                raise ValueError(message)
+        return value
+
+
+class DebugSettings(_Group):
+    """The route that hands out findings and verdicts, for `otel-fastperf doctor`."""
+
+    enabled: bool = Field(default=True, examples=["true"], description="Serve the debug route.")
+    path: str = Field(default="/debug/fastperf", examples=["/debug/fastperf"], description="Path of the debug route.")
+    token: SecretStr | None = Field(
+        default=None,
+        min_length=8,
+        examples=["a-long-random-word"],
+        description="Answer requests with `Authorization: Bearer <this>`; without it, only those from this machine.",
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        return _page_path(value)
 
 
 class _Environment(PydanticBaseSettingsSource):
@@ -446,11 +630,16 @@ class Settings(BaseSettings):
     traces: TracesSettings = TracesSettings()
     requests: RequestsSettings = RequestsSettings()
     database: DatabaseSettings = DatabaseSettings()
+    explain: ExplainSettings = ExplainSettings()
+    middleware: MiddlewareSettings = MiddlewareSettings()
     metrics: MetricsSettings = MetricsSettings()
     loop: LoopSettings = LoopSettings()
     threads: ThreadsSettings = ThreadsSettings()
     memory: MemorySettings = MemorySettings()
+    cache: CacheSettings = CacheSettings()
     logs: LogsSettings = LogsSettings()
+    findings: FindingsSettings = FindingsSettings()
+    debug: DebugSettings = DebugSettings()
 
     def __init__(self, **values: Any) -> None:
         """Read and check everything; see the class."""
@@ -551,7 +740,7 @@ def _key(path: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> st
 
 
 def _shown(path: str, value: object) -> str:
-    if path in {"metrics.bearer_token", "traces.headers"}:
+    if path in {"metrics.bearer_token", "debug.token", "traces.headers"}:
         return "(secret)"
     return repr(value) if isinstance(value, str | int | float | bool | tuple) else "…"
 

@@ -1,11 +1,45 @@
-"""What every subject is given: where to put spans, where to put numbers, and where failures go."""
+"""What every subject is given: where to put spans, numbers and findings, and where failures go."""
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import SpanContext, Tracer
 
 from otel_fastperf.guard import Guard
 from otel_fastperf.metrics import Metrics
+from otel_fastperf.record import RequestRecord
+from otel_fastperf.reporting import Findings
+
+#: collections and holds that are remembered, for the budgets of requests that run meanwhile
+_MOST_PAUSES = 4096
+_MOST_HOLDS = 256
+
+
+class Hold(NamedTuple):
+    """The event loop was held, from `start` to `end` by `time.perf_counter()`."""
+
+    start: float
+    end: float
+    #: the request whose code held it; None when that is not known, or was no request
+    owner: RequestRecord | None
+    #: the span that tells of it
+    span: SpanContext | None
+
+
+@dataclass(slots=True)
+class Obstacles:
+    """What stands in the way of every request of the process: pauses of the garbage collector, holds of the loop.
+
+    Written by the monitors, read when a request has ended. Deques: appending to one takes no lock.
+    """
+
+    #: `(start, end)` by `time.perf_counter()`, oldest first
+    pauses: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MOST_PAUSES))
+    holds: deque[Hold] = field(default_factory=lambda: deque(maxlen=_MOST_HOLDS))
+    #: note a hold that has just ended and that no heartbeat has seen yet. On the loop's thread; set by the monitor
+    settle: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -14,4 +48,6 @@ class Signals:
 
     tracer: Tracer
     metrics: Metrics
+    findings: Findings
     guard: Guard
+    obstacles: Obstacles = field(default_factory=Obstacles)

@@ -27,6 +27,7 @@ from starlette.applications import Starlette
 
 from otel_fastperf.errors import SetupError
 from otel_fastperf.exposition import Exposition, serve_on_port
+from otel_fastperf.findings import Finding
 from otel_fastperf.guard import Guard
 from otel_fastperf.instrumentation.app import Layers, install_layers
 from otel_fastperf.instrumentation.background import instrument_background
@@ -43,6 +44,7 @@ from otel_fastperf.monitors.loop import monitor_loop
 from otel_fastperf.monitors.memory import monitor_memory
 from otel_fastperf.monitors.threads import monitor_threads
 from otel_fastperf.peers import native_config
+from otel_fastperf.reporting import Detector, Findings
 from otel_fastperf.settings import Settings, propagators_of_environment
 from otel_fastperf.signals import Signals
 from otel_fastperf.tracing import Tracing, open_tracing
@@ -122,6 +124,7 @@ class Telemetry:
         self._app = app
         self._engines = engines
         self._guard = Guard(lambda part: self.metrics.telemetry_errors.child(part).inc())
+        self._findings = Findings(settings.findings, self.metrics, self._guard)
         self._instrumentation = ExitStack()
         self._lifespan = ExitStack()
         self._lock = threading.Lock()
@@ -139,6 +142,18 @@ class Telemetry:
         """Finished spans that are kept in this process, oldest first; none when they are exported."""
         store = self._tracing.store if self._tracing is not None else None
         return () if store is None else store.spans()
+
+    def findings(self) -> tuple[Finding, ...]:
+        """The bottlenecks that were seen so far, merged, worst first; kept over `shutdown()`."""
+        return self._findings.log.findings()
+
+    def add_detector(self, detector: Detector) -> Callable[[], None]:
+        """Have a detector of your own look at every request that has ended; returns the call that undoes this.
+
+        It is called as `detector(record)` on the event loop, yields a `Finding` for each bottleneck it sees, and must
+        neither change nor keep the record. One that raises is counted, and costs its findings only.
+        """
+        return self._findings.add_detector(detector)
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Export what has finished. Blocks for up to `timeout` seconds; True when all of it was settled."""
@@ -204,7 +219,7 @@ class Telemetry:
         self._tracing = tracing = stack.enter_context(open_tracing(settings, self.metrics, self._guard, given=given))
         yield Part("traces", on=True, detail=tracing.description)
 
-        signals = Signals(tracing.tracer, self.metrics, self._guard)
+        signals = Signals(tracing.tracer, self.metrics, self._findings, self._guard)
         exposition = Exposition(self.metrics, settings.metrics, self._guard)
         stack.callback(exposition.close)
         self._monitors = monitors = _Monitors(settings, signals, exposition)

@@ -7,9 +7,13 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Tracer
 
+from otel_fastperf.findings import Finding
 from otel_fastperf.guard import Guard
 from otel_fastperf.metrics import Metrics
+from otel_fastperf.reporting import Findings
+from otel_fastperf.settings import FindingsSettings
 from otel_fastperf.signals import Signals
 
 
@@ -29,6 +33,11 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+def signals_of(tracer: Tracer, metrics: Metrics, guard: Guard) -> Signals:
+    """`Signals` with findings of their own."""
+    return Signals(tracer, metrics, Findings(FindingsSettings(), metrics, guard), guard)
+
+
 @dataclass
 class Probe:
     """Signals to hand to a subject, and what came out of them."""
@@ -40,6 +49,10 @@ class Probe:
     def spans(self) -> tuple[ReadableSpan, ...]:
         """Finished spans, oldest first."""
         return self.exporter.get_finished_spans()
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found, worst first."""
+        return self.signals.findings.log.findings()
 
     def value(self, name: str, **labels: str) -> float | None:
         """A sample of `/metrics` by its full name (`…_total`, `…_count`, `…_bucket`), or None."""
@@ -53,6 +66,6 @@ def probe() -> Iterator[Probe]:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     failures: list[str] = []
-    signals = Signals(provider.get_tracer("otel_fastperf"), Metrics(), Guard(failures.append))
+    signals = signals_of(provider.get_tracer("otel_fastperf"), Metrics(), Guard(failures.append))
     yield Probe(signals, exporter, failures)
     provider.shutdown()

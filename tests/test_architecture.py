@@ -16,17 +16,20 @@ PACKAGE: Final = ROOT / "otel_fastperf"
 
 #: Lowest first. A module imports from its own floor and below; a folder stands with all that is in it.
 FLOORS: Final = (
-    ("errors", "guard", "lifespan", "peers", "record", "route", "spans", "sql", "text", "ticker"),
-    ("settings",),
-    ("logs", "metrics", "tracing"),
+    ("budget", "errors", "findings", "guard", "lifespan", "peers", "route", "spans", "sql", "stack", "text", "ticker"),
+    ("record",),
+    ("report", "settings"),
+    ("detectors", "logs", "metrics", "tracing"),
+    ("diagnosis", "reporting"),
     ("exposition", "signals"),
     ("instrumentation", "monitors"),
     ("telemetry",),
     ("__init__",),
+    ("__main__", "cli", "pytest_plugin"),
 )
 
 #: Folders of subjects that know nothing of each other: each can be taken out alone.
-STRANGERS: Final = ("instrumentation", "monitors")
+STRANGERS: Final = ("detectors", "instrumentation", "monitors")
 
 #: Foreign package -> the modules and folders that may import it.
 DOORS: Final = {
@@ -313,6 +316,6 @@ def project_files() -> Iterator[Path]:
     """All but what the Makefile's targets make."""
     for path in ROOT.rglob("*"):
         top, *below = path.relative_to(ROOT).parts
-        made = top == "dist" or (top.startswith(".") and below and top != ".ci")
+        made = top in {".git", "dist"} or (top.startswith(".") and below and top != ".ci")
         if path.is_file() and not made and "__pycache__" not in below:
             yield path

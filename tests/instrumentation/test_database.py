@@ -54,7 +54,7 @@ from otel_fastperf.metrics import Metrics
 from otel_fastperf.record import CURRENT, RequestRecord
 from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.signals import Signals
-from tests.conftest import Probe
+from tests.conftest import Probe, signals_of
 from tests.postgresql import with_driver
 
 DURATION = "db_client_operation_duration_seconds"
@@ -215,7 +215,7 @@ def test_the_sampler_sees_the_attributes(probe: Probe, engine: Engine) -> None:
             return super().should_sample(*args, **kwargs)
 
     tracer = TracerProvider(sampler=Sampler(Decision.RECORD_AND_SAMPLE)).get_tracer("test")
-    with instrument_database(None, DatabaseSettings(), Signals(tracer, probe.signals.metrics, probe.signals.guard)):
+    with instrument_database(None, DatabaseSettings(), signals_of(tracer, probe.signals.metrics, probe.signals.guard)):
         run(engine)
     assert seen[0]["db.query.summary"] == "SELECT"
     assert seen[0]["db.query.text"] == "SELECT ?"
@@ -435,7 +435,7 @@ def test_statements_under_suppressed_instrumentation_leave_no_trace(observed: Pr
 
 def second(probe: Probe) -> Signals:
     """Another telemetry in the same process; its spans go to the same exporter, its failures too."""
-    return Signals(probe.signals.tracer, Metrics(), probe.signals.guard)
+    return signals_of(probe.signals.tracer, Metrics(), probe.signals.guard)
 
 
 @pytest.mark.parametrize("serves", ["the first", "the second"])
@@ -737,7 +737,7 @@ def test_exemplars_can_be_switched_off(probe: Probe, engine: Engine) -> None:
 
 def test_a_span_that_is_not_sampled_is_no_exemplar(probe: Probe, engine: Engine) -> None:
     tracer = TracerProvider(sampler=ALWAYS_OFF).get_tracer("test")
-    with instrument_database(None, DatabaseSettings(), Signals(tracer, probe.signals.metrics, probe.signals.guard)):
+    with instrument_database(None, DatabaseSettings(), signals_of(tracer, probe.signals.metrics, probe.signals.guard)):
         run(engine)
     assert "trace_id" not in exposed(probe)
     assert counted(probe, "SELECT") == 1
@@ -755,7 +755,7 @@ def test_a_span_processor_that_fails_costs_the_span_only(engine: Engine) -> None
     failures: list[str] = []
     provider = TracerProvider()
     provider.add_span_processor(Broken())
-    signals = Signals(provider.get_tracer("test"), Metrics(), Guard(failures.append))
+    signals = signals_of(provider.get_tracer("test"), Metrics(), Guard(failures.append))
     with instrument_database(None, DatabaseSettings(), signals), request_without_span(signals) as record:
         run(engine)
     assert failures == ["database"]
@@ -778,7 +778,7 @@ def test_metrics_that_fail_fail_no_statement(probe: Probe, engine: Engine) -> No
             raise ZeroDivisionError
 
     failures: list[str] = []
-    signals = Signals(probe.signals.tracer, NoMetrics(), Guard(failures.append))
+    signals = signals_of(probe.signals.tracer, NoMetrics(), Guard(failures.append))
     with instrument_database(None, DatabaseSettings(), signals):
         run(engine)
         with pytest.raises(OperationalError):

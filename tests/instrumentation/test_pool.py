@@ -21,8 +21,7 @@ from otel_fastperf.guard import Guard
 from otel_fastperf.instrumentation.pool import _name, instrument_pool
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import DatabaseSettings
-from otel_fastperf.signals import Signals
-from tests.conftest import Probe
+from tests.conftest import Probe, signals_of
 from tests.postgresql import with_driver
 
 NewEngine = Callable[..., Engine]
@@ -462,7 +461,7 @@ def test_two_telemetries_both_tell_and_end_in_any_order(
     probe: Probe, new_engine: NewEngine, path: str, first_ends: int
 ) -> None:
     raw_connection = Engine.raw_connection
-    other = Probe(Signals(probe.signals.tracer, Metrics(), probe.signals.guard), probe.exporter)
+    other = Probe(signals_of(probe.signals.tracer, Metrics(), probe.signals.guard), probe.exporter)
     stacks = [ExitStack(), ExitStack()]
     for stack, each in zip(stacks, (probe, other), strict=True):
         stack.enter_context(instrument_pool(None, DatabaseSettings(), each.signals))
@@ -502,7 +501,7 @@ def test_a_failure_inside_fails_no_connection(probe: Probe, new_engine: NewEngin
             raise ZeroDivisionError
 
     failures: list[str] = []
-    signals = Signals(probe.signals.tracer, NoMetrics(), Guard(failures.append))
+    signals = signals_of(probe.signals.tracer, NoMetrics(), Guard(failures.append))
     with instrument_pool(None, DatabaseSettings(), signals), new_engine().connect() as connection:
         assert connection.scalar(text("SELECT 1")) == 1
     assert set(failures) == {"pool"}
