@@ -6,17 +6,29 @@ object), so a query in a gathered task counts for the request that started it.
 
 import threading
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.trace import Span
 
 from otel_fastperf.budget import Budget, Interval, Mark, Phase
+from otel_fastperf.findings import CallSite
 from otel_fastperf.route import route_template
 
 #: intervals and marks of one request that are kept; what comes after them counts for the phase it lies in
 MOST_INTERVALS: Final = 10_000
+
+
+class Middleware(NamedTuple):
+    """One middleware of the app."""
+
+    #: its class, or the function of `@app.middleware("http")`; `#2` for the second of a name
+    name: str
+    #: `base_http` for Starlette's `BaseHTTPMiddleware`, else `asgi`
+    kind: str
+    #: its `dispatch`, function or `__call__`
+    call_site: CallSite | None
 
 
 class RequestRecord:
@@ -35,14 +47,17 @@ class RequestRecord:
         "escaped",
         "excluded",
         "findings",
+        "innermost",
         "intervals",
         "loop_thread",
+        "middlewares",
         "owner",
         "phase",
         "phases",
         "root_path",
         "routed",
         "scope",
+        "send",
         "span",
         "started",
         "status",
@@ -78,6 +93,12 @@ class RequestRecord:
         #: whose turn it is; see `budget`
         self.phase: int = Phase.MIDDLEWARE
         self.phases: list[Mark] = [(started, Phase.MIDDLEWARE)]
+        #: the phase furthest inside that was last at work, below all middleware
+        self.innermost: int = Phase.ROUTING
+        #: the app's middlewares, from the outside in; number n has the phase `Phase.MIDDLEWARE + n`
+        self.middlewares: tuple[Middleware, ...] = ()
+        #: the ASGI `send` that was last passed inward, to know who puts one of their own around it
+        self.send: object = None
         self.intervals: list[Interval] = []
         #: where the time went; None while the request runs
         self.budget: Budget | None = None
@@ -87,6 +108,8 @@ class RequestRecord:
     def enter(self, phase: int) -> int:
         """From now on it is this phase's turn. Returns the one before it."""
         before, self.phase = self.phase, phase
+        if phase < Phase.SEND:
+            self.innermost = phase
         if len(self.phases) < MOST_INTERVALS:
             self.phases.append((time.perf_counter(), phase))
         return before
@@ -95,6 +118,14 @@ class RequestRecord:
         """Something went on from `start` to `end`, by `time.perf_counter()`. From any thread."""
         if len(self.intervals) < MOST_INTERVALS:
             self.intervals.append((start, end, cause))
+
+    def self_times(self) -> Iterator[tuple[Middleware, float]]:
+        """Each of the app's middlewares, and the seconds it took itself; its own waits are in it."""
+        if self.budget is not None:
+            for number, middleware in enumerate(self.middlewares):
+                seconds = self.budget.middleware.get(number)
+                if seconds is not None:
+                    yield middleware, seconds
 
     @property
     def seconds(self) -> float:

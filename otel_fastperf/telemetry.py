@@ -18,6 +18,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -25,6 +26,7 @@ from opentelemetry import propagate
 from opentelemetry.propagators.composite import CompositePropagator
 from starlette.applications import Starlette
 
+from otel_fastperf.detectors.slow_middleware import detect_slow_middleware
 from otel_fastperf.errors import SetupError
 from otel_fastperf.exposition import Exposition, serve_on_port
 from otel_fastperf.findings import Finding
@@ -32,7 +34,9 @@ from otel_fastperf.guard import Guard
 from otel_fastperf.instrumentation.app import Layers, install_layers
 from otel_fastperf.instrumentation.background import instrument_background
 from otel_fastperf.instrumentation.database import instrument_database
+from otel_fastperf.instrumentation.endpoints import instrument_endpoints
 from otel_fastperf.instrumentation.metrics_endpoint import MetricsEndpoint
+from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer
 from otel_fastperf.instrumentation.pool import instrument_pool
 from otel_fastperf.instrumentation.requests import RequestLayer, Requests, RouterLayer
 from otel_fastperf.instrumentation.server_span import DESCRIPTION, chosen_source, server_span_from
@@ -220,6 +224,8 @@ class Telemetry:
         yield Part("traces", on=True, detail=tracing.description)
 
         signals = Signals(tracing.tracer, self.metrics, self._findings, self._guard)
+        for detector in _detectors(settings):
+            stack.callback(self._findings.add_detector(detector))
         exposition = Exposition(self.metrics, settings.metrics, self._guard)
         stack.callback(exposition.close)
         self._monitors = monitors = _Monitors(settings, signals, exposition)
@@ -228,7 +234,8 @@ class Telemetry:
         stack.enter_context(_propagators(settings))
         stack.enter_context(server_span_from(source, app, settings, tracing.provider))
         stack.enter_context(instrument_background(signals))
-        self._layers = self._new_layers(signals, exposition)
+        stack.enter_context(instrument_endpoints(signals))
+        self._layers = self._new_layers(stack, signals, exposition)
         stack.enter_context(install_layers(app, self._layers))
         yield Part("requests", on=True, detail=DESCRIPTION[source])
         yield self._install_database(stack, signals)
@@ -238,10 +245,17 @@ class Telemetry:
         versions = [installed(name) for name in ("otel-fastperf", "fastapi", "sqlalchemy", "opentelemetry-sdk")]
         self.metrics.build_info.child(*versions, source).set(1)
 
-    def _new_layers(self, signals: Signals, exposition: Exposition) -> Layers:
+    def _new_layers(self, stack: ExitStack, signals: Signals, exposition: Exposition) -> Layers:
         settings, app = self.settings, self._app
-        requests = Requests(settings.requests, signals, exemplars=settings.metrics.exemplars)
+        timer = MiddlewareTimer(signals)
+        exemplars = settings.metrics.exemplars
+        requests = Requests(settings.requests, signals, exemplars=exemplars, middlewares=lambda: timer.middlewares)
         on_app = settings.metrics.enabled and settings.metrics.port is None
+
+        between: dict[str, Any] = {}
+        if settings.middleware.enabled:
+            between = {"between": timer.place, "boundary": lambda inner, phase: Boundary(inner, phase, signals)}
+            stack.callback(timer.remove)
 
         def outermost(inner: Any) -> MetricsEndpoint:
             return MetricsEndpoint(inner, app, settings.metrics.path, exposition, on=on_app)
@@ -249,7 +263,13 @@ class Telemetry:
         def request(inner: Any, *, join: bool) -> RequestLayer:
             return RequestLayer(inner, requests, join=join, on_new_loop=self._on_new_loop)
 
-        return Layers(app, outermost=outermost, request=request, router=lambda inner: RouterLayer(inner, signals))
+        return Layers(
+            app,
+            outermost=outermost,
+            request=request,
+            router=lambda inner: RouterLayer(inner, signals),
+            **between,
+        )
 
     def _install_database(self, stack: ExitStack, signals: Signals) -> Part:
         settings, engines = self.settings, self._engines
@@ -400,6 +420,11 @@ def _propagators(settings: Settings) -> Iterator[None]:
         yield
     finally:
         propagate.set_global_textmap(before)
+
+
+def _detectors(settings: Settings) -> Iterator[Detector]:
+    """What looks at each request that has ended."""
+    yield partial(detect_slow_middleware, settings=settings.middleware)
 
 
 def _check_app(app: object) -> None:
