@@ -108,20 +108,25 @@ def budget(telemetry: Telemetry, number: int = 1) -> dict[str, float]:
     return spent
 
 
+def is_about(seconds: float, spent: float) -> bool:
+    """A timer fires up to a millisecond early, and late on a machine that is busy."""
+    return seconds - 0.002 <= spent < seconds + 0.1
+
+
 def test_dependencies_and_endpoint_are_told_apart() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/async")
         spent = budget(telemetry)
-    assert 0.03 <= spent["dependencies"] < 0.05
-    assert 0.05 <= spent["handler"] < 0.07
+    assert is_about(0.03, spent["dependencies"])
+    assert is_about(0.05, spent["handler"])
 
 
 def test_those_that_run_in_threads_too() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/sync")
         spent = budget(telemetry)
-    assert 0.03 <= spent["dependencies"] < 0.05
-    assert 0.05 <= spent["handler"] < 0.07
+    assert is_about(0.03, spent["dependencies"])
+    assert is_about(0.05, spent["handler"])
 
 
 def test_what_is_returned_has_to_be_serialised() -> None:
@@ -135,7 +140,7 @@ def test_what_is_returned_has_to_be_serialised() -> None:
 def test_the_pieces_of_a_stream_are_made_by_the_endpoint() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/stream")
-        assert budget(telemetry)["handler"] >= 0.1
+        assert is_about(0.1, budget(telemetry)["handler"])
 
 
 @pytest.mark.parametrize("path", ["/response", "/refused", "/boom", "/nothing", "/async"])
@@ -211,7 +216,7 @@ def test_a_plain_starlette_route_is_all_handler() -> None:
     with observed(app) as (server, telemetry):
         server.get("/plain")
         spent = budget(telemetry)
-    assert spent["handler"] >= 0.02
+    assert is_about(0.02, spent["handler"])
     assert "dependencies" not in spent
 
 
@@ -220,12 +225,12 @@ def test_the_span_of_another_instrumentation_has_the_budget_too(source: str) -> 
     app = shop()
     if source == "native" and native_config(app) is None:
         pytest.skip("this FastAPI has no telemetry of its own")
-    telemetry = setup_telemetry(app, settings=Settings(server_span=source))  # type: ignore[arg-type]
+    telemetry = setup_telemetry(app, settings=Settings(server_span=source))
     with telemetry, TestClient(app) as client:
         client.get("/async")
         span = next(span for span in telemetry.spans() if span.kind.name == "SERVER")
         assert span.attributes is not None
-        assert float(span.attributes[f"{PREFIX}handler"]) >= 0.05  # type: ignore[arg-type]
+        assert is_about(0.05, float(span.attributes[f"{PREFIX}handler"]))  # type: ignore[arg-type]
 
 
 def test_shutdown_puts_the_functions_back() -> None:

@@ -18,6 +18,9 @@ from otel_fastperf.findings import Kind
 
 Spent = dict[str, float]
 
+#: what a loaded machine may add; what is told apart takes longer
+BUSY = 0.019
+
 
 @contextmanager
 def observed(app: FastAPI, **settings: Any) -> Iterator[tuple[TestClient, Telemetry]]:
@@ -100,8 +103,8 @@ def test_each_has_its_own_work_and_not_the_endpoints() -> None:
     with observed(app) as (client, telemetry):
         client.get("/slow")
         spent = self_times(telemetry)
-    assert 0.03 <= spent["Outer"] < 0.045
-    assert 0.02 <= spent["Inner"] < 0.035
+    assert 0.03 <= spent["Outer"] < 0.03 + BUSY
+    assert 0.02 <= spent["Inner"] < 0.02 + BUSY
 
 
 def test_work_in_a_send_of_its_own_is_its_own() -> None:
@@ -111,8 +114,8 @@ def test_work_in_a_send_of_its_own_is_its_own() -> None:
     with observed(app) as (client, telemetry):
         client.get("/slow")
         spent = self_times(telemetry)
-    assert 0.03 <= spent["Inner"] < 0.045
-    assert spent["Outer"] < 0.015
+    assert 0.03 <= spent["Inner"] < 0.03 + BUSY
+    assert spent["Outer"] < BUSY
 
 
 class Slow(BaseHTTPMiddleware):
@@ -130,8 +133,8 @@ def test_a_dispatch_before_and_after_call_next_is_its_own() -> None:
     with observed(app) as (client, telemetry):
         client.get("/slow")
         spent = self_times(telemetry)
-    assert 0.05 <= spent["Slow"] < 0.065
-    assert spent["Outer"] < 0.015
+    assert 0.05 <= spent["Slow"] < 0.05 + BUSY
+    assert spent["Outer"] < BUSY
 
 
 @pytest.mark.parametrize("kind", [Slow, GZipMiddleware, Inner])
@@ -143,7 +146,7 @@ def test_the_pieces_of_a_stream_are_the_endpoints(kind: Any) -> None:
         (span,) = telemetry.spans()
         assert span.attributes is not None
         # while `Slow` works, the endpoint makes its next piece
-        assert 0.05 <= float(span.attributes["fastperf.time.handler"]) < 0.12  # type: ignore[arg-type]
+        assert 0.05 <= float(span.attributes["fastperf.time.handler"]) < 0.3  # type: ignore[arg-type]
         assert self_times(telemetry)[kind.__name__] < 0.07
 
 
