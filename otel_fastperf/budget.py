@@ -100,7 +100,7 @@ class Budget(NamedTuple):
 
 
 def split(started: float, ended: float, phases: Sequence[Mark], intervals: Iterable[Interval] = ()) -> Budget:
-    """The budget of a request. All times are `time.perf_counter()`; `phases` begin with one at `started`.
+    """The budget of a request. All times are `time.perf_counter()`; `phases` are in order and begin at `started`.
 
     The segments add up to `ended - started`. What lies outside of that is left out. A request that never reached an
     endpoint of FastAPI's has no dependencies: its routing is part of its handler.
@@ -110,7 +110,7 @@ def split(started: float, ended: float, phases: Sequence[Mark], intervals: Itera
     if clipped:
         marks += [(start, 2, cause) for start, end, cause in clipped if start < end]
         marks += [(end, 0, cause) for start, end, cause in clipped if start < end]
-    marks.sort()
+        marks.sort()
     return _budget(_swept(started, ended, marks))
 
 
@@ -146,7 +146,7 @@ def _strongest(active: list[int]) -> int:
 def _budget(sums: dict[tuple[int, int], float]) -> Budget:
     segments: dict[Segment, float] = {}
     middleware: dict[int, float] = {}
-    fastapi = any(phase == Phase.DEPENDENCIES for phase, _ in sums)
+    fastapi = (Phase.DEPENDENCIES, _CAUSES) in sums
     for (phase, cause), seconds in sums.items():
         if cause < _CAUSES:
             segment = _SEGMENT_OF_CAUSE[cause]
