@@ -18,7 +18,7 @@ PACKAGE: Final = ROOT / "otel_fastperf"
 FLOORS: Final = (
     ("budget", "errors", "findings", "guard", "lifespan", "peers", "route", "spans", "sql", "stack", "text", "ticker"),
     ("record",),
-    ("report", "settings"),
+    ("report", "settings", "statements"),
     ("detectors", "logs", "metrics", "tracing"),
     ("diagnosis", "reporting"),
     ("exposition", "signals"),
@@ -39,7 +39,7 @@ DOORS: Final = {
     "sqlalchemy": ("instrumentation.database", "instrumentation.pool"),
 }
 #: Foreign package -> the modules that may also import it under `if TYPE_CHECKING`.
-TYPING_DOORS: Final = {"sqlalchemy": ("telemetry",), "opentelemetry.sdk": ("telemetry",)}
+TYPING_DOORS: Final = {"sqlalchemy": ("statements", "telemetry"), "opentelemetry.sdk": ("telemetry",)}
 
 
 @dataclass(frozen=True)
