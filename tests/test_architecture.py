@@ -16,7 +16,21 @@ PACKAGE: Final = ROOT / "otel_fastperf"
 
 #: Lowest first. A module imports from its own floor and below; a folder stands with all that is in it.
 FLOORS: Final = (
-    ("budget", "errors", "findings", "guard", "lifespan", "peers", "route", "spans", "sql", "stack", "text", "ticker"),
+    (
+        "budget",
+        "errors",
+        "findings",
+        "guard",
+        "lifespan",
+        "orm",
+        "peers",
+        "route",
+        "spans",
+        "sql",
+        "stack",
+        "text",
+        "ticker",
+    ),
     ("record",),
     ("report", "settings", "statements"),
     ("detectors", "logs", "metrics", "tracing"),
