@@ -26,7 +26,10 @@ from opentelemetry import propagate
 from opentelemetry.propagators.composite import CompositePropagator
 from starlette.applications import Starlette
 
+from otel_fastperf.detectors.n_plus_one import detect_n_plus_one
 from otel_fastperf.detectors.slow_middleware import detect_slow_middleware
+from otel_fastperf.detectors.slow_query import detect_slow_query
+from otel_fastperf.detectors.sync_db_on_loop import detect_sync_db_on_loop
 from otel_fastperf.errors import SetupError
 from otel_fastperf.exposition import Exposition, serve_on_port
 from otel_fastperf.findings import Finding
@@ -425,6 +428,9 @@ def _propagators(settings: Settings) -> Iterator[None]:
 def _detectors(settings: Settings) -> Iterator[Detector]:
     """What looks at each request that has ended."""
     yield partial(detect_slow_middleware, settings=settings.middleware)
+    yield partial(detect_n_plus_one, settings=settings.database)
+    yield partial(detect_slow_query, settings=settings.database)
+    yield partial(detect_sync_db_on_loop, settings=settings.database)
 
 
 def _check_app(app: object) -> None:
