@@ -8,6 +8,7 @@ without middleware pays nothing. What a middleware takes itself is `Budget.middl
 around it sees that. So its `dispatch_func` is timed too.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, Final
 
@@ -17,9 +18,11 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 
 from otel_fastperf.budget import Phase
-from otel_fastperf.findings import CallSite
+from otel_fastperf.detectors.slow_middleware import REPEATS, SelfTime, detect_slow_middleware
+from otel_fastperf.findings import CallSite, Finding
 from otel_fastperf.peers import chain
-from otel_fastperf.record import CURRENT, Middleware
+from otel_fastperf.record import CURRENT, Middleware, RequestRecord
+from otel_fastperf.settings import MiddlewareSettings
 from otel_fastperf.signals import Signals
 
 Scope = MutableMapping[str, Any]
@@ -56,6 +59,26 @@ class MiddlewareTimer:
         for dispatch in self._dispatches:
             dispatch.remove()
         self._dispatches.clear()
+
+
+class SlowMiddlewares:
+    """A detector of requests: remembers the last few of each route in which a middleware was slow."""
+
+    def __init__(self, settings: MiddlewareSettings) -> None:
+        self._settings = settings
+        self._recent: dict[tuple[str, str], deque[SelfTime]] = {}
+
+    def __call__(self, record: RequestRecord) -> Iterator[Finding]:
+        """See `reporting.Detector`. On the event loop, one request at a time."""
+        for middleware, seconds in record.self_times():
+            spent = SelfTime(seconds, record.seconds)
+            key = (record.route or "", middleware.name)
+            if not spent.is_slow(self._settings):
+                self._recent.pop(key, None)
+                continue
+            recent = self._recent.setdefault(key, deque(maxlen=REPEATS))
+            recent.append(spent)
+            yield from detect_slow_middleware(middleware, tuple(recent), self._settings)
 
 
 class Boundary:
