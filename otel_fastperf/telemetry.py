@@ -256,7 +256,7 @@ class Telemetry:
 
         between: dict[str, Any] = {}
         if settings.middleware.enabled:
-            between = {"between": timer.place, "boundary": lambda inner, phase: Boundary(inner, phase, signals)}
+            between = {"between": timer.place, "boundary": partial(Boundary, signals)}
             stack.callback(timer.remove)
 
         def outermost(inner: Any) -> MetricsEndpoint:

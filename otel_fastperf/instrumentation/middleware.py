@@ -5,7 +5,8 @@ every app has (ServerErrorMiddleware, ExceptionMiddleware, FastAPI's own) does n
 without middleware pays nothing. What a middleware takes itself is `Budget.middleware`.
 
 `BaseHTTPMiddleware` runs the inner app in a task of its own, and its `dispatch` goes on while that task waits: no layer
-around it sees that. So its `dispatch_func` is timed too.
+around it sees that. So its `dispatch_func` is timed instead; that one task waits for the other to be run is the event
+loop's time, not the middleware's, and stays where it was.
 """
 
 from collections import deque
@@ -42,13 +43,14 @@ class MiddlewareTimer:
         self._dispatches: list[_Dispatch] = []
 
     def place(self, stack: Any, boundary: Callable[..., Any]) -> None:
-        """Put `boundary(inner, phase)` between every middleware and what it passes requests on to."""
+        """Put `boundary(inner, phase, sends)` between every middleware and what it passes requests on to."""
         nodes = list(_users_own(stack))
         if nodes:
             self.middlewares = _described(nodes)
             for number, node in enumerate(nodes):
-                node.app = boundary(node.app, Phase.MIDDLEWARE + number + 1)
-                if isinstance(node, BaseHTTPMiddleware):
+                base_http = isinstance(node, BaseHTTPMiddleware)
+                node.app = boundary(node.app, Phase.MIDDLEWARE + number + 1, not base_http)
+                if base_http:
                     self._dispatches.append(_Dispatch(node, Phase.MIDDLEWARE + number, self._signals))
         for kind in ("asgi", "base_http"):
             number = sum(each.kind == kind for each in self.middlewares)
@@ -84,10 +86,12 @@ class SlowMiddlewares:
 class Boundary:
     """ASGI middleware between two of the app's: notes on the record that the inner one is at work, then the outer."""
 
-    def __init__(self, app: Any, phase: int, signals: Signals) -> None:
+    def __init__(self, signals: Signals, app: Any, phase: int, sends: bool) -> None:  # noqa: FBT001 - called by place()
+        """`app` is the inner one, `phase` its phase; `sends`: the outer one sends in the task of the inner one."""
         self.app = app
         self.on = True
         self._phase = phase
+        self._sends = sends
         self._signals = signals
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
@@ -98,7 +102,8 @@ class Boundary:
             return
         if send is not record.send:
             # the middleware outside of here has put a `send` of its own around the one it got
-            send = _returning_to(self._phase - 1, send)
+            if self._sends:
+                send = _returning_to(self._phase - 1, send)
             record.send = send
         outer = record.enter(self._phase)
         try:
@@ -143,6 +148,7 @@ class _Dispatch:
             return await self._covered(request, call_next)
 
         async def timed_next(request: Any) -> Any:
+            record.enter(self._phase + 1)
             try:
                 return await call_next(request)
             finally:
