@@ -17,6 +17,7 @@ PACKAGE: Final = ROOT / "otel_fastperf"
 #: Lowest first. A module imports from its own floor and below; a folder stands with all that is in it.
 FLOORS: Final = (
     (
+        "allocations",
         "application",
         "budget",
         "cache_adapters",
