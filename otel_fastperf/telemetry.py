@@ -170,8 +170,8 @@ class Telemetry:
     def observe_cache(self, cache: _C, name: str | None = None) -> _C:
         """Measure a cache: its hits, misses, evictions and size; returns it. See `caches.Caches.observe`.
 
-        Functions with `functools.lru_cache` are found by themselves. Also known: caches and cached functions of cachetools
-        and aiocache, backends of fastapi-cache, clients of redis.
+        Functions with `functools.lru_cache` are found by themselves. Also known: caches and cached functions of
+        cachetools and aiocache, backends of fastapi-cache, clients of redis.
 
         Raises:
             SetupError: It is no cache that is known.
