@@ -17,8 +17,8 @@ PACKAGE: Final = ROOT / "otel_fastperf"
 #: Lowest first. A module imports from its own floor and below; a folder stands with all that is in it.
 FLOORS: Final = (
     ("budget", "errors", "findings", "guard", "lifespan", "peers", "route", "spans", "sql", "stack", "text", "ticker"),
-    ("record",),
-    ("report", "settings"),
+    ("plans", "reads", "record"),
+    ("report", "settings", "statements"),
     ("detectors", "logs", "metrics", "tracing"),
     ("diagnosis", "reporting"),
     ("exposition", "signals"),
@@ -36,10 +36,10 @@ DOORS: Final = {
     "prometheus_client": ("exposition", "metrics"),
     "opentelemetry.sdk": ("tracing",),
     "opentelemetry.exporter": ("tracing",),
-    "sqlalchemy": ("instrumentation.database", "instrumentation.pool"),
+    "sqlalchemy": ("instrumentation.database", "instrumentation.explain", "instrumentation.pool"),
 }
 #: Foreign package -> the modules that may also import it under `if TYPE_CHECKING`.
-TYPING_DOORS: Final = {"sqlalchemy": ("telemetry",), "opentelemetry.sdk": ("telemetry",)}
+TYPING_DOORS: Final = {"sqlalchemy": ("statements", "telemetry"), "opentelemetry.sdk": ("telemetry",)}
 
 
 @dataclass(frozen=True)
