@@ -255,7 +255,7 @@ class _Worker:
 
     def _ask(self, slow: SlowStatement) -> Plan:
         dialect = slow.engine.dialect
-        database = DATABASES["mariadb" if getattr(dialect, "is_mariadb", False) else slow.dialect]
+        database = DATABASES[_system(slow)]
         statement = statement_of(slow.text, slow.dialect)
         question = _Question(database, dialect, slow, statement, self._settings.timeout)
         with suppress_instrumentation():
@@ -276,7 +276,7 @@ class _Worker:
             kind=SpanKind.INTERNAL,
             context=set_span_in_context(NonRecordingSpan(context), Context()),
             attributes={
-                DB_SYSTEM_NAME: slow.dialect,
+                DB_SYSTEM_NAME: _system(slow),
                 DB_QUERY_SUMMARY: slow.summary,
                 "fastperf.plan.hash": plan.hash,
             },
@@ -284,6 +284,11 @@ class _Worker:
         )
         span.add_event("fastperf.explain", _event_attributes(plan))
         span.end()
+
+
+def _system(slow: SlowStatement) -> str:
+    """The dialect, where MariaDB is told from MySQL."""
+    return "mariadb" if getattr(slow.engine.dialect, "is_mariadb", False) else slow.dialect
 
 
 def _event_attributes(plan: Plan) -> dict[str, AttributeValue]:

@@ -99,7 +99,8 @@ def _sort(node: Node, above: tuple[Node, ...], facts: Facts, statement: Statemen
     size = rows * (node.width + _ROW_OVERHEAD) if node.width else 0
     tables = {child.table for child, _ in walk(node) if child.table}
     rank, remedy = _WHOLE, "a condition, or a LIMIT on the order of an index, would leave fewer"
-    if node.keys and len(tables) == 1:
+    grouped = any(child.work is Work.GROUP for child, _ in walk(node))
+    if node.keys and len(tables) == 1 and not grouped:
         rank, remedy = _ORDERED, f"try {_create_index(tables.pop(), node.keys)}"
     about = f"About {rows:,.0f} rows"
     if statement.limited and all(parent.work is not Work.GROUP for parent in above):

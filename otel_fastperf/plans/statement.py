@@ -24,11 +24,12 @@ _LONE: Final = re.compile(rf'(?<![\w"`])\(({_NAME})\)')
 _SOURCE: Final = re.compile(rf"(?:\bFROM|\bJOIN|,)\s+({_NAME})(?:\s+AS)?\s+({_PART})", re.IGNORECASE)
 _ORDER: Final = re.compile(r"\bORDER BY\s+(.*?)(?=\bLIMIT\b|\bOFFSET\b|\bFETCH\b|\bFOR\b|\)|;|$)", re.IGNORECASE)
 _LIMIT: Final = re.compile(r"\b(?:LIMIT|FETCH (?:FIRST|NEXT)|TOP)\b", re.IGNORECASE)
+_LABEL: Final = re.compile(rf"\bAS ({_PART})(?=\s*(?:,|\bFROM\b))", re.IGNORECASE)
 _SUFFIX: Final = re.compile(r"\s+(?:ASC|DESC|NULLS (?:FIRST|LAST))", re.IGNORECASE)
 _OR: Final = re.compile(r"\bOR\b", re.IGNORECASE)
 _WILDCARD: Final = re.compile(r"(?:~~\*?|\b(?:I?LIKE))\s+(?:[_\w]*)'[%_]", re.IGNORECASE)
 
-_OPERAND: Final = rf"(?P<call>[^\W\d]\w*)?\(?(?P<name>(?<![\w.\"`]){_NAME})\)?"
+_OPERAND: Final = rf"(?:\b(?P<call>[^\W\d]\w*)\((?P<argument>{_NAME})\)|(?<![\w.\"`])(?P<name>{_NAME})\)?)"
 _COMPARED: Final = re.compile(
     rf"{_OPERAND}\s*(?P<operator>=|<=|>=|<(?![>=])|>(?!=)|~~(?!\*)|\b(?:IN|LIKE|BETWEEN|IS NULL)\b)", re.IGNORECASE
 )
@@ -83,7 +84,7 @@ def statement_of(sql: str, dialect: str) -> Statement:
         text=query.text,
         dialect=dialect,
         tables=_tables(query.text),
-        order=plain_keys(orders[-1].split(",")) if orders else (),
+        order=() if not orders or _has_label(orders[-1], query.text) else plain_keys(orders[-1].split(",")),
         limited=_LIMIT.search(query.text) is not None,
         single=bool(query.collection) and not re.search(r"\bJOIN\b", query.text, re.IGNORECASE),
     )
@@ -108,10 +109,10 @@ def compared(condition: str, alias: str, *, single: bool = False, calls: bool = 
     equal: dict[str, None] = {}
     others: dict[str, None] = {}
     for match in _COMPARED.finditer(condition):
-        column = _column(match["name"], alias, single=single)
-        is_call = bool(match["call"]) and _is_call(match)
-        if column and (calls or not is_call):
-            key = f"{match['call'].lower()}({column})" if is_call else column
+        call = "" if (match["call"] or "").upper() in _WORDS else match["call"] or ""
+        column = _column(match["argument"] or match["name"], alias, single=single)
+        if column and (calls or not call):
+            key = f"{call.lower()}({column})" if call else column
             (equal if match["operator"].upper() in _EQUAL else others)[key] = None
     for match in _REVERSED.finditer(condition):
         column = _column(match["name"], alias, single=single)
@@ -131,8 +132,10 @@ def plain_keys(keys: list[str]) -> tuple[str, ...]:
     return tuple(_unquoted(re.findall(_PART, column)[-1]) for column in columns)[:_MOST_KEYS]
 
 
-def _is_call(match: re.Match[str]) -> bool:
-    return match["call"].upper() not in _WORDS and match.string[match.end("call")] == "("
+def _has_label(order: str, shown: str) -> bool:
+    """True if it sorts by what the statement only calls so: `count(*) AS c … ORDER BY c`."""
+    labels = {label.lower() for label in _LABEL.findall(shown)}
+    return any(name.lower() in labels for name in re.findall(_PART, order))
 
 
 def _column(name: str, alias: str, *, single: bool) -> str:
