@@ -516,6 +516,13 @@ def test_a_correlated_subquery_of_sqlite() -> None:
     assert "CREATE INDEX ix_orders_user_id ON orders (user_id)" in remark
 
 
+def test_a_join_of_all_with_all_is_in_order() -> None:
+    lines = (3, 0, "SCAN o"), (5, 0, "SEARCH u USING INTEGER PRIMARY KEY (rowid=?)")
+    sql = "SELECT * FROM orders o JOIN users u ON u.id = o.user_id"
+    assert sqlite(sql, *lines).remark == ""
+    assert "orders (user_id)" in sqlite(f"{sql} WHERE u.id < ?", *lines).remark
+
+
 def test_an_or_names_what_has_no_index() -> None:
     remark = sqlite("SELECT * FROM orders WHERE status = ? OR user_id = ?", (2, 0, "SCAN orders")).remark
     assert "no index serves `user_id`: try CREATE INDEX ix_orders_user_id ON orders (user_id)" in remark

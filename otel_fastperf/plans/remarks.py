@@ -77,10 +77,14 @@ def _scan(node: Node, above: tuple[Node, ...], statement: Statement) -> Iterator
     whole = f"All of about {read:,.0f} rows of `{node.table}` are read"
     join = next((parent for parent in above if parent.work is Work.JOIN), None)
     filtered = any(detail.startswith("Filter") for detail in node.details)
-    if node.keys and (filtered or join is None):
+    # a statement that compares with no value may be a join of all with all: no index spares a row of its first table
+    if node.keys and (filtered or (join is None and statement.chooses)):
         if node.rows is None or node.rows <= SELECTIVE * read:
             found = "" if node.rows is None else f" to find about {max(node.rows, 1):,.0f}"
             yield _Problem(read, _LOOKED_UP, f"{whole}{found}; {_advice(node)}.")
+    elif join is None and _has_siblings(above):
+        # the lines of a join, in plans that have no node for it
+        return
     elif join is not None:
         # where there is an index already, the planner has found joining otherwise cheaper
         if node.keys and not node.indexed and join.rows is not None and join.rows <= SELECTIVE * read:
@@ -89,6 +93,10 @@ def _scan(node: Node, above: tuple[Node, ...], statement: Statement) -> Iterator
     elif not (filtered or statement.limited):
         spared = "a WHERE, a LIMIT, or a result that is kept would spare them"
         yield _Problem(read, _WHOLE, f"{whole}, with no condition that chooses any; {spared}.")
+
+
+def _has_siblings(above: tuple[Node, ...]) -> bool:
+    return bool(above) and sum(bool(child.table) for child in above[0].children) > 1
 
 
 # --- sorts and groups -------------------------------------------------------------------------------------------------

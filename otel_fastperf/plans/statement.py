@@ -27,13 +27,14 @@ _LIMIT: Final = re.compile(r"\b(?:LIMIT|FETCH (?:FIRST|NEXT)|TOP)\b", re.IGNOREC
 _LABEL: Final = re.compile(rf"\bAS ({_PART})(?=\s*(?:,|\bFROM\b))", re.IGNORECASE)
 _SUFFIX: Final = re.compile(r"\s+(?:ASC|DESC|NULLS (?:FIRST|LAST))", re.IGNORECASE)
 _OR: Final = re.compile(r"\bOR\b", re.IGNORECASE)
+_VALUE: Final = re.compile(r"(?:[=<>~]|\b(?:LIKE|IN|BETWEEN|IS))\s*\(?(?:[?:$%]|NOT\b|NULL\b)", re.IGNORECASE)
 _WILDCARD: Final = re.compile(r"(?:~~\*?|\b(?:I?LIKE))\s+(?:[_\w]*)'[%_]", re.IGNORECASE)
 
 _OPERAND: Final = rf"(?:\b(?P<call>[^\W\d]\w*)\((?P<argument>{_NAME})\)|(?<![\w.\"`])(?P<name>{_NAME})\)?)"
 _COMPARED: Final = re.compile(
     rf"{_OPERAND}\s*(?P<operator>=|<=|>=|<(?![>=])|>(?!=)|~~(?!\*)|\b(?:IN|LIKE|BETWEEN|IS NULL)\b)", re.IGNORECASE
 )
-_REVERSED: Final = re.compile(rf"(?<![<>!])=\s*(?P<name>{_NAME})(?!\s*[\w(.])")
+_REVERSED: Final = re.compile(rf"(?<![<>!])=\s*(?P<name>{_NAME})(?![\w.]|\s*\()")
 _EQUAL: Final = frozenset({"=", "IN", "IS NULL"})
 
 
@@ -68,6 +69,8 @@ class Statement:
     #: columns of the last ORDER BY; empty if it has anything else
     order: tuple[str, ...]
     limited: bool
+    #: it compares anything with a value, so it does not ask for all there is
+    chooses: bool
     #: it has only one table, so a column without a table is a column of it
     single: bool
 
@@ -85,6 +88,7 @@ def statement_of(sql: str, dialect: str) -> Statement:
         dialect=dialect,
         tables=_tables(query.text),
         order=() if not orders or _has_label(orders[-1], query.text) else plain_keys(orders[-1].split(",")),
+        chooses=_VALUE.search(query.text) is not None,
         limited=_LIMIT.search(query.text) is not None,
         single=bool(query.collection) and not re.search(r"\bJOIN\b", query.text, re.IGNORECASE),
     )
