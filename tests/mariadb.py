@@ -124,15 +124,16 @@ def _start(server: str, data: Path, directory: Path, account: dict[str, Any]) ->
             f"--port={port}",
             *_UNSAFE_BUT_FAST,
         )
-        process = subprocess.Popen(
-            (server, *options),
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(directory / "log").open("ab"),
-            start_new_session=True,
-            **account,
-        )
+        with (directory / "log").open("ab") as log:
+            process = subprocess.Popen(
+                (server, *options),
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **account,
+            )
         if _serves(process, port):
             _clean_up_after_us(directory, process)
             return port
