@@ -309,7 +309,7 @@ def test_the_statement_is_never_executed_again(probe: Probe, on_slow: OnSlow, sq
     explained(probe)
     assert statements[:2] == ["PRAGMA busy_timeout = 2000", "PRAGMA query_only = ON"]
     # how many rows the table has, by its largest rowid, and its indexes
-    assert [seen for seen in statements[2:] if not seen.startswith("SELECT 'people', CASE")] == []
+    assert [seen for seen in statements[2:] if not seen.startswith(("SELECT 'people', CASE", "-- PRAGMA"))] == []
 
 
 @pytest.mark.parametrize(
