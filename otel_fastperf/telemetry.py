@@ -39,6 +39,7 @@ from otel_fastperf.instrumentation.background import instrument_background
 from otel_fastperf.instrumentation.cache import instrument_caches
 from otel_fastperf.instrumentation.database import instrument_database
 from otel_fastperf.instrumentation.endpoints import instrument_endpoints
+from otel_fastperf.instrumentation.explain import explain_slow_queries
 from otel_fastperf.instrumentation.metrics_endpoint import MetricsEndpoint
 from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer, SlowMiddlewares
 from otel_fastperf.instrumentation.pool import instrument_pool
@@ -297,10 +298,15 @@ class Telemetry:
         if not settings.database.enabled:
             return Part("database", on=False, detail="OTEL_FASTPERF_DATABASE_ENABLED is false")
         exemplars = settings.metrics.exemplars
-        stack.enter_context(instrument_database(engines, settings.database, signals, exemplars=exemplars))
+        on_slow = None
+        if settings.explain.enabled:
+            on_slow = stack.enter_context(explain_slow_queries(settings.explain, signals))
+        stack.enter_context(
+            instrument_database(engines, settings.database, signals, exemplars=exemplars, on_slow=on_slow)
+        )
         stack.enter_context(instrument_pool(engines, settings.database, signals))
         which = "every SQLAlchemy engine of the process" if engines is None else f"{len(engines)} engine(s) given"
-        return Part("database", on=True, detail=which)
+        return Part("database", on=True, detail=which + (", slow queries explained" if on_slow is not None else ""))
 
     def _install_logs(self, stack: ExitStack) -> Part:
         if not self.settings.logs.enabled:
