@@ -21,6 +21,7 @@ FLOORS: Final = (
         "application",
         "budget",
         "cache_adapters",
+        "containers",
         "errors",
         "findings",
         "guard",
