@@ -86,14 +86,14 @@ CATALOGUE: Final = (
         fault="A connection is held during a call.",
         function="pool_wait:check_out_in_transaction",
         code="long_checkouts.begin()",
-        at_once=8,
+        at_once=4,
     ),
     Bottleneck(
         kind="threadpool_wait",
         name="threadpool-wait",
         fault="`def` endpoints wait in too few threads.",
         function="threadpool_wait:print_label",
-        code="def print_label(",
+        code='@router.get("/slow/threadpool-wait")',
         at_once=12,
     ),
     Bottleneck(
@@ -101,7 +101,8 @@ CATALOGUE: Final = (
         name="slow-middleware",
         fault="A middleware derives its key each time.",
         function="slow_middleware:DerivingSigner.dispatch",
-        code="sign(derive_key(), ",
+        code="async def dispatch(",
+        at_once=3,
     ),
     Bottleneck(
         kind="memory_growth",

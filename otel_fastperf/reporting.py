@@ -51,7 +51,7 @@ class Findings:
         for detector in self._detectors:
             try:
                 for finding in detector(record):
-                    self.report(replace(finding, route=finding.route or record.route or ""), record)
+                    self.report(finding, record)
             except Exception as error:  # noqa: BLE001 - one detector that fails is one finding less
                 self._guard.failed("detector", error)
 
@@ -69,6 +69,7 @@ class Findings:
         now = time.time()
         finding = replace(
             finding,
+            route=finding.route or (record is not None and record.route) or "",
             first_seen=finding.first_seen or now,
             last_seen=finding.last_seen or now,
             trace_ids=finding.trace_ids or (() if exemplar is None else (exemplar["trace_id"],)),

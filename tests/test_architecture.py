@@ -17,12 +17,17 @@ PACKAGE: Final = ROOT / "otel_fastperf"
 #: Lowest first. A module imports from its own floor and below; a folder stands with all that is in it.
 FLOORS: Final = (
     (
+        "allocations",
+        "application",
         "blocked",
         "budget",
+        "cache_adapters",
+        "containers",
         "errors",
         "findings",
         "guard",
         "lifespan",
+        "orm",
         "peers",
         "route",
         "spans",
@@ -31,13 +36,13 @@ FLOORS: Final = (
         "text",
         "ticker",
     ),
-    ("record",),
+    ("plans", "reads", "record"),
     ("sampling",),
     ("gaps",),
-    ("report", "settings"),
+    ("report", "settings", "statements"),
     ("detectors", "logs", "metrics", "tracing"),
     ("diagnosis", "reporting"),
-    ("exposition", "signals"),
+    ("caches", "exposition", "signals"),
     ("waits",),
     ("instrumentation", "monitors"),
     ("telemetry",),
@@ -53,10 +58,10 @@ DOORS: Final = {
     "prometheus_client": ("exposition", "metrics"),
     "opentelemetry.sdk": ("tracing",),
     "opentelemetry.exporter": ("tracing",),
-    "sqlalchemy": ("instrumentation.database", "instrumentation.pool"),
+    "sqlalchemy": ("instrumentation.database", "instrumentation.explain", "instrumentation.pool"),
 }
 #: Foreign package -> the modules that may also import it under `if TYPE_CHECKING`.
-TYPING_DOORS: Final = {"sqlalchemy": ("telemetry",), "opentelemetry.sdk": ("telemetry",)}
+TYPING_DOORS: Final = {"sqlalchemy": ("statements", "telemetry"), "opentelemetry.sdk": ("telemetry",)}
 
 
 @dataclass(frozen=True)

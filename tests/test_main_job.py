@@ -59,10 +59,11 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_every_request_span_has_its_statements_under_it(run: Run) -> None:
+    # a statement's span may arrive in a batch before its request's
+    wait_until(lambda: len(run.spans("SERVER")) > 100 and len(run.spans("CLIENT")) > 100, seconds=60, what="spans")
     servers = {span.span_id: span for span in run.spans("SERVER")}
-    assert len(servers) > 100
     statements = [span for span in run.spans("CLIENT") if span.parent_id in servers]
-    assert len(statements) > 100
+    assert len(statements) > len(run.spans("CLIENT")) / 2
     for span in statements:
         assert span.trace_id == servers[span.parent_id].trace_id
     assert {span.resource["service.name"] for span in servers.values()} == {"shop"}

@@ -38,7 +38,7 @@ async def test_it_ticks_until_the_block_ends() -> None:
 async def test_a_tick_says_how_late_it_is() -> None:
     late: list[float] = []
     with ticking(0.01, late.append, _unexpected):
-        time.sleep(0.3)  # noqa: ASYNC251 - the loop is to be held
+        time.sleep(0.3)
         await until(lambda: late)
     assert late[0] >= 0.28
 

@@ -3,7 +3,7 @@
     FastAPI's native telemetry      (>= 0.142; switched off, unless it is asked for)
     MetricsEndpoint                 answers /metrics before anything else sees it
     RequestLayer                    the SERVER span; inside of contrib's middleware where that is applied: it joins
-    ServerErrorMiddleware, the app's middleware, ExceptionMiddleware
+    ServerErrorMiddleware, the app's middleware with a boundary after each, ExceptionMiddleware
     RouterLayer                     sees the routed scope
     app.router
 
@@ -13,6 +13,7 @@ a stack that is already built is wrapped as it is. That makes set-up work at imp
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -24,18 +25,33 @@ Layer = Callable[[Any], Any]
 
 
 class Layers:
-    """Puts the three layers into one app's stack, wherever that stack comes from, and takes them out again."""
+    """Puts our layers into one app's stack, wherever that stack comes from, and takes them out again."""
 
-    def __init__(self, app: Starlette, *, outermost: Layer, request: Callable[..., Any], router: Layer) -> None:
-        """`outermost(app)`, `request(app, join=…)` and `router(app)` make the layers."""
+    def __init__(
+        self,
+        app: Starlette,
+        *,
+        outermost: Layer,
+        request: Callable[..., Any],
+        router: Layer,
+        between: Callable[[Any, Callable[..., Any]], None] = lambda _stack, _layer: None,
+        boundary: Callable[..., Any] = lambda inner, *_how: inner,
+    ) -> None:
+        """`outermost(app)`, `request(app, join=…)`, `router(app)` and `boundary(app, …)` make the layers.
+
+        `between(stack, boundary)` puts boundaries into a stack that has been built.
+        """
         self._app = app
         self._outermost = outermost
         self._request = request
         self._router = router
+        self._between = between
+        self._boundary = boundary
         self._made: list[Any] = []
 
     def place(self, stack: Any) -> Any:
         """The stack with our layers in it."""
+        self._place_between(stack)
         contrib = contrib_middleware(stack)
         if contrib is not None:
             contrib.app = self._make(self._request, contrib.app, join=True)
@@ -44,8 +60,12 @@ class Layers:
 
     def place_inside(self, stack: ServerErrorMiddleware) -> Any:
         """For contrib applied after us: it takes the stack apart and keeps only what is under its first middleware."""
+        self._place_between(stack)
         stack.app = self._make(self._outermost, self._make(self._request, stack.app, join=True))
         return stack
+
+    def _place_between(self, stack: Any) -> None:
+        self._between(stack, partial(self._make, self._boundary))
 
     def place_router(self) -> None:
         """Around the router. Mounted apps have routers of their own, inside."""

@@ -18,7 +18,8 @@ from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind
 from opentelemetry.util.http import SanitizeValue, normalise_request_header_name, normalise_response_header_name
 
-from otel_fastperf.record import CURRENT, RequestRecord
+from otel_fastperf.budget import Cause, Interval, Phase, split
+from otel_fastperf.record import CURRENT, Middleware, RequestRecord
 from otel_fastperf.settings import RequestsSettings
 from otel_fastperf.signals import Signals
 from otel_fastperf.spans import exemplar_of, fail_span
@@ -84,9 +85,17 @@ class _Propagation(NamedTuple):
 class Requests:
     """What all requests of one app share: settings made ready, signals, labels. Nothing of any request stays here."""
 
-    def __init__(self, settings: RequestsSettings, signals: Signals, *, exemplars: bool = True) -> None:
-        """Prepare; nothing is installed."""
+    def __init__(
+        self,
+        settings: RequestsSettings,
+        signals: Signals,
+        *,
+        exemplars: bool = True,
+        middlewares: Callable[[], tuple[Middleware, ...]] = tuple,
+    ) -> None:
+        """Prepare; nothing is installed. `middlewares()` are the app's, once its stack is built."""
         self.signals = signals
+        self.middlewares = middlewares
         self.exemplars = exemplars
         self._methods = frozenset(settings.known_methods)
         self._trust = settings.trust_incoming
@@ -109,7 +118,7 @@ class Requests:
         host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
         return self._excluded.search(f"{scope.get('scheme', 'http')}://{host}{scope['path']}") is not None
 
-    def start_span(self, scope: Scope, name: str) -> Span:
+    def start_span(self, scope: Scope, name: str, start_time: int) -> Span:
         """Start the SERVER span, in the trace that the propagation headers name."""
         propagation, propagator = self._propagation, propagate.get_global_textmap()
         if propagation is None or propagation.propagator is not propagator:
@@ -117,7 +126,12 @@ class Requests:
         headers = _decoded(scope["headers"], propagation.wanted)
         context, links = self._parent(headers, propagation)
         return self.signals.tracer.start_span(
-            name, context=context, kind=SpanKind.SERVER, attributes=self.attributes(scope, headers), links=links
+            name,
+            context=context,
+            kind=SpanKind.SERVER,
+            attributes=self.attributes(scope, headers),
+            links=links,
+            start_time=start_time,
         )
 
     def attributes(self, scope: Scope, headers: dict[str, list[str]]) -> dict[str, Any]:
@@ -271,7 +285,10 @@ class RouterLayer:
         async def answering(message: Message) -> None:
             record.answered = True
             await send(message)
+            # whatever is sent next has to be made first, and who makes it is the endpoint
+            record.enter(Phase.HANDLER)
 
+        outer = record.enter(Phase.ROUTING)
         try:
             await self.app(scope, receive, answering)
         except Exception as error:
@@ -280,6 +297,8 @@ class RouterLayer:
             else:
                 record.escaped = error
             raise
+        finally:
+            record.enter(outer)
 
     def _is_first(self, record: RequestRecord) -> bool:
         """Not the router of an app that is mounted in the one that is observed, and not another telemetry's request."""
@@ -300,21 +319,26 @@ class _Observed:
         "record",
         "requests",
         "span",
+        "started_ns",
     )
 
-    def __init__(
-        self, requests: Requests, scope: Scope, receive: Receive, send: Send, span: Span, *, join: bool
-    ) -> None:
+    def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
+        # when it began by the wall clock, how long it took by one that is never set
+        self.started_ns = time.time_ns()
+        started = time.perf_counter()
         self.requests = requests
-        self.span = span
+        self.span = span = trace.get_current_span() if join else self._start_span(requests, scope)
         self.disconnected = False
-        self.record = RequestRecord(requests.signals, scope, span, time.perf_counter())
+        self.record = RequestRecord(requests.signals, scope, span, started)
         self._receive = receive
         self._send = send
         self._join = join
         self._ended = False
         self._context: Any = None
         self._token: Any = None
+
+    def _start_span(self, requests: Requests, scope: Scope) -> Span:
+        raise NotImplementedError
 
     def enter(self) -> None:
         """Put span and record into the context. Called last: what fails before leaves no trace there."""
@@ -349,6 +373,11 @@ class _Observed:
     def _finish(self, error: BaseException | None) -> None:
         raise NotImplementedError
 
+    def _end_span(self) -> None:
+        """End it when the last byte was sent; what telemetry does afterwards is not the request's."""
+        if not self._join:
+            self.span.end(self.started_ns + int(self.record.seconds * 1e9))
+
     def _exemplar(self) -> dict[str, str] | None:
         return exemplar_of(self.span) if self.requests.exemplars else None
 
@@ -359,8 +388,11 @@ class _Excluded(_Observed):
     __slots__ = ()
 
     def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(requests, scope, receive, send, NonRecordingSpan(_SAMPLED_OUT), join=False)
+        super().__init__(requests, scope, receive, send, join=False)
         self.record.excluded = True
+
+    def _start_span(self, requests: Requests, scope: Scope) -> Span:  # noqa: ARG002 - all are called alike
+        return NonRecordingSpan(_SAMPLED_OUT)
 
     def _finish(self, error: BaseException | None) -> None:  # noqa: ARG002 - all are called alike
         self._ended = True
@@ -373,32 +405,42 @@ class _Exchange(_Observed):
         "_active",
         "_chunks",
         "_complete",
-        "_duration",
         "_first_byte",
         "_labels",
+        "_read",
         "_trailers",
         "received",
         "sent",
     )
 
     def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
-        method = requests.method(scope)
-        span = _joined_span() if join else requests.start_span(scope, _verb(method))
-        super().__init__(requests, scope, receive, send, span, join=join)
-        if join and span.is_recording():
-            span.set_attributes(requests.attributes(scope, _decoded(scope["headers"])))
+        super().__init__(requests, scope, receive, send, join=join)
+        if join and self.span.is_recording():
+            self.span.set_attributes(requests.attributes(scope, _decoded(scope["headers"])))
         scheme = scope.get("scheme", "http")
-        self._labels = (method, scheme if scheme in {"http", "https"} else "_OTHER")
-        self._complete = self._trailers = False
-        self._duration = self._first_byte = 0.0
+        self._labels = (requests.method(scope), scheme if scheme in {"http", "https"} else "_OTHER")
+        self._complete = self._trailers = self._read = False
+        self._first_byte = 0.0
         self._chunks = self.received = self.sent = 0
         self._active = requests.signals.metrics.active_requests.child(*self._labels)
         self._active.inc()
+        self.record.send = self.send
+        self.record.middlewares = requests.middlewares()
+
+    def _start_span(self, requests: Requests, scope: Scope) -> Span:
+        return requests.start_span(scope, _verb(requests.method(scope)), self.started_ns)
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        if self._read:
+            # whoever asks now waits for the client to go away, while the app works on
+            message = await self._receive()
+        else:
+            before = self.record.enter(Phase.SEND)
+            message = await self._receive()
+            self.record.enter(before)
         if message["type"] == "http.request":
             self.received += len(message.get("body", b""))
+            self._read = not message.get("more_body", False)
         else:
             # after the last byte every server says "disconnect"; before it, the client has gone
             self.disconnected = not self._complete
@@ -406,7 +448,9 @@ class _Exchange(_Observed):
 
     async def send(self, message: Message) -> None:
         self._guarded(self._before_send, message)
+        before = self.record.enter(Phase.SEND)
         await self._send(message)
+        self.record.enter(before)
         if self._complete and not self._ended:
             self._guarded(self._last_byte_sent)
 
@@ -424,7 +468,8 @@ class _Exchange(_Observed):
             self._complete = True
         if self._complete and self._join:
             # the span's owner ends it as soon as the message below has passed
-            self._annotate(self.record.route, self._failure(None))
+            self.record.ended = time.perf_counter()
+            self._conclude(self.record.route, self._failure(None))
 
     def _started(self, message: Message) -> None:
         self.record.status = message["status"]
@@ -434,7 +479,7 @@ class _Exchange(_Observed):
             self.span.set_attributes(self.requests.response_attributes(message))
 
     def _last_byte_sent(self) -> None:
-        self._duration = time.perf_counter() - self.record.started
+        self.record.ended = time.perf_counter()
         if (self.record.status or 0) < 500:  # noqa: PLR2004
             self._finish(None)
         # else wait for the exception: ServerErrorMiddleware sends its 500 first and raises afterwards
@@ -458,25 +503,51 @@ class _Exchange(_Observed):
         if self._ended:
             return
         self._ended = True
+        record = self.record
+        record.ended = record.ended or time.perf_counter()
         try:
-            failure, route = self._failure(error), self.record.route
-            duration = self._duration or time.perf_counter() - self.record.started
-            if not self._join or not self._complete:
-                self._annotate(route, failure)
-            if not self._join:
-                self.span.end()
-            self._measure(duration, route or UNMATCHED, failure[0])
+            failure, route = self._failure(error), record.route
+            if record.budget is None:
+                self._conclude(route, failure)
+            self._measure(route or UNMATCHED, failure[0])
         finally:
+            self._end_span()
             self._active.dec()
 
+    def _conclude(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
+        """Make the budget, look for bottlenecks, and put all that is known on the span."""
+        record, signals = self.record, self.requests.signals
+        signals.obstacles.settle()
+        record.budget = split(record.started, record.ended, record.phases, self._intervals())
+        signals.findings.examine(record)
+        self._annotate(route, failure)
+
+    def _intervals(self) -> list[Interval]:
+        """What it waited for, and what stood in its way."""
+        record = self.record
+        intervals = record.intervals
+        for start, end in reversed(self.requests.signals.obstacles.pauses):
+            if end <= record.started:
+                break
+            intervals.append((start, end, Cause.GC))
+        return intervals
+
     def _annotate(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
-        span, record = self.span, self.record
+        span = self.span
         if not span.is_recording():
             return
+        if route is not None:
+            span.update_name(f"{_verb(self._labels[0])} {route}")
+        span.set_attributes(self._last_attributes(route))
+        if failure[0]:
+            fail_span(span, *failure)
+
+    def _last_attributes(self, route: str | None) -> dict[str, Any]:
+        """What is known of a request when it has ended."""
+        record = self.record
         attributes: dict[str, Any] = {}
         if route is not None:
             attributes["http.route"] = route
-            span.update_name(f"{_verb(self._labels[0])} {route}")
         if record.status is not None:
             attributes["http.response.status_code"] = record.status
         if self._chunks > 1:
@@ -484,18 +555,25 @@ class _Exchange(_Observed):
         if record.db_statements:
             attributes["fastperf.db.query_count"] = record.db_statements
             attributes["fastperf.db.time"] = record.db_seconds
-        span.set_attributes(attributes)
-        if failure[0]:
-            fail_span(span, *failure)
+        if record.budget is not None:
+            attributes |= {f"fastperf.time.{segment}": spent for segment, spent in record.budget.segments.items()}
+        if record.findings:
+            attributes["fastperf.findings"] = tuple(dict.fromkeys(record.findings))
+        return attributes
 
-    def _measure(self, duration: float, route: str, kind: str) -> None:
+    def _measure(self, route: str, kind: str) -> None:
         metrics, record = self.requests.signals.metrics, self.record
         method, scheme = self._labels
         status = "" if record.status is None else str(record.status)
-        metrics.request_duration.child(method, route, status, kind, scheme).observe(duration, self._exemplar())
+        metrics.request_duration.child(method, route, status, kind, scheme).observe(record.seconds, self._exemplar())
         metrics.request_body_size.child(method, route).observe(self.received)
         metrics.response_body_size.child(method, route).observe(self.sent)
         metrics.request_db_statements.child(route).observe(record.db_statements)
+        if record.budget is not None:
+            for segment, seconds in record.budget.segments.items():
+                metrics.request_time.child(route, segment).inc(seconds)
+            for middleware, seconds in record.self_times():
+                metrics.middleware_self_time.child(middleware.name).observe(seconds)
 
 
 class _Connection(_Observed):
@@ -504,12 +582,14 @@ class _Connection(_Observed):
     __slots__ = ("_accepted", "_code")
 
     def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
-        span = _joined_span() if join else requests.start_span(scope, "WS")
-        super().__init__(requests, scope, receive, send, span, join=join)
+        super().__init__(requests, scope, receive, send, join=join)
         self._accepted = False
         #: close code: 1005 is "none given", an orderly close
         self._code = 1005
         requests.signals.metrics.websocket_active_connections.inc()
+
+    def _start_span(self, requests: Requests, scope: Scope) -> Span:
+        return requests.start_span(scope, "WS", self.started_ns)
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -544,6 +624,7 @@ class _Connection(_Observed):
             return
         self._ended = True
         metrics, span, record = self.requests.signals.metrics, self.span, self.record
+        record.ended = time.perf_counter()
         metrics.websocket_active_connections.dec()
         kind, cause = self._failure(error)
         route = record.route
@@ -557,14 +638,9 @@ class _Connection(_Observed):
                 span.set_attribute("fastperf.websocket.close_code", self._code)
             if kind:
                 fail_span(span, kind, cause)
-        if not self._join:
-            span.end()
-        duration = time.perf_counter() - record.started
-        metrics.websocket_connection_duration.child(route or UNMATCHED, kind).observe(duration, self._exemplar())
-
-
-def _joined_span() -> Span:
-    return trace.get_current_span()
+        duration = metrics.websocket_connection_duration.child(route or UNMATCHED, kind)
+        duration.observe(record.seconds, self._exemplar())
+        self._end_span()
 
 
 def _verb(method: str) -> str:

@@ -4,6 +4,7 @@ The limiter tells how many wait, and not how long. So while the monitor runs, th
 subclass of its own class that also takes the time; anyio's classes stay as they are, and so do all other limiters.
 """
 
+import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -12,6 +13,10 @@ from typing import Any, Final
 import anyio.to_thread
 from anyio import CapacityLimiter
 
+from otel_fastperf.budget import Cause
+from otel_fastperf.detectors.threadpool_wait import ThreadWait, detect_threadpool_wait
+from otel_fastperf.findings import CallSite
+from otel_fastperf.record import CURRENT, RequestRecord
 from otel_fastperf.settings import ThreadsSettings
 from otel_fastperf.signals import Signals
 from otel_fastperf.ticker import ticking
@@ -26,7 +31,7 @@ _Observer = Callable[[float], None]
 
 
 @asynccontextmanager
-async def monitor_threads(settings: ThreadsSettings, signals: Signals) -> AsyncIterator[None]:  # noqa: ARG001 - as all
+async def monitor_threads(settings: ThreadsSettings, signals: Signals) -> AsyncIterator[None]:
     """Measure the default thread limiter of the running loop."""
     limiter, metrics = anyio.to_thread.current_default_thread_limiter(), signals.metrics
 
@@ -37,28 +42,50 @@ async def monitor_threads(settings: ThreadsSettings, signals: Signals) -> AsyncI
         metrics.threadpool_waiting.set(now.tasks_waiting)
 
     with ExitStack() as stack:
-        stack.enter_context(_waits_timed(limiter, signals))
+        stack.enter_context(_waits_timed(limiter, settings, signals))
         stack.callback(metrics.on_refresh(read))
         stack.enter_context(ticking(_INTERVAL, read, lambda error: signals.guard.failed("threads_monitor", error)))
         yield
 
 
-def _observer(signals: Signals) -> _Observer:
+def _observer(limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> _Observer:
     """Called once a wait, in the task that waited: `record.CURRENT` is the request's. Never raises."""
 
     def waited(seconds: float) -> None:
         try:
             signals.metrics.threadpool_wait.observe(seconds)
+            if seconds:
+                _tell(seconds, limiter, settings, signals)
         except Exception as error:  # noqa: BLE001 - the caller holds a token by now, and must give it back
             signals.guard.failed("threadpool_wait", error)
 
     return waited
 
 
+def _tell(seconds: float, limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> None:
+    """Note the wait on the request; one over the threshold is a finding."""
+    record = CURRENT.get()
+    if record is None or record.owner is not signals or record.excluded:
+        return
+    now = time.perf_counter()
+    record.waited(now - seconds, now, Cause.THREADPOOL_WAIT)
+    if seconds >= settings.wait and not record.ended:
+        pool = limiter.statistics()
+        facts = ThreadWait(seconds, int(pool.total_tokens), pool.tasks_waiting, _endpoint_of(record))
+        for finding in detect_threadpool_wait(facts, settings):
+            signals.findings.report(finding, record)
+
+
+def _endpoint_of(record: RequestRecord) -> CallSite | None:
+    endpoint = record.scope.get("endpoint")
+    code = getattr(inspect.unwrap(endpoint), "__code__", None) if callable(endpoint) else None
+    return None if code is None else CallSite(code.co_filename, code.co_firstlineno, code.co_qualname)
+
+
 @contextmanager
-def _waits_timed(limiter: CapacityLimiter, signals: Signals) -> Iterator[None]:
+def _waits_timed(limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> Iterator[None]:
     """Measure the wait for each token of `limiter` until the block ends."""
-    waited = _observer(signals)
+    waited = _observer(limiter, settings, signals)
     observers: list[_Observer] | None = getattr(type(limiter), _OBSERVERS, None)
     if observers is None:
         observers = []

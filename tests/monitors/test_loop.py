@@ -43,7 +43,7 @@ def test_a_freeze_between_two_scrapes_is_one_sample_of_its_length(run: Run, prob
     async def main() -> None:
         async with monitor_loop(LoopSettings(), probe.signals):
             await until(lambda: beats(probe) > 2)
-            time.sleep(0.9)  # noqa: ASYNC251 - the freeze
+            time.sleep(0.9)
             await one_more_beat(probe, until)
 
     run(main())
@@ -77,7 +77,7 @@ def test_short_blocking_calls_make_the_loop_as_busy_as_they_last(
             before, blocked = busy(probe), 0.0
             for _ in range(100):
                 started = time.perf_counter()
-                time.sleep(0.005)  # noqa: ASYNC251 - a blocking call
+                time.sleep(0.005)
                 blocked += time.perf_counter() - started
                 await asyncio.sleep(pause)
             await one_more_beat(probe, until)
@@ -107,7 +107,7 @@ def test_the_loop_is_never_busier_than_time_passes(run: Run, probe: Probe) -> No
         started = time.perf_counter()
         async with monitor_loop(FAST, probe.signals):
             while time.perf_counter() < started + 1.5:
-                time.sleep(0.02)  # noqa: ASYNC251 - a blocking call
+                time.sleep(0.02)
                 await asyncio.sleep(0)
         return time.perf_counter() - started
 
@@ -201,7 +201,7 @@ def test_two_monitors_of_one_loop_may_end_in_any_order(run: Run, probe: Probe, u
         await second.enter_async_context(monitor_loop(FAST, probe.signals))
         await first.aclose()
         started = busy(probe)
-        time.sleep(0.2)  # noqa: ASYNC251 - a blocking call
+        time.sleep(0.2)
         await one_more_beat(probe, until)
         assert busy(probe) - started >= 0.15
         await second.aclose()
@@ -234,7 +234,7 @@ def test_a_loop_of_another_kind_is_measured_by_cpu_time_and_lag(
     async def main() -> None:
         async with monitor_loop(FAST, probe.signals):
             await until(lambda: beats(probe))
-            time.sleep(0.3)  # noqa: ASYNC251 - a blocking call
+            time.sleep(0.3)
             await one_more_beat(probe, until)
 
     run(main())

@@ -248,7 +248,7 @@ def test_a_limiter_that_takes_no_other_class_is_left_alone(run: Run, probe: Prob
                 raise TypeError
 
         limiter = Final(1)
-        with threads_module._waits_timed(limiter, probe.signals):
+        with threads_module._waits_timed(limiter, SETTINGS, probe.signals):
             async with limiter:
                 assert type(limiter) is Final
 

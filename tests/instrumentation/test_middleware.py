@@ -1,0 +1,242 @@
+"""The self time of middleware: its own work on the way in and out, and nothing of what it lets others do."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.testclient import TestClient
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import StreamingResponse
+
+from otel_fastperf import Finding, Settings, Telemetry, setup_telemetry
+from otel_fastperf.findings import Kind
+
+Spent = dict[str, float]
+
+#: what a loaded machine may add; what is told apart takes longer
+BUSY = 0.019
+
+
+@contextmanager
+def observed(app: FastAPI, **settings: Any) -> Iterator[tuple[TestClient, Telemetry]]:
+    with setup_telemetry(app, settings=Settings(**settings)) as telemetry, TestClient(app) as client:
+        yield client, telemetry
+
+
+def self_times(telemetry: Telemetry) -> Spent:
+    """Seconds by middleware, over all requests so far."""
+    name = "fastperf_middleware_self_time_seconds"
+    return {
+        sample.labels["middleware"]: sample.value
+        for family in telemetry.metrics.registry.collect()
+        if family.name == name
+        for sample in family.samples
+        if sample.name == f"{name}_sum"
+    }
+
+
+class Timed:
+    """Pure ASGI: works before, in its own `send`, and after."""
+
+    def __init__(self, app: Any, before: float = 0.0, sending: float = 0.0) -> None:
+        self.app = app
+        self.before = before
+        self.sending = sending
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        time.sleep(self.before)
+
+        async def sending(message: Any) -> None:
+            if message["type"].endswith("start"):
+                time.sleep(self.sending)
+            await send(message)
+
+        await self.app(scope, receive, sending if self.sending else send)
+
+
+class Outer(Timed):
+    pass
+
+
+class Inner(Timed):
+    pass
+
+
+def shop() -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/slow")
+    async def slow() -> str:
+        await asyncio.sleep(0.05)
+        return "done"
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        async def pieces() -> Any:
+            for _ in range(4):
+                await asyncio.sleep(0.02)
+                yield b"piece"
+
+        return StreamingResponse(pieces())
+
+    @app.websocket("/ws")
+    async def ws(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text("hello")
+        await websocket.close()
+
+    return app
+
+
+def test_each_has_its_own_work_and_not_the_endpoints() -> None:
+    app = shop()
+    app.add_middleware(Inner, before=0.02)
+    app.add_middleware(Outer, before=0.03)
+    with observed(app) as (client, telemetry):
+        client.get("/slow")
+        spent = self_times(telemetry)
+    assert 0.03 <= spent["Outer"] < 0.03 + BUSY
+    assert 0.02 <= spent["Inner"] < 0.02 + BUSY
+
+
+def test_work_in_a_send_of_its_own_is_its_own() -> None:
+    app = shop()
+    app.add_middleware(Inner, sending=0.03)
+    app.add_middleware(Outer)
+    with observed(app) as (client, telemetry):
+        client.get("/slow")
+        spent = self_times(telemetry)
+    assert 0.03 <= spent["Inner"] < 0.03 + BUSY
+    assert spent["Outer"] < BUSY
+
+
+class Slow(BaseHTTPMiddleware):
+    async def dispatch(self, request: Request, call_next: Any) -> Any:
+        time.sleep(0.02)
+        response = await call_next(request)
+        time.sleep(0.03)
+        return response
+
+
+def test_a_dispatch_before_and_after_call_next_is_its_own() -> None:
+    app = shop()
+    app.add_middleware(Slow)
+    app.add_middleware(Outer)
+    with observed(app) as (client, telemetry):
+        client.get("/slow")
+        spent = self_times(telemetry)
+    assert 0.05 <= spent["Slow"] < 0.05 + BUSY
+    assert spent["Outer"] < BUSY
+
+
+@pytest.mark.parametrize("kind", [Slow, GZipMiddleware, Inner])
+def test_the_pieces_of_a_stream_are_the_endpoints(kind: Any) -> None:
+    app = shop()
+    app.add_middleware(kind)
+    with observed(app) as (client, telemetry):
+        client.get("/stream")
+        (span,) = telemetry.spans()
+        assert span.attributes is not None
+        # while `Slow` works, the endpoint makes its next piece
+        assert 0.05 <= float(span.attributes["fastperf.time.handler"]) < 0.3  # type: ignore[arg-type]
+        assert self_times(telemetry)[kind.__name__] < 0.07
+
+
+def test_a_function_has_its_own_name_and_the_second_of_a_class_a_number() -> None:
+    app = shop()
+
+    @app.middleware("http")
+    async def add_header(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    app.add_middleware(Inner)
+    app.add_middleware(Inner)
+    with observed(app) as (client, telemetry):
+        client.get("/slow")
+        assert self_times(telemetry).keys() == {"add_header", "Inner", "Inner#2"}
+        value = telemetry.metrics.registry.get_sample_value
+        assert value("fastperf_middlewares", {"kind": "base_http"}) == 1
+        assert value("fastperf_middlewares", {"kind": "asgi"}) == 2
+
+
+def test_an_app_without_middleware_has_no_boundaries() -> None:
+    app = shop()
+    with observed(app) as (client, telemetry):
+        client.get("/slow")
+        assert self_times(telemetry) == {}
+
+
+def test_websockets_pass() -> None:
+    app = shop()
+    app.add_middleware(Inner)
+    app.add_middleware(Slow)
+    with observed(app) as (client, _), client.websocket_connect("/ws") as websocket:
+        assert websocket.receive_text() == "hello"
+
+
+def test_shutdown_takes_everything_out_again() -> None:
+    app = shop()
+    app.add_middleware(Slow)
+    app.add_middleware(Inner)
+    with observed(app) as (client, _):
+        client.get("/slow")
+    names: list[str] = []
+    node: Any = app.middleware_stack
+    while node is not None and node is not app.router:
+        names.append(type(node).__module__)
+        assert not isinstance(node, BaseHTTPMiddleware) or node.dispatch_func == node.dispatch
+        node = getattr(node, "app", None)
+    assert not [name for name in names if name.startswith("otel_fastperf")]
+    with TestClient(app) as client:
+        assert client.get("/slow").status_code == 200
+
+
+def test_it_can_be_switched_off() -> None:
+    app = shop()
+    app.add_middleware(Slow)
+    with observed(app, middleware={"enabled": False}) as (client, telemetry):
+        client.get("/slow")
+        assert self_times(telemetry) == {}
+        assert telemetry.findings() == ()
+
+
+def found(telemetry: Telemetry) -> tuple[Finding, ...]:
+    return tuple(finding for finding in telemetry.findings() if finding.kind == Kind.SLOW_MIDDLEWARE)
+
+
+def test_one_that_takes_a_large_share_is_found_with_its_line() -> None:
+    app = shop()
+    app.add_middleware(Slow)
+    app.add_middleware(Inner)
+    with observed(app) as (client, telemetry):
+        for _ in range(3):
+            assert found(telemetry) == ()
+            client.get("/slow")
+        (finding,) = found(telemetry)
+    assert (finding.subject, finding.route) == ("Slow", "/slow")
+    assert finding.call_site is not None
+    assert finding.call_site.function == "Slow.dispatch"
+    assert finding.evidence["base_http_middleware"] is True
+    assert "pure ASGI" in finding.remedy
+
+
+def test_one_that_only_lets_pass_is_not_found() -> None:
+    app = shop()
+
+    @app.middleware("http")
+    async def pass_on(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    with observed(app) as (client, telemetry):
+        for _ in range(5):
+            client.get("/slow")
+            client.get("/stream")
+        assert found(telemetry) == ()

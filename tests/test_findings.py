@@ -1,0 +1,107 @@
+"""Findings as values: what is the same is merged, what is worst comes first, and the log is bounded."""
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from otel_fastperf.findings import MOST_TRACES, CallSite, Finding, FindingLog, Kind, Severity
+
+SLOW = Finding(
+    kind=Kind.SLOW_QUERY,
+    severity=Severity.WARNING,
+    subject="SELECT items",
+    message="it took 1 s.",
+    remedy="add an index",
+    evidence={"seconds": 1.0},
+    call_site=CallSite("/srv/shop/orders.py", 41, "list_orders"),
+    seconds=1.0,
+    route="/orders",
+    first_seen=100.0,
+    last_seen=100.0,
+    trace_ids=("a" * 32,),
+)
+
+
+def log_of(*findings: Finding, most: int = 10) -> FindingLog:
+    log = FindingLog(most)
+    for finding in findings:
+        log.add(finding)
+    return log
+
+
+def test_a_finding_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        SLOW.count = 2  # type: ignore[misc]
+
+
+def test_a_call_site_reads_as_people_write_it() -> None:
+    assert str(SLOW.call_site) == "shop/orders.py:41 in list_orders"
+
+
+def test_equal_findings_are_one_with_their_sums() -> None:
+    later = replace(SLOW, seconds=3.0, first_seen=200.0, last_seen=200.0, message="it took 3 s.", trace_ids=("b" * 32,))
+    (merged,) = log_of(SLOW, later).findings()
+    assert (merged.count, merged.seconds, merged.first_seen, merged.last_seen) == (2, 4.0, 100.0, 200.0)
+    assert merged.message == "it took 3 s."
+    assert merged.trace_ids == ("a" * 32, "b" * 32)
+
+
+def test_the_words_stay_those_of_the_dearest() -> None:
+    (merged,) = log_of(SLOW, replace(SLOW, seconds=0.6, message="it took 0.6 s.")).findings()
+    assert merged.message == "it took 1 s."
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(SLOW, kind=Kind.N_PLUS_ONE),
+        replace(SLOW, route="/users"),
+        replace(SLOW, subject="SELECT users"),
+        replace(SLOW, call_site=CallSite("/srv/shop/orders.py", 42, "list_orders")),
+        replace(SLOW, call_site=None),
+    ],
+)
+def test_another_kind_route_subject_or_line_is_another_finding(other: Finding) -> None:
+    assert len(log_of(SLOW, other).findings()) == 2
+
+
+def test_add_tells_what_is_new() -> None:
+    log = FindingLog(10)
+    assert [log.add(SLOW), log.add(SLOW), log.add(replace(SLOW, route="/"))] == [True, False, True]
+
+
+def test_the_worst_comes_first() -> None:
+    mild = replace(SLOW, severity=Severity.INFO, subject="mild", seconds=99.0)
+    dear = replace(SLOW, subject="dear", seconds=5.0)
+    critical = replace(SLOW, severity=Severity.CRITICAL, subject="critical", seconds=0.1)
+    assert [each.subject for each in log_of(mild, SLOW, critical, dear).findings()] == [
+        "critical",
+        "dear",
+        "SELECT items",
+        "mild",
+    ]
+
+
+def test_the_log_is_bounded_and_counts_what_it_forgot() -> None:
+    log = log_of(*(replace(SLOW, subject=str(number)) for number in range(5)), most=3)
+    assert {each.subject for each in log.findings()} == {"2", "3", "4"}
+    assert log.forgotten == 2
+
+
+def test_a_finding_that_is_seen_again_is_not_the_oldest() -> None:
+    first, second = replace(SLOW, subject="first"), replace(SLOW, subject="second")
+    log = log_of(first, second, first, replace(SLOW, subject="third"), most=2)
+    assert {each.subject for each in log.findings()} == {"first", "third"}
+
+
+def test_only_the_newest_traces_are_kept() -> None:
+    (merged,) = log_of(*(replace(SLOW, trace_ids=(str(number),)) for number in range(9))).findings()
+    assert merged.trace_ids == tuple(map(str, range(9 - MOST_TRACES, 9)))
+
+
+def test_evidence_that_comes_later_is_added_and_stays() -> None:
+    log = log_of(SLOW, replace(SLOW, route="/users"))
+    log.annotate(lambda finding: finding.route == "/orders", {"plan": "Seq Scan"})
+    log.add(replace(SLOW, seconds=9.0, evidence={"seconds": 9.0}))
+    by_route = {each.route: each.evidence for each in log.findings()}
+    assert by_route == {"/orders": {"seconds": 9.0, "plan": "Seq Scan"}, "/users": {"seconds": 1.0}}
