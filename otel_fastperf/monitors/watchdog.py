@@ -34,6 +34,7 @@ from otel_fastperf.sampling import Sight, look
 from otel_fastperf.settings import LoopSettings
 from otel_fastperf.signals import Hold, Signals
 from otel_fastperf.spans import exemplar_of
+from otel_fastperf.stack import definition
 from otel_fastperf.ticker import ticking
 
 #: seconds between two beats: this part of what counts as blocked, and at most so many. A start is known as exactly
@@ -257,7 +258,7 @@ class _Reports:
         its return value is the endpoint's.
         """
         if _most_common(sight.in_router for sight in sights):
-            return None if owner is None else _endpoint(owner)
+            return None if owner is None else definition(owner.scope.get("endpoint"))
         innermost = _most_common(sight.frames[0] for sight in sights if sight.frames)
         if cause is not BlockedBy.CPU:
             return innermost
@@ -296,15 +297,6 @@ class _Reports:
             return False
         self._spans.append(now)
         return True
-
-
-def _endpoint(record: RequestRecord) -> CallSite | None:
-    """Where the endpoint begins; None for one that is no function."""
-    endpoint = record.scope.get("endpoint")
-    code = getattr(endpoint, "__code__", None)
-    if code is None:
-        return None
-    return CallSite(code.co_filename, code.co_firstlineno, code.co_qualname.rpartition("<locals>.")[2])
 
 
 def _attributes(blocked: BlockedLoop) -> dict[str, Any]:
