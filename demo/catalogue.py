@@ -93,7 +93,7 @@ CATALOGUE: Final = (
         name="threadpool-wait",
         fault="`def` endpoints wait in too few threads.",
         function="threadpool_wait:print_label",
-        code="def print_label(",
+        code='@router.get("/slow/threadpool-wait")',
         at_once=12,
     ),
     Bottleneck(
@@ -101,7 +101,8 @@ CATALOGUE: Final = (
         name="slow-middleware",
         fault="A middleware derives its key each time.",
         function="slow_middleware:DerivingSigner.dispatch",
-        code="sign(derive_key(), ",
+        code="async def dispatch(",
+        at_once=3,
     ),
     Bottleneck(
         kind="memory_growth",

@@ -8,16 +8,93 @@ import threading
 import time
 from collections.abc import Iterator, MutableMapping
 from contextvars import ContextVar
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.trace import Span
 
 from otel_fastperf.budget import Budget, Interval, Mark, Phase
 from otel_fastperf.findings import CallSite
 from otel_fastperf.route import route_template
+from otel_fastperf.sql import QueryText
+
+if TYPE_CHECKING:
+    from otel_fastperf.orm import Load
 
 #: intervals and marks of one request that are kept; what comes after them counts for the phase it lies in
 MOST_INTERVALS: Final = 10_000
+#: different statements of one request that are looked at
+MOST_STATEMENTS: Final = 256
+
+
+class StatementGroup:
+    """One statement of a request, all its executions together. Seconds are sums over them."""
+
+    __slots__ = (
+        "call_site",
+        "count",
+        "dialect",
+        "first",
+        "last",
+        "lines",
+        "load",
+        "loop_count",
+        "loop_seconds",
+        "namespace",
+        "query",
+        "seconds",
+        "sequential",
+        "slow_call_site",
+        "slow_count",
+        "slow_rows",
+        "slow_seconds",
+        "slowest",
+        "system",
+        "worker",
+    )
+
+    def __init__(self, query: QueryText, dialect: str, system: str, namespace: str) -> None:
+        self.query = query
+        #: SQLAlchemy's name, and OpenTelemetry's
+        self.dialect = dialect
+        self.system = system
+        #: the database
+        self.namespace = namespace
+        self.count = 0
+        self.seconds = 0.0
+        #: executions that began in the task, or thread, of the one before when all earlier ones had ended
+        self.sequential = 0
+        #: start of the first and end of the last, by `time.perf_counter()`
+        self.first = self.last = 0.0
+        #: the task or thread of the last one; 0 for the first, which is not asked
+        self.worker = 0
+        #: what it is for; None until it was repeated
+        self.load: Load | None = None
+        #: executions and their seconds by line, of those for which the line was looked up: the later repeats
+        self.lines: dict[CallSite | None, list[float]] = {}
+        #: executions that held the event loop: synchronous ones on its thread
+        self.loop_count = 0
+        self.loop_seconds = 0.0
+        #: the line of the first of these
+        self.call_site: CallSite | None = None
+        #: executions over `slow_query`
+        self.slow_count = 0
+        self.slow_seconds = 0.0
+        self.slowest = 0.0
+        #: the line of the slowest, and its rows where the driver knows: -1
+        self.slow_call_site: CallSite | None = None
+        self.slow_rows = -1
+
+    def add(self, started: float, ended: float, worker: int) -> int:
+        """One execution more, by `time.perf_counter()`, in this task or thread. How many there are by now."""
+        self.count += 1
+        self.seconds += ended - started
+        if self.count == 1:
+            self.first = started
+        if started >= self.last and self.worker in {0, worker}:
+            self.sequential += 1
+        self.worker = worker
+        self.last = max(self.last, ended)
+        return self.count
 
 
 class Middleware(NamedTuple):
@@ -60,6 +137,7 @@ class RequestRecord:
         "send",
         "span",
         "started",
+        "statements",
         "status",
     )
 
@@ -86,6 +164,8 @@ class RequestRecord:
         self.excluded = False
         self.db_statements = 0
         self.db_seconds = 0.0
+        #: the first `MOST_STATEMENTS` different statements, by fingerprint; an `executemany` has one of its own
+        self.statements: dict[str, StatementGroup] = {}
         #: `time.perf_counter()` of the last byte; 0 while the request runs
         self.ended = 0.0
         #: the thread whose event loop serves the request

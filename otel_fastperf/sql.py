@@ -576,3 +576,30 @@ _PLAIN_QUOTED: Final = re.compile(r"""["`\[]([\w$-]+)["`\]]""")
 def _shown_name(name: str) -> str:
     """`"Order"` as `Order`, but `"song list"` and `"a.b"` as they are."""
     return " ".join(_PLAIN_QUOTED.sub(r"\1", name).split())
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+_PART: Final = r'(?:[^\W\d][\w$]*+|"[^"]++"|`[^`]++`|\[[^\]]++\])'
+_COMPARISON: Final = re.compile(
+    rf"(?P<left>(?:{_PART}\.)*+{_PART})"
+    r"\s*+(?:[=<>]=?|<>|!=|(?:NOT\s++)?(?:I?LIKE|IN|BETWEEN)\b)\s*+"
+    rf"(?P<right>(?:{_PART}\.)++{_PART}(?!\s*+\())?",
+    re.IGNORECASE,
+)
+_CONDITIONS: Final = re.compile(r"\b(?:WHERE|ON|HAVING)\b", re.IGNORECASE)
+
+
+def compared_columns(text: str) -> list[str]:
+    """The columns that the conditions of a statement compare, as they are written there, each once.
+
+    `text` is one of `QueryText.text`. What is compared by its result only, as in `lower(name) = ?`, is none.
+    """
+    conditions = _CONDITIONS.search(text)
+    if conditions is None:
+        return []
+    found = (name for match in _COMPARISON.finditer(text, conditions.end()) for name in match.group("left", "right"))
+    return list(dict.fromkeys(_shown_name(name) for name in found if name and name.upper() not in _NO_COLUMNS))
+
+
+_NO_COLUMNS: Final = _CLAUSES | _words("AND OR NOT BY AS CASE WHEN THEN ELSE END NULL IN LIKE")

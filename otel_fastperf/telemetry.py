@@ -26,7 +26,9 @@ from opentelemetry import propagate
 from opentelemetry.propagators.composite import CompositePropagator
 from starlette.applications import Starlette
 
-from otel_fastperf.detectors.slow_middleware import detect_slow_middleware
+from otel_fastperf.detectors.n_plus_one import detect_n_plus_one
+from otel_fastperf.detectors.slow_query import detect_slow_query
+from otel_fastperf.detectors.sync_db_on_loop import detect_sync_db_on_loop
 from otel_fastperf.errors import SetupError
 from otel_fastperf.exposition import Exposition, serve_on_port
 from otel_fastperf.findings import Finding
@@ -36,7 +38,7 @@ from otel_fastperf.instrumentation.background import instrument_background
 from otel_fastperf.instrumentation.database import instrument_database
 from otel_fastperf.instrumentation.endpoints import instrument_endpoints
 from otel_fastperf.instrumentation.metrics_endpoint import MetricsEndpoint
-from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer
+from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer, SlowMiddlewares
 from otel_fastperf.instrumentation.pool import instrument_pool
 from otel_fastperf.instrumentation.requests import RequestLayer, Requests, RouterLayer
 from otel_fastperf.instrumentation.server_span import DESCRIPTION, chosen_source, server_span_from
@@ -254,7 +256,7 @@ class Telemetry:
 
         between: dict[str, Any] = {}
         if settings.middleware.enabled:
-            between = {"between": timer.place, "boundary": lambda inner, phase: Boundary(inner, phase, signals)}
+            between = {"between": timer.place, "boundary": partial(Boundary, signals)}
             stack.callback(timer.remove)
 
         def outermost(inner: Any) -> MetricsEndpoint:
@@ -424,7 +426,10 @@ def _propagators(settings: Settings) -> Iterator[None]:
 
 def _detectors(settings: Settings) -> Iterator[Detector]:
     """What looks at each request that has ended."""
-    yield partial(detect_slow_middleware, settings=settings.middleware)
+    yield SlowMiddlewares(settings.middleware)
+    yield partial(detect_n_plus_one, settings=settings.database)
+    yield partial(detect_slow_query, settings=settings.database)
+    yield partial(detect_sync_db_on_loop, settings=settings.database)
 
 
 def _check_app(app: object) -> None:

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class Served:
     """A server that answers on 127.0.0.1."""
 
     port: int
+    #: how many requests it is working on, also after their last byte; None when that cannot be known
+    at_work: Callable[[], int] | None = field(default=None, kw_only=True)
 
     @property
     def url(self) -> str:
@@ -59,7 +61,15 @@ class Served:
         with contextlib.closing(connection):
             connection.request(method, path, body=body, headers=dict(headers or {}))
             response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
+            answer = Answer(response.status, response.headers, response.read())
+        self.settle()
+        return answer
+
+    def settle(self) -> None:
+        """Give the server a moment to be done with what it has answered: its telemetry comes after the last byte."""
+        deadline = time.monotonic() + 0.25
+        while self.at_work is not None and self.at_work() and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def raw(self, request: bytes, *, seconds: float = 10.0) -> bytes:
         """Send bytes as they are; everything the server answers until it closes or is silent."""
@@ -106,7 +116,8 @@ def serve(app: Any, **options: Any) -> Iterator[Served]:
         if not server.started:
             message = f"uvicorn did not start: {failure}"
             raise AssertionError(message)
-        yield Served(server.servers[0].sockets[0].getsockname()[1])
+        tasks = server.server_state.tasks
+        yield Served(server.servers[0].sockets[0].getsockname()[1], at_work=lambda: len(tasks))
     finally:
         server.should_exit = True
         thread.join(20)

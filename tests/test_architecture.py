@@ -16,9 +16,23 @@ PACKAGE: Final = ROOT / "otel_fastperf"
 
 #: Lowest first. A module imports from its own floor and below; a folder stands with all that is in it.
 FLOORS: Final = (
-    ("budget", "errors", "findings", "guard", "lifespan", "peers", "route", "spans", "sql", "stack", "text", "ticker"),
+    (
+        "budget",
+        "errors",
+        "findings",
+        "guard",
+        "lifespan",
+        "orm",
+        "peers",
+        "route",
+        "spans",
+        "sql",
+        "stack",
+        "text",
+        "ticker",
+    ),
     ("record",),
-    ("report", "settings"),
+    ("report", "settings", "statements"),
     ("detectors", "logs", "metrics", "tracing"),
     ("diagnosis", "reporting"),
     ("exposition", "signals"),
@@ -39,7 +53,7 @@ DOORS: Final = {
     "sqlalchemy": ("instrumentation.database", "instrumentation.pool"),
 }
 #: Foreign package -> the modules that may also import it under `if TYPE_CHECKING`.
-TYPING_DOORS: Final = {"sqlalchemy": ("telemetry",), "opentelemetry.sdk": ("telemetry",)}
+TYPING_DOORS: Final = {"sqlalchemy": ("statements", "telemetry"), "opentelemetry.sdk": ("telemetry",)}
 
 
 @dataclass(frozen=True)

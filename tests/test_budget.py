@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from otel_fastperf.budget import Budget, Cause, Phase, Segment, split
 
 M = Phase.MIDDLEWARE
+CAUSES = (Cause.GC, Cause.LOOP_WAIT, Cause.DB, Cause.POOL_WAIT, Cause.THREADPOOL_WAIT, Cause.IN_THREAD)
 
 
 def seconds(budget: Budget) -> dict[str, float]:
@@ -59,7 +60,7 @@ def test_what_a_middleware_waits_for_is_not_middleware_but_its_own_time() -> Non
 
 
 def test_the_stronger_of_two_causes_wins() -> None:
-    every = [(4.0, 7.0 - number * 0.5, cause) for number, cause in enumerate(reversed(list(Cause)[:5]))]
+    every = [(4.0, 7.0 - number * 0.5, cause) for number, cause in enumerate(reversed(CAUSES[:5]))]
     assert seconds(split(0.0, 10.0, PLAIN, every)) == seconds(split(0.0, 10.0, PLAIN, reversed(every)))
     assert seconds(split(0.0, 10.0, PLAIN, every))["gc"] == 1.0
     assert seconds(split(0.0, 10.0, PLAIN, every))["threadpool_wait"] == 0.5
@@ -90,15 +91,15 @@ PHASES = st.sampled_from([*range(5), M, M + 1, M + 7])
 
 @given(
     st.lists(st.tuples(TIMES, PHASES), max_size=30),
-    st.lists(st.tuples(TIMES, TIMES, st.sampled_from(Cause)), max_size=30),
+    st.lists(st.tuples(TIMES, TIMES, st.sampled_from(CAUSES)), max_size=30),
 )
 def test_the_segments_always_add_up(phases: list[tuple[float, int]], intervals: list[tuple[float, float, int]]) -> None:
-    budget = split(0.0, 10.0, [(0.0, M), *phases], intervals)
+    budget = split(0.0, 10.0, [(0.0, M), *sorted(phases)], intervals)
     assert sum(budget.segments.values()) == pytest.approx(10.0)
     assert all(spent > 0 for spent in budget.segments.values())
     assert sum(budget.middleware.values()) <= 10.0 + 1e-9
 
 
 def test_every_segment_can_be_reached() -> None:
-    causes = [(6.0 + number * 0.1, 6.1 + number * 0.1, cause) for number, cause in enumerate(Cause)]
+    causes = [(6.0 + number * 0.1, 6.1 + number * 0.1, cause) for number, cause in enumerate(CAUSES)]
     assert set(split(0.0, 10.0, PLAIN, causes).segments) == set(Segment)

@@ -13,6 +13,7 @@ a stack that is already built is wrapped as it is. That makes set-up work at imp
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -34,9 +35,9 @@ class Layers:
         request: Callable[..., Any],
         router: Layer,
         between: Callable[[Any, Callable[..., Any]], None] = lambda _stack, _layer: None,
-        boundary: Callable[..., Any] = lambda inner, _phase: inner,
+        boundary: Callable[..., Any] = lambda inner, *_how: inner,
     ) -> None:
-        """`outermost(app)`, `request(app, join=…)`, `router(app)` and `boundary(app, phase)` make the layers.
+        """`outermost(app)`, `request(app, join=…)`, `router(app)` and `boundary(app, …)` make the layers.
 
         `between(stack, boundary)` puts boundaries into a stack that has been built.
         """
@@ -64,7 +65,7 @@ class Layers:
         return stack
 
     def _place_between(self, stack: Any) -> None:
-        self._between(stack, lambda inner, phase: self._make(self._boundary, inner, phase))
+        self._between(stack, partial(self._make, self._boundary))
 
     def place_router(self) -> None:
         """Around the router. Mounted apps have routers of their own, inside."""

@@ -5,9 +5,11 @@ every app has (ServerErrorMiddleware, ExceptionMiddleware, FastAPI's own) does n
 without middleware pays nothing. What a middleware takes itself is `Budget.middleware`.
 
 `BaseHTTPMiddleware` runs the inner app in a task of its own, and its `dispatch` goes on while that task waits: no layer
-around it sees that. So its `dispatch_func` is timed too.
+around it sees that. So its `dispatch_func` is timed instead; that one task waits for the other to be run is the event
+loop's time, not the middleware's, and stays where it was.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, Final
 
@@ -17,9 +19,11 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 
 from otel_fastperf.budget import Phase
-from otel_fastperf.findings import CallSite
+from otel_fastperf.detectors.slow_middleware import REPEATS, SelfTime, detect_slow_middleware
+from otel_fastperf.findings import CallSite, Finding
 from otel_fastperf.peers import chain
-from otel_fastperf.record import CURRENT, Middleware
+from otel_fastperf.record import CURRENT, Middleware, RequestRecord
+from otel_fastperf.settings import MiddlewareSettings
 from otel_fastperf.signals import Signals
 
 Scope = MutableMapping[str, Any]
@@ -39,13 +43,14 @@ class MiddlewareTimer:
         self._dispatches: list[_Dispatch] = []
 
     def place(self, stack: Any, boundary: Callable[..., Any]) -> None:
-        """Put `boundary(inner, phase)` between every middleware and what it passes requests on to."""
+        """Put `boundary(inner, phase, sends)` between every middleware and what it passes requests on to."""
         nodes = list(_users_own(stack))
         if nodes:
             self.middlewares = _described(nodes)
             for number, node in enumerate(nodes):
-                node.app = boundary(node.app, Phase.MIDDLEWARE + number + 1)
-                if isinstance(node, BaseHTTPMiddleware):
+                base_http = isinstance(node, BaseHTTPMiddleware)
+                node.app = boundary(node.app, Phase.MIDDLEWARE + number + 1, not base_http)
+                if base_http:
                     self._dispatches.append(_Dispatch(node, Phase.MIDDLEWARE + number, self._signals))
         for kind in ("asgi", "base_http"):
             number = sum(each.kind == kind for each in self.middlewares)
@@ -58,13 +63,35 @@ class MiddlewareTimer:
         self._dispatches.clear()
 
 
+class SlowMiddlewares:
+    """A detector of requests: remembers the last few of each route in which a middleware was slow."""
+
+    def __init__(self, settings: MiddlewareSettings) -> None:
+        self._settings = settings
+        self._recent: dict[tuple[str, str], deque[SelfTime]] = {}
+
+    def __call__(self, record: RequestRecord) -> Iterator[Finding]:
+        """See `reporting.Detector`. On the event loop, one request at a time."""
+        for middleware, seconds in record.self_times():
+            spent = SelfTime(seconds, record.seconds)
+            key = (record.route or "", middleware.name)
+            if not spent.is_slow(self._settings):
+                self._recent.pop(key, None)
+                continue
+            recent = self._recent.setdefault(key, deque(maxlen=REPEATS))
+            recent.append(spent)
+            yield from detect_slow_middleware(middleware, tuple(recent), self._settings)
+
+
 class Boundary:
     """ASGI middleware between two of the app's: notes on the record that the inner one is at work, then the outer."""
 
-    def __init__(self, app: Any, phase: int, signals: Signals) -> None:
+    def __init__(self, signals: Signals, app: Any, phase: int, sends: bool) -> None:  # noqa: FBT001 - called by place()
+        """`app` is the inner one, `phase` its phase; `sends`: the outer one sends in the task of the inner one."""
         self.app = app
         self.on = True
         self._phase = phase
+        self._sends = sends
         self._signals = signals
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
@@ -75,7 +102,8 @@ class Boundary:
             return
         if send is not record.send:
             # the middleware outside of here has put a `send` of its own around the one it got
-            send = _returning_to(self._phase - 1, send)
+            if self._sends:
+                send = _returning_to(self._phase - 1, send)
             record.send = send
         outer = record.enter(self._phase)
         try:
@@ -120,6 +148,7 @@ class _Dispatch:
             return await self._covered(request, call_next)
 
         async def timed_next(request: Any) -> Any:
+            record.enter(self._phase + 1)
             try:
                 return await call_next(request)
             finally:

@@ -7,14 +7,17 @@ What is in use is never counted up and down: it is how many `_Checkout` objects 
 that SQLAlchemy keeps for each database connection, and dies with it however the connection ends (returned, detached,
 invalidated, collected as garbage).
 
+Who waits while all connections are in use keeps who has them, so that a wait over the threshold can say it.
+
 Names and meanings: https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet, ref
@@ -23,7 +26,10 @@ from sqlalchemy import Dialect, Engine, Pool, QueuePool, event
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
+from otel_fastperf.budget import Cause
+from otel_fastperf.detectors.pool_wait import Holders, PoolWait, detect_pool_wait
 from otel_fastperf.metrics import Metrics
+from otel_fastperf.record import CURRENT, RequestRecord
 from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.signals import Signals
 
@@ -40,7 +46,7 @@ _USED: Final = "used"
 @contextmanager
 def instrument_pool(
     engines: "Sequence[Engine | AsyncEngine] | None",
-    settings: DatabaseSettings,  # noqa: ARG001 - subjects are all called alike; there is nothing to choose here yet
+    settings: DatabaseSettings,
     signals: Signals,
 ) -> Iterator[None]:
     """Observe the pools of `engines`, or of every engine of the process if None, until the end of the block.
@@ -48,7 +54,7 @@ def instrument_pool(
     An engine is known from its first connection on, until it is garbage. Pools are a matter of the process: each of
     several telemetries shows them.
     """
-    observer = _Observer(engines, signals)
+    observer = _Observer(engines, settings, signals)
     listeners = (("connect", observer.connected), ("checkin", observer.returned), ("detach", observer.returned))
     with ExitStack() as stack:
         stack.callback(observer.forget_states)
@@ -79,17 +85,26 @@ class _Pool:
 class _Checkout:
     """One connection that was asked for, and then is in use."""
 
-    __slots__ = ("__weakref__", "pool", "since")
+    __slots__ = ("__weakref__", "holders", "pool", "record", "since", "until")
 
-    def __init__(self, pool: _Pool) -> None:
+    def __init__(self, pool: _Pool, record: RequestRecord | None) -> None:
         self.pool = pool
+        #: the request that asked
+        self.record = record
+        #: those who had all connections when this one was asked for; empty if there were more to be had
+        self.holders: tuple[_Checkout, ...] = ()
         self.since = time.perf_counter()
+        #: when it was returned; 0 until then
+        self.until = 0.0
 
 
 class _Observer:
     """What one telemetry knows of the pools. Nothing that fails in it reaches SQLAlchemy."""
 
-    def __init__(self, engines: "Sequence[Engine | AsyncEngine] | None", signals: Signals) -> None:
+    def __init__(
+        self, engines: "Sequence[Engine | AsyncEngine] | None", settings: DatabaseSettings, signals: Signals
+    ) -> None:
+        self._settings = settings
         self._dialects = None if engines is None else {engine.dialect for engine in engines}
         self._signals = signals
         self._pools: WeakKeyDictionary[Dialect, _Pool] = WeakKeyDictionary()
@@ -106,8 +121,8 @@ class _Observer:
             return raw_connection(engine)
         try:
             connection = raw_connection(engine)
-        except PoolTimeoutError:
-            self._timed_out(checkout)
+        except BaseException as error:
+            self._given_up(checkout, error)
             raise
         finally:
             checkout.pool.pending.discard(checkout)
@@ -130,8 +145,9 @@ class _Observer:
             checkout: _Checkout | None = entry.info.pop(self._checkout, None)
             if checkout is not None:
                 checkout.pool.used.discard(checkout)
+                checkout.until = time.perf_counter()
                 # the garbage collector returns what was leaked, maybe while this thread holds a metric's lock
-                checkout.pool.use_times.append(time.perf_counter() - checkout.since)
+                checkout.pool.use_times.append(checkout.until - checkout.since)
         except Exception as error:  # noqa: BLE001 - telemetry fails no connection
             self._signals.guard.failed("pool", error)
 
@@ -157,27 +173,66 @@ class _Observer:
                 return None
             pool = self._pools.get(engine.dialect) or self._new(engine)
             pool.current = ref(engine.pool)
-            checkout = _Checkout(pool)
+            record = CURRENT.get()
+            if record is not None and (record.excluded or record.owner is not self._signals):
+                record = None
+            checkout = _Checkout(pool, record)
+            if _is_exhausted(engine.pool):
+                checkout.holders = tuple(pool.used)
             pool.pending.add(checkout)
         except Exception as error:  # noqa: BLE001 - telemetry fails no connection
             self._signals.guard.failed("pool", error)
             return None
         return checkout
 
-    def _timed_out(self, checkout: _Checkout) -> None:
+    def _given_up(self, checkout: _Checkout, error: BaseException) -> None:
+        """It timed out, was cancelled, or the database cannot be reached."""
         try:
-            self._signals.metrics.pool_timeouts.child(checkout.pool.name).inc()
-        except Exception as error:  # noqa: BLE001 - telemetry fails no connection
-            self._signals.guard.failed("pool", error)
+            now = time.perf_counter()
+            self._note(checkout, now)
+            if isinstance(error, PoolTimeoutError):
+                self._signals.metrics.pool_timeouts.child(checkout.pool.name).inc()
+                self._report(checkout, now, now - checkout.since, timed_out=True)
+        except Exception as failure:  # noqa: BLE001 - telemetry fails no connection
+            self._signals.guard.failed("pool", failure)
+
+    def _note(self, checkout: _Checkout, now: float) -> None:
+        record = checkout.record
+        if record is not None and not record.ended:
+            record.waited(checkout.since, now, Cause.POOL_WAIT)
+
+    def _report(self, checkout: _Checkout, now: float, seconds: float, *, timed_out: bool = False) -> None:
+        record, current = checkout.record, checkout.pool.current()
+        wait = PoolWait(
+            pool=checkout.pool.name,
+            seconds=seconds,
+            timed_out=timed_out,
+            size=current.size() if isinstance(current, QueuePool) else 0,
+            most=(_most(current) if isinstance(current, QueuePool) else None) or 0,
+            used=len(checkout.holders),
+            waiting=len(checkout.pool.pending) - 1,
+            holders=_by_route(checkout.holders, now),
+            itself=record is not None and any(holder.record is record for holder in checkout.holders),
+        )
+        route = (record.route if record is not None else None) or ""
+        for finding in detect_pool_wait(wait, self._settings):
+            self._signals.findings.report(replace(finding, route=route), record)
 
     def _obtained(self, checkout: _Checkout, connection: PoolProxiedConnection) -> None:
         try:
             now = time.perf_counter()
-            pool, metrics = checkout.pool, self._signals.metrics
-            metrics.pool_wait_time.child(pool.name).observe(now - checkout.since)
+            pool, metrics, seconds = checkout.pool, self._signals.metrics, now - checkout.since
+            self._note(checkout, now)
+            metrics.pool_wait_time.child(pool.name).observe(seconds)
             create_time = connection.info.pop(self._create_time, None)
             if create_time is not None:
                 metrics.pool_create_time.child(pool.name).observe(create_time)
+                seconds -= create_time
+            # outside of requests, at start-up and in jobs, nobody is kept waiting by it
+            if checkout.holders and checkout.record is not None and not checkout.record.ended:
+                self._report(checkout, now, seconds)
+            # they would be kept, with their requests, until this one is returned
+            checkout.holders = ()
             # pools that share a connection (StaticPool, SingletonThreadPool) give one that is in use already
             if self._checkout not in connection.info:
                 checkout.since = now
@@ -253,6 +308,26 @@ def _most(pool: QueuePool) -> int | None:
     """Most connections the pool may have open; None without a limit. `max_overflow` has no public name."""
     overflow: int | None = getattr(pool, "_max_overflow", None)
     return None if overflow is None or overflow < 0 else pool.size() + overflow
+
+
+def _is_exhausted(pool: Pool) -> bool:
+    """True if the pool has no connection to give and may open none."""
+    if not isinstance(pool, QueuePool):
+        return False
+    most = _most(pool)
+    return most is not None and pool.checkedout() >= most
+
+
+def _by_route(checkouts: Iterable[_Checkout], now: float) -> tuple[Holders, ...]:
+    """Who holds connections, most of them first; "" for what is no request."""
+    found: dict[str, Holders] = {}
+    for checkout in checkouts:
+        record = checkout.record
+        route = (record.route if record is not None else None) or ""
+        before = found.get(route) or Holders(route, 0, 0.0)
+        held = (checkout.until or now) - checkout.since
+        found[route] = Holders(route, before.connections + 1, max(before.seconds, held))
+    return tuple(sorted(found.values(), key=lambda holders: (-holders.connections, -holders.seconds)))
 
 
 def _remove(name: str, metrics: Metrics) -> None:

@@ -1,0 +1,20 @@
+"""`threadpool_wait`: from the threshold on, with the limit and a cure that fits it."""
+
+from otel_fastperf.detectors.threadpool_wait import ThreadWait, detect_threadpool_wait
+from otel_fastperf.findings import CallSite
+from otel_fastperf.settings import ThreadsSettings
+
+SITE = CallSite("/srv/shop/labels.py", 7, "print_label")
+
+
+def test_it_tells_wait_limit_and_how_many_still_wait() -> None:
+    (finding,) = detect_threadpool_wait(ThreadWait(0.25, 40, 7, SITE), ThreadsSettings())
+    assert finding.message == "it waited 0.250 s for one of 40 threads, all of them at work; 7 more wait."
+    assert "total_tokens = 80" in finding.remedy
+    assert finding.call_site == SITE
+    assert finding.evidence == {"wait_seconds": 0.25, "limit": 40, "waiting": 7}
+
+
+def test_a_short_wait_is_none() -> None:
+    assert not list(detect_threadpool_wait(ThreadWait(0.049, 40, 0, SITE), ThreadsSettings()))
+    assert list(detect_threadpool_wait(ThreadWait(0.049, 40, 0, SITE), ThreadsSettings(wait=0.04)))
