@@ -603,7 +603,7 @@ class TestClients:
             dedent(ASYNC_CLIENT)
             + dedent("""
             @pytest.mark.anyio
-            @pytest.mark.fastperf(max_queries=3)
+            @pytest.mark.fastperf(max_queries=3, forbid="blocking_call")
             async def test_within():
                 async with client() as shop:
                     assert (await shop.get("/three")).json() == [1, 1, 1]

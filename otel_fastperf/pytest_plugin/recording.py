@@ -118,7 +118,7 @@ def _request(record: "RequestRecord") -> Request:
 
 
 def _statements(record: "RequestRecord") -> Iterator[Statement]:
-    for group in getattr(record, "statements", {}).values():
+    for group in record.statements.values():
         often = max(group.lines, key=lambda line: group.lines[line][0]) if group.lines else None
         yield Statement(
             summary=group.query.summary,
