@@ -24,6 +24,8 @@ THRESHOLDS: Final[Mapping[str, str]] = {
     "OTEL_FASTPERF_DATABASE_N_PLUS_ONE": "3",
     "OTEL_FASTPERF_DATABASE_N_PLUS_ONE_SECONDS": "0",
     "OTEL_FASTPERF_DATABASE_SYNC_ON_LOOP": "0",
+    # a test client has a loop for each request
+    "OTEL_FASTPERF_LOOP_START_AFTER": "0",
 }
 
 #: A server in a thread or process of its own answers before it has measured the request; this long at most, in seconds.
