@@ -86,15 +86,16 @@ class StatementGroup:
 
     def add(self, started: float, ended: float, worker: int) -> int:
         """One execution more, by `time.perf_counter()`, in this task or thread. How many there are by now."""
-        self.count += 1
+        count = self.count = self.count + 1
         self.seconds += ended - started
-        if self.count == 1:
+        if count == 1:
             self.first = started
-        if started >= self.last and self.worker in {0, worker}:
+        if started >= self.last and (worker == self.worker or not self.worker):
             self.sequential += 1
         self.worker = worker
-        self.last = max(self.last, ended)
-        return self.count
+        if ended > self.last:  # noqa: PLR1730 - called for each statement, and max() takes as long as all the rest
+            self.last = ended
+        return count
 
 
 class Middleware(NamedTuple):

@@ -193,6 +193,7 @@ def test_a_sync_engine_leads_to_the_line_without_a_greenlet() -> None:
     event.listen(engine, "before_cursor_execute", listener(found))
     with engine.connect() as connection:
         connection.execute(text("select 1"))
+    engine.dispose()
     assert found[0][0].function == "test_a_sync_engine_leads_to_the_line_without_a_greenlet"
 
 

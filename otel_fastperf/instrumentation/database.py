@@ -284,44 +284,29 @@ class _Observer:
         slow: bool,
     ) -> CallSite | None:
         """Note the statement on its record. The line that ran it, if it was looked up."""
-        record = statement.record
-        if record is not None:
+        record, started = statement.record, statement.started
+        try:
+            # what background tasks run is no part of the request, which has ended
+            if record is None or record.ended:
+                return call_site(sys._getframe()) if slow else None  # noqa: SLF001 - there is no other way to a frame
+            record.waited(started, ended, Cause.DB)
+            on_loop = not database.is_async and _holds_loop(record)
+            wanted = slow or on_loop or not statement.many
+            group = self._group(record, statement, database, query) if wanted else None
+            worker = _worker(record) if group is not None and group.count else 0
+            repeats = 0
             # a request may run statements in several threads, and `+=` is atomic by accident only
             with self._lock:
                 record.db_statements += 1
-                record.db_seconds += ended - statement.started
-        try:
-            # what background tasks run is no part of the request: it has ended
-            if record is not None and not record.ended:
-                record.waited(statement.started, ended, Cause.DB)
-                return self._gather(record, statement, execution, database, query, ended, slow=slow)
-            return call_site(sys._getframe()) if slow else None  # noqa: SLF001 - there is no other way to a frame
+                record.db_seconds += ended - started
+                if group is not None:
+                    repeats = group.add(started, ended, worker)
+            if group is None or not (slow or on_loop or repeats >= self._looks_up_from):
+                return None
+            return self._look_up(group, execution, ended - started, slow=slow, on_loop=on_loop)
         except Exception as error:  # noqa: BLE001 - it costs the evidence, not the span
             self._signals.guard.failed("database", error)
             return None
-
-    def _gather(
-        self,
-        record: RequestRecord,
-        statement: _Statement,
-        execution: ExecutionContext,
-        database: _Database,
-        query: QueryText,
-        ended: float,
-        *,
-        slow: bool,
-    ) -> CallSite | None:
-        on_loop = not database.is_async and _holds_loop(record)
-        if statement.many and not slow and not on_loop:
-            return None
-        group = self._group(record, statement, database, query)
-        if group is None:
-            return None
-        with self._lock:
-            repeats = group.add(statement.started, ended, _worker(record) if group.count else 0)
-        if slow or on_loop or repeats >= self._looks_up_from:
-            return self._look_up(group, execution, ended - statement.started, slow=slow, on_loop=on_loop)
-        return None
 
     def _group(
         self, record: RequestRecord, statement: _Statement, database: _Database, query: QueryText

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
@@ -85,14 +85,15 @@ class _Pool:
 class _Checkout:
     """One connection that was asked for, and then is in use."""
 
-    __slots__ = ("__weakref__", "holders", "pool", "record", "since", "until")
+    __slots__ = ("__weakref__", "exhausted", "holders", "pool", "record", "since", "until")
 
     def __init__(self, pool: _Pool, record: RequestRecord | None) -> None:
         self.pool = pool
         #: the request that asked
         self.record = record
-        #: those who had all connections when this one was asked for; empty if there were more to be had
-        self.holders: tuple[_Checkout, ...] = ()
+        #: all connections were in use when this one was asked for, and by whom
+        self.exhausted = False
+        self.holders: list[_Checkout] = []
         self.since = time.perf_counter()
         #: when it was returned; 0 until then
         self.until = 0.0
@@ -178,7 +179,8 @@ class _Observer:
                 record = None
             checkout = _Checkout(pool, record)
             if _is_exhausted(engine.pool):
-                checkout.holders = tuple(pool.used)
+                checkout.exhausted = True
+                checkout.holders = _holders(pool)
             pool.pending.add(checkout)
         except Exception as error:  # noqa: BLE001 - telemetry fails no connection
             self._signals.guard.failed("pool", error)
@@ -229,10 +231,10 @@ class _Observer:
                 metrics.pool_create_time.child(pool.name).observe(create_time)
                 seconds -= create_time
             # outside of requests, at start-up and in jobs, nobody is kept waiting by it
-            if checkout.holders and checkout.record is not None and not checkout.record.ended:
+            if checkout.exhausted and checkout.record is not None and not checkout.record.ended:
                 self._report(checkout, now, seconds)
             # they would be kept, with their requests, until this one is returned
-            checkout.holders = ()
+            checkout.holders = []
             # pools that share a connection (StaticPool, SingletonThreadPool) give one that is in use already
             if self._checkout not in connection.info:
                 checkout.since = now
@@ -316,6 +318,16 @@ def _is_exhausted(pool: Pool) -> bool:
         return False
     most = _most(pool)
     return most is not None and pool.checkedout() >= most
+
+
+def _holders(pool: _Pool) -> list[_Checkout]:
+    """Who uses a connection of the pool, or has it opened."""
+    opening = [checkout for checkout in tuple(pool.pending) if not checkout.exhausted]
+    for _ in range(3):
+        # a `WeakSet` cannot be iterated over while another thread adds to it
+        with suppress(RuntimeError):
+            return [*pool.used, *opening]
+    return opening
 
 
 def _by_route(checkouts: Iterable[_Checkout], now: float) -> tuple[Holders, ...]:

@@ -5,21 +5,36 @@ import gc
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from anyio import move_on_after
-from sqlalchemy import AsyncAdaptedQueuePool, Engine, NullPool, StaticPool, create_engine, event, make_url, text
+from sqlalchemy import (
+    AsyncAdaptedQueuePool,
+    Engine,
+    NullPool,
+    QueuePool,
+    StaticPool,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from starlette.routing import Route
 
+from otel_fastperf.budget import Cause
+from otel_fastperf.findings import Finding, Severity
 from otel_fastperf.guard import Guard
 from otel_fastperf.instrumentation.pool import _name, instrument_pool
 from otel_fastperf.metrics import Metrics
+from otel_fastperf.record import CURRENT, RequestRecord
 from otel_fastperf.settings import DatabaseSettings
 from tests.conftest import Probe, signals_of
 from tests.postgresql import with_driver
@@ -555,3 +570,149 @@ async def test_pools_of_postgresql_s_async_drivers_are_observed(
         assert value(observed, "wait_time_seconds_count", name) == 11
         assert value(observed, "use_time_seconds_count", name) == 11
         assert pools(observed) == {name}
+
+
+# what is found
+
+
+@contextmanager
+def request(probe: Probe, path: str) -> Iterator[RequestRecord]:
+    """A request that is being served by the route of that path."""
+    route = Route(path, lambda _: None)
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "route": route, "path_params": {}}
+    with probe.signals.tracer.start_as_current_span(f"GET {path}") as span:
+        record = RequestRecord(probe.signals, scope, span, time.perf_counter())
+        token = CURRENT.set(record)
+        try:
+            yield record
+        finally:
+            CURRENT.reset(token)
+
+
+def pool_waits(probe: Probe) -> list[Finding]:
+    return [finding for finding in probe.findings() if finding.kind == "pool_wait"]
+
+
+def in_request(probe: Probe, path: str, work: Callable[[], None]) -> threading.Thread:
+    """A request with that path, in a thread of its own."""
+
+    def serve() -> None:
+        with request(probe, path):
+            work()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread
+
+
+def test_every_wait_is_an_interval_of_the_time_budget(observed: Probe, new_engine: NewEngine) -> None:
+    engine = new_engine(pool_size=1, max_overflow=0, pool_timeout=0.1)
+    with request(observed, "/orders") as record:
+        with engine.connect(), pytest.raises(PoolTimeoutError):
+            engine.connect()
+        engine.connect().close()
+    waits = [(start, end) for start, end, cause in record.intervals if cause == Cause.POOL_WAIT]
+    assert len(waits) == 3
+    assert sum(end - start for start, end in waits) >= 0.1
+
+
+def test_a_long_wait_names_the_routes_that_hold_the_connections(
+    observed: Probe, new_engine: NewEngine, path: str
+) -> None:
+    engine = new_engine(pool_size=1, max_overflow=1)
+    holding, release = threading.Barrier(3), threading.Event()
+
+    def hold() -> None:
+        with engine.connect():
+            holding.wait(10)
+            release.wait(10)
+
+    threads = [in_request(observed, "/export", hold) for _ in range(2)]
+    holding.wait(10)
+    threads.append(in_request(observed, "/orders", lambda: engine.connect().close()))
+    eventually(lambda: value(observed, "pending_requests", path) == 1)
+    time.sleep(0.1)
+    release.set()
+    for thread in threads:
+        thread.join()
+    (finding,) = pool_waits(observed)
+    assert (finding.route, finding.subject, finding.severity) == ("/orders", path, Severity.WARNING)
+    assert finding.seconds >= 0.1
+    assert "2 of 2 were in use, held by /export (2, the longest for " in finding.message
+    assert (finding.evidence["pool_size"], finding.evidence["pool_max"], finding.evidence["used"]) == (1, 2, 2)
+    assert [event.name for span in observed.spans() for event in span.events] == ["fastperf.pool_wait"]
+
+
+def test_a_time_out_is_critical_in_requests_and_outside(observed: Probe, new_engine: NewEngine) -> None:
+    engine = new_engine(pool_size=1, max_overflow=0, pool_timeout=0.01)
+    with engine.connect():
+        with pytest.raises(PoolTimeoutError):
+            engine.connect()
+        with request(observed, "/orders"), pytest.raises(PoolTimeoutError):
+            engine.connect()
+    assert {(finding.route, finding.severity) for finding in pool_waits(observed)} == {
+        ("", Severity.CRITICAL),
+        ("/orders", Severity.CRITICAL),
+    }
+    assert "held by no request (1," in pool_waits(observed)[0].message
+
+
+def test_a_request_that_waits_for_itself_is_told_so(observed: Probe, new_engine: NewEngine) -> None:
+    engine = new_engine(pool_size=1, max_overflow=0, pool_timeout=0.01)
+    with request(observed, "/orders"), engine.connect(), pytest.raises(PoolTimeoutError):
+        engine.connect()
+    (finding,) = pool_waits(observed)
+    assert "while it holds one" in finding.remedy
+
+
+def test_opening_a_connection_is_no_wait_for_a_free_one(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    """Nor is what takes long while there are connections to be had, at start-up or behind a loop that is held."""
+
+    def slowly() -> sqlite3.Connection:
+        time.sleep(0.1)
+        return sqlite3.connect(path)
+
+    engine = new_engine("sqlite://", creator=slowly, poolclass=QueuePool, pool_size=2)
+    with request(observed, "/orders") as record, engine.connect(), engine.connect():
+        pass
+    assert sum(end - start for start, end, _ in record.intervals) >= 0.2
+    assert pool_waits(observed) == []
+
+
+def test_waits_outside_of_requests_are_silent(observed: Probe, new_engine: NewEngine) -> None:
+    engine = new_engine(pool_size=1, max_overflow=0)
+    connection = engine.connect()
+    timer = threading.Timer(0.1, connection.close)
+    timer.start()
+    engine.connect().close()
+    timer.join()
+    assert pool_waits(observed) == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_waits_for_connections_of_async_drivers_are_found(
+    observed: Probe, postgresql_url: str, driver: str
+) -> None:
+    engine = create_async_engine(with_driver(postgresql_url, driver), pool_size=2, max_overflow=0)
+
+    async def serve(path: str) -> None:
+        with request(observed, path):
+            async with engine.connect():
+                await asyncio.sleep(0.1)
+
+    await asyncio.gather(*(serve(path) for path in ("/a", "/a", "/b", "/b")))
+    await engine.dispose()
+    (finding,) = pool_waits(observed)
+    assert (finding.route, finding.count) == ("/b", 2)
+    assert "2 of 2 were in use, held by /a (2, the longest for 0.1" in finding.message
+
+
+def test_nothing_of_a_request_is_kept_once_its_connection_is_returned(observed: Probe, new_engine: NewEngine) -> None:
+    engine = new_engine(pool_size=1, max_overflow=0)
+    with request(observed, "/orders") as record:
+        engine.connect().close()
+    gone = weakref.ref(record.scope["route"])
+    del record
+    gc.collect()
+    assert gone() is None

@@ -1,0 +1,115 @@
+"""`n_plus_one`: what is one, what is none, and what is told of it."""
+
+import pytest
+
+from otel_fastperf.detectors.n_plus_one import detect_n_plus_one
+from otel_fastperf.findings import CallSite, Finding, Severity
+from otel_fastperf.orm import Load, LoadKind
+from otel_fastperf.record import RequestRecord
+from otel_fastperf.settings import DatabaseSettings
+from tests.detectors.records import LINE, changed, ended, repeated
+
+ITEMS = Load(LoadKind.LAZY, "Order", "items", many=True)
+
+
+def found(record: RequestRecord, settings: DatabaseSettings | None = None) -> list[Finding]:
+    return list(detect_n_plus_one(record, settings or DatabaseSettings()))
+
+
+def test_a_relationship_that_is_loaded_instance_by_instance_is_named_with_its_loader() -> None:
+    (finding,) = found(ended(repeated(times=50, load=ITEMS)))
+    assert finding.kind == "n_plus_one"
+    assert finding.subject == "Order.items"
+    assert finding.call_site == LINE
+    assert (
+        finding.message
+        == "'SELECT items' ran 50 times, 0.500 s in all: Order.items is loaded for each Order by itself."
+    )
+    assert finding.remedy == "load them together: select(Order).options(selectinload(Order.items))"
+    assert finding.seconds == pytest.approx(0.5)
+    evidence = dict(finding.evidence)
+    fingerprint = evidence.pop("db.query.fingerprint")
+    assert isinstance(fingerprint, str)
+    assert len(fingerprint) == 16
+    assert evidence == {
+        "repeats": 50,
+        "seconds": pytest.approx(0.5),
+        "share": pytest.approx(0.5),
+        "relationship": "Order.items",
+        "db.query.summary": "SELECT items",
+        "db.query.text": "SELECT * FROM items WHERE items.order_id = ?",
+        "db.system.name": "postgresql",
+    }
+
+
+def test_one_related_instance_is_joined() -> None:
+    (finding,) = found(ended(repeated(load=Load(LoadKind.LAZY, "Order", "customer"))))
+    assert finding.remedy == "load them together: select(Order).options(joinedload(Order.customer))"
+
+
+def test_a_relationship_that_only_libraries_touch_has_no_line() -> None:
+    """The response model reads it."""
+    (finding,) = found(ended(repeated(load=ITEMS, lines={None: [8, 0.08]})))
+    assert finding.call_site is None
+
+
+@pytest.mark.parametrize(
+    ("statement", "load", "remedy"),
+    [
+        ("SELECT * FROM items WHERE items.id = ?", LoadKind.QUERY, "WHERE items.id IN (…), or a JOIN"),
+        ("SELECT count(*) FROM items", LoadKind.QUERY, "WHERE … IN (…), or a JOIN"),
+        ("UPDATE items SET a = ? WHERE id = ?", LoadKind.QUERY, "change all rows at once: WHERE id IN (…)"),
+        ("INSERT INTO items (a) VALUES (?)", LoadKind.QUERY, "insert all rows at once"),
+        ("SELECT biography FROM customers WHERE id = ?", LoadKind.REFRESH, "undefer() what is deferred"),
+    ],
+)
+def test_the_remedy_fits_the_statement(statement: str, load: LoadKind, remedy: str) -> None:
+    (finding,) = found(ended(repeated(statement, load=Load(load))))
+    assert remedy in finding.remedy
+    assert finding.subject == finding.evidence["db.query.summary"]
+
+
+@pytest.mark.parametrize("kind", [LoadKind.EAGER, LoadKind.FLUSH, LoadKind.PAGE, LoadKind.OTHER])
+def test_eager_loads_flushes_and_pages_are_none(kind: LoadKind) -> None:
+    assert found(ended(repeated(times=100, load=Load(kind)))) == []
+
+
+def test_what_runs_in_parallel_is_none() -> None:
+    assert found(ended(repeated(times=100, parallel=True))) == []
+
+
+def test_what_is_repeated_seldom_or_costs_nothing_is_none() -> None:
+    assert found(ended(repeated(times=5))) == []
+    assert found(ended(repeated(times=20, seconds=0.00009))) == []
+    assert len(found(ended(repeated(times=5)), DatabaseSettings(n_plus_one=5))) == 1
+
+
+def test_what_is_asked_for_now_and_then_is_none() -> None:
+    """A status every second; a message of a stream."""
+    assert found(ended(repeated(times=60, seconds=0.002, pause=1.0), seconds=60.0)) == []
+
+
+def test_a_websocket_repeats_by_nature() -> None:
+    assert found(ended(repeated(times=60), kind="websocket")) == []
+
+
+def test_repeats_of_different_lines_are_counted_by_line() -> None:
+    other = CallSite("/srv/shop/users.py", 3, "current_user")
+    assert found(ended(repeated(times=9, lines={LINE: [4, 0.04], other: [3, 0.03]}))) == []
+    (finding,) = found(ended(repeated(times=12, lines={LINE: [8, 0.08], other: [2, 0.02]})))
+    assert (finding.call_site, finding.evidence["repeats"]) == (LINE, 8)
+
+
+def test_what_takes_half_of_a_long_request_is_critical() -> None:
+    assert found(ended(repeated(times=60), seconds=1.0))[0].severity is Severity.CRITICAL
+    assert found(ended(repeated(times=60), seconds=2.0))[0].severity is Severity.WARNING
+    assert found(ended(repeated(times=40), seconds=0.5))[0].severity is Severity.WARNING
+
+
+def test_a_statement_whose_repeats_were_not_looked_at_is_none() -> None:
+    assert found(ended(changed(repeated(), load=None))) == []
+
+
+def test_the_text_can_be_switched_off() -> None:
+    (finding,) = found(ended(repeated()), DatabaseSettings(query_text=False))
+    assert finding.evidence["db.query.text"] == ""

@@ -1,0 +1,58 @@
+"""`pool_wait`: who waited, for which pool, and who had the connections."""
+
+from typing import Any
+
+from otel_fastperf.detectors.pool_wait import Holders, PoolWait, detect_pool_wait
+from otel_fastperf.findings import Finding, Severity
+from otel_fastperf.settings import DatabaseSettings
+
+
+def found(**how: Any) -> list[Finding]:
+    values: dict[str, Any] = {
+        "pool": "db:5432/shop",
+        "seconds": 0.4,
+        "timed_out": False,
+        "size": 5,
+        "most": 15,
+        "used": 15,
+        "waiting": 7,
+        "holders": (Holders("/export", 12, 11.5), Holders("/orders", 3, 0.1)),
+        "itself": False,
+    }
+    return list(detect_pool_wait(PoolWait(**values | how), DatabaseSettings()))
+
+
+def test_it_tells_who_has_the_connections() -> None:
+    (finding,) = found()
+    assert (finding.kind, finding.subject) == ("pool_wait", "db:5432/shop")
+    assert finding.message == (
+        "it waited 0.400 s for a connection: 15 of 15 were in use, held by /export (12, the longest for 11.500 s);"
+        " /orders (3, the longest for 0.100 s)."
+    )
+    assert "in /export: commit or close" in finding.remedy
+    assert "pool_size in create_engine() over 5" in finding.remedy
+    assert finding.severity is Severity.WARNING
+    assert finding.evidence["holders"] == (
+        "/export (12, the longest for 11.500 s)",
+        "/orders (3, the longest for 0.100 s)",
+    )
+
+
+def test_what_no_request_holds_is_told_as_such() -> None:
+    (finding,) = found(holders=(Holders("", 15, 3.0),))
+    assert "held by no request (15," in finding.message
+
+
+def test_a_time_out_is_critical_however_short() -> None:
+    (finding,) = found(timed_out=True, seconds=0.01)
+    assert finding.severity is Severity.CRITICAL
+    assert "waited 0.010 s in vain" in finding.message
+
+
+def test_a_request_that_holds_one_and_waits_for_another_is_told_so() -> None:
+    (finding,) = found(itself=True)
+    assert "deadlock" in finding.remedy
+
+
+def test_a_short_wait_is_none() -> None:
+    assert found(seconds=0.049) == []
