@@ -1,9 +1,20 @@
 """The service as it is run: `uvicorn demo.app:app`."""
 
+from typing import Any, Final
+
 from demo.service import create_app
 from demo.spans import add_spans_route
 from otel_fastperf import Settings, setup_telemetry
 
+#: the defaults look at minutes; a demo of 20 seconds has to come to the point
+_QUICK: Final[dict[str, Any]] = {
+    "memory": {"interval": 0.5, "growth_window": 4, "growth_bytes": 8 * 1024 * 1024},
+    "cache": {"interval": 1, "lookups": 100},
+}
+
 app = create_app()
-telemetry = setup_telemetry(app, settings=Settings(requests={"excluded_urls": ("/health", "/demo/")}))
+telemetry = setup_telemetry(
+    app,
+    settings=Settings(requests={"excluded_urls": ("/health", "/demo/")}, explain={"enabled": True}, **_QUICK),
+)
 add_spans_route(app, telemetry.spans)

@@ -86,7 +86,7 @@ CATALOGUE: Final = (
         fault="A connection is held during a call.",
         function="pool_wait:check_out_in_transaction",
         code="long_checkouts.begin()",
-        at_once=8,
+        at_once=4,
     ),
     Bottleneck(
         kind="threadpool_wait",

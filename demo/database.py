@@ -77,7 +77,7 @@ def _small_pool(url: URL, name: str) -> AsyncEngine:
     return async_engine(url, pool_size=SMALL_POOL, max_overflow=0, pool_logging_name=name)
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 

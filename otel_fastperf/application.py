@@ -6,10 +6,14 @@ attribute, and may fail then, or load what nobody needs.
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, Final
 
 from otel_fastperf.stack import is_application
+
+#: types whose `__dict__` is one: that of `functools.lru_cache` is in C
+_WRAPPING: Final = (FunctionType, type(lru_cache(int)))
 
 
 def application_modules() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -50,7 +54,7 @@ def wrapped(value: Any) -> Iterator[Any]:
     while value is not None and id(value) not in seen:
         seen.add(id(value))
         yield value
-        value = value.__dict__.get("__wrapped__") if type(value) is FunctionType else None
+        value = value.__dict__.get("__wrapped__") if type(value) in _WRAPPING else None
 
 
 def _function(member: Any) -> Any:

@@ -243,6 +243,12 @@ _FINDINGS: Final = (
         "Warnings and spans about bottlenecks that were held back, there being too many of them.",
         ("kind",),
     ),
+    Metric(
+        "fastperf_explain_total",
+        "counter",
+        "Slow statements that were to be explained, by outcome: explained, or left out for a reason.",
+        ("outcome",),
+    ),
 )
 
 _TELEMETRY: Final = (
@@ -426,6 +432,7 @@ class Metrics:
 
     findings = _Declared[Family]("fastperf_findings_total")
     findings_suppressed = _Declared[Family]("fastperf_findings_suppressed_total")
+    explains = _Declared[Family]("fastperf_explain_total")
 
     spans = _Declared[Family]("fastperf_spans_total")
     spans_queued = _Declared[Gauge]("fastperf_spans_queued")

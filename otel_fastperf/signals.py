@@ -41,6 +41,11 @@ class Obstacles:
     #: note a hold that has just ended and that no heartbeat has seen yet. On the loop's thread; set by the monitor
     settle: Callable[[], None] = lambda: None
 
+    def held(self, start: float, end: float) -> float:
+        """Seconds between the two for which the event loop was held: whose turn it was had to wait that long."""
+        overlaps = (min(hold.end, end) - max(hold.start, start) for hold in tuple(self.holds))
+        return sum(overlap for overlap in overlaps if overlap > 0)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Signals:

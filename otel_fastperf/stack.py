@@ -1,11 +1,11 @@
 """From a frame that runs to the lines of the application that led to it.
 
-Frames of the standard library, of installed packages and of this package are passed over. Two gaps are crossed or
-respected on the way out:
+Frames of the standard library, of installed packages and of this package are passed over. On the way out
 
-    greenlets       SQLAlchemy's async engines run statements in a greenlet; the coroutine that awaits them stands in
-                    the greenlet's parent, and no `f_back` leads there
-    the event loop  what stands outside of it, such as the line with `uvicorn.run(app)`, is not why a callback runs
+    a greenlet      is left: SQLAlchemy's async engines run statements in one, and the coroutine that awaits them stands
+                    in the greenlet's parent, where no `f_back` leads
+    the router      is the end: middleware outside of it waits for every request, whatever that does
+    the event loop  is the end: what stands outside of it, such as `uvicorn.run(app)`, is not why a callback runs
 
 An application that is itself an installed package is recognised where no other application frame is found: it is the
 package that the web framework called.
@@ -24,6 +24,9 @@ from otel_fastperf.findings import CallSite
 
 #: files whose origin is remembered: more than a service has
 _MOST_FILES: Final = 16_384
+
+#: decorators of one function; a mock has one more each time it is asked
+_MOST_WRAPPERS: Final = 10
 
 #: what calls the application; one that is installed begins inside of these
 _CALLERS: Final = ("fastapi", "starlette", "anyio", "uvicorn", "gunicorn", "hypercorn", "granian", "click", "typer")
@@ -49,6 +52,8 @@ _CALLED: Final = (
     "opentelemetry",
     "pydantic",
 )
+#: what calls endpoints
+_ROUTER_FILES: Final = ("fastapi/routing.py", "starlette/routing.py")
 #: functions that run the event loop, by the end of their file's name; uvloop's are in C and have no frames
 _LOOP_FILES: Final = ("asyncio/base_events.py", "asyncio/events.py", "asyncio/runners.py", "uvicorn/_compat.py")
 _LOOP_FUNCTIONS: Final = frozenset({"_run", "_run_once", "run", "run_forever", "run_until_complete", "asyncio_run"})
@@ -65,6 +70,7 @@ class _Origin(Enum):
     INSTALLED = auto()
     #: calls the application
     CALLER = auto()
+    ROUTER = auto()
     #: may run the event loop
     LOOP = auto()
     #: never of interest
@@ -87,7 +93,7 @@ def application_frames(frame: FrameType | None, most: int) -> tuple[CallSite, ..
     ended = False
     for each in _outwards(frame):
         origin = _origin(each.f_code.co_filename)
-        if origin is _Origin.LOOP and each.f_code.co_name in _LOOP_FUNCTIONS:
+        if origin is _Origin.ROUTER or (origin is _Origin.LOOP and each.f_code.co_name in _LOOP_FUNCTIONS):
             break
         if origin is _Origin.APPLICATION:
             _add(sites, each)
@@ -103,6 +109,12 @@ def application_frames(frame: FrameType | None, most: int) -> tuple[CallSite, ..
 def is_application(filename: str) -> bool:
     """True for a file that is neither Python's, nor of an installed package, nor of this one."""
     return _origin(filename) is _Origin.APPLICATION
+def definition(function: object) -> CallSite | None:
+    """Where a function of the application begins, without its decorators' wrappers; None for what is none."""
+    for _ in range(_MOST_WRAPPERS):
+        function = getattr(function, "__wrapped__", None) or getattr(function, "func", None) or function
+    code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)  # noqa: B004
+    return None if code is None else CallSite(code.co_filename, code.co_firstlineno, _function(code.co_qualname))
 
 
 def _installed_application(frames: list[FrameType], most: int) -> tuple[CallSite, ...]:
@@ -161,14 +173,18 @@ def _origin(filename: str) -> _Origin:
         return _Origin.OTHER
     path = filename.replace("\\", "/")
     if _is_of(filename, _CALLERS):
-        return _Origin.LOOP if path.endswith(_LOOP_FILES) else _Origin.CALLER
+        return _Origin.ROUTER if path.endswith(_ROUTER_FILES) else _loop_or(_Origin.CALLER, path)
     if _is_of(filename, _CALLED):
         return _Origin.OTHER
     if any(folder in path for folder in _INSTALLED_FOLDERS):
         return _Origin.INSTALLED
     if _is_pythons(filename):
-        return _Origin.LOOP if path.endswith(_LOOP_FILES) else _Origin.OTHER
+        return _loop_or(_Origin.OTHER, path)
     return _Origin.APPLICATION
+
+
+def _loop_or(origin: _Origin, path: str) -> _Origin:
+    return _Origin.LOOP if path.endswith(_LOOP_FILES) else origin
 
 
 def _is_of(filename: str, packages: tuple[str, ...]) -> bool:

@@ -20,12 +20,13 @@ from contextlib import (
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from opentelemetry import propagate
 from opentelemetry.propagators.composite import CompositePropagator
 from starlette.applications import Starlette
 
+from otel_fastperf.caches import Caches
 from otel_fastperf.detectors.n_plus_one import detect_n_plus_one
 from otel_fastperf.detectors.slow_query import detect_slow_query
 from otel_fastperf.detectors.sync_db_on_loop import detect_sync_db_on_loop
@@ -35,8 +36,10 @@ from otel_fastperf.findings import Finding
 from otel_fastperf.guard import Guard
 from otel_fastperf.instrumentation.app import Layers, install_layers
 from otel_fastperf.instrumentation.background import instrument_background
+from otel_fastperf.instrumentation.cache import instrument_caches
 from otel_fastperf.instrumentation.database import instrument_database
 from otel_fastperf.instrumentation.endpoints import instrument_endpoints
+from otel_fastperf.instrumentation.explain import explain_slow_queries
 from otel_fastperf.instrumentation.metrics_endpoint import MetricsEndpoint
 from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer, SlowMiddlewares
 from otel_fastperf.instrumentation.pool import instrument_pool
@@ -45,6 +48,7 @@ from otel_fastperf.instrumentation.server_span import DESCRIPTION, chosen_source
 from otel_fastperf.lifespan import is_inside_lifespan, on_a_thread, wrapped_lifespan
 from otel_fastperf.logs import correlate_logs
 from otel_fastperf.metrics import Metrics, installed
+from otel_fastperf.monitors.cache import monitor_caches
 from otel_fastperf.monitors.gc import monitor_gc
 from otel_fastperf.monitors.loop import monitor_loop
 from otel_fastperf.monitors.memory import monitor_memory
@@ -59,6 +63,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+_C = TypeVar("_C")
 
 _logger: Final = logging.getLogger("otel_fastperf")
 
@@ -131,6 +137,7 @@ class Telemetry:
         self._engines = engines
         self._guard = Guard(lambda part: self.metrics.telemetry_errors.child(part).inc())
         self._findings = Findings(settings.findings, self.metrics, self._guard)
+        self._caches = Caches()
         self._instrumentation = ExitStack()
         self._lifespan = ExitStack()
         self._lock = threading.Lock()
@@ -160,6 +167,17 @@ class Telemetry:
         neither change nor keep the record. One that raises is counted, and costs its findings only.
         """
         return self._findings.add_detector(detector)
+
+    def observe_cache(self, cache: _C, name: str | None = None) -> _C:
+        """Measure a cache: its hits, misses, evictions and size; returns it. See `caches.Caches.observe`.
+
+        Functions with `functools.lru_cache` are found by themselves. Also known: caches and cached functions of
+        cachetools and aiocache, backends of fastapi-cache, clients of redis.
+
+        Raises:
+            SetupError: It is no cache that is known.
+        """
+        return self._caches.observe(cache, name)
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Export what has finished. Blocks for up to `timeout` seconds; True when all of it was settled."""
@@ -230,7 +248,7 @@ class Telemetry:
             stack.callback(self._findings.add_detector(detector))
         exposition = Exposition(self.metrics, settings.metrics, self._guard)
         stack.callback(exposition.close)
-        self._monitors = monitors = _Monitors(settings, signals, exposition)
+        self._monitors = monitors = _Monitors(settings, signals, exposition, self._caches)
         stack.callback(monitors.stop)
 
         stack.enter_context(_propagators(settings))
@@ -241,6 +259,8 @@ class Telemetry:
         stack.enter_context(install_layers(app, self._layers))
         yield Part("requests", on=True, detail=DESCRIPTION[source])
         yield self._install_database(stack, signals)
+        if settings.cache.enabled:
+            stack.enter_context(instrument_caches(self._caches, signals))
         yield self._install_logs(stack)
         yield from monitors.parts()
 
@@ -278,10 +298,15 @@ class Telemetry:
         if not settings.database.enabled:
             return Part("database", on=False, detail="OTEL_FASTPERF_DATABASE_ENABLED is false")
         exemplars = settings.metrics.exemplars
-        stack.enter_context(instrument_database(engines, settings.database, signals, exemplars=exemplars))
+        on_slow = None
+        if settings.explain.enabled:
+            on_slow = stack.enter_context(explain_slow_queries(settings.explain, signals))
+        stack.enter_context(
+            instrument_database(engines, settings.database, signals, exemplars=exemplars, on_slow=on_slow)
+        )
         stack.enter_context(instrument_pool(engines, settings.database, signals))
         which = "every SQLAlchemy engine of the process" if engines is None else f"{len(engines)} engine(s) given"
-        return Part("database", on=True, detail=which)
+        return Part("database", on=True, detail=which + (", slow queries explained" if on_slow is not None else ""))
 
     def _install_logs(self, stack: ExitStack) -> Part:
         if not self.settings.logs.enabled:
@@ -322,7 +347,8 @@ class Telemetry:
 class _Monitors:
     """What runs on the clock, and the metrics port: in the lifespan, or, where none runs, from the first request on."""
 
-    def __init__(self, settings: Settings, signals: Signals, exposition: Exposition) -> None:
+    def __init__(self, settings: Settings, signals: Signals, exposition: Exposition, caches: Caches) -> None:
+        self._caches = caches
         self._settings = settings
         self._signals = signals
         self._exposition = exposition
@@ -344,6 +370,9 @@ class _Monitors:
         yield Part("event loop", on=settings.loop.enabled, detail=f"heartbeat every {settings.loop.interval:g} s")
         yield Part("thread pool", on=settings.threads.enabled, detail="anyio's default limiter")
         yield Part("memory", on=settings.memory.enabled, detail="RSS, USS, cgroup, garbage collector")
+        yield Part(
+            "caches", on=settings.cache.enabled, detail="functions with lru_cache, and what observe_cache was given"
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -394,6 +423,8 @@ class _Monitors:
         if settings.memory.enabled:
             yield monitor_memory(settings.memory, signals)
             yield monitor_gc(settings.memory, signals)
+        if settings.cache.enabled:
+            yield monitor_caches(self._caches, settings.cache, signals)
 
     def _serve_on_port(self, stack: AsyncExitStack) -> None:
         # here, and not at set-up: a server that forks its workers after set-up would leave them a socket and no thread

@@ -87,7 +87,7 @@ def test_a_function_is_followed_to_what_it_wraps() -> None:
     @functools.wraps(cached)
     def outer() -> None: ...
 
-    assert list(wrapped(outer)) == [outer, cached]
+    assert list(wrapped(outer)) == [outer, cached, inner]
     assert list(wrapped(7)) == [7]
     inner.__dict__["__wrapped__"] = inner
     assert list(wrapped(inner)) == [inner]

@@ -21,6 +21,7 @@ FLOORS: Final = (
         "application",
         "budget",
         "cache_adapters",
+        "containers",
         "errors",
         "findings",
         "guard",
@@ -34,7 +35,7 @@ FLOORS: Final = (
         "text",
         "ticker",
     ),
-    ("record",),
+    ("plans", "reads", "record"),
     ("report", "settings", "statements"),
     ("detectors", "logs", "metrics", "tracing"),
     ("diagnosis", "reporting"),
@@ -53,7 +54,7 @@ DOORS: Final = {
     "prometheus_client": ("exposition", "metrics"),
     "opentelemetry.sdk": ("tracing",),
     "opentelemetry.exporter": ("tracing",),
-    "sqlalchemy": ("instrumentation.database", "instrumentation.pool"),
+    "sqlalchemy": ("instrumentation.database", "instrumentation.explain", "instrumentation.pool"),
 }
 #: Foreign package -> the modules that may also import it under `if TYPE_CHECKING`.
 TYPING_DOORS: Final = {"sqlalchemy": ("statements", "telemetry"), "opentelemetry.sdk": ("telemetry",)}

@@ -1,6 +1,7 @@
 """The application's lines behind a frame: what is passed over, which gaps are crossed, where the walk ends."""
 
 import asyncio
+import functools
 import sys
 import threading
 from collections.abc import Callable
@@ -126,6 +127,38 @@ def test_an_application_that_is_installed_is_the_package_that_the_framework_call
         sqlalchemy,
     )
     assert sites_of(*files) == [f"{SITE}/shop/orders.py", f"{SITE}/shop/routes.py"]
+
+
+def test_middleware_that_waits_for_the_router_is_not_found() -> None:
+    routing = sys.modules["fastapi.routing"].__file__ or ""
+    sqlalchemy = sys.modules["sqlalchemy"].__file__ or ""
+    assert sites_of("/srv/shop/middleware.py", routing, sqlalchemy) == []
+    assert sites_of("/srv/shop/middleware.py", routing, "/srv/shop/orders.py", sqlalchemy) == ["/srv/shop/orders.py"]
+    assert sites_of("/srv/shop/middleware.py", sqlalchemy) == ["/srv/shop/middleware.py"]
+
+
+def test_a_definition_is_found_below_decorators() -> None:
+    def endpoint() -> None:
+        pass
+
+    class Callable:
+        def __call__(self) -> None:
+            pass
+
+    @functools.wraps(endpoint)
+    def wrapper() -> None:
+        endpoint()
+
+    wrapped = functools.partial(wrapper)
+    for function in (endpoint, wrapped):
+        site = stack.definition(function)
+        assert site is not None
+        assert (site.file, site.function) == (HERE, "endpoint")
+    site = stack.definition(Callable())
+    assert site is not None
+    assert site.function == "Callable.__call__"
+    assert stack.definition(None) is None
+    assert stack.definition(len) is None
 
 
 def test_where_only_libraries_run_there_is_no_line() -> None:

@@ -8,6 +8,7 @@ from otel_fastperf.findings import CallSite, Finding, Kind, Severity
 from otel_fastperf.orm import ONE_BY_ONE, Load, LoadKind
 from otel_fastperf.record import RequestRecord, StatementGroup
 from otel_fastperf.settings import DatabaseSettings
+from otel_fastperf.stack import definition
 
 #: repeats that take a smaller share of the time between the first and the last are not what that time is spent on: a
 #: status that is asked for every second, a statement after each message of a stream
@@ -79,7 +80,8 @@ def _finding(record: RequestRecord, group: StatementGroup, load: Load, line: _Li
         message=f"{summary!r} ran {line.repeats} times, {line.seconds:.3f} s in all: {_reason(load)}.",
         remedy=_remedy(group, load),
         evidence=evidence,
-        call_site=line.site,
+        # a response model reads relationships while no line of the application runs
+        call_site=line.site or definition(record.scope.get("endpoint")),
         seconds=line.seconds,
     )
 

@@ -42,7 +42,7 @@ def detect_sync_db_on_loop(record: RequestRecord, settings: DatabaseSettings) ->
         severity=Severity.CRITICAL if seconds >= _CRITICAL else Severity.WARNING,
         subject=summary,
         message=(
-            f"{count} synchronous {'statements' if count > 1 else 'statement'} held the event loop for {seconds:.3f} s:"
+            f"{count} synchronous {'statements' if count > 1 else 'statement'} held the event loop for {seconds:.4f} s:"
             f" {summary!r}{' and others' if len(groups) > 1 else ''} on {_engine(told)}."
         ),
         remedy=(

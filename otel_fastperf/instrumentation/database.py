@@ -270,8 +270,7 @@ class _Observer:
         obstacles = self._signals.obstacles
         if statement.record is not None and statement.record.loop_thread == threading.get_ident():
             obstacles.settle()
-        held = (min(hold.end, ended) - max(hold.start, statement.started) for hold in tuple(obstacles.holds))
-        return seconds - sum(each for each in held if each > 0)
+        return seconds - obstacles.held(statement.started, ended)
 
     def _record(
         self,

@@ -12,6 +12,7 @@ Who waits while all connections are in use keeps who has them, so that a wait ov
 Names and meanings: https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools
 """
 
+import sys
 import threading
 import time
 from collections import deque
@@ -32,6 +33,7 @@ from otel_fastperf.metrics import Metrics
 from otel_fastperf.record import CURRENT, RequestRecord
 from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.signals import Signals
+from otel_fastperf.stack import call_site
 
 if TYPE_CHECKING:
     # without greenlet SQLAlchemy's asyncio package cannot be imported
@@ -203,6 +205,14 @@ class _Observer:
         if record is not None and not record.ended:
             record.waited(checkout.since, now, Cause.POOL_WAIT)
 
+    def _held(self, checkout: _Checkout, now: float) -> float:
+        """Seconds for which the connection may have been there, while the event loop was held."""
+        dialect = checkout.pool.dialect()
+        if dialect is None or not dialect.is_async:
+            return 0.0
+        self._signals.obstacles.settle()
+        return self._signals.obstacles.held(checkout.since, now)
+
     def _report(self, checkout: _Checkout, now: float, seconds: float, *, timed_out: bool = False) -> None:
         record, current = checkout.record, checkout.pool.current()
         wait = PoolWait(
@@ -218,7 +228,8 @@ class _Observer:
         )
         route = (record.route if record is not None else None) or ""
         for finding in detect_pool_wait(wait, self._settings):
-            self._signals.findings.report(replace(finding, route=route), record)
+            site = call_site(sys._getframe())  # noqa: SLF001 - there is no other way to a frame
+            self._signals.findings.report(replace(finding, route=route, call_site=site), record)
 
     def _obtained(self, checkout: _Checkout, connection: PoolProxiedConnection) -> None:
         try:
@@ -232,7 +243,7 @@ class _Observer:
                 seconds -= create_time
             # outside of requests, at start-up and in jobs, nobody is kept waiting by it
             if checkout.exhausted and checkout.record is not None and not checkout.record.ended:
-                self._report(checkout, now, seconds)
+                self._report(checkout, now, seconds - self._held(checkout, now))
             # they would be kept, with their requests, until this one is returned
             checkout.holders = []
             # pools that share a connection (StaticPool, SingletonThreadPool) give one that is in use already

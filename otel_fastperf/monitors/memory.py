@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from otel_fastperf.detectors.memory_growth import PATIENT, Sample, Surroundings, detect_memory_growth
+from otel_fastperf.containers import adding_line, bytes_of_entry, container, sizes
+from otel_fastperf.detectors.memory_growth import PATIENT, Growing, Sample, Surroundings, detect_memory_growth
 from otel_fastperf.findings import Finding
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.record import RequestRecord
@@ -33,6 +34,12 @@ _SAMPLES: Final = 60
 _LEAST_READINGS: Final = 12
 #: start-up and warm-up take up to this part of the first window
 _WARM_UP: Final = 1 / 3
+
+#: times in a window that the entries of the application's containers are counted, in milliseconds
+_COUNTS: Final = 6
+#: containers that are named, and the share of the growth that each must have to be
+_MOST_NAMED: Final = 3
+_NAMED_SHARE: Final = 0.1
 
 #: a reading takes milliseconds; one that takes longer is left to end by itself
 _JOIN_SECONDS: Final = 1.0
@@ -96,6 +103,8 @@ class _Growth:
         self._requests = 0
         #: nothing is kept, and nothing reported, before
         self._not_before = 0.0
+        #: entries of the application's containers at some times of the window
+        self._counts: deque[tuple[float, dict[str, int]]] = deque(maxlen=_COUNTS + 1)
 
     def request_ended(self, _record: RequestRecord) -> Iterable[Finding]:
         """A detector by its signature; it counts."""
@@ -109,10 +118,34 @@ class _Growth:
         if readings.unique is None or (now < self._not_before and not self._samples):
             return
         self._add(Sample(now, readings.unique, gc.get_stats()[-1]["collections"], self._requests))
+        self._count_entries(now)
         if now >= self._not_before:
-            for finding in detect_memory_growth(self._samples, self._settings, Surroundings(readings.headroom)):
-                self._not_before = now + self._settings.growth_window
-                self._signals.findings.report(finding)
+            self._judge(readings.headroom, now)
+
+    def _judge(self, headroom: int | None, now: float) -> None:
+        around = Surroundings(headroom)
+        if not any(detect_memory_growth(self._samples, self._settings, around)):
+            return
+        self._not_before = now + self._settings.growth_window
+        growing = self._growing(now)
+        for finding in detect_memory_growth(self._samples, self._settings, around._replace(growing=growing)):
+            self._signals.findings.report(finding)
+
+    def _count_entries(self, now: float) -> None:
+        if not self._counts or now - self._counts[-1][0] >= self._settings.growth_window / _COUNTS:
+            try:
+                self._counts.append((now, sizes()))
+            except Exception as error:  # noqa: BLE001 - containers go without a name, memory is watched all the same
+                self._signals.guard.failed("memory_containers", error)
+
+    def _growing(self, now: float) -> tuple[Growing, ...]:
+        """The application's containers that hold a part of the growth worth naming, the largest part first."""
+        try:
+            before = next((counts for at, counts in self._counts if at >= now - self._settings.growth_window * 1.1), {})
+            return _grown(before, sizes(), _NAMED_SHARE * self._settings.growth_bytes)
+        except Exception as error:  # noqa: BLE001
+            self._signals.guard.failed("memory_containers", error)
+            return ()
 
     def _add(self, sample: Sample) -> None:
         last = self._samples[-1] if self._samples else None
@@ -120,6 +153,21 @@ class _Growth:
             self._samples.append(sample)
         elif sample.used < last.used:
             self._samples[-1] = sample._replace(at=last.at)
+
+
+def _grown(before: dict[str, int], after: dict[str, int], least: float) -> tuple[Growing, ...]:
+    """Containers that have at least so many bytes more than before."""
+    weighed: list[tuple[float, str, Any]] = []
+    for name, entries in after.items():
+        grown = entries - before.get(name, 0)
+        if grown > 0 and (value := container(name)) is not None:
+            weighed.append((grown * bytes_of_entry(value), name, value))
+    weighed.sort(key=lambda each: -each[0])
+    return tuple(
+        Growing(name, after[name], after[name] - before.get(name, 0), adding_line(name, value))
+        for weight, name, value in weighed[:_MOST_NAMED]
+        if weight >= least
+    )
 
 
 def unique_bytes(smaps_rollup: str) -> int | None:

@@ -47,10 +47,14 @@ def test_one_related_instance_is_joined() -> None:
     assert finding.remedy == "load them together: select(Order).options(joinedload(Order.customer))"
 
 
-def test_a_relationship_that_only_libraries_touch_has_no_line() -> None:
+def test_where_only_libraries_run_the_endpoint_is_the_line() -> None:
     """The response model reads it."""
-    (finding,) = found(ended(repeated(load=ITEMS, lines={None: [8, 0.08]})))
-    assert finding.call_site is None
+    record = ended(repeated(load=ITEMS, lines={None: [8, 0.08]}))
+    assert found(record)[0].call_site is None
+    record.scope["endpoint"] = test_where_only_libraries_run_the_endpoint_is_the_line
+    site = found(record)[0].call_site
+    assert site is not None
+    assert site.function == "test_where_only_libraries_run_the_endpoint_is_the_line"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_it_is_told_with_line_engine_and_remedy() -> None:
     assert (finding.kind, finding.subject, finding.call_site) == ("sync_db_on_loop", "SELECT items", LINE)
     assert (
         finding.message
-        == "2 synchronous statements held the event loop for 0.020 s: 'SELECT items' on postgresql shop."
+        == "2 synchronous statements held the event loop for 0.0200 s: 'SELECT items' on postgresql shop."
     )
     assert 'create_async_engine("postgresql+asyncpg://…")' in finding.remedy
     assert "`def`" in finding.remedy

@@ -1,5 +1,6 @@
 """Fixtures of the instrumentation's tests."""
 
+from tests.mariadb import mariadb_url
 from tests.postgresql import postgresql_url
 
-__all__ = ["postgresql_url"]
+__all__ = ["mariadb_url", "postgresql_url"]

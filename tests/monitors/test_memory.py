@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -350,3 +351,42 @@ def test_the_series_is_bounded_however_often_memory_is_read(probe: Probe) -> Non
         growth.look_at(memory_module._Readings(100 * MB + number % 7, None), 1000 + number / 10)
     assert len(growth._samples) <= 181
     assert {sample.used for sample in growth._samples} == {100 * MB}
+
+
+def test_a_container_of_the_application_that_grows_is_named_with_the_line_that_adds_to_it(
+    watch: Watch, probe: Probe, shop: ModuleType
+) -> None:
+    def curve(at: float) -> float:
+        shop.page(f"visitor {at}")
+        return 100 + at
+
+    watch.goes_on(curve, 820)
+    (finding,) = probe.findings()
+    assert finding.subject == "growing_shop.pages"
+    assert finding.call_site is not None
+    assert SHOP.splitlines()[finding.call_site.line - 1].strip() == "pages[visitor] = bytes(1024 * 1024)"
+    assert "cachetools.TTLCache" in finding.remedy
+
+
+SHOP = """
+pages = {}
+names = []
+
+def page(visitor):
+    names.append(visitor)
+    if visitor not in pages:
+        pages[visitor] = bytes(1024 * 1024)
+    return pages[visitor]
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module of an application."""
+    path = tmp_path / "growing_shop.py"
+    path.write_text(SHOP)
+    module = ModuleType("growing_shop")
+    module.__file__ = str(path)
+    exec(compile(SHOP, module.__file__, "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, "growing_shop", module)
+    return module

@@ -1,0 +1,126 @@
+"""Each faulty endpoint of the demo yields exactly its finding, with the right line; each fixed twin yields none.
+
+The shop runs as its users run it, in a process of its own, on either database and either event loop; a few shoppers use
+it meanwhile. What was found is asked for as `otel-fastperf doctor` does.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from demo.catalogue import CATALOGUE, Bottleneck
+from demo.load import Load, Plan
+from otel_fastperf import Finding, Kind, Report
+from tests.postgresql import postgresql_url
+from tests.serving import Command, run_server
+
+__all__ = ["postgresql_url"]
+
+#: batches of requests that each endpoint gets: enough for each detector that looks at more than one request
+BATCHES = 12
+#: megabytes that the endpoint with the cache that forgets nothing leaves behind, half of one a request
+GROWTH = 40
+
+#: what no single request shows
+OF_THE_PROCESS = {Kind.MEMORY_GROWTH, Kind.CACHE_INEFFICIENT}
+
+every_bottleneck = pytest.mark.parametrize("bottleneck", CATALOGUE, ids=lambda bottleneck: bottleneck.name)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was found, once every endpoint had been asked."""
+
+    findings: tuple[Finding, ...]
+
+    def in_route(self, route: str) -> list[Finding]:
+        return [finding for finding in self.findings if finding.route == route]
+
+    def at(self, bottleneck: Bottleneck) -> list[Finding]:
+        """Those that name the line to blame."""
+        file, line = bottleneck.line()
+        sites = [(finding, finding.call_site) for finding in self.findings]
+        return [each for each, site in sites if site is not None and (site.file, site.line) == (file, line)]
+
+
+def served(tmp_path: Path, database: str, loop: str) -> Iterator[Command]:
+    command = ["uvicorn", "demo.app:app", "--port", "{port}", "--loop", loop, "--log-level", "error"]
+    with run_server(command, log=tmp_path / "shop.log", environment={"DATABASE_URL": database}) as shop:
+        yield shop
+
+
+@pytest.fixture(params=["sqlite", "postgresql"], scope="module")
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    if request.param == "postgresql":
+        url: str = request.getfixturevalue("postgresql_url")
+        return url
+    return f"sqlite:///{tmp_path_factory.mktemp('shop')}/shop.sqlite3"
+
+
+@pytest.fixture(params=["asyncio", "uvloop"], scope="module")
+def run(request: pytest.FixtureRequest, database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """One run for all tests below."""
+    for shop in served(tmp_path_factory.mktemp("log"), database, request.param):
+        asyncio.run(ask_everything(shop.url))
+        yield Run(found(shop))
+
+
+def found(shop: Command) -> tuple[Finding, ...]:
+    return Report.from_json(shop.get("/debug/fastperf").text).findings
+
+
+async def ask_everything(url: str) -> None:
+    shoppers = Load(Plan(shoppers=2, pause=0.2, troubles=False))
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        shopping = asyncio.create_task(shoppers.run(url, float("inf")))
+        for bottleneck in CATALOGUE:
+            for path in (bottleneck.faulty, bottleneck.fixed):
+                await ask(client, path, bottleneck)
+        # the monitors look at memory and caches a few times a second
+        await asyncio.sleep(2)
+        shopping.cancel()
+
+
+async def ask(client: httpx.AsyncClient, path: str, bottleneck: Bottleneck) -> None:
+    batches = BATCHES if bottleneck.kind != Kind.MEMORY_GROWTH else 2 * GROWTH // bottleneck.at_once
+    for _ in range(batches):
+        await asyncio.gather(*(client.get(path) for _ in range(bottleneck.at_once)))
+        await asyncio.sleep(0.1)
+
+
+@every_bottleneck
+def test_a_faulty_endpoint_yields_exactly_its_finding(run: Run, bottleneck: Bottleneck) -> None:
+    expected = set() if bottleneck.kind in OF_THE_PROCESS else {bottleneck.kind}
+    assert {finding.kind for finding in run.in_route(bottleneck.faulty)} == expected
+
+
+@every_bottleneck
+def test_the_finding_names_the_line_and_a_remedy(run: Run, bottleneck: Bottleneck) -> None:
+    at = run.at(bottleneck)
+    assert [finding.kind for finding in at] == [bottleneck.kind], run.findings
+    assert at[0].remedy
+    assert at[0].evidence
+
+
+@every_bottleneck
+def test_its_fixed_twin_yields_none(run: Run, bottleneck: Bottleneck) -> None:
+    assert run.in_route(bottleneck.fixed) == []
+
+
+def test_what_no_request_shows_is_found_once(run: Run) -> None:
+    assert sorted(finding.kind for finding in run.in_route("")) == sorted(OF_THE_PROCESS)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_healthy_shop_has_no_findings(loop: str, database: str, tmp_path: Path) -> None:
+    """Under load; none from start-up and health checks either."""
+    for shop in served(tmp_path, database, loop):
+        load = Load(Plan(shoppers=4, pause=0.05, troubles=False))
+        asyncio.run(load.run(shop.url, 12))
+        shop.get("/health")
+        assert found(shop) == ()
+        assert load.outcomes.total() > 100
