@@ -36,7 +36,7 @@ class Load:
     #: rounds of requests, one after the other, and how many requests each has at once
     rounds: int = 1
     at_once: int = 1
-    #: rounds go on for so long
+    #: rounds go on for so long; or until there is a finding, where one is wanted
     seconds: float = 0.0
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: after each round
@@ -93,9 +93,9 @@ async def _under_load(app: FastAPI, telemetry: Telemetry, load: Load, wanted: Ki
     transport = httpx.ASGITransport(app=app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://shop") as shop:
         numbers = iter(range(10**9))
-        until = time.monotonic() + load.seconds
+        until = time.monotonic() + (APPEARS_WITHIN if load.seconds and wanted else load.seconds)
         rounds = 0
-        while rounds < load.rounds or time.monotonic() < until:
+        while rounds < load.rounds or (time.monotonic() < until and not (wanted and _has(telemetry, wanted))):
             paths = [load.path.format(next(numbers)) for _ in range(load.at_once)]
             for answer in await asyncio.gather(*(shop.get(path) for path in paths)):
                 answer.raise_for_status()
