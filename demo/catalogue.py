@@ -63,8 +63,8 @@ CATALOGUE: Final = (
         kind="blocking_call",
         name="blocking-cpu",
         fault="A long computation holds the loop.",
-        function="blocking_call:pack",
-        code="fewest = min(fewest, first_fit(litres))",
+        function="blocking_call:boxes_needed",
+        code="pack(parcels)",
     ),
     Bottleneck(
         kind="sync_db_on_loop",

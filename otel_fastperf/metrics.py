@@ -344,6 +344,10 @@ class Family:
             if self._children.pop(values, None) is not None:
                 self._metric.remove(*map(_printable, values))
 
+    def total(self) -> float:
+        """Sum over the children of a gauge or counter."""
+        return float(sum(child._value.get() for child in tuple(self._children.values())))  # noqa: SLF001 - no other way
+
     def _new(self, values: tuple[str, ...]) -> Any:
         with self._lock:
             child = self._children.get(values)

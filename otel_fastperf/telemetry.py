@@ -53,6 +53,7 @@ from otel_fastperf.monitors.gc import monitor_gc
 from otel_fastperf.monitors.loop import monitor_loop
 from otel_fastperf.monitors.memory import monitor_memory
 from otel_fastperf.monitors.threads import monitor_threads
+from otel_fastperf.monitors.watchdog import monitor_blocked_loop
 from otel_fastperf.peers import native_config
 from otel_fastperf.reporting import Detector, Findings
 from otel_fastperf.settings import Settings, propagators_of_environment
@@ -418,6 +419,7 @@ class _Monitors:
         settings, signals = self._settings, self._signals
         if settings.loop.enabled:
             yield monitor_loop(settings.loop, signals)
+            yield monitor_blocked_loop(settings.loop, signals)
         if settings.threads.enabled:
             yield monitor_threads(settings.threads, signals)
         if settings.memory.enabled:

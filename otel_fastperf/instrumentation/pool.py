@@ -325,7 +325,8 @@ def _most(pool: QueuePool) -> int | None:
 
 def _is_exhausted(pool: Pool) -> bool:
     """True if the pool has no connection to give and may open none."""
-    if not isinstance(pool, QueuePool):
+    # an idle one is what a pool that is large enough has as a rule
+    if not isinstance(pool, QueuePool) or pool.checkedin():
         return False
     most = _most(pool)
     return most is not None and pool.checkedout() >= most

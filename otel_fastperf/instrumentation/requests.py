@@ -8,7 +8,7 @@ response, not with the background tasks after it.
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Container, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, MutableMapping
 from typing import Any, Final, NamedTuple
 
 from opentelemetry import context as otel_context
@@ -21,9 +21,10 @@ from opentelemetry.util.http import SanitizeValue, normalise_request_header_name
 from otel_fastperf.budget import Cause, Interval, Phase, split
 from otel_fastperf.record import CURRENT, Middleware, RequestRecord
 from otel_fastperf.settings import RequestsSettings
-from otel_fastperf.signals import Signals
+from otel_fastperf.signals import Hold, Signals
 from otel_fastperf.spans import exemplar_of, fail_span
 from otel_fastperf.text import error_type
+from otel_fastperf.waits import waits_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -524,13 +525,22 @@ class _Exchange(_Observed):
 
     def _intervals(self) -> list[Interval]:
         """What it waited for, and what stood in its way."""
-        record = self.record
-        intervals = record.intervals
-        for start, end in reversed(self.requests.signals.obstacles.pauses):
+        record, obstacles = self.record, self.requests.signals.obstacles
+        intervals = list(record.intervals)
+        for start, end in reversed(obstacles.pauses):
             if end <= record.started:
                 break
             intervals.append((start, end, Cause.GC))
+        if obstacles.holds:
+            intervals += self._loop_waits(waits_of(record, obstacles.holds))
         return intervals
+
+    def _loop_waits(self, holds: Iterable[Hold]) -> Iterator[Interval]:
+        """The time for which others held the event loop, with a link to each span that tells of them."""
+        for hold in holds:
+            if hold.span is not None and self.span.is_recording():
+                self.span.add_link(hold.span, {"fastperf.link": "event loop blocked"})
+            yield hold.start, hold.end, Cause.LOOP_WAIT
 
     def _annotate(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
         span = self.span

@@ -1,0 +1,99 @@
+"""`blocking_call`: what is said of code that held the event loop, and when nothing is."""
+
+import pytest
+
+from otel_fastperf.blocked import BlockedBy
+from otel_fastperf.detectors.blocking_call import BlockedLoop, detect_blocking_call
+from otel_fastperf.findings import CallSite, Finding, Severity
+from otel_fastperf.settings import LoopSettings
+
+LINE = CallSite("/srv/shop/bank.py", 41, "fetch_rate")
+OUTER = CallSite("/srv/shop/orders.py", 12, "price")
+
+
+def found(
+    cause: BlockedBy, *, seconds: float = 0.15, call_site: CallSite | None = LINE, waiting: int = 7, **facts: bool
+) -> list[Finding]:
+    blocked = BlockedLoop(
+        seconds=seconds,
+        cause=cause,
+        call_site=call_site,
+        frames=(LINE, OUTER),
+        route="/orders",
+        waiting=waiting,
+        **facts,
+    )
+    return list(detect_blocking_call(blocked, LoopSettings()))
+
+
+def test_a_blocking_call_is_told_with_its_line_its_cause_and_who_waited() -> None:
+    (finding,) = found(BlockedBy.SYNC_IO)
+    assert finding.kind == "blocking_call"
+    assert finding.severity is Severity.WARNING
+    assert finding.message == "code held the event loop for 0.15 s (sync_io); 7 other requests waited."
+    assert (finding.subject, finding.call_site, finding.route) == ("fetch_rate", LINE, "/orders")
+    assert finding.seconds == 0.15
+    assert finding.evidence == {
+        "seconds": 0.15,
+        "cause": "sync_io",
+        "frames": ("shop/bank.py:41 in fetch_rate", "shop/orders.py:12 in price"),
+        "waiting_requests": 7,
+    }
+
+
+@pytest.mark.parametrize(
+    ("cause", "named"),
+    [
+        (BlockedBy.SYNC_IO, "await an async client"),
+        (BlockedBy.SYNC_IO, "asyncio.to_thread"),
+        (BlockedBy.SYNC_IO, "make the endpoint `def`"),
+        (BlockedBy.CPU, "ProcessPoolExecutor"),
+        (BlockedBy.CPU, "asyncio.to_thread"),
+        (BlockedBy.GIL_HELD, "a thread does not help"),
+    ],
+)
+def test_the_remedy_is_the_causes(cause: BlockedBy, named: str) -> None:
+    (finding,) = found(cause)
+    assert named in finding.remedy
+    assert "fetch_rate" in finding.remedy
+
+
+@pytest.mark.parametrize(("seconds", "severity"), [(0.99, Severity.WARNING), (1.0, Severity.CRITICAL)])
+def test_a_second_is_critical(seconds: float, severity: Severity) -> None:
+    (finding,) = found(BlockedBy.CPU, seconds=seconds)
+    assert finding.severity is severity
+
+
+def test_one_request_that_waited_is_told_in_the_singular() -> None:
+    (finding,) = found(BlockedBy.CPU, waiting=1)
+    assert finding.message.endswith("; 1 other request waited.")
+
+
+def test_less_than_the_threshold_is_nothing() -> None:
+    assert found(BlockedBy.CPU, seconds=0.099) == []
+
+
+def test_a_pause_of_the_collector_is_another_kind() -> None:
+    assert found(BlockedBy.GC, seconds=2.0) == []
+
+
+def test_a_synchronous_statement_is_another_kind() -> None:
+    assert found(BlockedBy.SYNC_IO, in_database=True) == []
+
+
+def test_other_threads_are_blamed_without_a_line() -> None:
+    (finding,) = found(BlockedBy.GIL_HELD, call_site=None)
+    assert finding.message.startswith("other threads kept the GIL from the event loop for 0.15 s")
+    assert finding.subject == "event loop"
+    assert "`def` endpoints" in finding.remedy
+
+
+def test_a_busy_machine_is_no_finding() -> None:
+    assert found(BlockedBy.DESCHEDULED, seconds=0.9, call_site=None) == []
+
+
+def test_a_process_that_was_stopped_for_a_second_is_one_without_a_line() -> None:
+    (finding,) = found(BlockedBy.DESCHEDULED, seconds=1.5, call_site=None)
+    assert finding.message.startswith("the process did not run for 1.50 s (descheduled)")
+    assert finding.subject == "process"
+    assert "CPU limit" in finding.remedy

@@ -1,0 +1,69 @@
+"""The cause of a hold, told from measurements."""
+
+import pytest
+
+from otel_fastperf.blocked import BlockedBy, Measurement, blocked_by, by_other_threads
+
+THRESHOLD = 0.1
+
+
+def cause(**measured: float | bool) -> str:
+    return blocked_by(Measurement(**({"seconds": 0.4} | measured)), THRESHOLD).value  # type: ignore[arg-type]
+
+
+def test_a_thread_that_slept_while_the_gil_was_free_waited_for_input_or_output() -> None:
+    assert cause(cpu=0.001, gil_free=1.0) == "sync_io"
+
+
+def test_a_thread_that_ran_and_gave_the_gil_when_asked_computed() -> None:
+    assert cause(cpu=0.39, gil_wait=0.006, gil_free=0.0) == "cpu"
+
+
+def test_a_thread_that_ran_and_kept_the_gil_is_in_c_code() -> None:
+    assert cause(cpu=0.39, gil_wait=0.36, gil_free=0.0) == "gil_held"
+
+
+def test_c_code_may_keep_the_gil_and_sleep() -> None:
+    assert cause(cpu=0.0, gil_wait=0.36, gil_free=0.0) == "gil_held"
+
+
+def test_the_collector_of_garbage_keeps_the_gil_too_but_is_known_by_its_pauses() -> None:
+    assert cause(cpu=0.39, gil_wait=0.36, gil_free=0.0, gc=0.35) == "gc"
+
+
+def test_a_short_collection_is_not_the_cause() -> None:
+    assert cause(cpu=0.39, gil_wait=0.03, gil_free=0.0, gc=0.03) == "cpu"
+
+
+@pytest.mark.parametrize("gil_free", [None, 0.0, 1.0])
+def test_a_process_in_which_not_even_the_watchdog_ran_was_stopped(gil_free: float | None) -> None:
+    measured = Measurement(seconds=0.4, cpu=0.001, stopped=0.36, gil_free=gil_free)
+    assert blocked_by(measured, THRESHOLD) is BlockedBy.DESCHEDULED
+
+
+def test_code_that_computes_for_long_is_the_cause_even_where_it_hardly_gets_a_processor() -> None:
+    assert cause(seconds=0.9, cpu=0.3, stopped=0.5, gil_free=0.0) == "cpu"
+
+
+def test_a_thread_with_the_gil_and_without_a_processor_was_descheduled() -> None:
+    assert cause(cpu=0.05, gil_wait=0.012, gil_free=0.1) == "descheduled"
+
+
+def test_other_threads_that_compute_keep_the_gil_from_the_loop() -> None:
+    measured = Measurement(seconds=0.4, cpu=0.06, others_cpu=0.3, gil_wait=0.02, gil_free=0.0)
+    assert blocked_by(measured, THRESHOLD) is BlockedBy.GIL_HELD
+    assert by_other_threads(measured)
+
+
+def test_a_thread_that_never_asked_for_the_gil_slept_whatever_others_computed() -> None:
+    assert cause(cpu=0.0005, others_cpu=0.38, gil_wait=0.02, gil_free=0.0) == "sync_io"
+
+
+def test_threads_that_compute_without_the_gil_do_not_take_the_blame() -> None:
+    """As those of a library for linear algebra."""
+    assert not by_other_threads(Measurement(seconds=0.4, cpu=0.39, others_cpu=0.39, gil_wait=0.3))
+
+
+@pytest.mark.parametrize(("others_cpu", "expected"), [(0.0, "descheduled"), (0.39, "gil_held")])
+def test_a_loop_that_did_nothing_and_is_late_was_kept_from_running(others_cpu: float, expected: str) -> None:
+    assert cause(idle=True, gil_free=1.0, others_cpu=others_cpu) == expected
