@@ -425,6 +425,13 @@ class LoopSettings(_Group):
     interval: float = Field(
         default=0.05, ge=0.005, le=1.0, examples=["0.05"], description="Time between two measurements, in seconds."
     )
+    start_after: float = Field(
+        default=1.0,
+        ge=0,
+        examples=["1"],
+        description="A loop without a lifespan is watched from this long after its first request, in seconds; with 0"
+        " that request waits until it is, as tests need it.",
+    )
     blocked: float = Field(
         default=0.1,
         ge=0.02,

@@ -314,6 +314,19 @@ def test_importing_the_package_loads_no_exporter() -> None:
     assert python("-c", script) == ""
 
 
+def test_the_pytest_plugin_loads_nothing_that_a_test_run_did_not_ask_for() -> None:
+    """It is part of every test run of every project that has this package installed."""
+    heavy = "{'fastapi', 'starlette', 'sqlalchemy', 'opentelemetry', 'pydantic', 'prometheus_client'}"
+    script = f"import sys, otel_fastperf.pytest_plugin; print(*sorted({heavy} & sys.modules.keys()))"
+    assert python("-c", script) == ""
+
+
+def test_every_exported_name_is_there() -> None:
+    script = "import otel_fastperf; print(*(n for n in dir(otel_fastperf) if not hasattr(otel_fastperf, n)))"
+    assert python("-c", script) == ""
+    assert python("-c", "from otel_fastperf import *; print(setup_telemetry.__name__)") == "setup_telemetry"
+
+
 def python(*arguments: str, path: Path = ROOT) -> str:
     """Run a fresh interpreter; its output."""
     environment = {"PYTHONPATH": f"{path}:{ROOT}", "PATH": "/usr/bin:/bin"}
