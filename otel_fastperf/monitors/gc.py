@@ -19,8 +19,10 @@ from otel_fastperf.detectors.gc_pause import Pause, detect_gc_pause
 from otel_fastperf.findings import Finding
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.record import CURRENT, RequestRecord
+from otel_fastperf.reporting import event_attributes
 from otel_fastperf.settings import MemorySettings
 from otel_fastperf.signals import Signals
+from otel_fastperf.spans import exemplar_of
 from otel_fastperf.stack import call_site
 from otel_fastperf.ticker import ticking
 
@@ -219,8 +221,21 @@ class _LongPauses:
             return  # of another app in this process, which has a monitor of its own
         share = (self.seconds - (self._ticks[0][1] if self._ticks else 0.0)) / _MINUTE
         for finding in detect_gc_pause([each.pause for each in noted], share, self.settings):
-            route = (record.route or "") if record is not None and finding.call_site is not None else ""
-            self._signals.findings.report(replace(finding, route=route), record)
+            if record is None:
+                self._signals.findings.report(finding)
+            elif finding.call_site is not None:
+                self._signals.findings.report(replace(finding, route=record.route or ""), record)
+            else:
+                self._report_without_route(finding, record)
+
+    def _report_without_route(self, finding: Finding, record: RequestRecord) -> None:
+        """The request has suffered, and is not the cause: its route is not told, its span and trace are."""
+        exemplar = exemplar_of(record.span)
+        self._signals.findings.report(
+            finding if exemplar is None else replace(finding, trace_ids=(exemplar["trace_id"],))
+        )
+        if record.span.is_recording():
+            record.span.add_event(f"fastperf.{finding.kind}", event_attributes(finding))
 
 
 def _ended(record: RequestRecord | None) -> bool:
