@@ -89,6 +89,7 @@ td.bad { color: var(--critical); font-weight: 600; }
 .site { font-size: 13.5px; margin-top: 6px; overflow-wrap: anywhere; }
 .message { margin-top: 6px; overflow-wrap: anywhere; }
 .fix { margin-top: 10px; padding: 9px 12px; border-radius: 7px; background: var(--good-soft); overflow-wrap: anywhere; }
+.message code, .fix code { background: var(--code); border-radius: 4px; padding: 0 4px; font-size: 13.5px; }
 .fix b { color: var(--good); }
 details { margin-top: 10px; }
 summary { cursor: pointer; color: var(--soft); font-size: 13px; }
