@@ -497,8 +497,14 @@ class MemorySettings(_Group):
 
 
 class CacheSettings(_Group):
-    """Caches that the app has handed over with `observe_cache`."""
+    """Caches: those that the app has handed over with `observe_cache`, and its functions with `functools.lru_cache`."""
 
+    enabled: bool = Field(default=True, examples=["true"], description="Measure caches.")
+    discover: bool = Field(
+        default=True,
+        examples=["true"],
+        description="Find the app's functions with `functools.lru_cache` by themselves.",
+    )
     hit_ratio: float = Field(
         default=0.2,
         ge=0,
@@ -511,6 +517,12 @@ class CacheSettings(_Group):
         ge=1,
         examples=["500"],
         description="Look-ups between two judgements of a cache.",
+    )
+    unbounded_size: int = Field(
+        default=10_000,
+        ge=1,
+        examples=["10000"],
+        description="A cache without a limit that has so many entries, and still grows, is `cache_inefficient`.",
     )
     interval: float = Field(
         default=10.0, ge=0.1, examples=["10"], description="Time between two readings of the caches, in seconds."

@@ -100,6 +100,11 @@ def application_frames(frame: FrameType | None, most: int) -> tuple[CallSite, ..
     return tuple(sites) if sites or not installed else _installed_application(installed, most)
 
 
+def is_application(filename: str) -> bool:
+    """True for a file that is neither Python's, nor of an installed package, nor of this one."""
+    return _origin(filename) is _Origin.APPLICATION
+
+
 def _installed_application(frames: list[FrameType], most: int) -> tuple[CallSite, ...]:
     """Those of `frames` that are in the package that was called by the framework: the outermost one's."""
     package = _package(frames[-1].f_code.co_filename)

@@ -17,7 +17,11 @@ PACKAGE: Final = ROOT / "otel_fastperf"
 #: Lowest first. A module imports from its own floor and below; a folder stands with all that is in it.
 FLOORS: Final = (
     (
+        "allocations",
+        "application",
         "budget",
+        "cache_adapters",
+        "containers",
         "errors",
         "findings",
         "guard",
@@ -35,7 +39,7 @@ FLOORS: Final = (
     ("report", "settings", "statements"),
     ("detectors", "logs", "metrics", "tracing"),
     ("diagnosis", "reporting"),
-    ("exposition", "signals"),
+    ("caches", "exposition", "signals"),
     ("instrumentation", "monitors"),
     ("telemetry",),
     ("__init__",),

@@ -1,20 +1,27 @@
-"""Pauses of the garbage collector, by generation.
+"""Pauses of the garbage collector, by generation: as metric, in the budgets of requests, and, if long, as findings.
 
 A collection starts inside whatever allocates, also inside a lock of prometheus_client's on the same thread: what runs
-in `gc.callbacks` may take no lock. It notes the pause, and a later tick or scrape counts it.
+in `gc.callbacks` may take no lock. It notes the pause; a later tick or scrape counts it, and the end of the request in
+which it happened, or a later tick, reports it.
 """
 
 import gc
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
+from otel_fastperf.detectors.gc_pause import Pause, detect_gc_pause
+from otel_fastperf.findings import Finding
 from otel_fastperf.metrics import Metrics
+from otel_fastperf.record import CURRENT, RequestRecord
 from otel_fastperf.settings import MemorySettings
 from otel_fastperf.signals import Signals
+from otel_fastperf.stack import call_site
 from otel_fastperf.ticker import ticking
 
 #: seconds between two counts when nobody scrapes
@@ -23,20 +30,32 @@ _INTERVAL: Final = 1.0
 #: pauses that are kept one by one, and most that are counted at once; what is over it is kept as number and sum
 _PENDING: Final = 4096
 
+#: long pauses that wait for the end of their request, and the seconds that they wait at most
+_MOST_LONG: Final = 256
+_PATIENCE: Final = 30.0
+
 _GENERATIONS: Final = 3
+_FULL: Final = 2
+_MINUTE: Final = 60.0
 
 
 @asynccontextmanager
-async def monitor_gc(settings: MemorySettings, signals: Signals) -> AsyncIterator[None]:  # noqa: ARG001 - as all monitors
+async def monitor_gc(settings: MemorySettings, signals: Signals) -> AsyncIterator[None]:
     """Measure every collection of the process, in whichever thread it runs."""
-    pauses = _Pauses(signals.metrics)
+    long = _LongPauses(settings, signals)
+    pauses = _Pauses(signals.metrics, signals.obstacles.pauses, long)
 
     def failed(error: Exception) -> None:
         signals.guard.failed("gc_monitor", error)
 
+    def tick(_late: float = 0.0) -> None:
+        pauses.count()
+        long.report(_PATIENCE)
+
     def finish() -> None:
         try:
             pauses.count_all()
+            long.report(0.0)
         except Exception as error:  # noqa: BLE001 - the app's shutdown goes on
             failed(error)
 
@@ -45,14 +64,19 @@ async def monitor_gc(settings: MemorySettings, signals: Signals) -> AsyncIterato
         gc.callbacks.append(pauses.collector_called)
         stack.callback(gc.callbacks.remove, pauses.collector_called)
         stack.callback(signals.metrics.on_refresh(pauses.count))
-        stack.enter_context(ticking(_INTERVAL, lambda _late: pauses.count(), failed))
+        stack.callback(signals.findings.add_detector(long.request_ended))
+        stack.enter_context(ticking(_INTERVAL, tick, failed))
         yield
 
 
 class _Pauses:
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, obstacles: "deque[tuple[float, float]]", long: "_LongPauses") -> None:
         self._children = tuple(metrics.gc_pause.child(str(generation)) for generation in range(_GENERATIONS))
+        self._obstacles = obstacles
+        self._long = long
+        self._long_enough = long.settings.gc_pause
         self._started: float | None = None
+        self._explicit = False
         self._pending: deque[tuple[int, float]] = deque()
         #: by generation, since the start: number and seconds of the pauses that found `_pending` full
         self._over = [(0, 0.0)] * _GENERATIONS
@@ -62,10 +86,17 @@ class _Pauses:
     def collector_called(self, phase: str, info: dict[str, int]) -> None:
         """See `gc.callbacks`. Collections never nest nor overlap, and neither do these calls."""
         if phase == "start":
+            if info["generation"] == _FULL:
+                self._explicit = _is_explicit()
             self._started = time.perf_counter()
         elif self._started is not None:
-            seconds, self._started = time.perf_counter() - self._started, None
-            generation = info["generation"]
+            ended, started, self._started = time.perf_counter(), self._started, None
+            seconds, generation = ended - started, info["generation"]
+            self._obstacles.append((started, ended))
+            self._long.seconds += seconds
+            if seconds >= self._long_enough:
+                self._long.note(generation, seconds, info["collected"], explicit=self._explicit, ended=ended)
+            self._explicit = False
             if len(self._pending) < _PENDING:
                 self._pending.append((generation, seconds))
             else:
@@ -103,3 +134,91 @@ class _Pauses:
         for _ in range(now):
             child.observe(mean)
         self._over_counted[generation] = (number, total) if now == left else (counted + now, counted_total + mean * now)
+
+
+def _is_explicit() -> bool:
+    """Has somebody called `gc.collect()`? The interpreter begins by itself only over the threshold, which is one more.
+
+    Asked when a collection starts: it sets the counts to 0.
+    """
+    threshold = gc.get_threshold()[0]
+    return not gc.isenabled() or threshold == 0 or gc.get_count()[0] <= threshold
+
+
+class _Noted(NamedTuple):
+    pause: Pause
+    #: `time.perf_counter()`
+    ended: float
+    record: RequestRecord | None
+
+
+class _LongPauses:
+    """Long pauses, from the collector's call to their report: together with all others of the same request."""
+
+    def __init__(self, settings: MemorySettings, signals: Signals) -> None:
+        self.settings = settings
+        self._signals = signals
+        self._noted: deque[_Noted] = deque(maxlen=_MOST_LONG)
+        self._unseen: BaseException | None = None
+        self._waiting: list[_Noted] = []
+        self._lock = threading.Lock()
+        #: of all pauses so far, long or not
+        self.seconds = 0.0
+        #: `(time.perf_counter(), seconds of all pauses by then)` of the ticks of the last minute
+        self._ticks: deque[tuple[float, float]] = deque()
+
+    def note(self, generation: int, seconds: float, collected: int, *, explicit: bool, ended: float) -> None:
+        """Called by the collector, in whichever thread, context and lock it ran: takes no lock, and never raises."""
+        try:
+            site = call_site(sys._getframe())  # noqa: SLF001 - there is no other way
+        except Exception as error:  # noqa: BLE001 - told later: to log takes a lock
+            self._unseen, site = error, None
+        self._noted.append(_Noted(Pause(generation, seconds, collected, explicit, site), ended, CURRENT.get()))
+
+    def request_ended(self, record: RequestRecord) -> Iterable[Finding]:
+        """A detector by its signature. It reports by itself: a pause that nobody asked for belongs to no route."""
+        if not self._noted and not self._waiting:
+            return ()
+        self._report(record, self._taken(lambda noted: noted.record is record))
+        return ()
+
+    def report(self, patience: float) -> None:
+        """Report what belongs to no request that is still to end, within `patience` seconds. Called at each tick."""
+        now = time.perf_counter()
+        while self._ticks and now - self._ticks[0][0] > _MINUTE:
+            self._ticks.popleft()
+        self._ticks.append((now, self.seconds))
+        if self._unseen is not None:
+            error, self._unseen = self._unseen, None
+            self._signals.guard.failed("gc_monitor", error)
+        if not self._noted and not self._waiting:
+            return
+        for noted in self._taken(lambda noted: noted.record is None):
+            self._report(None, [noted])
+        late = self._taken(lambda noted: _ended(noted.record) or now - noted.ended >= patience)
+        # a dict and not a set: in the order in which they came
+        for record in {id(noted.record): noted.record for noted in late}.values():
+            self._report(record, [noted for noted in late if noted.record is record])
+
+    def _taken(self, wanted: Callable[[_Noted], bool]) -> list[_Noted]:
+        """Those that are `wanted`; the others go on waiting."""
+        taken: list[_Noted] = []
+        with self._lock:
+            while self._noted:
+                self._waiting.append(self._noted.popleft())
+            waiting, self._waiting = self._waiting, []
+            for noted in waiting:
+                (taken if wanted(noted) else self._waiting).append(noted)
+        return taken
+
+    def _report(self, record: RequestRecord | None, noted: list[_Noted]) -> None:
+        if record is not None and record.owner is not self._signals:
+            return  # of another app in this process, which has a monitor of its own
+        share = (self.seconds - (self._ticks[0][1] if self._ticks else 0.0)) / _MINUTE
+        for finding in detect_gc_pause([each.pause for each in noted], share, self.settings):
+            route = (record.route or "") if record is not None and finding.call_site is not None else ""
+            self._signals.findings.report(replace(finding, route=route), record)
+
+
+def _ended(record: RequestRecord | None) -> bool:
+    return record is not None and record.ended > 0

@@ -4,11 +4,13 @@ import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from otel_fastperf.monitors import gc as gc_module
 from otel_fastperf.monitors.gc import monitor_gc
+from otel_fastperf.record import CURRENT, RequestRecord
 from otel_fastperf.settings import MemorySettings
 from tests.conftest import Probe
 from tests.monitors.conftest import PATIENCE, Run
@@ -208,3 +210,175 @@ def test_two_monitors_may_end_in_any_order(run: Run, probe: Probe) -> None:
 
     run(main())
     assert pauses(probe, 2) == 1
+
+
+# What the monitor hands on: pauses to the budgets, long ones as findings.
+
+LONG = MemorySettings(gc_pause=1e-6)
+
+
+@pytest.fixture
+def _tick_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc_module, "_INTERVAL", 0.01)
+
+
+def a_request(probe: Probe, path: str = "/reports") -> RequestRecord:
+    span = probe.signals.tracer.start_span(path)
+    return RequestRecord(probe.signals, {"type": "http", "path": path}, span, time.perf_counter())
+
+
+def ended(probe: Probe, record: RequestRecord) -> None:
+    """As the request layer ends it."""
+    record.ended = time.perf_counter()
+    probe.signals.findings.examine(record)
+    record.span.end()
+
+
+def test_every_pause_stands_in_the_way_of_requests_from_its_start_to_its_end(run: Run, probe: Probe) -> None:
+    async def main() -> tuple[float, float]:
+        async with monitor_gc(SETTINGS, probe.signals):
+            before = time.perf_counter()
+            gc.collect(0)
+            gc.collect()
+            return before, time.perf_counter()
+
+    before, after = run(main())
+    first, second = probe.signals.obstacles.pauses
+    assert before < first[0] < first[1] < second[0] < second[1] < after
+
+
+def test_a_long_explicit_collection_in_a_request_is_found_with_its_line_on_its_span(run: Run, probe: Probe) -> None:
+    async def main() -> int:
+        async with monitor_gc(LONG, probe.signals):
+            record = a_request(probe)
+            CURRENT.set(record)
+            gc.collect()
+            ended(probe, record)
+            return record.span.get_span_context().trace_id
+
+    trace_id = run(main())
+    (finding,) = probe.findings()
+    assert (finding.kind, finding.subject) == ("gc_pause", "gc.collect()")
+    assert finding.call_site is not None
+    assert Path(finding.call_site.file).read_text().splitlines()[finding.call_site.line - 1].strip() == "gc.collect()"
+    assert finding.trace_ids == (f"{trace_id:032x}",)
+    (span,) = probe.spans()
+    assert [event.name for event in span.events] == ["fastperf.gc_pause"]
+
+
+def test_a_collection_that_began_by_itself_is_told_apart_and_belongs_to_no_route(run: Run, probe: Probe) -> None:
+    threshold = gc.get_threshold()
+
+    async def main() -> None:
+        async with monitor_gc(LONG, probe.signals):
+            record = a_request(probe)
+            CURRENT.set(record)
+            gc.set_threshold(100, 1, 1)
+            gc.enable()
+            kept = [[number] for number in range(100_000)]
+            gc.disable()
+            gc.set_threshold(*threshold)
+            ended(probe, record)
+            del kept
+
+    run(main())
+    (finding,) = probe.findings()
+    assert finding.evidence["explicit"] is False
+    assert (finding.route, finding.call_site) == ("", None)
+    assert "test_gc.py" in str(finding.evidence["allocating"])
+    assert finding.trace_ids
+
+
+def test_a_request_that_collects_is_one_finding_whatever_else_was_collected_meanwhile(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        async with monitor_gc(LONG, probe.signals):
+            record = a_request(probe)
+            CURRENT.set(record)
+            for _ in range(3):
+                gc.collect(0)
+                gc.collect()
+            ended(probe, record)
+
+    run(main())
+    (finding,) = probe.findings()
+    assert (finding.count, finding.evidence["pauses"]) == (1, 6)
+
+
+@pytest.mark.usefixtures("_tick_at_once")
+def test_a_collection_outside_of_requests_is_found_too(run: Run, probe: Probe, until: Until) -> None:
+    def clean_up() -> None:
+        gc.collect()
+
+    async def main() -> None:
+        async with monitor_gc(LONG, probe.signals):
+            thread = threading.Thread(target=clean_up)
+            thread.start()
+            thread.join()
+            await until(probe.findings)
+
+    run(main())
+    (finding,) = probe.findings()
+    assert finding.call_site is not None
+    assert "clean_up" in finding.call_site.function
+
+
+@pytest.mark.usefixtures("_tick_at_once")
+def test_a_request_that_goes_on_and_on_is_not_waited_for_for_ever(
+    run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gc_module, "_PATIENCE", 0.05)
+
+    async def main() -> None:
+        async with monitor_gc(LONG, probe.signals):
+            CURRENT.set(a_request(probe, "/stream"))
+            gc.collect()
+            await until(probe.findings)
+
+    run(main())
+    assert len(probe.findings()) == 1
+
+
+def test_what_ends_with_the_monitor_is_reported_before(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        async with monitor_gc(LONG, probe.signals):
+            gc.collect()
+
+    run(main())
+    assert len(probe.findings()) == 1
+
+
+def test_a_short_pause_is_no_finding(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        async with monitor_gc(MemorySettings(gc_pause=10.0), probe.signals):
+            gc.collect()
+
+    run(main())
+    assert probe.findings() == ()
+
+
+def test_a_pause_in_a_request_of_another_app_is_left_to_that_one(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        async with monitor_gc(LONG, probe.signals):
+            record = a_request(probe)
+            record.owner = object()
+            CURRENT.set(record)
+            gc.collect()
+
+    run(main())
+    assert probe.findings() == ()
+
+
+def test_a_long_pause_inside_a_metric_s_lock_does_not_hang(run: Run, probe: Probe) -> None:
+    def collect() -> None:
+        with probe.signals.metrics.gc_pause.child("2")._sum._lock, probe.signals.findings.log._lock:
+            gc.collect()
+
+    async def main() -> None:
+        async with monitor_gc(LONG, probe.signals):
+            thread = threading.Thread(target=collect, daemon=True)
+            thread.start()
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+    run(main())
+    assert len(probe.findings()) == 1

@@ -1,10 +1,12 @@
 """USS and the cgroup's limit: the reading, from made files, and the monitor, on this process."""
 
 import asyncio
+import gc
 import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,6 +20,7 @@ from otel_fastperf.monitors.memory import (
     tightest,
     unique_bytes,
 )
+from otel_fastperf.record import RequestRecord
 from otel_fastperf.settings import MemorySettings
 from tests.conftest import Probe
 from tests.monitors.conftest import Run
@@ -211,7 +214,7 @@ def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> 
         for _ in range(2):
             async with monitor_memory(MemorySettings(interval=3600), probe.signals):
                 assert len(threading.enumerate()) == len(before[0]) + 1
-            assert (threading.enumerate(), asyncio.all_tasks()) == before
+            assert (threading.enumerate(), asyncio.all_tasks(), probe.signals.findings._detectors) == (*before, [])
 
     run(main())
 
@@ -248,3 +251,142 @@ def test_the_reading_is_off_the_event_loop(run: Run, probe: Probe, until: Until)
     finally:
         watching.clear()
     assert threading.get_ident() not in readers
+
+
+# Growth
+
+
+GROWTH = MemorySettings(interval=0.1, growth_window=2, growth_bytes=8 * MB)
+
+
+@linux
+def test_memory_that_grows_and_survives_full_collections_is_found(run: Run, probe: Probe, until: Until) -> None:
+    kept: list[bytes] = []
+
+    def grow() -> object:
+        kept.append(bytes(bytearray(b"x") * (MB // 4)))
+        if len(kept) % 20 == 0:
+            gc.collect()
+        return probe.findings()
+
+    async def main() -> None:
+        async with monitor_memory(GROWTH, probe.signals):
+            await until(grow)
+
+    run(main())
+    (finding,) = probe.findings()
+    assert finding.kind == "memory_growth"
+    assert finding.evidence["full_collections"]
+
+
+@linux
+def test_bursts_are_not(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        async with monitor_memory(GROWTH, probe.signals):
+            for _ in range(12):
+                burst = bytearray(b"x") * (24 * MB)
+                await asyncio.sleep(0.2)
+                del burst
+                await asyncio.sleep(0.15)
+
+    run(main())
+    assert probe.findings() == ()
+
+
+class Watch:
+    """A series of made readings, ten seconds apart."""
+
+    def __init__(self, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.growth = memory_module._Growth(MemorySettings(), probe.signals)
+        self.now = 1000.0
+        self._probe = probe
+        monkeypatch.setattr(gc, "get_stats", lambda: [{}, {}, {"collections": int(self.now // 60)}])
+
+    def goes_on(self, curve: Callable[[float], float], seconds: float, *, headroom: int | None = None) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.growth.look_at(memory_module._Readings(int(curve(self.now - 1000) * MB), headroom), self.now)
+            self.now += 10
+
+    def found(self) -> int:
+        return sum(finding.count for finding in self._probe.findings())
+
+
+@pytest.fixture
+def watch(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(probe, monkeypatch)
+
+
+def test_the_time_after_the_start_is_left_out(watch: Watch) -> None:
+    """The first third of a window: 200 seconds, in which half of it is loaded."""
+    watch.goes_on(lambda at: 100 + min(at, 400), 3600)
+    assert watch.found() == 0
+
+
+def test_growth_is_found_a_window_after_that_and_once_a_window_from_then_on(watch: Watch) -> None:
+    watch.goes_on(lambda at: 100 + at / 6, 700)
+    assert watch.found() == 0
+    watch.goes_on(lambda at: 100 + at / 6, 120)
+    assert watch.found() == 1
+    watch.goes_on(lambda at: 100 + at / 6, 600)
+    assert watch.found() == 2
+
+
+def test_requests_are_counted_for_the_growth_of_each(watch: Watch, probe: Probe) -> None:
+    span = probe.signals.tracer.start_span("request")
+    record = RequestRecord(probe.signals, {"type": "http"}, span, 0.0)
+
+    def curve(at: float) -> float:
+        watch.growth.request_ended(record)
+        return 100 + at / 6
+
+    watch.goes_on(curve, 820)
+    (finding,) = probe.findings()
+    assert finding.evidence["bytes_per_request"] == pytest.approx(10 / 6 * MB, rel=0.1)
+
+
+def test_the_series_is_bounded_however_often_memory_is_read(probe: Probe) -> None:
+    growth = memory_module._Growth(MemorySettings(interval=0.1), probe.signals)
+    for number in range(30_000):
+        growth.look_at(memory_module._Readings(100 * MB + number % 7, None), 1000 + number / 10)
+    assert len(growth._samples) <= 181
+    assert {sample.used for sample in growth._samples} == {100 * MB}
+
+
+def test_a_container_of_the_application_that_grows_is_named_with_the_line_that_adds_to_it(
+    watch: Watch, probe: Probe, shop: ModuleType
+) -> None:
+    def curve(at: float) -> float:
+        shop.page(f"visitor {at}")
+        return 100 + at
+
+    watch.goes_on(curve, 820)
+    (finding,) = probe.findings()
+    assert finding.subject == "growing_shop.pages"
+    assert finding.call_site is not None
+    assert SHOP.splitlines()[finding.call_site.line - 1].strip() == "pages[visitor] = bytes(1024 * 1024)"
+    assert "cachetools.TTLCache" in finding.remedy
+
+
+SHOP = """
+pages = {}
+names = []
+
+def page(visitor):
+    names.append(visitor)
+    if visitor not in pages:
+        pages[visitor] = bytes(1024 * 1024)
+    return pages[visitor]
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module of an application."""
+    path = tmp_path / "growing_shop.py"
+    path.write_text(SHOP)
+    module = ModuleType("growing_shop")
+    module.__file__ = str(path)
+    exec(compile(SHOP, module.__file__, "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, "growing_shop", module)
+    return module

@@ -1,0 +1,66 @@
+"""Which pauses of the garbage collector are a finding, and what it says."""
+
+import pytest
+
+from otel_fastperf.detectors.gc_pause import Pause, detect_gc_pause
+from otel_fastperf.findings import CallSite, Finding, Severity
+from otel_fastperf.settings import MemorySettings
+
+SETTINGS = MemorySettings(gc_pause=0.05)
+LINE = CallSite("/srv/shop/reports.py", 88, "sales")
+
+
+def pause(seconds: float = 0.08, *, explicit: bool = False, site: CallSite | None = LINE) -> Pause:
+    return Pause(generation=2, seconds=seconds, collected=1200, explicit=explicit, site=site)
+
+
+def found(*pauses: Pause, share: float = 0.01) -> list[Finding]:
+    return list(detect_gc_pause(pauses, share, SETTINGS))
+
+
+def test_no_pause_is_none() -> None:
+    assert found() == []
+
+
+def test_pauses_under_the_threshold_are_none_however_many() -> None:
+    assert found(*[pause(0.049)] * 100) == []
+
+
+def test_a_collection_that_was_asked_for_is_the_fault_of_its_line() -> None:
+    (finding,) = found(pause(explicit=True))
+    assert (finding.kind, finding.severity, finding.subject) == ("gc_pause", Severity.WARNING, "gc.collect()")
+    assert finding.call_site == LINE
+    assert finding.message == (
+        "`gc.collect()` stopped the whole process for 80 ms and freed 1,200 objects; the collector took 1.0% of the"
+        " last minute."
+    )
+    assert finding.remedy.startswith("Take out the `gc.collect()` at shop/reports.py:88 in sales")
+
+
+def test_a_collection_that_began_by_itself_is_no_line_s_fault() -> None:
+    """Else each line that happens to allocate would be a finding of its own."""
+    (finding,) = found(pause())
+    assert (finding.subject, finding.call_site) == ("generation 2", None)
+    assert finding.evidence["allocating"] == "shop/reports.py:88 in sales"
+    assert "gc.freeze()" in finding.remedy
+    assert "gc.set_threshold(50_000, 20, 100)" in finding.remedy
+
+
+def test_the_pauses_of_a_request_are_one_finding_about_the_one_that_was_asked_for() -> None:
+    """Who makes many objects and then collects has pauses of both kinds, and one fault."""
+    (finding,) = found(pause(0.3), pause(0.06, explicit=True), pause(0.01))
+    assert finding.call_site == LINE
+    assert (finding.evidence["pauses"], finding.evidence["pause_seconds"]) == (2, 0.06)
+    assert finding.seconds == pytest.approx(0.36)
+
+
+@pytest.mark.parametrize(("seconds", "share"), [(1.0, 0.01), (0.06, 0.1)])
+def test_a_second_or_a_tenth_of_all_time_is_critical(seconds: float, share: float) -> None:
+    (finding,) = found(pause(seconds), share=share)
+    assert finding.severity is Severity.CRITICAL
+
+
+def test_a_collection_that_a_library_asks_for_outside_of_the_application_has_no_line() -> None:
+    (finding,) = found(pause(explicit=True, site=None))
+    assert finding.call_site is None
+    assert finding.remedy.startswith("Take out the `gc.collect()`: ")

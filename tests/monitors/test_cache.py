@@ -1,0 +1,136 @@
+"""Caches on the clock: found, read, and judged after so many look-ups."""
+
+import asyncio
+import functools
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from otel_fastperf.caches import Caches
+from otel_fastperf.instrumentation.cache import instrument_caches
+from otel_fastperf.monitors.cache import monitor_caches
+from otel_fastperf.settings import CacheSettings
+from tests.conftest import Probe
+from tests.monitors.conftest import Run
+
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+
+SETTINGS = CacheSettings(interval=0.1, lookups=20, discover=False)
+
+SHOP = """
+import functools
+
+@functools.lru_cache(maxsize=4)
+def shipping(product): return product
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A module of an application."""
+    module = ModuleType("judged_shop")
+    module.__file__ = str(tmp_path / "judged_shop.py")
+    exec(compile(SHOP, module.__file__, "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, "judged_shop", module)
+    return module
+
+
+def test_a_cached_function_that_mostly_misses_is_found_with_no_line_of_set_up(
+    run: Run, probe: Probe, until: Until, shop: ModuleType
+) -> None:
+    caches, numbers = Caches(), iter(range(1_000_000))
+
+    def ask() -> object:
+        shop.shipping(next(numbers))
+        return probe.findings()
+
+    async def main() -> None:
+        settings = CacheSettings(interval=0.1, lookups=20)
+        with instrument_caches(caches, probe.signals):
+            async with monitor_caches(caches, settings, probe.signals):
+                await until(ask)
+
+    run(main())
+    finding = next(each for each in probe.findings() if each.subject == "judged_shop.shipping")
+    assert finding.kind == "cache_inefficient"
+    assert finding.call_site is not None
+    assert SHOP.splitlines()[finding.call_site.line - 1] == "@functools.lru_cache(maxsize=4)"
+
+
+def test_a_cache_that_answers_is_not(run: Run, probe: Probe) -> None:
+    double = functools.lru_cache(maxsize=64)(lambda number: 2 * number)
+    caches = Caches()
+    caches.observe(double, "doubles")
+
+    async def main() -> None:
+        with instrument_caches(caches, probe.signals):
+            async with monitor_caches(caches, SETTINGS, probe.signals):
+                for number in range(500):
+                    double(number % 50)
+                    await asyncio.sleep(0.002)
+
+    run(main())
+    assert probe.findings() == ()
+
+
+def test_the_first_look_ups_that_fill_a_cache_are_no_fault(run: Run, probe: Probe) -> None:
+    double = functools.lru_cache(maxsize=64)(lambda number: 2 * number)
+    caches = Caches()
+    caches.observe(double, "doubles")
+
+    async def main() -> None:
+        with instrument_caches(caches, probe.signals):
+            async with monitor_caches(caches, SETTINGS, probe.signals):
+                for number in range(60):
+                    double(number)
+                await asyncio.sleep(0.5)
+
+    run(main())
+    assert probe.findings() == ()
+
+
+def test_a_cache_that_is_cleared_begins_a_new_stretch(run: Run, probe: Probe, until: Until) -> None:
+    double = functools.lru_cache(maxsize=4)(lambda number: 2 * number)
+    caches = Caches()
+    caches.observe(double, "doubles")
+
+    async def main() -> None:
+        with instrument_caches(caches, probe.signals):
+            async with monitor_caches(caches, SETTINGS, probe.signals):
+                for number in range(1000):
+                    double(number % 2)
+                await asyncio.sleep(0.3)
+                double.cache_clear()
+                numbers = iter(range(1_000_000))
+                await until(lambda: double(next(numbers)) is None or probe.findings())
+
+    run(main())
+    assert probe.findings()[0].subject == "doubles"
+
+
+def test_it_ends_without_a_trace(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        before = threading.enumerate(), asyncio.all_tasks()
+        async with monitor_caches(Caches(), SETTINGS, probe.signals):
+            pass
+        assert (threading.enumerate(), asyncio.all_tasks()) == before
+
+    run(main())
+
+
+def test_a_look_that_fails_is_counted_and_the_next_is_made(
+    run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches = Caches()
+    monkeypatch.setattr(caches, "states", None)
+
+    async def main() -> None:
+        async with monitor_caches(caches, SETTINGS, probe.signals):
+            await until(lambda: len(probe.failures) > 2)
+
+    run(main())
+    assert set(probe.failures) == {"cache_monitor"}
