@@ -99,9 +99,7 @@ class Service:
             case 401 if self.token:
                 why = "wants another token than this one. Cure: give the service's OTEL_FASTPERF_DEBUG_TOKEN by --token"
             case 401:
-                why = (
-                    "wants a token. Cure: give the service's OTEL_FASTPERF_DEBUG_TOKEN by --token or as variable"
-                )
+                why = "wants a token. Cure: give the service's OTEL_FASTPERF_DEBUG_TOKEN by --token or as variable"
             case 404:
                 why = (
                     "says there is no such page (404): without a token it answers only on its own machine, and not"
