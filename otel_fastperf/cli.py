@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 
 from otel_fastperf.checks import Check, Level, run_checks
 from otel_fastperf.client import DEFAULT_URL, AskingError, Service
-from otel_fastperf.errors import FastPerfError
+from otel_fastperf.errors import FastPerfError, ReportError
 from otel_fastperf.findings import Severity
 from otel_fastperf.report import Report
 from otel_fastperf.report_formats import FORMATS, report_as
@@ -132,11 +132,20 @@ def _doctor(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> Report:
     target: str | None = options.target
     if target is None or (_ADDRESS.fullmatch(target) and not Path(target).is_file()):
-        return Report.from_json(_service(options).report())
+        service = _service(options)
+        return _read(service.report(), service.url)
     if not Path(target).is_file():
         message = f"{target} is no file. Cure: name a report that was saved with --format json, or http://HOST:PORT."
         raise AskingError(message)
-    return Report.from_json(Path(target).read_text(encoding="utf-8", errors="replace"))
+    return _read(Path(target).read_text(encoding="utf-8", errors="replace"), target)
+
+
+def _read(text: str, source: str) -> Report:
+    try:
+        return Report.from_json(text)
+    except ReportError as error:
+        message = f"{source}: {error}"
+        raise ReportError(message) from None
 
 
 def _form_of(output: Path | None) -> str:

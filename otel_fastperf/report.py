@@ -1,9 +1,38 @@
 """The doctor's report, as values: what is known of a worker, its routes and their bottlenecks; and as JSON."""
 
+import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any, Final
 
+from pydantic import TypeAdapter, ValidationError
+
+from otel_fastperf.budget import Segment
+from otel_fastperf.errors import ReportError
+from otel_fastperf.figures import Quantile
 from otel_fastperf.findings import Finding
+
+#: of the JSON; raised when a field gets another name or meaning, not when one is added
+SCHEMA: Final = 1
+
+#: segments in plain words
+PLAIN: Final[Mapping[str, str]] = {
+    Segment.MIDDLEWARE: "middleware",
+    Segment.DEPENDENCIES: "routing and dependencies",
+    Segment.HANDLER: "the endpoint itself",
+    Segment.DB: "database",
+    Segment.POOL_WAIT: "waiting for a connection",
+    Segment.THREADPOOL_WAIT: "waiting for a thread",
+    Segment.LOOP_WAIT: "waiting for the event loop",
+    Segment.GC: "garbage collection",
+    Segment.SERIALIZATION: "serialization",
+    Segment.SEND: "sending the response",
+}
+
+#: seconds: the lowest and the highest bound of the buckets that latency quantiles come from
+LATENCY_BOUNDS: Final = (0.005, 10.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +52,7 @@ class RouteVerdict:
     p99: float | None = None
     #: mean number of SQL statements of a request
     statements: float = 0.0
-    #: seconds by `budget.Segment`, largest first; they add up to the route's seconds. Of the route, all methods together
+    #: seconds by `budget.Segment`, largest first; of the route, all its methods together, whose seconds they add up to
     segments: Mapping[str, float] = field(default_factory=dict)
     #: what to look at first
     sentence: str = ""
@@ -70,3 +99,72 @@ class Report:
     findings: tuple[Finding, ...]
     #: what telemetry lost or failed at: outcome or part -> count; empty when all is well
     troubles: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One JSON object, in ASCII: the fields as they are called here, and `"schema": 1`."""
+        return json.dumps({"schema": SCHEMA, **_plain(asdict(self))}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """The report that `to_json` wrote. Fields that are not known here are left out.
+
+        Raises:
+            ReportError: The text is no report; the message says why and names the cure.
+        """
+        try:
+            return _read(text)
+        except (ValueError, RecursionError) as error:
+            message = (
+                f"This is not a report of otel_fastperf of schema {SCHEMA}: {_why(error)}."
+                " Cure: give the text that telemetry.diagnose().to_json() returned, made and read by the same version."
+            )
+            raise ReportError(message) from None
+
+
+def latency(seconds: float | None) -> Quantile | None:
+    """A route's quantile with what its buckets cannot tell: `< 5 ms`, `> 10 s`."""
+    if seconds is None:
+        return None
+    lowest, highest = LATENCY_BOUNDS
+    return Quantile(seconds, "<" if seconds <= lowest else ">" if seconds >= highest else "")
+
+
+@cache
+def _adapter() -> TypeAdapter[Report]:
+    return TypeAdapter(Report)
+
+
+def _read(text: str) -> Report:
+    fields = json.loads(text)
+    schema = fields.get("schema") if isinstance(fields, dict) else None
+    if schema != SCHEMA:
+        why = "it has no schema" if schema is None else f"its schema is {schema!r:.40}"
+        raise ValueError(why)
+    return _adapter().validate_python(fields)
+
+
+def _why(error: Exception) -> str:
+    match error:
+        case ValidationError():
+            first = error.errors(include_url=False, include_input=False)[0]
+            return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        case json.JSONDecodeError() | RecursionError():
+            return f"it is not JSON ({error})"
+        case _:
+            return str(error)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say. It has no infinity: that is written as text, and read as a number where one is due."""
+    match value:
+        case str():
+            # file systems and C code make strings with lone surrogates, which are no Unicode
+            return value.encode("utf-8", "backslashreplace").decode()
+        case float() if not math.isfinite(value):
+            return str(value)
+        case Mapping():
+            return {_plain(str(key)): _plain(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_plain(part) for part in value]
+        case _:
+            return value

@@ -4,9 +4,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from demo.figures import Quantile
+from otel_fastperf.figures import Quantile
 
-_BARS: Final = "▁▂▃▄▅▆▇█"
 _MIB: Final = 1024 * 1024
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 #: between two columns
@@ -79,15 +78,6 @@ def number(value: float) -> str:
 def size(value: float) -> str:
     """Bytes in MiB."""
     return f"{value / _MIB:,.0f} MiB"
-
-
-def sparkline(values: Sequence[float], *, low: float | None = None, high: float | None = None) -> str:
-    """One character a value, from `low` to `high`; those of the values by default."""
-    if not values:
-        return ""
-    low, high = min(values) if low is None else low, max(values) if high is None else high
-    steps = ((value - low) / (high - low) if high > low else 0.0 for value in values)
-    return "".join(_BARS[min(7, max(0, int(step * 8)))] for step in steps)
 
 
 def width(text: str) -> int:
