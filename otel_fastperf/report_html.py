@@ -20,7 +20,8 @@ _BLOCK: Final = 60
 #: quantiles, and the colour of each
 _MARKS: Final = (("p50", "good"), ("p95", "warning"), ("p99", "critical"))
 #: from these shares on a gauge is yellow, red
-_HIGH, _FULL = 0.6, 0.85
+_LEVELS: Final = (0.6, 0.85)
+_MUCH_GC: Final = (0.02, 0.05)
 
 #: nothing may be loaded or run, whatever stood in a name
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
@@ -75,7 +76,7 @@ def _tiles(worker: WorkerVerdict) -> Iterator[str]:
     if worker.resident_bytes is not None:
         yield _memory_tile(worker.resident_bytes, worker)
     if worker.gc_share is not None:
-        yield _gauge_tile("Garbage collector", worker.gc_share, "of the time the process stands still")
+        yield _gauge_tile("Garbage collector", worker.gc_share, "of the time the process stands still", _MUCH_GC)
 
 
 def _loop_tiles(worker: WorkerVerdict) -> Iterator[str]:
@@ -107,14 +108,15 @@ def _memory_tile(resident: int, worker: WorkerVerdict) -> str:
     return _tile("Memory", size(resident), plot, ", ".join(more))
 
 
-def _gauge_tile(name: str, share: float, more: str) -> str:
+def _gauge_tile(name: str, share: float, more: str, levels: tuple[float, float] = _LEVELS) -> str:
     digits = 0 if share >= 0.1 else 1  # noqa: PLR2004 - three characters
     figure = f"{share:.{digits}%}"
-    return _tile(name, figure, gauge(f"{name}: {figure} {more}", [(_level(share), share)]), more)
+    return _tile(name, figure, gauge(f"{name}: {figure} {more}", [(_level(share, levels), share)]), more)
 
 
-def _level(share: float) -> str:
-    return "full" if share >= _FULL else "high" if share >= _HIGH else "ok"
+def _level(share: float, levels: tuple[float, float] = _LEVELS) -> str:
+    high, full = levels
+    return "full" if share >= full else "high" if share >= high else "ok"
 
 
 def _tile(name: str, value: str, plot: str, more: str) -> str:
@@ -185,7 +187,7 @@ def _share(share: float) -> str:
 
 
 def _name(route: RouteVerdict) -> str:
-    return f'<span class="method">{safe(route.method)}</span>{safe(route.route)}'
+    return f'<span class="method">{safe(route.method)}</span> {safe(route.route)}'
 
 
 def _latencies(routes: Sequence[RouteVerdict]) -> str:

@@ -31,7 +31,7 @@ _NOT_HERE: Final = ("fingerprint", "hash", REMARK)
 #: rows of the table; JSON has all
 MOST_ROWS: Final = 50
 _INDENT: Final = "  "
-_NAME: Final = 13
+_NAME: Final = 14
 _BAR: Final = 16
 _ROUTE_COLUMNS: Final = (-29, 8, 6, 7, 7, 7, 6, -_BAR)
 
