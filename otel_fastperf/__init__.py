@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from otel_fastperf.allocations import AllocationReport, AllocationsError
     from otel_fastperf.errors import FastPerfError, ReportError, SettingsError, SetupError
     from otel_fastperf.findings import CallSite, Finding, Kind, Severity
     from otel_fastperf.logs import add_trace_context
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from otel_fastperf.telemetry import Telemetry, setup_telemetry
 
 __all__ = [
+    "AllocationReport",
+    "AllocationsError",
     "CallSite",
     "FastPerfError",
     "Finding",
@@ -36,6 +39,8 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "AllocationReport": "allocations",
+    "AllocationsError": "allocations",
     "CallSite": "findings",
     "FastPerfError": "errors",
     "Finding": "findings",

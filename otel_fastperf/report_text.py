@@ -54,7 +54,16 @@ _OTHER: Final = "?"
 def to_text(report: Report, *, colour: bool) -> str:
     """Lines of at most 100 columns, without a line break at the end; `colour` is for terminals that have it."""
     paint = Paint(colour=colour)
-    sections = (_verdict(report, paint), _findings(report, paint), _routes(report, paint), _end(report, paint))
+    return _joined(_verdict(report, paint), _findings(report, paint), _routes(report, paint), _end(report, paint))
+
+
+def verdict(report: Report, *, colour: bool) -> str:
+    """The beginning of `to_text`: the verdict and the findings, without the tables."""
+    paint = Paint(colour=colour)
+    return _joined(_verdict(report, paint), _findings(report, paint))
+
+
+def _joined(*sections: Iterator[str]) -> str:
     return "\n\n".join("\n".join(lines) for lines in map(list, sections) if lines)
 
 

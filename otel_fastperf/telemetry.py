@@ -29,6 +29,7 @@ from opentelemetry import propagate
 from opentelemetry.propagators.composite import CompositePropagator
 from starlette.applications import Starlette
 
+from otel_fastperf.allocations import AllocationReport, allocations
 from otel_fastperf.caches import Caches
 from otel_fastperf.detectors.n_plus_one import detect_n_plus_one
 from otel_fastperf.detectors.slow_query import detect_slow_query
@@ -212,6 +213,14 @@ class Telemetry:
             SetupError: It is no cache that is known.
         """
         return self._caches.observe(cache, name)
+
+    def allocations(self, seconds: float = 10.0, most: int = 20, *, frames: int = 1) -> AllocationReport:
+        """Trace all allocations of the process for so many seconds; see `allocations.allocations`. Blocks meanwhile.
+
+        Raises:
+            AllocationsError: They are being traced already, or an argument is out of its range.
+        """
+        return allocations(seconds, most, frames=frames)
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Export what has finished. Blocks for up to `timeout` seconds; True when all of it was settled."""

@@ -222,7 +222,7 @@ class _Observer:
             size=current.size() if isinstance(current, QueuePool) else 0,
             most=(_most(current) if isinstance(current, QueuePool) else None) or 0,
             used=len(checkout.holders),
-            waiting=len(checkout.pool.pending) - 1,
+            waiting=len(checkout.pool.pending - {checkout}),
             holders=_by_route(checkout.holders, now),
             itself=record is not None and any(holder.record is record for holder in checkout.holders),
         )

@@ -527,7 +527,10 @@ class _Exchange(_Observed):
         """What it waited for, and what stood in its way."""
         record, obstacles = self.record, self.requests.signals.obstacles
         intervals = list(record.intervals)
-        for start, end in reversed(obstacles.pauses):
+        pauses = obstacles.pauses
+        # by number: a collection that begins here appends to it, which ends an iteration with an error
+        for back in range(1, len(pauses) + 1):
+            start, end = pauses[-back]
             if end <= record.started:
                 break
             intervals.append((start, end, Cause.GC))

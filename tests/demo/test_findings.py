@@ -22,8 +22,8 @@ __all__ = ["postgresql_url"]
 
 #: batches of requests that each endpoint gets: enough for each detector that looks at more than one request
 BATCHES = 12
-#: megabytes that the endpoint with the cache that forgets nothing leaves behind, half of one a request
-GROWTH = 40
+#: the same for what shows after many requests only: some twelve seconds
+STEADY_BATCHES = 120
 
 #: what no single request shows
 OF_THE_PROCESS = {Kind.MEMORY_GROWTH, Kind.CACHE_INEFFICIENT}
@@ -86,8 +86,7 @@ async def ask_everything(url: str) -> None:
 
 
 async def ask(client: httpx.AsyncClient, path: str, bottleneck: Bottleneck) -> None:
-    batches = BATCHES if bottleneck.kind != Kind.MEMORY_GROWTH else 2 * GROWTH // bottleneck.at_once
-    for _ in range(batches):
+    for _ in range(STEADY_BATCHES if bottleneck.steady else BATCHES):
         await asyncio.gather(*(client.get(path) for _ in range(bottleneck.at_once)))
         await asyncio.sleep(0.1)
 
