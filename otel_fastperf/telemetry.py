@@ -7,7 +7,10 @@ runs, from the first request on.
 
 import asyncio
 import logging
+import os
+import platform
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -29,6 +32,7 @@ from starlette.applications import Starlette
 from otel_fastperf.detectors.n_plus_one import detect_n_plus_one
 from otel_fastperf.detectors.slow_query import detect_slow_query
 from otel_fastperf.detectors.sync_db_on_loop import detect_sync_db_on_loop
+from otel_fastperf.diagnosis import diagnose
 from otel_fastperf.errors import SetupError
 from otel_fastperf.exposition import Exposition, serve_on_port
 from otel_fastperf.findings import Finding
@@ -51,6 +55,7 @@ from otel_fastperf.monitors.loop import monitor_loop
 from otel_fastperf.monitors.memory import monitor_memory
 from otel_fastperf.monitors.threads import monitor_threads
 from otel_fastperf.peers import native_config
+from otel_fastperf.report import Report
 from otel_fastperf.reporting import Detector, Findings
 from otel_fastperf.settings import DebugSettings, Settings, propagators_of_environment
 from otel_fastperf.signals import Signals
@@ -65,6 +70,9 @@ _logger: Final = logging.getLogger("otel_fastperf")
 
 #: where an app carries its handle
 _STATE_KEY: Final = "otel_fastperf_telemetry"
+
+#: whose versions one has to know
+_PACKAGES: Final = ("otel-fastperf", "fastapi", "sqlalchemy", "opentelemetry-sdk")
 
 #: a loop that lives shorter than this (one request of a test client) gets no monitors of its own
 _LOOP_SETTLES_AFTER: Final = 1.0
@@ -138,6 +146,7 @@ class Telemetry:
         self._engines = engines
         self._guard = Guard(lambda part: self.metrics.telemetry_errors.child(part).inc())
         self._findings = Findings(settings.findings, self.metrics, self._guard)
+        self._made_at = time.time()
         self._instrumentation = ExitStack()
         self._lifespan = ExitStack()
         self._lock = threading.Lock()
@@ -159,6 +168,23 @@ class Telemetry:
     def findings(self) -> tuple[Finding, ...]:
         """The bottlenecks that were seen so far, merged, worst first; kept over `shutdown()`."""
         return self._findings.log.findings()
+
+    def diagnose(self) -> Report:
+        """Why it is slow: where each route's time went, how this process is, the bottlenecks that were seen.
+
+        Since set-up, of this process alone. Reads memory figures from the kernel, which takes some milliseconds: an
+        `async def` endpoint of a busy service should call it by `asyncio.to_thread`.
+        """
+        name = self._tracing.service_name if self._tracing is not None else self.settings.service_name
+        return diagnose(
+            self.metrics.samples(lambda error: self._guard.failed("metrics_refresh", error)),
+            self.findings(),
+            service=name or "",
+            versions={"python": platform.python_version(), **{name: installed(name) for name in _PACKAGES}},
+            now=time.time(),
+            pid=os.getpid(),
+            started=self._made_at,
+        )
 
     def add_detector(self, detector: Detector) -> Callable[[], None]:
         """Have a detector of your own look at every request that has ended; returns the call that undoes this.
@@ -252,8 +278,7 @@ class Telemetry:
         yield from monitors.parts()
         yield _debug_part(settings.debug)
 
-        versions = [installed(name) for name in ("otel-fastperf", "fastapi", "sqlalchemy", "opentelemetry-sdk")]
-        self.metrics.build_info.child(*versions, source).set(1)
+        self.metrics.build_info.child(*map(installed, _PACKAGES), source).set(1)
 
     def _new_layers(self, stack: ExitStack, signals: Signals, exposition: Exposition) -> Layers:
         settings, app = self.settings, self._app
