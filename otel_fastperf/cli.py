@@ -25,8 +25,8 @@ COULD_NOT_LOOK: Final = 2
 _TOKEN: Final = "OTEL_FASTPERF_DEBUG_TOKEN"  # noqa: S105 - the variable's name
 _PATH: Final = "/debug/fastperf"
 
-#: `http://…`, `shop:8000`, `[::1]:8000/path`, `localhost`: everything else is a file
-_ADDRESS: Final = re.compile(r"\w+://.*|(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]+(?:/.*)?|localhost(?:/.*)?")
+#: `http://…`, `shop:8000`, `:8000`, `[::1]:8000/path`, `localhost`: everything else is a file
+_ADDRESS: Final = re.compile(r"\w+://.*|(?:[\w.-]*|\[[0-9a-fA-F:.]+\]):[0-9]+(?:/.*)?|localhost(?:/.*)?")
 
 _EXIT_CODES: Final = """\
 exit codes:

@@ -34,12 +34,15 @@ class Service:
 
     @classmethod
     def at(cls, target: str, *, path: str, token: str | None = None) -> "Service":
-        """The route of the service at `target`: with or without `http://`, with a path or to get this one.
+        """The route of the service at `target`: with or without `http://` and a host, with a path or to get this one.
 
         Raises:
-            AskingError: That is no URL.
+            AskingError: That is no URL, or no token.
         """
-        url = target if "://" in target else f"http://{target}"
+        if token is not None and not token.isprintable():
+            message = "The token holds a line break or the like. Cure: give it as one line."
+            raise AskingError(message)
+        url = target if "://" in target else f"http://{'127.0.0.1' * target.startswith(':')}{target}"
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -80,7 +83,8 @@ class Service:
     def _ask(self, method: str, url: str, *, timeout: float) -> str:
         headers = {"accept": "application/json", "user-agent": "otel-fastperf"}
         if self.token:
-            headers["authorization"] = f"Bearer {self.token}"
+            # http.client encodes as latin-1: these are the token's bytes in UTF-8
+            headers["authorization"] = "Bearer " + self.token.encode(errors="surrogateescape").decode("latin-1")
         try:
             request = Request(url, method=method, headers=headers)  # noqa: S310 - `at` takes http and https only
             with _opener(urlsplit(url).hostname or "").open(request, timeout=timeout) as response:
