@@ -186,17 +186,27 @@ def _kib(size: float) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from otel_fastperf.surroundings import gather
+    from otel_fastperf.surroundings import AppError, gather
 
-    with redirect_stdout(sys.stderr):  # what the app prints while it is imported
-        facts = gather(options.target, factory=options.factory)
+    try:
+        with redirect_stdout(sys.stderr):  # what the app prints while it is imported
+            facts = gather(options.target, factory=options.factory)
+    except AppError:
+        # what is wrong around it may be why
+        bad = [check for check in run_checks(gather(None)) if check.level is Level.BAD]
+        if bad:
+            _print_checks(bad, options.format)
+        raise
     checks = run_checks(facts)
-    if options.format == "json":
+    _print_checks(checks, options.format)
+    return FOUND if any(check.level is Level.BAD for check in checks) else OK
+
+
+def _print_checks(checks: Sequence[Check], form: str) -> None:
+    if form == "json":
         sys.stdout.write(json.dumps([asdict(check) for check in checks], indent=2) + "\n")
     else:
-        coloured = _is_coloured(sys.stdout, os.environ)
-        sys.stdout.write("".join(_lines(checks, coloured=coloured)))
-    return FOUND if any(check.level is Level.BAD for check in checks) else OK
+        sys.stdout.write("".join(_lines(checks, coloured=_is_coloured(sys.stdout, os.environ))))
 
 
 _COLOURS: Final = {Level.OK: "32", Level.INFO: "36", Level.WARN: "33", Level.BAD: "31"}

@@ -554,3 +554,11 @@ def test_check_says_in_one_line_why_the_app_cannot_be_had(tmp_path: Path, target
     assert (ran.code, ran.out) == (2, "")
     assert says in ran.err
     assert ran.err.count("\n") == 1
+
+
+def test_check_names_what_may_be_why_the_app_cannot_be_had(tmp_path: Path) -> None:
+    text = "from prometheus_client import Counter\nCounter('orders', 'Orders.')\n"
+    ran = check(app_file(tmp_path, text), "main:app", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "nowhere"))
+    assert ran.code == 2
+    assert "main:app cannot be imported: FileNotFoundError" in ran.err
+    assert ran.out.startswith("bad   multiprocess metrics: PROMETHEUS_MULTIPROC_DIR=")
