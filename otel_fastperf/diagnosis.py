@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 from otel_fastperf.figures import EMPTY, Histogram, Quantile, Sample, Samples
 from otel_fastperf.findings import Finding
-from otel_fastperf.report import PLAIN, Report, RouteVerdict, WorkerVerdict
+from otel_fastperf.report import Report, RouteVerdict, WorkerVerdict
+from otel_fastperf.report_words import PLAIN
 from otel_fastperf.words import number, seconds, size
 
 REQUESTS: Final = "http_server_request_duration_seconds"
@@ -192,6 +193,7 @@ def _worker_sentence(worker: WorkerVerdict, known: Samples, findings: Sequence[F
     wrong = [fact.words for fact in facts if fact.wrong]
     right = ", ".join(fact.words for fact in facts if not fact.wrong)
     found = _worst([finding for finding in findings if not finding.route])
+    found = f"{found} outside of requests" if found else ""
     if not wrong and not found:
         wrong = ["nothing stands out"]
     sentence = "; ".join(filter(None, (*wrong, found, right)))

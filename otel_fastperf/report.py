@@ -9,30 +9,11 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from otel_fastperf.budget import Segment
 from otel_fastperf.errors import ReportError
-from otel_fastperf.figures import Quantile
 from otel_fastperf.findings import Finding
 
 #: of the JSON; raised when a field gets another name or meaning, not when one is added
 SCHEMA: Final = 1
-
-#: segments in plain words
-PLAIN: Final[Mapping[str, str]] = {
-    Segment.MIDDLEWARE: "middleware",
-    Segment.DEPENDENCIES: "routing and dependencies",
-    Segment.HANDLER: "the endpoint itself",
-    Segment.DB: "database",
-    Segment.POOL_WAIT: "waiting for a connection",
-    Segment.THREADPOOL_WAIT: "waiting for a thread",
-    Segment.LOOP_WAIT: "waiting for the event loop",
-    Segment.GC: "garbage collection",
-    Segment.SERIALIZATION: "serialization",
-    Segment.SEND: "sending the response",
-}
-
-#: seconds: the lowest and the highest bound of the buckets that latency quantiles come from
-LATENCY_BOUNDS: Final = (0.005, 10.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,14 +100,6 @@ class Report:
                 " Cure: give the text that telemetry.diagnose().to_json() returned, made and read by the same version."
             )
             raise ReportError(message) from None
-
-
-def latency(seconds: float | None) -> Quantile | None:
-    """A route's quantile with what its buckets cannot tell: `< 5 ms`, `> 10 s`."""
-    if seconds is None:
-        return None
-    lowest, highest = LATENCY_BOUNDS
-    return Quantile(seconds, "<" if seconds <= lowest else ">" if seconds >= highest else "")
 
 
 @cache

@@ -95,6 +95,34 @@ def shorten(text: str, most: int) -> str:
     return f"{text}…"
 
 
+def printable(text: str, *, keep: str = "") -> str:
+    """The text in one line: white space is blank, control characters and lone surrogates are escaped, but `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep else _escaped(one) for one in text)
+
+
+def _escaped(character: str) -> str:
+    return " " if character.isspace() else ascii(character)[1:-1]
+
+
+def wrapped(text: str, most: int) -> list[str]:
+    """Lines of at most so many columns, broken at blanks; a longer word is broken anywhere."""
+    lines = [""]
+    for word in text.split(" "):
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if width(joined) <= most:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for character in word:
+            if width(lines[-1] + character) > most:
+                lines.append("")
+            lines[-1] += character
+    return lines
+
+
 def columns(rows: Iterable[Sequence[str]], widths: Sequence[int]) -> list[str]:
     """Rows in columns: the width is negative for a column that is flush left."""
     lines = []

@@ -8,9 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_fastperf import CallSite, FastPerfError, Finding, Report, ReportError, RouteVerdict, Severity, WorkerVerdict
-from otel_fastperf.figures import Quantile
-from otel_fastperf.metrics import HTTP_SECONDS
-from otel_fastperf.report import LATENCY_BOUNDS, latency
 from tests.reports import SHOP, numbers, texts
 
 
@@ -137,11 +134,3 @@ def test_a_text_that_is_no_report_says_why_and_what_to_do(text: str, why: str) -
     assert isinstance(caught.value, FastPerfError)
     assert why in str(caught.value)
     assert "Cure: " in str(caught.value)
-
-
-def test_a_quantile_at_the_end_of_the_buckets_says_so() -> None:
-    assert (HTTP_SECONDS[0], HTTP_SECONDS[-1]) == LATENCY_BOUNDS
-    assert latency(0.005) == Quantile(0.005, "<")
-    assert latency(0.006) == Quantile(0.006)
-    assert latency(10.0) == Quantile(10.0, ">")
-    assert latency(None) is None
