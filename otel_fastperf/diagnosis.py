@@ -193,7 +193,7 @@ def _worker_sentence(worker: WorkerVerdict, known: Samples, findings: Sequence[F
     wrong = [fact.words for fact in facts if fact.wrong]
     right = ", ".join(fact.words for fact in facts if not fact.wrong)
     found = _worst([finding for finding in findings if not finding.route])
-    found = f"{found} outside of requests" if found else ""
+    found = f"seen outside of requests: {found}" if found else ""
     if not wrong and not found:
         wrong = ["nothing stands out"]
     sentence = "; ".join(filter(None, (*wrong, found, right)))

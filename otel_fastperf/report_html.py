@@ -1,5 +1,6 @@
 """A report as one HTML file: no script, no other file, no address; every text of somebody else's is escaped."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -7,7 +8,7 @@ from otel_fastperf.findings import Finding, Severity
 from otel_fastperf.report import Report, RouteVerdict, WorkerVerdict
 from otel_fastperf.report_plots import budget_bar, gauge, latency_axis, latency_plot, plain, safe, segment_class
 from otel_fastperf.report_style import STYLE
-from otel_fastperf.report_words import PLAIN, evidence, headline, latency, moment, place, rate, subline
+from otel_fastperf.report_words import PLAIN, REMARK, evidence, headline, latency, moment, place, rate, subline
 from otel_fastperf.words import TIMES, number, quantile, seconds, size
 
 #: routes that are shown; JSON has all
@@ -19,7 +20,8 @@ _BLOCK: Final = 60
 #: quantiles, and the colour of each
 _MARKS: Final = (("p50", "good"), ("p95", "warning"), ("p99", "critical"))
 #: from these shares on a gauge is yellow, red
-_HIGH, _FULL = 0.6, 0.85
+_LEVELS: Final = (0.6, 0.85)
+_MUCH_GC: Final = (0.02, 0.05)
 
 #: nothing may be loaded or run, whatever stood in a name
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
@@ -74,7 +76,7 @@ def _tiles(worker: WorkerVerdict) -> Iterator[str]:
     if worker.resident_bytes is not None:
         yield _memory_tile(worker.resident_bytes, worker)
     if worker.gc_share is not None:
-        yield _gauge_tile("Garbage collector", worker.gc_share, "of the time the process stands still")
+        yield _gauge_tile("Garbage collector", worker.gc_share, "of the time the process stands still", _MUCH_GC)
 
 
 def _loop_tiles(worker: WorkerVerdict) -> Iterator[str]:
@@ -106,14 +108,15 @@ def _memory_tile(resident: int, worker: WorkerVerdict) -> str:
     return _tile("Memory", size(resident), plot, ", ".join(more))
 
 
-def _gauge_tile(name: str, share: float, more: str) -> str:
+def _gauge_tile(name: str, share: float, more: str, levels: tuple[float, float] = _LEVELS) -> str:
     digits = 0 if share >= 0.1 else 1  # noqa: PLR2004 - three characters
     figure = f"{share:.{digits}%}"
-    return _tile(name, figure, gauge(f"{name}: {figure} {more}", [(_level(share), share)]), more)
+    return _tile(name, figure, gauge(f"{name}: {figure} {more}", [(_level(share, levels), share)]), more)
 
 
-def _level(share: float) -> str:
-    return "full" if share >= _FULL else "high" if share >= _HIGH else "ok"
+def _level(share: float, levels: tuple[float, float] = _LEVELS) -> str:
+    high, full = levels
+    return "full" if share >= full else "high" if share >= high else "ok"
 
 
 def _tile(name: str, value: str, plot: str, more: str) -> str:
@@ -140,11 +143,10 @@ def _routes(report: Report) -> str:
 def _table(head: str, rows: Sequence[str], number_of_routes: int) -> str:
     """The first rows, the others folded, and how many are left out."""
     first, others = rows[:MOST_UNFOLDED], rows[MOST_UNFOLDED:]
-    folded = (
-        f"<details><summary>{number(len(others))} routes more</summary>{_rows(head, others)}</details>"
-        if others
-        else ""
-    )
+    folded = ""
+    if others:
+        summary = f"<summary>{number(len(others))} routes more</summary>"
+        folded = f"<details>{summary}{_rows(head, others)}</details>"
     left_out = number_of_routes - len(rows)
     rest = f'<p class="note">… and {number(left_out)} more, which the JSON has.</p>' if left_out else ""
     return f'<div class="card scroll">{_rows(head, first)}{folded}</div>{rest}'
@@ -185,7 +187,7 @@ def _share(share: float) -> str:
 
 
 def _name(route: RouteVerdict) -> str:
-    return f'<span class="method">{safe(route.method)}</span>{safe(route.route)}'
+    return f'<span class="method">{safe(route.method)}</span> {safe(route.route)}'
 
 
 def _latencies(routes: Sequence[RouteVerdict]) -> str:
@@ -226,16 +228,27 @@ def _findings(findings: Sequence[Finding]) -> Iterator[str]:
 
 def _finding(count: int, finding: Finding) -> str:
     severity = finding.severity.value
-    cost = f", {seconds(finding.seconds)} in all" if finding.seconds else ""
     site = f'<p class="site">{safe(str(finding.call_site))}</p>' if finding.call_site is not None else ""
-    fix = f'<p class="fix"><b>Fix:</b> {safe(finding.remedy)}</p>' if finding.remedy else ""
+    fix = f'<p class="fix"><b>Fix:</b> {_prose(finding.remedy)}</p>' if finding.remedy else ""
+    said = finding.evidence.get(REMARK)
+    remark = f'<p class="message">{_prose(said)}</p>' if isinstance(said, str) else ""
     return (
         f'<article class="card finding {severity}" id="finding-{count}" aria-labelledby="finding-{count}-name">'
         f'<header><span class="chip {severity}">{severity}</span>'
         f'<h3 id="finding-{count}-name">{safe(finding.kind)} <span class="soft">{_where(finding)}</span></h3>'
-        f'<span class="seen">{number(finding.count)} {TIMES}{cost}</span></header>'
-        f'{site}<p class="message">{safe(finding.message)}</p>{fix}{_evidence(finding)}</article>'
+        f'<span class="seen">{_seen(finding)}</span></header>'
+        f'{site}<p class="message">{_prose(finding.message)}</p>{remark}{fix}{_evidence(finding)}</article>'
     )
+
+
+def _seen(finding: Finding) -> str:
+    times = "once" if finding.count == 1 else f"{number(finding.count)} times"
+    return f"seen {times}" + (f", {seconds(finding.seconds)} in all" if finding.seconds else "")
+
+
+def _prose(text: str) -> str:
+    """What stands between backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", safe(text))
 
 
 def _where(finding: Finding) -> str:
@@ -243,8 +256,10 @@ def _where(finding: Finding) -> str:
 
 
 def _evidence(finding: Finding) -> str:
-    facts = [(name, evidence(name, value)) for name, value in finding.evidence.items()]
-    facts.insert(0, ("about", finding.subject))
+    facts = [("about", finding.subject)]
+    for name, value in finding.evidence.items():
+        if name != REMARK:
+            facts.append((name, "\n".join(value) if isinstance(value, tuple) else evidence(name, value)))
     facts += [("first seen", moment(finding.first_seen)), ("last seen", moment(finding.last_seen))]
     facts.append(("traces", "\n".join(finding.trace_ids)))
     rows = "".join(f'<tr><th scope="row">{safe(name)}</th><td>{_fact(fact)}</td></tr>' for name, fact in facts if fact)

@@ -73,11 +73,11 @@ def latency_plot(route: RouteVerdict) -> str:
 def latency_axis() -> str:
     """The scale of all latency plots."""
     labels = [
-        f'<text x="{_place(tick):.1f}" y="12" text-anchor="{_anchor(tick)}">{bound(tick)}</text>'
+        f'<text x="{_place(tick):.1f}" y="15" text-anchor="{_anchor(tick)}">{bound(tick)}</text>'
         for tick in _TICKS
         if tick != _TICKS[1]
     ]
-    return _svg("Logarithmic scale from 5 ms to 10 s", 16, [*labels], css="axis")
+    return _svg("Logarithmic scale from 5 ms to 10 s", 20, [*labels], css="axis")
 
 
 def _anchor(tick: float) -> str:

@@ -56,14 +56,15 @@ thead th { border-top: 0; color: var(--soft); font-weight: 500; font-size: 13px;
 tbody th { font-weight: 500; overflow-wrap: anywhere; }
 td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.bad { color: var(--critical); font-weight: 600; }
-.routes th:first-child { width: 27%; min-width: 190px; }
-.method { color: var(--soft); font-size: 12px; font-weight: 600; margin-right: 6px; }
-.bar { min-width: 300px; }
+.routes { table-layout: fixed; min-width: 860px; }
+.routes th:first-child { width: 27%; }
+.routes th.n { width: 88px; }
+.method { color: var(--soft); font-size: 12px; font-weight: 600; }
 .bar svg { display: block; width: 100%; height: 16px; border-radius: 3px; margin-top: 3px; }
 .bar .said { font-size: 13px; color: var(--soft); margin-top: 4px; }
-.plot { width: 46%; min-width: 260px; padding-top: 0; padding-bottom: 0; vertical-align: middle; }
+.plot { padding-top: 0; padding-bottom: 0; vertical-align: middle; }
 .plot svg { display: block; width: 100%; height: auto; }
-.axis text { font-size: 12px; fill: var(--soft); }
+.axis text { font-size: 16px; fill: var(--soft); }
 .grid { stroke: var(--line); }
 .range { stroke: var(--soft); stroke-width: 3; opacity: .45; }
 .p50 { fill: var(--good); } .p95 { fill: var(--warning); } .p99 { fill: var(--critical); }
@@ -89,6 +90,7 @@ td.bad { color: var(--critical); font-weight: 600; }
 .site { font-size: 13.5px; margin-top: 6px; overflow-wrap: anywhere; }
 .message { margin-top: 6px; overflow-wrap: anywhere; }
 .fix { margin-top: 10px; padding: 9px 12px; border-radius: 7px; background: var(--good-soft); overflow-wrap: anywhere; }
+.message code, .fix code { background: var(--code); border-radius: 4px; padding: 0 4px; font-size: 13.5px; }
 .fix b { color: var(--good); }
 details { margin-top: 10px; }
 summary { cursor: pointer; color: var(--soft); font-size: 13px; }

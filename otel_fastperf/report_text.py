@@ -6,7 +6,7 @@ from typing import Final
 from otel_fastperf.budget import Segment
 from otel_fastperf.findings import Evidence, Finding, Severity
 from otel_fastperf.report import Report, RouteVerdict
-from otel_fastperf.report_words import PLAIN, evidence, gauges, headline, latency, moment, place, subline
+from otel_fastperf.report_words import PLAIN, REMARK, evidence, gauges, headline, latency, moment, place, subline
 from otel_fastperf.words import (
     GAP,
     TIMES,
@@ -26,11 +26,12 @@ COLUMNS: Final = 100
 MOST_ROUTES: Final = 5
 #: characters: longer evidence is for JSON and HTML
 LONGEST_EVIDENCE: Final = 40
-_FOR_MACHINES: Final = ("fingerprint", "hash")
+#: evidence for machines, and what stands on a line of its own
+_NOT_HERE: Final = ("fingerprint", "hash", REMARK)
 #: rows of the table; JSON has all
 MOST_ROWS: Final = 50
 _INDENT: Final = "  "
-_NAME: Final = 13
+_NAME: Final = 14
 _BAR: Final = 16
 _ROUTE_COLUMNS: Final = (-29, 8, 6, 7, 7, 7, 6, -_BAR)
 
@@ -100,6 +101,9 @@ def _finding(finding: Finding, paint: Paint) -> Iterator[str]:
     if finding.call_site is not None:
         yield _INDENT + paint.cyan(shorten(printable(f"at {finding.call_site}"), COLUMNS - len(_INDENT)))
     yield from _indented(finding.message)
+    remark = finding.evidence.get(REMARK)
+    if isinstance(remark, str):
+        yield from _indented(remark)
     first, *rest = wrapped(printable(finding.remedy), COLUMNS - len(_INDENT) - len("fix: ")) or [""]
     yield f"{_INDENT}{paint.green('fix:')} {first}"
     yield from (f"{_INDENT}     {line}" for line in rest)
@@ -122,7 +126,7 @@ def _severity(finding: Finding, paint: Paint) -> Callable[[str], str]:
 
 def _facts(given: Evidence) -> str:
     """Evidence in one line: what is short, and says something to a person."""
-    facts = ((name, evidence(name, value)) for name, value in given.items() if not name.endswith(_FOR_MACHINES))
+    facts = ((name, evidence(name, value)) for name, value in given.items() if not name.endswith(_NOT_HERE))
     short = (f"{name} {fact}" for name, fact in facts if fact and "\n" not in fact and len(fact) <= LONGEST_EVIDENCE)
     return printable("; ".join(short))
 

@@ -25,6 +25,9 @@ PLAIN: Final[Mapping[str, str]] = {
     Segment.SEND: "sending the response",
 }
 
+#: evidence that is a sentence for people: what is wrong in a statement's plan
+REMARK: Final = "plan_remark"
+
 #: seconds: the lowest and the highest bound of the buckets that latency quantiles come from
 LATENCY_BOUNDS: Final = (0.005, 10.0)
 
