@@ -8,7 +8,7 @@ runs, from the first request on.
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -69,11 +69,11 @@ _C = TypeVar("_C")
 
 _logger: Final = logging.getLogger("otel_fastperf")
 
+#: most time that a request waits for the monitors, where it waits for them, in seconds
+_START_TIMEOUT: Final = 1.0
+
 #: where an app carries its handle
 _STATE_KEY: Final = "otel_fastperf_telemetry"
-
-#: a loop that lives shorter than this (one request of a test client) gets no monitors of its own
-_LOOP_SETTLES_AFTER: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,10 +339,13 @@ class Telemetry:
         self._parts.append(Part("delivery at exit", on=False, detail=detail))
         _logger.warning("otel_fastperf: %s.", detail)
 
-    def _on_new_loop(self) -> None:
+    def _on_new_loop(self) -> Awaitable[object] | None:
         """A request has come on another event loop than before; unless a lifespan runs there, start to watch it."""
-        if self._monitors is not None:
-            self._monitors.start_in_running_loop(after=_LOOP_SETTLES_AFTER)
+        if self._monitors is None:
+            return None
+        after = self.settings.loop.start_after
+        started = self._monitors.start_in_running_loop(after=after)
+        return asyncio.wait_for(started.wait(), _START_TIMEOUT) if started is not None and not after else None
 
 
 class _Monitors:
@@ -389,16 +392,17 @@ class _Monitors:
             yield
         self._loop = None
 
-    def start_in_running_loop(self, *, after: float) -> None:
-        """Run all in a task of the running loop, unless they run there already; from so many seconds on."""
+    def start_in_running_loop(self, *, after: float) -> asyncio.Event | None:
+        """Run all in a task of the running loop, from so many seconds on; what is set then. None if they run there."""
         loop = asyncio.get_running_loop()
         if self._loop is loop:
-            return
+            return None
         self._loop = loop
-        done = asyncio.Event()
+        started, done = asyncio.Event(), asyncio.Event()
 
         async def run() -> None:
             async with self.running():
+                started.set()
                 await done.wait()
 
         def start() -> None:
@@ -408,6 +412,7 @@ class _Monitors:
                 self._stop = lambda: task.done() or loop.call_soon_threadsafe(done.set)
 
         loop.call_later(after, start)
+        return started
 
     def stop(self) -> None:
         """End the task that `start_in_running_loop` has started. From any thread."""
