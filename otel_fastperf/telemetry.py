@@ -424,7 +424,6 @@ class _Monitors:
         settings, signals = self._settings, self._signals
         if settings.loop.enabled:
             yield monitor_loop(settings.loop, signals)
-            yield monitor_blocked_loop(settings.loop, signals)
         if settings.threads.enabled:
             yield monitor_threads(settings.threads, signals)
         if settings.memory.enabled:
@@ -432,6 +431,9 @@ class _Monitors:
             yield monitor_gc(settings.memory, signals)
         if settings.cache.enabled:
             yield monitor_caches(self._caches, settings.cache, signals)
+        if settings.loop.enabled:
+            # the last one: what the others do when they start is not the app's
+            yield monitor_blocked_loop(settings.loop, signals)
 
     def _serve_on_port(self, stack: AsyncExitStack) -> None:
         # here, and not at set-up: a server that forks its workers after set-up would leave them a socket and no thread
