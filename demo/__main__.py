@@ -31,7 +31,7 @@ from demo.report import report
 from demo.seed import clear, seed
 from demo.server import Server, ServerError, listen, serving
 from demo.terminal import Progress, paint_for
-from demo.text import Paint
+from otel_fastperf.words import Paint
 
 PORT: Final = 8000
 HIGHEST_PORT: Final = 65_535

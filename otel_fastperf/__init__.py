@@ -8,10 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from otel_fastperf.errors import FastPerfError, SettingsError, SetupError
+    from otel_fastperf.errors import FastPerfError, ReportError, SettingsError, SetupError
     from otel_fastperf.findings import CallSite, Finding, Kind, Severity
     from otel_fastperf.logs import add_trace_context
     from otel_fastperf.record import RequestRecord
+    from otel_fastperf.report import Report, RouteVerdict, WorkerVerdict
     from otel_fastperf.settings import Settings
     from otel_fastperf.telemetry import Telemetry, setup_telemetry
 
@@ -20,12 +21,16 @@ __all__ = [
     "FastPerfError",
     "Finding",
     "Kind",
+    "Report",
+    "ReportError",
     "RequestRecord",
+    "RouteVerdict",
     "Settings",
     "SettingsError",
     "SetupError",
     "Severity",
     "Telemetry",
+    "WorkerVerdict",
     "add_trace_context",
     "setup_telemetry",
 ]
@@ -35,12 +40,16 @@ _HOMES: Final = {
     "FastPerfError": "errors",
     "Finding": "findings",
     "Kind": "findings",
+    "Report": "report",
+    "ReportError": "errors",
     "RequestRecord": "record",
+    "RouteVerdict": "report",
     "Settings": "settings",
     "SettingsError": "errors",
     "SetupError": "errors",
     "Severity": "findings",
     "Telemetry": "telemetry",
+    "WorkerVerdict": "report",
     "add_trace_context": "logs",
     "setup_telemetry": "telemetry",
 }

@@ -10,13 +10,12 @@ import sys
 import weakref
 from contextvars import Context
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
-from itertools import takewhile
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from otel_fastperf.findings import CallSite
 from otel_fastperf.record import CURRENT, RequestRecord
-from otel_fastperf.stack import application_frames, call_site
+from otel_fastperf.stack import application_frames, call_site, is_application
 
 #: application lines of one look, innermost first
 _MOST_FRAMES: Final = 10
@@ -41,8 +40,8 @@ class Sight(NamedTuple):
     record: RequestRecord | None = None
     #: lines of the application, innermost first
     frames: tuple[CallSite, ...] = ()
-    #: the innermost line of a coroutine of the application: what it calls is not awaited
-    awaitable: CallSite | None = None
+    #: the line of the outermost function that a coroutine has called and does not await, or else of the coroutine
+    called: CallSite | None = None
     #: the router works, or what it calls, and no line of the application below it: it validates or serializes
     in_router: bool = False
     #: a statement of SQLAlchemy's is with the database's driver
@@ -61,14 +60,13 @@ def look(loop: asyncio.AbstractEventLoop, thread: int, base: int) -> Sight:
         return Sight(idle=True, task=reference, record=record)
     frames = application_frames(frame, _MOST_FRAMES)
     chain = _chain(frame)
-    called = _inside(chain, frames)
     return Sight(
         task=reference,
         record=record,
         frames=frames,
-        awaitable=_awaitable(chain),
-        in_router=_is_in_router(called),
-        in_database=_is_in_database(called),
+        called=_called(chain),
+        in_router=not frames and any(each.f_code.co_filename.endswith(_ROUTERS) for each in chain),
+        in_database=_is_in_database(chain),
     )
 
 
@@ -112,24 +110,22 @@ def _is_handle(frame: FrameType) -> bool:
     return frame.f_code.co_name == "_run" and frame.f_code.co_filename.endswith("events.py")
 
 
-def _inside(chain: list[FrameType], frames: tuple[CallSite, ...]) -> list[FrameType]:
-    """What the application's innermost line has called, innermost first."""
-    innermost = frames[0].file if frames else None
-    return list(takewhile(lambda frame: frame.f_code.co_filename != innermost, chain))
+def _called(chain: list[FrameType]) -> CallSite | None:
+    ours = None
+    for frame in chain:
+        is_async = bool(frame.f_code.co_flags & _ASYNC)
+        if is_application(frame.f_code.co_filename) and not (is_async and ours is not None):
+            ours = frame
+        if is_async:
+            break
+    return call_site(ours)
 
 
-def _awaitable(chain: list[FrameType]) -> CallSite | None:
-    frame = next((each for each in chain if each.f_code.co_flags & _ASYNC), None)
-    site = call_site(frame)
-    return site if site is not None and frame is not None and site.file == frame.f_code.co_filename else None
-
-
-def _is_in_router(called: list[FrameType]) -> bool:
-    return any(frame.f_code.co_filename.endswith(_ROUTERS) for frame in called)
-
-
-def _is_in_database(called: list[FrameType]) -> bool:
+def _is_in_database(chain: list[FrameType]) -> bool:
     """True while a driver executes; not while it fetches or connects, nor while SQLAlchemy itself computes."""
-    codes = (frame.f_code for frame in called)
-    innermost = next((code.co_name for code in codes if "/sqlalchemy/" in code.co_filename), "")
-    return innermost.startswith("do_execute")
+    for frame in chain:
+        if "/sqlalchemy/" in frame.f_code.co_filename:
+            return frame.f_code.co_name.startswith("do_execute")
+        if is_application(frame.f_code.co_filename):
+            return False
+    return False

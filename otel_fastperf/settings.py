@@ -323,9 +323,9 @@ class DatabaseSettings(_Group):
         description="A statement that takes this long is a `slow_query`, in seconds.",
     )
     sync_on_loop: float = Field(
-        default=0.001,
+        default=0.0005,
         ge=0,
-        examples=["0.001"],
+        examples=["0.0005"],
         description="Synchronous statements that hold the event loop this long in one request are `sync_db_on_loop`, in"
         " seconds.",
     )

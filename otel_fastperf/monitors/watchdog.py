@@ -43,9 +43,9 @@ _BEAT_MOST: Final = 0.05
 #: parts of what counts as blocked: when the watchdog first looks, how long it sleeps at most, how often it looks
 _FIRST_LOOK: Final = 0.4
 _LONGEST_SLEEP: Final = 0.5
-_DENSEST: Final = 0.1
-#: from then on the next look is after this part of the time that the loop has been held: some 50 looks in 10 s
-_GROWTH: Final = 0.125
+_DENSEST: Final = 0.05
+#: from then on the next look is after this part of the time that the loop has been held: some 80 looks in 10 s
+_GROWTH: Final = 1 / 16
 #: seconds; a sleep that took up to so much longer was on time
 _ON_TIME: Final = 0.002
 #: how much of a wait for the GIL its wake-ups may fall short of explaining
@@ -110,11 +110,11 @@ class _Watchdog:
         #: when the watchdog wants to wake up, by `time.perf_counter()`
         self._due = inf
         self._base = 0
+        self._process = os.getpid()
         self._settle_in(threading.get_ident())
 
     def _settle_in(self, thread: int) -> None:
-        """The loop runs in this thread of this process."""
-        self._process = os.getpid()
+        """The loop runs in this thread."""
         self._thread = thread
         # asked for here, on the thread itself: for one that has ended it may crash
         self._cpu_clock = time.pthread_getcpuclockid(thread)
@@ -141,11 +141,7 @@ class _Watchdog:
 
     def beat(self, _late: float) -> None:
         """The loop is free. Called by `ticking`, which the loop calls."""
-        if os.getpid() != self._process:
-            # a fork whose child goes on with the parent's loop: the thread stayed behind
-            self._settle_in(threading.get_ident())
-            self.start()
-        elif threading.get_ident() != self._thread:
+        if threading.get_ident() != self._thread:
             self._settle_in(threading.get_ident())
         self._base = id(sys._getframe(2))  # noqa: SLF001 - the frame that runs the loop, if the loop itself has none
         self._next_gap()
@@ -158,7 +154,7 @@ class _Watchdog:
         """Note a hold that has just ended. False when this thread's loop is another's."""
         if threading.get_ident() != self._thread or not self.on:
             return False
-        if time.perf_counter() - self._gap.free.at >= self._blocked and os.getpid() == self._process:
+        if time.perf_counter() - self._gap.free.at >= self._blocked:
             try:
                 self._next_gap()
             except Exception as error:  # noqa: BLE001 - the request goes on
@@ -169,7 +165,8 @@ class _Watchdog:
         gap, now = self._gap, self._now()
         # before anything else: what the watchdog sees from now on belongs to the next one
         self._gap = Gap(now, now.at + _FIRST_LOOK * self._blocked)
-        if now.at - gap.free.at >= self._blocked:
+        # in the child of a fork there is no watchdog, and the loop is a copy
+        if now.at - gap.free.at >= self._blocked and os.getpid() == self._process:
             self._judge(gap, now)
 
     def _now(self) -> Moment:
@@ -262,16 +259,16 @@ class _Reports:
     ) -> CallSite | None:
         """The line to change.
 
-        What waits, or calls into C code, does so at the innermost line. What computes moves from line to line, and is
-        cured where a coroutine calls it without awaiting. What the framework does with an endpoint's parameters and
-        its return value is the endpoint's.
+        What waits, or calls into C code, does so at the innermost line. What computes moves from line to line: there it
+        is the function that a coroutine has called, for that can be called elsewhere. What the framework does with an
+        endpoint's parameters and its return value is the endpoint's.
         """
         if _most_common(sight.in_router for sight in sights):
             return None if owner is None else definition(owner.scope.get("endpoint"))
         innermost = _most_common(sight.frames[0] for sight in sights if sight.frames)
         if cause is not BlockedBy.CPU:
             return innermost
-        site = _most_common(sight.awaitable for sight in sights if sight.awaitable is not None) or innermost
+        site = _most_common(sight.called for sight in sights if sight.called is not None) or innermost
         if site is None or len(self._lines) >= _MOST_LINES:
             return site
         return self._lines.setdefault((route, site.file, site.function), site)
