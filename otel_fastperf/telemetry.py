@@ -11,7 +11,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -76,14 +76,14 @@ _C = TypeVar("_C")
 
 _logger: Final = logging.getLogger("otel_fastperf")
 
+#: most time that a request waits for the monitors, where it waits for them, in seconds
+_START_TIMEOUT: Final = 1.0
+
 #: where an app carries its handle
 _STATE_KEY: Final = "otel_fastperf_telemetry"
 
 #: whose versions one has to know
 _PACKAGES: Final = ("otel-fastperf", "fastapi", "sqlalchemy", "opentelemetry-sdk")
-
-#: a loop that lives shorter than this (one request of a test client) gets no monitors of its own
-_LOOP_SETTLES_AFTER: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,10 +390,13 @@ class Telemetry:
         self._parts.append(Part("delivery at exit", on=False, detail=detail))
         _logger.warning("otel_fastperf: %s.", detail)
 
-    def _on_new_loop(self) -> None:
+    def _on_new_loop(self) -> Awaitable[object] | None:
         """A request has come on another event loop than before; unless a lifespan runs there, start to watch it."""
-        if self._monitors is not None:
-            self._monitors.start_in_running_loop(after=_LOOP_SETTLES_AFTER)
+        if self._monitors is None:
+            return None
+        after = self.settings.loop.start_after
+        started = self._monitors.start_in_running_loop(after=after)
+        return asyncio.wait_for(started.wait(), _START_TIMEOUT) if started is not None and not after else None
 
 
 class _Monitors:
@@ -440,16 +443,17 @@ class _Monitors:
             yield
         self._loop = None
 
-    def start_in_running_loop(self, *, after: float) -> None:
-        """Run all in a task of the running loop, unless they run there already; from so many seconds on."""
+    def start_in_running_loop(self, *, after: float) -> asyncio.Event | None:
+        """Run all in a task of the running loop, from so many seconds on; what is set then. None if they run there."""
         loop = asyncio.get_running_loop()
         if self._loop is loop:
-            return
+            return None
         self._loop = loop
-        done = asyncio.Event()
+        started, done = asyncio.Event(), asyncio.Event()
 
         async def run() -> None:
             async with self.running():
+                started.set()
                 await done.wait()
 
         def start() -> None:
@@ -459,6 +463,7 @@ class _Monitors:
                 self._stop = lambda: task.done() or loop.call_soon_threadsafe(done.set)
 
         loop.call_later(after, start)
+        return started
 
     def stop(self) -> None:
         """End the task that `start_in_running_loop` has started. From any thread."""
@@ -470,7 +475,6 @@ class _Monitors:
         settings, signals = self._settings, self._signals
         if settings.loop.enabled:
             yield monitor_loop(settings.loop, signals)
-            yield monitor_blocked_loop(settings.loop, signals)
         if settings.threads.enabled:
             yield monitor_threads(settings.threads, signals)
         if settings.memory.enabled:
@@ -478,6 +482,9 @@ class _Monitors:
             yield monitor_gc(settings.memory, signals)
         if settings.cache.enabled:
             yield monitor_caches(self._caches, settings.cache, signals)
+        if settings.loop.enabled:
+            # the last one: what the others do when they start is not the app's
+            yield monitor_blocked_loop(settings.loop, signals)
 
     def _serve_on_port(self, stack: AsyncExitStack) -> None:
         # here, and not at set-up: a server that forks its workers after set-up would leave them a socket and no thread

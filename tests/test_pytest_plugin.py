@@ -689,7 +689,7 @@ class TestClients:
         result.assert_outcomes(failed=5)
 
     @needs_watchdog
-    @pytest.mark.parametrize("client", ["lifespan"])
+    @pytest.mark.parametrize("client", ["plain", "lifespan", "transport"])
     def test_a_blocked_loop_fails_the_test_with_the_line(self, suite: Suite, client: str) -> None:
         opened = {
             "plain": "client = TestClient(app)",

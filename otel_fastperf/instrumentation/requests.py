@@ -204,10 +204,13 @@ class Requests:
 class RequestLayer:
     """ASGI middleware, outermost of the app's own: opens, feeds and closes one `_Exchange` per request."""
 
-    def __init__(self, app: ASGIApp, requests: Requests, *, join: bool, on_new_loop: Callable[[], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, requests: Requests, *, join: bool, on_new_loop: Callable[[], Awaitable[object] | None]
+    ) -> None:
         """`join`: a SERVER span of another instrumentation is open around this layer; use it, start none.
 
-        `on_new_loop` is called when a request comes on another event loop than the one before it, and so on the first.
+        `on_new_loop` is called when a request comes on another event loop than the one before it, and so on the first;
+        the request waits for what it returns, if it returns something.
         """
         self.app = app
         self.on = True
@@ -222,6 +225,8 @@ class RequestLayer:
         if not self.on or kind not in {"http", "websocket"} or "otel_fastperf" in scope:
             await self.app(scope, receive, send)
             return
+        if self._loop is not _running_loop():
+            await self._meet_loop()
         observed = self._open(scope, receive, send)
         if observed is None:
             await self.app(scope, receive, send)
@@ -234,13 +239,18 @@ class RequestLayer:
         finally:
             observed.close(None)
 
+    async def _meet_loop(self) -> None:
+        self._loop = _running_loop()
+        try:
+            starting = self._on_new_loop()
+            if starting is not None:
+                await starting
+        except Exception as error:  # noqa: BLE001 - the request goes on
+            self._requests.signals.guard.failed("requests", error)
+
     def _open(self, scope: Scope, receive: Receive, send: Send) -> "_Observed | None":
         requests = self._requests
         try:
-            loop = asyncio.get_running_loop()
-            if loop is not self._loop:
-                self._loop = loop
-                self._on_new_loop()
             # whoever looks at the scope further inside must not observe the request again: an app mounted in this one
             # with telemetry of its own, FastAPI's native telemetry of that app, Starlette's OpenTelemetryMiddleware
             scope["otel_fastperf"] = scope["starlette.opentelemetry"] = True
@@ -654,6 +664,14 @@ class _Connection(_Observed):
         duration = metrics.websocket_connection_duration.child(route or UNMATCHED, kind)
         duration.observe(record.seconds, self._exemplar())
         self._end_span()
+
+
+def _running_loop() -> object:
+    """The running event loop; None under trio."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _verb(method: str) -> str:

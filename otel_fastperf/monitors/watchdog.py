@@ -61,7 +61,10 @@ _NAME: Final = "event loop blocked"
 
 @asynccontextmanager
 async def monitor_blocked_loop(settings: LoopSettings, signals: Signals) -> AsyncIterator[None]:
-    """Watch the running loop for code that holds it for `settings.blocked` seconds. The first beat begins it."""
+    """Watch the running loop for code that holds it for `settings.blocked` seconds.
+
+    The first beat begins it; where a request waits for this, it begins at once.
+    """
     watchdog = _Watchdog(asyncio.get_running_loop(), settings, signals)
     interval = min(_BEAT_MOST, _BEAT_SHARE * settings.blocked)
     with ExitStack() as stack:
@@ -69,6 +72,8 @@ async def monitor_blocked_loop(settings: LoopSettings, signals: Signals) -> Asyn
         watchdog.start()
         stack.callback(watchdog.stop)
         stack.enter_context(ticking(interval, watchdog.beat, watchdog.failed))
+        if not settings.start_after:
+            watchdog.begin()
         yield
 
 
@@ -139,6 +144,10 @@ class _Watchdog:
         if threading.get_ident() != self._thread:
             self._settle_in(threading.get_ident())
         self._base = id(sys._getframe(2))  # noqa: SLF001 - the frame that runs the loop, if the loop itself has none
+        self._next_gap()
+
+    def begin(self) -> None:
+        """The loop is free, before its first beat."""
         self._next_gap()
 
     def settle(self) -> bool:

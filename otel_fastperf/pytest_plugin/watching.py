@@ -3,11 +3,11 @@
 Whatever is heavy is imported when an app is watched: the plugin is part of every test run, and most have no app.
 """
 
-import asyncio
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_fastperf.findings import Finding
@@ -156,11 +156,16 @@ def _telemetry_of(app: Any) -> "tuple[Telemetry, bool]":
     existing: Telemetry | None = getattr(getattr(app, "state", None), _STATE_KEY, None)
     if existing is not None:
         return existing, False
-    return setup_telemetry(app, settings=_settings()), True
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("OTEL_")))
+    return setup_telemetry(app, settings=_settings(environment)), True
 
 
-def _settings() -> "Settings":
-    """For tests: nothing leaves the process, nothing is added to the app, no warning that a test might trip over."""
+@lru_cache(maxsize=8)
+def _settings(_environment: tuple[tuple[str, str], ...]) -> "Settings":
+    """For tests: nothing leaves the process, nothing is added to the app, no warning that a test might trip over.
+
+    Made once for each environment: to look for OpenTelemetry's entry points takes longer than all the rest.
+    """
     from otel_fastperf.settings import OWN, Settings
 
     groups: dict[str, dict[str, Any]] = {
@@ -186,6 +191,8 @@ def _is_busy(telemetry: "Telemetry") -> bool:
 
 def _on_a_loop() -> bool:
     """Does this run on an event loop? Then waiting would only keep the request waiting."""
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
