@@ -27,6 +27,7 @@ FLOORS: Final = (
         "findings",
         "guard",
         "lifespan",
+        "loopclocks",
         "orm",
         "peers",
         "route",
