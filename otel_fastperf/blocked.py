@@ -16,6 +16,8 @@ from typing import Final
 
 #: the part of a hold that decides
 _MOST: Final = 0.5
+#: a collection that ran on the loop's thread took at least this part of its time there, however busy the machine
+_OWN: Final = 0.2
 #: less of the CPU than this part is no share of it
 _FAIR: Final = 0.02
 
@@ -54,24 +56,24 @@ class Measurement:
 def blocked_by(measured: Measurement, threshold: float) -> BlockedBy:
     """What took most of the time. Code that computes for `threshold` seconds is the cause, whatever made it slower."""
     most = _MOST * measured.seconds
-    if measured.gc >= most:
+    if measured.gc >= most and measured.cpu >= _OWN * measured.gc:
         return BlockedBy.GC
     if measured.cpu >= min(most, threshold):
         return BlockedBy.GIL_HELD if measured.gil_wait >= most else BlockedBy.CPU
     if measured.stopped >= most:
         return BlockedBy.DESCHEDULED
-    if measured.idle:
-        return BlockedBy.GIL_HELD if max(measured.gil_wait, measured.others_cpu) >= most else BlockedBy.DESCHEDULED
-    return _waited_for(measured, most)
-
-
-def _waited_for(measured: Measurement, most: float) -> BlockedBy:
-    """What the loop's thread waited for, in the middle of a callback."""
-    if measured.gil_free is not None and measured.gil_free >= _MOST:
+    if measured.gil_free is not None and measured.gil_free >= _MOST and not measured.idle:
         return BlockedBy.SYNC_IO
+    return _kept_from_running(measured, most)
+
+
+def _kept_from_running(measured: Measurement, most: float) -> BlockedBy:
+    """The loop's thread did not run, and somebody else had the GIL."""
+    if measured.gc >= most:
+        return BlockedBy.GC
     if measured.gil_wait >= most:
         return BlockedBy.GIL_HELD
-    if measured.gil_free is not None and measured.cpu < _FAIR * measured.seconds:
+    if measured.gil_free is not None and measured.cpu < _FAIR * measured.seconds and not measured.idle:
         # who wants the GIL gets it in turn; this thread did not want it
         return BlockedBy.SYNC_IO
     return BlockedBy.GIL_HELD if measured.others_cpu >= most else BlockedBy.DESCHEDULED

@@ -15,8 +15,8 @@ from otel_fastperf.sampling import Sight
 
 #: a thread that wakes up less than this many seconds late is on time
 _ON_TIME: Final = 0.02
-#: a request's last waits that are looked through for the end of one
-_MOST_INTERVALS: Final = 16
+#: of what a request has noted, the last so many marks and waits are looked through
+_MOST_MARKS: Final = 16
 
 
 class Moment(NamedTuple):
@@ -34,6 +34,8 @@ class Sample(NamedTuple):
 
     moment: Moment
     sight: Sight
+    #: the loop has run what it runs since then, or later, by `time.perf_counter()`
+    woke: float
     #: it did not have to wait for the GIL
     gil_free: bool
 
@@ -86,8 +88,7 @@ class Run:
 def longest_run(gap: Gap, now: Moment) -> Run | None:
     """What the loop did longest; None when it did not run all the time.
 
-    The run that comes first began when the loop was last known to be free: at most one heartbeat early, and exact where
-    its request has noted something since.
+    The run that comes first began when the loop last woke up, or when its request has noted something since.
     """
     samples = tuple(gap.samples)
     if not all(sample.sight.running for sample in samples):
@@ -109,16 +110,15 @@ def _runs(samples: tuple[Sample, ...], gap: Gap, now: Moment) -> Iterable[Run]:
 
 
 def _began(group: tuple[Sample, ...], gap: Gap) -> float:
-    """Of the first run: what its request noted last before the watchdog's first look, or when the loop was free."""
-    free = gap.free.at
-    record = next((sample.sight.record for sample in group if sample.sight.record is not None), None)
-    if record is None:
-        return free
-    latest = min(gap.first_look, group[0].moment.at)
-    marks = [record.started]
-    marks += (at for at, _ in reversed(record.phases[-_MOST_INTERVALS:]))
-    marks += (end for _, end, _ in record.intervals[-_MOST_INTERVALS:])
-    return max((at for at in marks if free < at <= latest), default=free)
+    """The first run began as late as is known for certain, and before the watchdog's first look."""
+    first, record = group[0], next((each.sight.record for each in group if each.sight.record is not None), None)
+    latest = min(gap.first_look, first.moment.at)
+    marks = [first.woke]
+    if record is not None:
+        marks.append(record.started)
+        marks += (at for at, _ in record.phases[-_MOST_MARKS:])
+        marks += (end for _, end, _ in record.intervals[-_MOST_MARKS:])
+    return max((at for at in marks if gap.free.at < at <= latest), default=gap.free.at)
 
 
 def measured(run: Run, lates: Iterable[Late], pauses: Sequence[tuple[float, float]]) -> Measurement:

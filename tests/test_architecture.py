@@ -29,6 +29,7 @@ FLOORS: Final = (
         "findings",
         "guard",
         "lifespan",
+        "loopclocks",
         "orm",
         "pages",
         "peers",

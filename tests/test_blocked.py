@@ -31,6 +31,15 @@ def test_the_collector_of_garbage_keeps_the_gil_too_but_is_known_by_its_pauses()
     assert cause(cpu=0.39, gil_wait=0.36, gil_free=0.0, gc=0.35) == "gc"
 
 
+def test_a_collection_in_another_thread_keeps_the_loop_from_running() -> None:
+    assert cause(cpu=0.002, others_cpu=0.38, gil_wait=0.36, gil_free=0.0, gc=0.35) == "gc"
+    assert cause(cpu=0.002, others_cpu=0.38, gil_wait=0.36, gil_free=0.0, gc=0.35, idle=True) == "gc"
+
+
+def test_a_collection_in_another_thread_is_not_why_a_thread_sleeps() -> None:
+    assert cause(cpu=0.002, others_cpu=0.38, gil_wait=0.25, gil_free=0.9, gc=0.25) == "sync_io"
+
+
 def test_a_short_collection_is_not_the_cause() -> None:
     assert cause(cpu=0.39, gil_wait=0.03, gil_free=0.0, gc=0.03) == "cpu"
 

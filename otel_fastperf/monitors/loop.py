@@ -2,18 +2,16 @@
 
 Lag does not tell a loop that is full: one that runs 5 ms queries back to back is never more than 5 ms late. CPU time
 does not either: such a loop uses none. So the busy time is measured as Node.js does it
-(`performance.eventLoopUtilization`): all time less the time in which the loop waits for something to happen. libuv
-counts that for uvloop; on asyncio's own loops the selector's waits are timed.
+(`performance.eventLoopUtilization`): all time less the time in which the loop waits for something to happen.
 """
 
 import asyncio
-import ctypes
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from typing import Final
 
+from otel_fastperf.loopclocks import idle_clock
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import LoopSettings
 from otel_fastperf.signals import Signals
@@ -28,9 +26,6 @@ _TIMER_STEP: Final = 0.001
 #: `asyncio.all_tasks()` costs 0.5 us a task: it may take this share of the loop's time
 _COUNTING_SHARE: Final = 0.004
 
-#: libuv's `uv_loop_option`, https://docs.libuv.org/en/v1.x/loop.html#c.uv_loop_configure
-_UV_METRICS_IDLE_TIME: Final = 1
-
 
 @asynccontextmanager
 async def monitor_loop(settings: LoopSettings, signals: Signals) -> AsyncIterator[None]:
@@ -41,7 +36,7 @@ async def monitor_loop(settings: LoopSettings, signals: Signals) -> AsyncIterato
         signals.guard.failed("loop_monitor", error)
 
     with ExitStack() as stack:
-        heartbeat = _Heartbeat(metrics, stack.enter_context(_idle_clock(loop, failed)))
+        heartbeat = _Heartbeat(metrics, stack.enter_context(idle_clock(loop, failed)))
         tasks = _TaskCount(loop, metrics)
         stack.callback(metrics.on_refresh(heartbeat.refresh))
         stack.enter_context(ticking(settings.interval, heartbeat.tick, failed))
@@ -100,78 +95,3 @@ class _TaskCount:
         if started >= self._not_before:
             self._gauge.set(len(asyncio.all_tasks(self._loop)))
             self._not_before = started + (time.perf_counter() - started) / _COUNTING_SHARE
-
-
-@contextmanager
-def _idle_clock(loop: asyncio.AbstractEventLoop, failed: Callable[[Exception], None]) -> Iterator[Callable[[], float]]:
-    """A clock that runs only while the loop waits; for a loop of another kind one that always runs."""
-    with ExitStack() as stack:
-        try:
-            clock = stack.enter_context(_idle_clock_of(loop))
-        except Exception as error:  # noqa: BLE001 - an unknown build of a loop: CPU time and lag are measured all the same
-            failed(error)
-            clock = time.perf_counter
-        yield clock
-
-
-def _idle_clock_of(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[Callable[[], float]]:
-    if type(loop).__module__.partition(".")[0] == "uvloop":
-        return _libuv_idle_clock(loop)
-    return _selector_idle_clock(loop)
-
-
-@contextmanager
-def _libuv_idle_clock(loop: asyncio.AbstractEventLoop) -> Iterator[Callable[[], float]]:
-    """The count that libuv keeps. uvloop does not pass it on (MagicStack/uvloop#322), but has the pointer to ask with.
-
-    libuv cannot be told to stop counting; it costs one system call for each wait that is not over at once.
-    """
-    module = sys.modules["uvloop.loop"]
-    # PyDLL keeps the GIL: the calls take less time than giving it back
-    libuv: Any = ctypes.PyDLL(module.__file__)
-    libuv.uv_loop_configure.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    libuv.uv_metrics_idle_time.argtypes = [ctypes.c_void_p]
-    libuv.uv_metrics_idle_time.restype = ctypes.c_uint64
-    # a function of our own: argument types set on `ctypes.pythonapi`'s attribute would be everybody's
-    prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
-    pointer = prototype(("PyCapsule_GetPointer", ctypes.pythonapi))(module.libuv_get_loop_t_ptr(loop), None)
-    libuv.uv_loop_configure(pointer, _UV_METRICS_IDLE_TIME)
-    yield lambda: libuv.uv_metrics_idle_time(pointer) / 1e9
-
-
-@contextmanager
-def _selector_idle_clock(loop: asyncio.AbstractEventLoop) -> Iterator[Callable[[], float]]:
-    """Times the waits of an asyncio loop: `select` is set on this loop's own selector object, no class is touched."""
-    selector = getattr(loop, "_selector", None)
-    if selector is None:
-        yield time.perf_counter
-        return
-    timed = vars(selector).get("select")
-    if not isinstance(timed, _TimedSelect):
-        timed = selector.select = _TimedSelect(selector.select)
-    timed.users += 1
-    try:
-        yield lambda: timed.waited
-    finally:
-        timed.users -= 1
-        if not timed.users and vars(selector).get("select") is timed:
-            del selector.select
-
-
-class _TimedSelect:
-    """`selector.select`, with a clock. Shared by all monitors of the loop, whatever the order in which they end."""
-
-    __slots__ = ("_select", "users", "waited")
-
-    def __init__(self, select: Callable[[float | None], Any]) -> None:
-        self._select = select
-        self.users = 0
-        self.waited = 0.0
-
-    def __call__(self, timeout: float | None = None) -> Any:
-        if timeout is not None and timeout <= 0:
-            return self._select(timeout)
-        started = time.perf_counter()
-        events = self._select(timeout)
-        self.waited += time.perf_counter() - started
-        return events

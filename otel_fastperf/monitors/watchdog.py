@@ -5,7 +5,7 @@ until a beat is overdue; then it looks at the loop's thread again and again, at 
 once more. Only then, on the loop's thread, is it decided what there was to see and who is to be told. A request that
 ends before the next beat asks for that itself (`Obstacles.settle`), so that its own span can tell of it.
 
-While nothing is wrong it costs a timer and two clocks a beat, and a thread that wakes up for a comparison.
+While nothing is wrong it costs a timer and three clocks a beat, and a thread that wakes up for a comparison.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from otel_fastperf.blocked import BlockedBy, blocked_by, by_other_threads
 from otel_fastperf.detectors.blocking_call import BlockedLoop, detect_blocking_call
 from otel_fastperf.findings import CallSite, Kind
 from otel_fastperf.gaps import Gap, Late, Moment, Run, Sample, longest_run, measured
+from otel_fastperf.loopclocks import Clock, wake_clock
 from otel_fastperf.record import RequestRecord
 from otel_fastperf.sampling import Sight, look
 from otel_fastperf.settings import LoopSettings
@@ -37,13 +38,12 @@ from otel_fastperf.spans import exemplar_of
 from otel_fastperf.stack import definition
 from otel_fastperf.ticker import ticking
 
-#: seconds between two beats: this part of what counts as blocked, and at most so many. A start is known as exactly
-_BEAT_SHARE: Final = 0.2
-_BEAT_MOST: Final = 0.05
-#: parts of what counts as blocked: when the watchdog first looks, how long it sleeps at most, how often it looks
-_FIRST_LOOK: Final = 0.4
-_LONGEST_SLEEP: Final = 0.5
+#: parts of what counts as blocked: between two beats, how much later the watchdog first looks, how often it looks then
+_BEAT: Final = 0.5
+_FIRST_LOOK: Final = 0.2
 _DENSEST: Final = 0.05
+#: seconds between two beats at most
+_LONGEST_BEAT: Final = 0.05
 #: from then on the next look is after this part of the time that the loop has been held: some 80 looks in 10 s
 _GROWTH: Final = 1 / 16
 #: seconds; a sleep that took up to so much longer was on time
@@ -65,13 +65,18 @@ async def monitor_blocked_loop(settings: LoopSettings, signals: Signals) -> Asyn
 
     The first beat begins it; where a request waits for this, it begins at once.
     """
-    watchdog = _Watchdog(asyncio.get_running_loop(), settings, signals)
-    interval = min(_BEAT_MOST, _BEAT_SHARE * settings.blocked)
+    loop, interval = asyncio.get_running_loop(), min(_LONGEST_BEAT, _BEAT * settings.blocked)
+
+    def failed(error: Exception) -> None:
+        signals.guard.failed("watchdog", error)
+
     with ExitStack() as stack:
+        woke = stack.enter_context(wake_clock(loop, failed))
+        watchdog = _Watchdog(loop, interval, woke, settings, signals)
         stack.enter_context(_settling(signals, watchdog))
         watchdog.start()
         stack.callback(watchdog.stop)
-        stack.enter_context(ticking(interval, watchdog.beat, watchdog.failed))
+        stack.enter_context(ticking(interval, watchdog.beat, failed))
         if not settings.start_after:
             watchdog.begin()
         yield
@@ -100,10 +105,15 @@ def _settling(signals: Signals, watchdog: "_Watchdog") -> Iterator[None]:
 class _Watchdog:
     """Of one loop. `beat` and `settle` run on the loop's thread, `_watch` on the watchdog's."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, settings: LoopSettings, signals: Signals) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, interval: float, woke: Clock, settings: LoopSettings, signals: Signals
+    ) -> None:
+        """`interval` is in seconds between two beats; `woke()` when the loop last woke up."""
         self.on = True
         self._loop = loop
+        self._woke_at = woke
         self._blocked = settings.blocked
+        self._first_look = interval + _FIRST_LOOK * settings.blocked
         self._signals = signals
         self._reports = _Reports(settings, signals)
         self._gap = Gap(Moment(inf, 0.0, 0.0), inf)
@@ -135,10 +145,6 @@ class _Watchdog:
         self._awake.release()
         self._watching.join()
 
-    def failed(self, error: Exception) -> None:
-        """Count what went wrong in here."""
-        self._signals.guard.failed("watchdog", error)
-
     def beat(self, _late: float) -> None:
         """The loop is free. Called by `ticking`, which the loop calls."""
         if threading.get_ident() != self._thread:
@@ -158,13 +164,13 @@ class _Watchdog:
             try:
                 self._next_gap()
             except Exception as error:  # noqa: BLE001 - the request goes on
-                self.failed(error)
+                self._signals.guard.failed("watchdog", error)
         return True
 
     def _next_gap(self) -> None:
         gap, now = self._gap, self._now()
         # before anything else: what the watchdog sees from now on belongs to the next one
-        self._gap = Gap(now, now.at + _FIRST_LOOK * self._blocked)
+        self._gap = Gap(now, now.at + self._first_look)
         # in the child of a fork there is no watchdog, and the loop is a copy
         if now.at - gap.free.at >= self._blocked and os.getpid() == self._process:
             self._judge(gap, now)
@@ -194,7 +200,8 @@ class _Watchdog:
     def _watch(self, awake: Any) -> None:
         while not self._loop.is_closed():
             gap, now = self._gap, time.perf_counter()
-            sleep = min(max(gap.look_at - now, 0.0), _LONGEST_SLEEP * self._blocked)
+            # not longer: the next gap may have begun meanwhile
+            sleep = min(max(gap.look_at - now, 0.0), self._first_look)
             due = self._due = now + sleep
             switches = getrusage(RUSAGE_THREAD).ru_nvcsw
             if awake.acquire(timeout=sleep):
@@ -203,7 +210,7 @@ class _Watchdog:
                 # one switch is the sleep itself
                 self._woke(due, getrusage(RUSAGE_THREAD).ru_nvcsw - switches - 1)
             except Exception as error:  # noqa: BLE001 - look again later
-                self.failed(error)
+                self._signals.guard.failed("watchdog", error)
 
     def _woke(self, due: float, waits: int) -> None:
         """`waits` is how often the watchdog has asked for the GIL in vain since it was `due`."""
@@ -213,11 +220,11 @@ class _Watchdog:
         if now < gap.look_at:
             return
         gap.look_at = now + max(_DENSEST * self._blocked, _GROWTH * (now - gap.free.at))
-        moment = Moment(now, time.clock_gettime(self._cpu_clock), time.process_time())
+        moment, woke = Moment(now, time.clock_gettime(self._cpu_clock), time.process_time()), self._woke_at()
         sight = look(self._loop, self._thread, self._base)
         # the loop may have beaten in between
         if self._gap is gap:
-            gap.samples.append(Sample(moment, sight, gil_free=waits <= 0))
+            gap.samples.append(Sample(moment, sight, woke, gil_free=waits <= 0))
 
 
 class _Reports:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from otel_fastperf import loopclocks
 from otel_fastperf.monitors import loop as loop_module
 from otel_fastperf.monitors.loop import monitor_loop
 from otel_fastperf.settings import LoopSettings
@@ -229,7 +230,7 @@ def test_a_loop_of_another_kind_is_measured_by_cpu_time_and_lag(
     def unknown(loop: asyncio.AbstractEventLoop) -> Any:
         raise AttributeError(loop)
 
-    monkeypatch.setattr(loop_module, "_idle_clock_of", unknown)
+    monkeypatch.setattr(loopclocks, "_idle_clock_of", unknown)
 
     async def main() -> None:
         async with monitor_loop(FAST, probe.signals):

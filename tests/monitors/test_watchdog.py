@@ -23,6 +23,7 @@ from fastapi import BackgroundTasks, FastAPI, Request
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from otel_fastperf.findings import Finding
@@ -312,7 +313,7 @@ def test_what_the_framework_does_with_a_return_value_is_the_endpoints(serving: S
 
 
 def test_a_synchronous_statement_is_a_span_but_not_this_finding(serving: Start, probe: Probe) -> None:
-    app, engine = watched(probe), create_engine("sqlite://")
+    app, engine = watched(probe), create_engine("sqlite://", poolclass=NullPool)
     numbers = text(
         "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 4000000) SELECT max(x) FROM c"
     )
