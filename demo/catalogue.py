@@ -65,8 +65,8 @@ CATALOGUE: Final = (
         kind="blocking_call",
         name="blocking-cpu",
         fault="A long computation holds the loop.",
-        function="blocking_call:boxes_needed",
-        code="pack(parcels)",
+        function="blocking_call:pack",
+        code="fewest = min(fewest, first_fit(",
     ),
     Bottleneck(
         kind="sync_db_on_loop",
