@@ -85,6 +85,7 @@ async def ask_everything(url: str) -> None:
                     await ask(client, path, bottleneck.at_once)
         await asyncio.gather(*steady)
         shopping.cancel()
+        await asyncio.gather(shopping, return_exceptions=True)
 
 
 async def ask(client: httpx.AsyncClient, path: str, at_once: int) -> None:
