@@ -3,7 +3,7 @@
     gc            the garbage collector ran
     cpu           the loop's thread computed, and gave the GIL to whoever asked for it
     gil_held      one thread kept the GIL, in a call into C code; or other threads had it, and computed
-    sync_io       the loop's thread slept in a system call, and the GIL was free meanwhile
+    sync_io       the loop's thread slept in a system call, and did not have the GIL
     descheduled   nobody of this process ran: it was stopped or throttled, or the machine gave its processors to others
 
 The watchdog asks for the GIL again and again while the loop is held. Who waits for the GIL wakes up every 5 ms
@@ -47,8 +47,8 @@ class Measurement:
     stopped: float = 0.0
     #: the longest time that the watchdog waited for the GIL
     gil_wait: float = 0.0
-    #: how often the watchdog found the GIL free when it woke up, as a share of all times; None when it never woke up
-    gil_free: float | None = None
+    #: how often the watchdog found the GIL free and the loop's thread asleep, as a share; None when it never looked
+    asleep: float | None = None
     #: no sample shows the loop's thread in a callback
     idle: bool = False
 
@@ -62,7 +62,7 @@ def blocked_by(measured: Measurement, threshold: float) -> BlockedBy:
         return BlockedBy.GIL_HELD if measured.gil_wait >= most else BlockedBy.CPU
     if measured.stopped >= most:
         return BlockedBy.DESCHEDULED
-    if measured.gil_free is not None and measured.gil_free >= _MOST and not measured.idle:
+    if measured.asleep is not None and measured.asleep >= _MOST and not measured.idle:
         return BlockedBy.SYNC_IO
     return _kept_from_running(measured, most)
 
@@ -73,7 +73,7 @@ def _kept_from_running(measured: Measurement, most: float) -> BlockedBy:
         return BlockedBy.GC
     if measured.gil_wait >= most:
         return BlockedBy.GIL_HELD
-    if measured.gil_free is not None and measured.cpu < _FAIR * measured.seconds and not measured.idle:
+    if measured.asleep is not None and measured.cpu < _FAIR * measured.seconds and not measured.idle:
         # who wants the GIL gets it in turn; this thread did not want it
         return BlockedBy.SYNC_IO
     return BlockedBy.GIL_HELD if measured.others_cpu >= most else BlockedBy.DESCHEDULED

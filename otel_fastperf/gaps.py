@@ -36,8 +36,8 @@ class Sample(NamedTuple):
     sight: Sight
     #: the loop has run what it runs since then, or later, by `time.perf_counter()`
     woke: float
-    #: it did not have to wait for the GIL
-    gil_free: bool
+    #: the GIL was free, and the loop's thread slept
+    asleep: bool
 
 
 class Late(NamedTuple):
@@ -138,7 +138,7 @@ def measured(run: Run, lates: Iterable[Late], pauses: Sequence[tuple[float, floa
         gc=sum(_overlap(start, end, run) for start, end in pauses),
         stopped=stopped,
         gil_wait=gil_wait,
-        gil_free=sum(sample.gil_free for sample in run.samples) / len(run.samples) if run.samples else None,
+        asleep=sum(sample.asleep for sample in run.samples) / len(run.samples) if run.samples else None,
         idle=all(sample.sight.idle for sample in run.samples),
     )
 

@@ -10,8 +10,8 @@ from otel_fastperf.settings import LoopSettings
 
 #: from this many seconds on it is critical: a person waits, and a health check may fail
 _CRITICAL: Final = 1.0
-#: a process that did not run for less than this many seconds is what a busy machine does to all
-_STOPPED: Final = 1.0
+#: to be kept from running for less than this many seconds is what a busy machine, or process, does to all
+_KEPT: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,16 +28,18 @@ class BlockedLoop:
     route: str = ""
     #: other requests that were in flight
     waiting: int = 0
+    #: seconds of it in which garbage was collected
+    collector: float = 0.0
     #: a statement of SQLAlchemy's was with a synchronous driver
     in_database: bool = False
 
 
 def detect_blocking_call(blocked: BlockedLoop, settings: LoopSettings) -> Iterator[Finding]:
-    """One finding from `settings.blocked` on, unless another kind tells of it: `gc_pause`, or `sync_db_on_loop`."""
+    """One finding from `settings.blocked` on, for what neither `gc_pause` nor `sync_db_on_loop` tells of."""
     if blocked.cause is BlockedBy.GC or blocked.in_database:
         return
-    stopped = blocked.cause is BlockedBy.DESCHEDULED
-    if blocked.seconds < (max(settings.blocked, _STOPPED) if stopped else settings.blocked):
+    least = max(settings.blocked, _KEPT) if _is_kept(blocked) else settings.blocked
+    if blocked.seconds - blocked.collector < least:
         return
     yield Finding(
         kind=Kind.BLOCKING_CALL,
@@ -55,6 +57,11 @@ def detect_blocking_call(blocked: BlockedLoop, settings: LoopSettings) -> Iterat
         seconds=blocked.seconds,
         route=blocked.route,
     )
+
+
+def _is_kept(blocked: BlockedLoop) -> bool:
+    """True when other threads, or other processes, kept the loop's thread from running."""
+    return blocked.cause is BlockedBy.DESCHEDULED or (blocked.cause is BlockedBy.GIL_HELD and blocked.call_site is None)
 
 
 def _subject(blocked: BlockedLoop) -> str:

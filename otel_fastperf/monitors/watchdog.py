@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 from resource import RUSAGE_THREAD, getrusage
 from typing import Any, Final, TypeVar
 
@@ -41,16 +42,18 @@ from otel_fastperf.ticker import ticking
 #: parts of what counts as blocked: between two beats, how much later the watchdog first looks, how often it looks then
 _BEAT: Final = 0.5
 _FIRST_LOOK: Final = 0.2
-_DENSEST: Final = 0.05
+_DENSEST: Final = 0.03
+#: parts of what counts as blocked: whoever asks for a hold and there is none yet, is not to ask again so soon
+_BACKOFF: Final = 0.1
 #: seconds between two beats at most
 _LONGEST_BEAT: Final = 0.05
-#: from then on the next look is after this part of the time that the loop has been held: some 80 looks in 10 s
-_GROWTH: Final = 1 / 16
+#: from then on the next look is after this part of the time that the loop has been held: some 100 looks in 10 s
+_GROWTH: Final = 1 / 24
 #: seconds; a sleep that took up to so much longer was on time
 _ON_TIME: Final = 0.002
 #: how much of a wait for the GIL its wake-ups may fall short of explaining
 _TOLERANCE: Final = 1.2
-#: functions for which the line that was told first is remembered
+#: functions whose lines are remembered
 _MOST_LINES: Final = 256
 _MINUTE: Final = 60.0
 
@@ -86,12 +89,14 @@ async def monitor_blocked_loop(settings: LoopSettings, signals: Signals) -> Asyn
 def _settling(signals: Signals, watchdog: "_Watchdog") -> Iterator[None]:
     """Let requests that end ask `watchdog`, for as long as the block lasts."""
     obstacles = signals.obstacles
-    before, settle = obstacles.settle, watchdog.settle
+    before, now, thread = obstacles.settle, time.perf_counter, threading.get_ident
 
     def ask() -> None:
-        # an app may serve on two loops at once, each with a watchdog of its own
-        if not settle():
+        if not watchdog.on or thread() != watchdog.thread:
+            # an app may serve on two loops at once, each with a watchdog of its own
             before()
+        elif now() >= watchdog.overdue:
+            watchdog.settle()
 
     obstacles.settle = ask
     try:
@@ -116,19 +121,20 @@ class _Watchdog:
         self._first_look = interval + _FIRST_LOOK * settings.blocked
         self._signals = signals
         self._reports = _Reports(settings, signals)
-        self._gap = Gap(Moment(inf, 0.0, 0.0), inf)
         #: when the watchdog wants to wake up, by `time.perf_counter()`
         self._due = inf
         self._base = 0
         self._process = os.getpid()
-        self._settle_in(threading.get_ident())
+        self._settle_in()
 
-    def _settle_in(self, thread: int) -> None:
-        """The loop runs in this thread."""
-        self._thread = thread
+    def _settle_in(self) -> None:
+        """The loop runs in the thread that calls this."""
+        self.thread = thread = threading.get_ident()
+        self._status = Path(f"/proc/self/task/{threading.get_native_id()}/stat")
         # asked for here, on the thread itself: for one that has ended it may crash
         self._cpu_clock = time.pthread_getcpuclockid(thread)
-        self._gap = Gap(Moment(inf, 0.0, 0.0), inf)
+        #: until the first beat nothing is overdue
+        self._gap, self.overdue = Gap(Moment(inf, 0.0, 0.0), inf), inf
 
     def start(self) -> None:
         """Start the thread."""
@@ -147,46 +153,55 @@ class _Watchdog:
 
     def beat(self, _late: float) -> None:
         """The loop is free. Called by `ticking`, which the loop calls."""
-        if threading.get_ident() != self._thread:
-            self._settle_in(threading.get_ident())
+        if threading.get_ident() != self.thread:
+            self._settle_in()
         self._base = id(sys._getframe(2))  # noqa: SLF001 - the frame that runs the loop, if the loop itself has none
-        self._next_gap()
+        gap, now = self._gap, self._now()
+        self._begin(now)
+        run = self._hold(gap, now)
+        if run is not None:
+            self._tell(run, gap, now)
 
     def begin(self) -> None:
         """The loop is free, before its first beat."""
-        self._next_gap()
+        self._begin(self._now())
 
-    def settle(self) -> bool:
-        """Note a hold that has just ended. False when this thread's loop is another's."""
-        if threading.get_ident() != self._thread or not self.on:
-            return False
-        if time.perf_counter() - self._gap.free.at >= self._blocked:
-            try:
-                self._next_gap()
-            except Exception as error:  # noqa: BLE001 - the request goes on
-                self._signals.guard.failed("watchdog", error)
-        return True
-
-    def _next_gap(self) -> None:
-        gap, now = self._gap, self._now()
-        # before anything else: what the watchdog sees from now on belongs to the next one
-        self._gap = Gap(now, now.at + self._first_look)
-        # in the child of a fork there is no watchdog, and the loop is a copy
-        if now.at - gap.free.at >= self._blocked and os.getpid() == self._process:
-            self._judge(gap, now)
+    def settle(self) -> None:
+        """Note a hold that has just ended, and that no beat has seen yet. Called once it is `overdue`."""
+        try:
+            gap, now = self._gap, self._now()
+            run = self._hold(gap, now)
+            if run is None:
+                # who is at work may hold the loop yet
+                self.overdue = now.at + _BACKOFF * self._blocked
+            else:
+                self._begin(now)
+                self._tell(run, gap, now)
+        except Exception as error:  # noqa: BLE001 - the request goes on
+            self._signals.guard.failed("watchdog", error)
 
     def _now(self) -> Moment:
         return Moment(time.perf_counter(), time.clock_gettime(self._cpu_clock), time.process_time())
 
-    def _judge(self, gap: Gap, now: Moment) -> None:
+    def _begin(self, now: Moment) -> None:
+        """The loop is free. What the watchdog sees from now on belongs to the next gap."""
+        self._gap = Gap(now, now.at + self._first_look)
+        self.overdue = now.at + self._blocked
+
+    def _hold(self, gap: Gap, now: Moment) -> Run | None:
+        # in the child of a fork there is no watchdog, and the loop is a copy
+        if now.at - gap.free.at < self._blocked or os.getpid() != self._process:
+            return None
         run = longest_run(gap, now)
-        if run is not None and run.seconds >= self._blocked:
-            lates = (*gap.lates, *self._still_late(run, now.at))
-            measurement = measured(run, lates, tuple(self._signals.obstacles.pauses))
-            cause = blocked_by(measurement, self._blocked)
-            by_others = cause is BlockedBy.GIL_HELD and by_other_threads(measurement)
-            innocent = by_others or cause is BlockedBy.DESCHEDULED
-            self._reports.report(replace(run, samples=()) if innocent else run, cause)
+        return run if run is not None and run.seconds >= self._blocked else None
+
+    def _tell(self, run: Run, gap: Gap, now: Moment) -> None:
+        lates = (*gap.lates, *self._still_late(run, now.at))
+        measurement = measured(run, lates, tuple(self._signals.obstacles.pauses))
+        cause = blocked_by(measurement, self._blocked)
+        by_others = cause is BlockedBy.GIL_HELD and by_other_threads(measurement)
+        innocent = by_others or cause is BlockedBy.DESCHEDULED
+        self._reports.report(replace(run, samples=()) if innocent else run, cause, measurement.gc)
 
     def _still_late(self, run: Run, now: float) -> Iterator[Late]:
         """A process that was stopped may come here before its watchdog wakes up: what it waits for is not known then.
@@ -221,10 +236,20 @@ class _Watchdog:
             return
         gap.look_at = now + max(_DENSEST * self._blocked, _GROWTH * (now - gap.free.at))
         moment, woke = Moment(now, time.clock_gettime(self._cpu_clock), time.process_time()), self._woke_at()
-        sight = look(self._loop, self._thread, self._base)
+        asleep = waits <= 0 and self._is_asleep()
+        sight = look(self._loop, self.thread, self._base)
         # the loop may have beaten in between
         if self._gap is gap:
-            gap.samples.append(Sample(moment, sight, woke, gil_free=waits <= 0))
+            gap.samples.append(Sample(moment, sight, woke, asleep))
+
+    def _is_asleep(self) -> bool:
+        """False for a thread that runs, or would if it had a processor: https://man7.org/linux/man-pages/man5/proc.5.html."""
+        try:
+            status = self._status.read_bytes()
+        except OSError:
+            return True
+        # the state is what comes after the name, which is in brackets and may hold some
+        return status.rpartition(b")")[2].split()[0] != b"R"
 
 
 class _Reports:
@@ -234,11 +259,11 @@ class _Reports:
         self._settings = settings
         self._signals = signals
         self._spans: deque[float] = deque(maxlen=max(1, settings.spans_per_minute))
-        #: what computes is seen now at one line of a function, now at another: the finding has the first one's
-        self._lines: dict[tuple[str, str, str], CallSite] = {}
+        #: what computes is seen now at one line of a function, now at another: how often in all, by route and function
+        self._lines: dict[tuple[str, str, str], Counter[CallSite]] = {}
 
-    def report(self, run: Run, cause: BlockedBy) -> None:
-        """Tell of it wherever it is to be told."""
+    def report(self, run: Run, cause: BlockedBy, collector: float) -> None:
+        """Tell of it wherever it is to be told; `collector` are the seconds that garbage was collected."""
         signals, owner = self._signals, self._owner(run)
         sights = [sample.sight for sample in run.samples if not sample.sight.idle]
         route = "" if owner is None else owner.route or ""
@@ -249,6 +274,7 @@ class _Reports:
             frames=_most_common(sight.frames for sight in sights) or (),
             route=route,
             waiting=self._waiting(owner),
+            collector=collector,
             in_database=bool(_most_common(sight.in_database for sight in sights)),
         )
         exemplar = None if owner is None else exemplar_of(owner.span)
@@ -275,10 +301,18 @@ class _Reports:
         innermost = _most_common(sight.frames[0] for sight in sights if sight.frames)
         if cause is not BlockedBy.CPU:
             return innermost
-        site = _most_common(sight.called for sight in sights if sight.called is not None) or innermost
-        if site is None or len(self._lines) >= _MOST_LINES:
-            return site
-        return self._lines.setdefault((route, site.file, site.function), site)
+        return self._computing_line([sight.called for sight in sights if sight.called is not None], route) or innermost
+
+    def _computing_line(self, sites: list[CallSite], route: str) -> CallSite | None:
+        where = _most_common((site.file, site.function) for site in sites)
+        if where is None:
+            return None
+        lines = Counter(site for site in sites if (site.file, site.function) == where)
+        if len(self._lines) < _MOST_LINES:
+            known = self._lines.setdefault((route, *where), Counter())
+            known.update(lines)
+            lines = known
+        return lines.most_common(1)[0][0]
 
     def _waiting(self, owner: RequestRecord | None) -> int:
         """How many requests are in flight besides the owner's. One that has its budget is so no longer."""

@@ -1,5 +1,7 @@
 """`blocking_call`: what is said of code that held the event loop, and when nothing is."""
 
+from typing import Any
+
 import pytest
 
 from otel_fastperf.blocked import BlockedBy
@@ -12,7 +14,7 @@ OUTER = CallSite("/srv/shop/orders.py", 12, "price")
 
 
 def found(
-    cause: BlockedBy, *, seconds: float = 0.15, call_site: CallSite | None = LINE, waiting: int = 7, **facts: bool
+    cause: BlockedBy, *, seconds: float = 0.15, call_site: CallSite | None = LINE, waiting: int = 7, **facts: Any
 ) -> list[Finding]:
     blocked = BlockedLoop(
         seconds=seconds,
@@ -77,19 +79,25 @@ def test_a_pause_of_the_collector_is_another_kind() -> None:
     assert found(BlockedBy.GC, seconds=2.0) == []
 
 
+def test_what_the_collector_took_is_not_the_codes() -> None:
+    assert found(BlockedBy.CPU, seconds=0.15, collector=0.06) == []
+    assert found(BlockedBy.CPU, seconds=0.15, collector=0.04)
+
+
 def test_a_synchronous_statement_is_another_kind() -> None:
     assert found(BlockedBy.SYNC_IO, in_database=True) == []
 
 
 def test_other_threads_are_blamed_without_a_line() -> None:
-    (finding,) = found(BlockedBy.GIL_HELD, call_site=None)
-    assert finding.message.startswith("other threads kept the GIL from the event loop for 0.15 s")
+    (finding,) = found(BlockedBy.GIL_HELD, call_site=None, seconds=1.5)
+    assert finding.message.startswith("other threads kept the GIL from the event loop for 1.50 s")
     assert finding.subject == "event loop"
     assert "`def` endpoints" in finding.remedy
 
 
-def test_a_busy_machine_is_no_finding() -> None:
-    assert found(BlockedBy.DESCHEDULED, seconds=0.9, call_site=None) == []
+@pytest.mark.parametrize("cause", [BlockedBy.DESCHEDULED, BlockedBy.GIL_HELD])
+def test_a_busy_machine_or_process_is_no_finding(cause: BlockedBy) -> None:
+    assert found(cause, seconds=0.9, call_site=None) == []
 
 
 def test_a_process_that_was_stopped_for_a_second_is_one_without_a_line() -> None:

@@ -623,6 +623,20 @@ def test_a_hold_that_no_beat_has_seen_yet_is_noted_when_asked_for(run: Run, prob
     run(main())
 
 
+def test_asking_in_the_middle_of_a_hold_does_not_hide_it(run: Run, probe: Probe) -> None:
+    async def main() -> None:
+        async with monitor_blocked_loop(LoopSettings(blocked=0.6), probe.signals):
+            await asyncio.sleep(0.2)
+            for _ in range(8):
+                time.sleep(0.1)
+                probe.signals.obstacles.settle()
+            await asyncio.sleep(0.1)
+
+    run(main())
+    (hold,) = probe.signals.obstacles.holds
+    assert hold.end - hold.start >= 0.6
+
+
 def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> None:
     async def main() -> None:
         before = threading.enumerate(), asyncio.all_tasks(), probe.signals.obstacles.settle
