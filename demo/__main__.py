@@ -26,12 +26,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from demo.database import database_url
 from demo.load import Load, Plan
-from demo.recording import Recording, fetch_spans, scraping
+from demo.recording import Recording, fetch_diagnosis, fetch_spans, scraping
 from demo.report import report
 from demo.seed import clear, seed
 from demo.server import Server, ServerError, listen, serving
 from demo.terminal import Progress, paint_for
-from demo.text import Paint
+from otel_fastperf.report_text import verdict
+from otel_fastperf.words import Paint
 
 PORT: Final = 8000
 HIGHEST_PORT: Final = 65_535
@@ -132,10 +133,13 @@ async def _run(options: argparse.Namespace, listener: socket.socket, environ: di
         async with scraping(server.url) as scrapes:
             await _drive(server, load, options.seconds)
         spans = await fetch_spans(server.url)
+        diagnosis = await fetch_diagnosis(server.url)
     recording = Recording(_backend(environ), load.sent, tuple(scrapes), spans, _endpoint())
     if options.save:
         options.save.write_text(recording.to_json())
     print(f"\n{report(recording, paint)}\n")
+    print(paint.bold("The doctor's verdict") + paint.dim("   as `otel-fastperf doctor URL` gives it\n"))
+    print(f"{verdict(diagnosis, colour=paint.colour)}\n")
     print(paint.dim("The shop has stopped again. `make demo-serve` keeps it running."))
 
 
@@ -197,6 +201,7 @@ def _endpoint() -> str:
 def _addresses(url: str) -> Iterator[tuple[str, str]]:
     yield "Shop", f"{url}/docs"
     yield "Metrics", f"{url}/metrics"
+    yield "Diagnosis", f"{url}/debug/fastperf?format=html"
     if endpoint := _endpoint():
         yield "Traces to", endpoint
         yield "Jaeger", f"http://{urlsplit(endpoint).hostname}:16686, if it is Jaeger or hands them on to it"

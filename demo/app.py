@@ -8,7 +8,7 @@ from otel_fastperf import Settings, setup_telemetry
 
 #: the defaults look at minutes; a demo of 20 seconds has to come to the point
 _QUICK: Final[dict[str, Any]] = {
-    "memory": {"interval": 0.5, "growth_window": 4, "growth_bytes": 8 * 1024 * 1024},
+    "memory": {"interval": 0.25, "growth_window": 8, "growth_bytes": 8 * 1024 * 1024},
     "cache": {"interval": 1, "lookups": 100},
 }
 

@@ -21,6 +21,8 @@ class Bottleneck:
     code: str
     #: how many requests have to come at once for the fault to show
     at_once: int = 1
+    #: it shows in the process only, after many requests: a client of its own sends them all the time
+    steady: bool = False
 
     @property
     def faulty(self) -> str:
@@ -64,7 +66,7 @@ CATALOGUE: Final = (
         name="blocking-cpu",
         fault="A long computation holds the loop.",
         function="blocking_call:pack",
-        code="fewest = min(fewest, first_fit(litres))",
+        code="fewest = min(fewest, first_fit(",
     ),
     Bottleneck(
         kind="sync_db_on_loop",
@@ -110,7 +112,7 @@ CATALOGUE: Final = (
         fault="A cache forgets nothing.",
         function="memory_growth:page_for_ever",
         code="pages[visitor] = render(visitor)",
-        at_once=8,
+        steady=True,
     ),
     Bottleneck(
         kind="gc_pause",
@@ -125,5 +127,6 @@ CATALOGUE: Final = (
         fault="The time of day is in a cache's key.",
         function="cache_inefficient:shipping_at",
         code="@lru_cache(",
+        steady=True,
     ),
 )

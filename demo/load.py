@@ -7,14 +7,14 @@ how much of it, the service decides by how fast it answers.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
 import httpx
 
-from demo.catalogue import CATALOGUE
+from demo.catalogue import CATALOGUE, Bottleneck
 from demo.seed import ORDERS, PRODUCTS, USERS
 
 #: seconds a client waits for an answer; longer than anything in the demo takes
@@ -84,8 +84,17 @@ def shopping(seed: int) -> Iterator[Call]:
 
 def troubles() -> Iterator[list[Call]]:
     """Faulty endpoint, fixed twin, and so on through the catalogue, without end. A list is sent at once."""
+    return _through([bottleneck for bottleneck in CATALOGUE if not bottleneck.steady])
+
+
+def steady_troubles() -> Iterator[list[Call]]:
+    """The same for those that need many requests."""
+    return _through([bottleneck for bottleneck in CATALOGUE if bottleneck.steady])
+
+
+def _through(bottlenecks: Sequence[Bottleneck]) -> Iterator[list[Call]]:
     while True:
-        for bottleneck in CATALOGUE:
+        for bottleneck in bottlenecks:
             for path in (bottleneck.faulty, bottleneck.fixed):
                 yield [Call("GET", path, path)] * bottleneck.at_once
 
@@ -133,7 +142,8 @@ class Load:
             for number in range(self.plan.shoppers):
                 group.create_task(self._shop(client, number, until))
             if self.plan.troubles:
-                group.create_task(self._make_trouble(client, until))
+                group.create_task(self._make_trouble(client, troubles(), until))
+                group.create_task(self._make_trouble(client, steady_troubles(), until))
 
     async def _shop(self, client: httpx.AsyncClient, number: int, until: float) -> None:
         pauses = Random(-1 - number)
@@ -143,8 +153,8 @@ class Load:
                 return
             await self._send(client, call)
 
-    async def _make_trouble(self, client: httpx.AsyncClient, until: float) -> None:
-        for calls in troubles():
+    async def _make_trouble(self, client: httpx.AsyncClient, walk: Iterator[list[Call]], until: float) -> None:
+        for calls in walk:
             await asyncio.sleep(self.plan.trouble_pause)
             if time.monotonic() > until:
                 return

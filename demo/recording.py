@@ -11,6 +11,7 @@ from typing import Final, Self
 import httpx
 
 from demo.spans import PATH, SpanRecord
+from otel_fastperf import Report
 
 SCRAPE_SECONDS: Final = 1.0
 _TIMEOUT: Final = 60.0
@@ -81,3 +82,10 @@ async def fetch_spans(url: str) -> tuple[SpanRecord, ...]:
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT) as client:
         spans = (await client.get(PATH)).raise_for_status().json()
     return tuple(SpanRecord(**span) for span in spans)
+
+
+async def fetch_diagnosis(url: str) -> Report:
+    """What the service says of itself, as `otel-fastperf doctor` asks for it."""
+    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT) as client:
+        answer = await client.get("/debug/fastperf", params={"format": "json"})
+    return Report.from_json(answer.raise_for_status().text)

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from demo import text
 from demo.catalogue import CATALOGUE
-from demo.figures import Histogram, Page, Window
+from demo.figures import Page, Window
 from demo.recording import Recording
-from demo.text import Paint
+from demo.sparkline import sparkline
 from demo.waterfall import Trace, slowest, traces, waterfall
+from otel_fastperf import words
+from otel_fastperf.figures import Histogram
+from otel_fastperf.words import Paint
 
 REQUESTS: Final = "http_server_request_duration_seconds"
 STATEMENTS: Final = "fastperf_request_db_statements"
@@ -52,7 +54,7 @@ def requests(window: Window, paint: Paint) -> list[str]:
         (
             f"{method:<5}{route or '(no route)'}",
             f"{duration.count / window.seconds:.1f}/s",
-            *(text.quantile(duration.quantile(share)) for share in (0.5, 0.95, 0.99)),
+            *(words.quantile(duration.quantile(share)) for share in (0.5, 0.95, 0.99)),
             _mean(statements.get((route,))),
             failures.get((method, route), ""),
         )
@@ -69,7 +71,7 @@ def _failures(window: Window) -> dict[tuple[str, str], str]:
     failures: dict[tuple[str, str], str] = {}
     for (method, route, error), count in counts.items():
         if error and count:
-            what = (failures.get((method, route)), f"{count:.0f} {text.TIMES} {_last_name(error)}")
+            what = (failures.get((method, route)), f"{count:.0f} {words.TIMES} {_last_name(error)}")
             failures[method, route] = ", ".join(filter(None, what))
     return failures
 
@@ -89,7 +91,7 @@ def bottlenecks(window: Window, paint: Paint) -> list[str]:
 
     def figures(path: str) -> tuple[str, str]:
         duration = durations.get((path,))
-        mean = "-" if duration is None else text.seconds(duration.sum / duration.count)
+        mean = "-" if duration is None else words.seconds(duration.sum / duration.count)
         return mean, _mean(statements.get((path,)))
 
     rows = [
@@ -136,7 +138,7 @@ def _loop(window: Window) -> Iterator[Row]:
     yield "Event loop", "lag", _spread(lag)
     if busy:
         mean = sum(busy) / len(busy)
-        yield "", "busy", f"{mean:.0%} of the time  {text.sparkline(busy, low=0.0, high=1.0)}"
+        yield "", "busy", f"{mean:.0%} of the time  {sparkline(busy, low=0.0, high=1.0)}"
 
 
 _THREAD_GAUGES: Final = ("limit", "borrowed", "waiting")
@@ -156,31 +158,31 @@ def _database(window: Window) -> Iterator[Row]:
     yield (
         "Database",
         "statements",
-        f"{_spread(statements)}  {text.number(statements.count)}, {text.number(rate)} a second",
+        f"{_spread(statements)}  {words.number(statements.count)}, {words.number(rate)} a second",
     )
     waits = window.histograms("db_client_connection_wait_time_seconds", "db_client_connection_pool_name")
     for (pool,), wait in sorted(waits.items()):
-        name = text.shorten(pool, 30)
+        name = words.shorten(pool, 30)
         yield "", "pool wait", f"{_spread(wait)}  {name}"
 
 
 def _memory(window: Window) -> Iterator[Row]:
     resident = window.values("process_resident_memory_bytes")
     if resident:
-        change = f"{text.size(resident[0])} → {text.size(resident[-1])}"
-        yield "Memory", "resident", f"{change}  {text.sparkline(resident)}"
+        change = f"{words.size(resident[0])} → {words.size(resident[-1])}"
+        yield "Memory", "resident", f"{change}  {sparkline(resident)}"
     pauses = window.histograms("fastperf_gc_pause_seconds", "generation")
     if pauses:
         generation, pause = max(pauses.items())
-        yield "", f"GC, gen {generation[0]}", f"{_spread(pause)}  {text.number(pause.count)} pauses"
+        yield "", f"GC, gen {generation[0]}", f"{_spread(pause)}  {words.number(pause.count)} pauses"
 
 
 def _telemetry(recording: Recording, window: Window) -> Iterator[Row]:
     spans = window.increase("fastperf_spans_total", "outcome")
-    outcomes = ", ".join(f"{text.number(count)} {outcome}" for (outcome,), count in sorted(spans.items()) if count)
+    outcomes = ", ".join(f"{words.number(count)} {outcome}" for (outcome,), count in sorted(spans.items()) if count)
     kept = f"{len(recording.spans):,} kept in the process" if recording.spans else ""
     errors = window.increase("fastperf_telemetry_errors_total", "part")
-    failed = ", ".join(f"{text.number(count)} in {part}" for (part,), count in sorted(errors.items()) if count)
+    failed = ", ".join(f"{words.number(count)} in {part}" for (part,), count in sorted(errors.items()) if count)
     yield "Telemetry", "spans", ", ".join(filter(None, (kept, outcomes))) or "none"
     yield "", "own failures", failed or "none"
 
@@ -189,8 +191,8 @@ def _spread(histogram: Histogram) -> str:
     """`p50 1.2 ms   p99 87 ms   max ≤ 250 ms`, in columns."""
     if not histogram.count:
         return "-"
-    p50, p99 = (text.quantile(histogram.quantile(share)) for share in (0.5, 0.99))
-    return f"p50 {p50:<8}  p99 {p99:<8}  max {text.quantile(histogram.highest):<8}"
+    p50, p99 = (words.quantile(histogram.quantile(share)) for share in (0.5, 0.99))
+    return f"p50 {p50:<8}  p99 {p99:<8}  max {words.quantile(histogram.highest):<8}"
 
 
 def _mean(histogram: Histogram | None) -> str:
@@ -205,6 +207,6 @@ def _table(
     last: Callable[[str], str],
 ) -> list[str]:
     """A bold header and the rows; `last` paints the last column."""
-    title, *body = text.columns([header, *rows], widths)
-    before = sum(abs(width) + len(text.GAP) for width in widths[:-1])
+    title, *body = words.columns([header, *rows], widths)
+    before = sum(abs(width) + len(words.GAP) for width in widths[:-1])
     return [paint.bold(title), *(line[:before] + last(line[before:]) for line in body)]

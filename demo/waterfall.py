@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from demo import text
 from demo.spans import SpanRecord
-from demo.text import Paint
+from otel_fastperf import words
+from otel_fastperf.words import Paint
 
 NAME: Final = 40
 BAR: Final = 44
@@ -70,9 +70,9 @@ class _Line:
 
     @property
     def name(self) -> str:
-        repeats = f" {text.TIMES}{len(self.spans)}" if len(self.spans) > 1 else ""
+        repeats = f" {words.TIMES}{len(self.spans)}" if len(self.spans) > 1 else ""
         room = NAME - 2 * self.depth - len(repeats)
-        return "  " * self.depth + text.shorten(self.spans[0].name, room) + repeats
+        return "  " * self.depth + words.shorten(self.spans[0].name, room) + repeats
 
     @property
     def seconds(self) -> float:
@@ -112,6 +112,6 @@ def _show(line: _Line, start: int, scale: float, paint: Paint) -> str:
     last = min(BAR, max(first + 1, round((max(span.end for span in line.spans) - start) * scale)))
     blank, bar = " " * first, ("▒" if len(line.spans) > 1 else "█") * (last - first)
     colour = paint.red if line.error else paint.cyan if line.depth else paint.bold
-    duration = f"{text.seconds(line.seconds):>8}"
+    duration = f"{words.seconds(line.seconds):>8}"
     error = f"  {paint.red(line.error)}" if line.error else ""
     return f"{line.name:<{NAME}}  {blank}{colour(bar)}{' ' * (BAR - last)}  {duration}{error}"

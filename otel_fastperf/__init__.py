@@ -1,32 +1,76 @@
-"""Why is my FastAPI service slow? One call, `setup_telemetry(app)`, and it says so. See README.md."""
+"""Why is my FastAPI service slow? One call, `setup_telemetry(app)`, and it says so. See README.md.
 
-from otel_fastperf.errors import FastPerfError, SettingsError, SetupError
-from otel_fastperf.findings import CallSite, Finding, Kind, Severity
-from otel_fastperf.logs import add_trace_context
-from otel_fastperf.record import RequestRecord
-from otel_fastperf.settings import Settings
-from otel_fastperf.telemetry import Telemetry, setup_telemetry
+Names are imported when they are first used: the pytest plugin is part of every test run where this package is
+installed, and most of those need neither FastAPI nor OpenTelemetry.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from otel_fastperf.allocations import AllocationReport, AllocationsError
+    from otel_fastperf.errors import FastPerfError, ReportError, SettingsError, SetupError
+    from otel_fastperf.findings import CallSite, Finding, Kind, Severity
+    from otel_fastperf.logs import add_trace_context
+    from otel_fastperf.record import RequestRecord
+    from otel_fastperf.report import Report, RouteVerdict, WorkerVerdict
+    from otel_fastperf.settings import Settings
+    from otel_fastperf.telemetry import Telemetry, setup_telemetry
 
 __all__ = [
+    "AllocationReport",
+    "AllocationsError",
     "CallSite",
     "FastPerfError",
     "Finding",
     "Kind",
+    "Report",
+    "ReportError",
     "RequestRecord",
+    "RouteVerdict",
     "Settings",
     "SettingsError",
     "SetupError",
     "Severity",
     "Telemetry",
+    "WorkerVerdict",
     "add_trace_context",
     "setup_telemetry",
 ]
 
+_HOMES: Final = {
+    "AllocationReport": "allocations",
+    "AllocationsError": "allocations",
+    "CallSite": "findings",
+    "FastPerfError": "errors",
+    "Finding": "findings",
+    "Kind": "findings",
+    "Report": "report",
+    "ReportError": "errors",
+    "RequestRecord": "record",
+    "RouteVerdict": "report",
+    "Settings": "settings",
+    "SettingsError": "errors",
+    "SetupError": "errors",
+    "Severity": "findings",
+    "Telemetry": "telemetry",
+    "WorkerVerdict": "report",
+    "add_trace_context": "logs",
+    "setup_telemetry": "telemetry",
+}
 
-def __getattr__(name: str) -> str:
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = globals()[name] = getattr(import_module(f"otel_fastperf.{_HOMES[name]}"), name)
+        return value
     if name == "__version__":
         from importlib.metadata import version
 
         return version("otel-fastperf")
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -358,7 +358,10 @@ def _evictions_counted(base: Any, counts: _Counts) -> dict[str, Any]:
             counts.storing -= 1
 
     def popitem(self: Any) -> Any:
+        # older versions look the entry up to remove it
+        asked = counts.hits, counts.misses
         item = base.popitem(self)
+        counts.hits, counts.misses = asked
         if counts.storing:
             counts.evictions += 1
         return item

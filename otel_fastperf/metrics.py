@@ -448,6 +448,7 @@ class Metrics:
         self.registry = CollectorRegistry() if registry is None else registry
         self._max_series = max_series
         self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
         self._by_name: dict[str, Any] = {}
         self._refreshers: list[Callable[[], None]] = []
         self._overflow = _declare(_BY_NAME["fastperf_metric_overflow_total"], self.registry)
@@ -479,9 +480,18 @@ class Metrics:
         """Bring the gauges up to date. Yields what went wrong, and goes on."""
         for refresh in tuple(self._refreshers):
             try:
-                refresh()
+                with self._refreshing:
+                    refresh()
             except Exception as error:  # noqa: BLE001 - one bad gauge must not cost the whole page
                 yield error
+
+    def samples(self, failed: Callable[[Exception], None]) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Name, labels and value of all that is on `/metrics` now. Brings the gauges up to date: blocks some ms."""
+        for error in self.refresh():
+            failed(error)
+        for family in self.registry.collect():
+            for sample in family.samples:
+                yield sample.name, sample.labels, sample.value
 
     def _new(self, metric: Metric) -> Any:
         declared = _declare(metric, self.registry)

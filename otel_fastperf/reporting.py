@@ -22,6 +22,9 @@ from otel_fastperf.spans import exemplar_of
 #: A detector of your own: looks at a request that has ended, and must neither keep nor change it.
 Detector: TypeAlias = Callable[[RequestRecord], Iterable[Finding]]
 
+#: Told of every finding as it is reported, with the request it is about, if there is one. On whichever thread that is.
+Listener: TypeAlias = Callable[[Finding, RequestRecord | None], object]
+
 _logger: Final = logging.getLogger("otel_fastperf.findings")
 
 _MINUTE: Final = 60.0
@@ -37,12 +40,22 @@ class Findings:
         self._metrics = metrics
         self._guard = guard
         self._detectors: list[Detector] = []
+        self._listeners: tuple[Listener, ...] = ()
         self._warnings = _Warnings(settings.warnings_per_minute, metrics)
 
     def add_detector(self, detector: Detector) -> Callable[[], None]:
         """Have `detector` look at every request that has ended; returns the call that undoes this."""
         self._detectors.append(detector)
         return lambda: self._detectors.remove(detector)
+
+    def add_listener(self, listener: Listener) -> Callable[[], None]:
+        """Tell `listener` of each single finding, before it is merged; returns the call that undoes this."""
+        self._listeners = (*self._listeners, listener)
+
+        def remove() -> None:
+            self._listeners = tuple(each for each in self._listeners if each is not listener)
+
+        return remove
 
     def examine(self, record: RequestRecord) -> None:
         """Run the detectors over a request that has ended, and report what they find, on its span."""
@@ -82,6 +95,8 @@ class Findings:
                 record.span.add_event(f"fastperf.{finding.kind}", event_attributes(finding))
         if is_new:
             self._warnings.warn(finding)
+        for listener in self._listeners:
+            listener(finding, record)
 
 
 class _Warnings:

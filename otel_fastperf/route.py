@@ -48,6 +48,18 @@ def has_literal_route(routes: Sequence[Any], path: str) -> bool:
     return any(getattr(route, "path", None) == path for route in _flat(routes))
 
 
+def endpoints(routes: Sequence[Any]) -> Iterator[Any]:
+    """The functions that serve the routes, those of routers and mounted apps too; FastAPI's own pages are left out."""
+    for each in _flat(routes):
+        route = getattr(each, "starlette_route", None) or each
+        inner: Sequence[Any] | None = getattr(route, "routes", None)
+        endpoint = getattr(each, "endpoint", None)
+        if inner is not None:
+            yield from endpoints(inner)
+        elif endpoint is not None and not str(endpoint.__module__).startswith(("fastapi.", "starlette.")):
+            yield endpoint
+
+
 def _leaf(scope: Scope) -> Any:
     route = scope.get("route")
     context = (scope.get("fastapi") or _NOTHING).get("effective_route_context")

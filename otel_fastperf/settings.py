@@ -323,9 +323,9 @@ class DatabaseSettings(_Group):
         description="A statement that takes this long is a `slow_query`, in seconds.",
     )
     sync_on_loop: float = Field(
-        default=0.001,
+        default=0.0005,
         ge=0,
-        examples=["0.001"],
+        examples=["0.0005"],
         description="Synchronous statements that hold the event loop this long in one request are `sync_db_on_loop`, in"
         " seconds.",
     )
@@ -424,6 +424,13 @@ class LoopSettings(_Group):
     )
     interval: float = Field(
         default=0.05, ge=0.005, le=1.0, examples=["0.05"], description="Time between two measurements, in seconds."
+    )
+    start_after: float = Field(
+        default=1.0,
+        ge=0,
+        examples=["1"],
+        description="A loop without a lifespan is watched from this long after its first request, in seconds; with 0"
+        " that request waits until it is, as tests need it.",
     )
     blocked: float = Field(
         default=0.1,

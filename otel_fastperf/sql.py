@@ -580,9 +580,9 @@ def _shown_name(name: str) -> str:
 
 # --- columns ----------------------------------------------------------------------------------------------------------
 
-_PART: Final = r'(?:[^\W\d][\w$]*+|"[^"]++"|`[^`]++`|\[[^\]]++\])'
+_PART: Final = r'(?:[^\W\d][\w$]*+|"[^"]++"|`[^`]++`|\[[^\[\]]++\])'
 _COMPARISON: Final = re.compile(
-    rf"(?P<left>(?:{_PART}\.)*+{_PART})"
+    rf"(?<![\w$.])(?P<left>(?:{_PART}\.)*+{_PART})"
     r"\s*+(?:[=<>]=?|<>|!=|(?:NOT\s++)?(?:I?LIKE|IN|BETWEEN)\b)\s*+"
     rf"(?P<right>(?:{_PART}\.)++{_PART}(?!\s*+\())?",
     re.IGNORECASE,

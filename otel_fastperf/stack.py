@@ -109,6 +109,8 @@ def application_frames(frame: FrameType | None, most: int) -> tuple[CallSite, ..
 def is_application(filename: str) -> bool:
     """True for a file that is neither Python's, nor of an installed package, nor of this one."""
     return _origin(filename) is _Origin.APPLICATION
+
+
 def definition(function: object) -> CallSite | None:
     """Where a function of the application begins, without its decorators' wrappers; None for what is none."""
     for _ in range(_MOST_WRAPPERS):

@@ -7,8 +7,11 @@ runs, from the first request on.
 
 import asyncio
 import logging
+import os
+import platform
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -26,10 +29,12 @@ from opentelemetry import propagate
 from opentelemetry.propagators.composite import CompositePropagator
 from starlette.applications import Starlette
 
+from otel_fastperf.allocations import AllocationReport, allocations
 from otel_fastperf.caches import Caches
 from otel_fastperf.detectors.n_plus_one import detect_n_plus_one
 from otel_fastperf.detectors.slow_query import detect_slow_query
 from otel_fastperf.detectors.sync_db_on_loop import detect_sync_db_on_loop
+from otel_fastperf.diagnosis import diagnose
 from otel_fastperf.errors import SetupError
 from otel_fastperf.exposition import Exposition, serve_on_port
 from otel_fastperf.findings import Finding
@@ -38,10 +43,11 @@ from otel_fastperf.instrumentation.app import Layers, install_layers
 from otel_fastperf.instrumentation.background import instrument_background
 from otel_fastperf.instrumentation.cache import instrument_caches
 from otel_fastperf.instrumentation.database import instrument_database
+from otel_fastperf.instrumentation.debug_endpoint import DebugEndpoint
 from otel_fastperf.instrumentation.endpoints import instrument_endpoints
 from otel_fastperf.instrumentation.explain import explain_slow_queries
-from otel_fastperf.instrumentation.metrics_endpoint import MetricsEndpoint
 from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer, SlowMiddlewares
+from otel_fastperf.instrumentation.own_pages import OwnPage, OwnPages
 from otel_fastperf.instrumentation.pool import instrument_pool
 from otel_fastperf.instrumentation.requests import RequestLayer, Requests, RouterLayer
 from otel_fastperf.instrumentation.server_span import DESCRIPTION, chosen_source, server_span_from
@@ -53,9 +59,11 @@ from otel_fastperf.monitors.gc import monitor_gc
 from otel_fastperf.monitors.loop import monitor_loop
 from otel_fastperf.monitors.memory import monitor_memory
 from otel_fastperf.monitors.threads import monitor_threads
+from otel_fastperf.monitors.watchdog import monitor_blocked_loop
 from otel_fastperf.peers import native_config
+from otel_fastperf.report import Report
 from otel_fastperf.reporting import Detector, Findings
-from otel_fastperf.settings import Settings, propagators_of_environment
+from otel_fastperf.settings import DebugSettings, Settings, propagators_of_environment
 from otel_fastperf.signals import Signals
 from otel_fastperf.tracing import Tracing, open_tracing
 
@@ -68,11 +76,14 @@ _C = TypeVar("_C")
 
 _logger: Final = logging.getLogger("otel_fastperf")
 
+#: most time that a request waits for the monitors, where it waits for them, in seconds
+_START_TIMEOUT: Final = 1.0
+
 #: where an app carries its handle
 _STATE_KEY: Final = "otel_fastperf_telemetry"
 
-#: a loop that lives shorter than this (one request of a test client) gets no monitors of its own
-_LOOP_SETTLES_AFTER: Final = 1.0
+#: whose versions one has to know
+_PACKAGES: Final = ("otel-fastperf", "fastapi", "sqlalchemy", "opentelemetry-sdk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +121,7 @@ def setup_telemetry(
         SetupError: The app, an engine or an installed package does not fit; the message names the cure.
     """
     _check_app(app)
-    existing: Telemetry | None = getattr(app.state, _STATE_KEY, None)
+    existing = telemetry_of(app)
     if existing is not None:
         if settings is not None or engines is not None:
             _logger.warning(
@@ -121,6 +132,12 @@ def setup_telemetry(
     telemetry = Telemetry(app, _checked_engines(engines), Settings() if settings is None else settings)
     telemetry.start()
     return telemetry
+
+
+def telemetry_of(app: object) -> "Telemetry | None":
+    """The handle that an app carries, if `setup_telemetry` was called for it."""
+    found = getattr(getattr(app, "state", None), _STATE_KEY, None)
+    return found if isinstance(found, Telemetry) else None
 
 
 class Telemetry:
@@ -138,6 +155,7 @@ class Telemetry:
         self._guard = Guard(lambda part: self.metrics.telemetry_errors.child(part).inc())
         self._findings = Findings(settings.findings, self.metrics, self._guard)
         self._caches = Caches()
+        self._made_at = time.time()
         self._instrumentation = ExitStack()
         self._lifespan = ExitStack()
         self._lock = threading.Lock()
@@ -160,6 +178,23 @@ class Telemetry:
         """The bottlenecks that were seen so far, merged, worst first; kept over `shutdown()`."""
         return self._findings.log.findings()
 
+    def diagnose(self) -> Report:
+        """Why it is slow: where each route's time went, how this process is, the bottlenecks that were seen.
+
+        Since set-up, of this process alone. Reads every metric, and memory figures from the kernel, which takes some
+        30 ms for 50 routes: an `async def` endpoint should call it by `asyncio.to_thread`.
+        """
+        name = self._tracing.service_name if self._tracing is not None else self.settings.service_name
+        return diagnose(
+            self.metrics.samples(lambda error: self._guard.failed("metrics_refresh", error)),
+            self.findings(),
+            service=name or "",
+            versions={"python": platform.python_version(), **{name: installed(name) for name in _PACKAGES}},
+            now=time.time(),
+            pid=os.getpid(),
+            started=self._made_at,
+        )
+
     def add_detector(self, detector: Detector) -> Callable[[], None]:
         """Have a detector of your own look at every request that has ended; returns the call that undoes this.
 
@@ -178,6 +213,14 @@ class Telemetry:
             SetupError: It is no cache that is known.
         """
         return self._caches.observe(cache, name)
+
+    def allocations(self, seconds: float = 10.0, most: int = 20, *, frames: int = 1) -> AllocationReport:
+        """Trace all allocations of the process for so many seconds; see `allocations.allocations`. Blocks meanwhile.
+
+        Raises:
+            AllocationsError: They are being traced already, or an argument is out of its range.
+        """
+        return allocations(seconds, most, frames=frames)
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Export what has finished. Blocks for up to `timeout` seconds; True when all of it was settled."""
@@ -200,7 +243,7 @@ class Telemetry:
         """Undo everything, in reverse: threads, listeners, layers, provider. At most `traces.exit_timeout` seconds."""
         self._close()
         self._lifespan.close()
-        if getattr(self._app.state, _STATE_KEY, None) is self:
+        if telemetry_of(self._app) is self:
             delattr(self._app.state, _STATE_KEY)
 
     def __enter__(self) -> Self:
@@ -263,24 +306,24 @@ class Telemetry:
             stack.enter_context(instrument_caches(self._caches, signals))
         yield self._install_logs(stack)
         yield from monitors.parts()
+        yield _debug_part(settings.debug)
 
-        versions = [installed(name) for name in ("otel-fastperf", "fastapi", "sqlalchemy", "opentelemetry-sdk")]
-        self.metrics.build_info.child(*versions, source).set(1)
+        self.metrics.build_info.child(*map(installed, _PACKAGES), source).set(1)
 
     def _new_layers(self, stack: ExitStack, signals: Signals, exposition: Exposition) -> Layers:
         settings, app = self.settings, self._app
         timer = MiddlewareTimer(signals)
         exemplars = settings.metrics.exemplars
         requests = Requests(settings.requests, signals, exemplars=exemplars, middlewares=lambda: timer.middlewares)
-        on_app = settings.metrics.enabled and settings.metrics.port is None
+        pages = tuple(self._own_pages(signals, exposition))
 
         between: dict[str, Any] = {}
         if settings.middleware.enabled:
             between = {"between": timer.place, "boundary": partial(Boundary, signals)}
             stack.callback(timer.remove)
 
-        def outermost(inner: Any) -> MetricsEndpoint:
-            return MetricsEndpoint(inner, app, settings.metrics.path, exposition, on=on_app)
+        def outermost(inner: Any) -> OwnPages:
+            return OwnPages(inner, app, pages)
 
         def request(inner: Any, *, join: bool) -> RequestLayer:
             return RequestLayer(inner, requests, join=join, on_new_loop=self._on_new_loop)
@@ -292,6 +335,15 @@ class Telemetry:
             router=lambda inner: RouterLayer(inner, signals),
             **between,
         )
+
+    def _own_pages(self, signals: Signals, exposition: Exposition) -> Iterator[OwnPage]:
+        metrics, debug = self.settings.metrics, self.settings.debug
+        if metrics.enabled and metrics.port is None:
+            cure = "set OTEL_FASTPERF_METRICS_PATH to another path, or OTEL_FASTPERF_METRICS_PORT to a port of its own"
+            yield OwnPage(metrics.path, exposition, cure)
+        if debug.enabled:
+            endpoint = DebugEndpoint(debug, self.diagnose, signals.guard)
+            yield OwnPage(debug.path, endpoint, "set OTEL_FASTPERF_DEBUG_PATH to another path")
 
     def _install_database(self, stack: ExitStack, signals: Signals) -> Part:
         settings, engines = self.settings, self._engines
@@ -338,10 +390,13 @@ class Telemetry:
         self._parts.append(Part("delivery at exit", on=False, detail=detail))
         _logger.warning("otel_fastperf: %s.", detail)
 
-    def _on_new_loop(self) -> None:
+    def _on_new_loop(self) -> Awaitable[object] | None:
         """A request has come on another event loop than before; unless a lifespan runs there, start to watch it."""
-        if self._monitors is not None:
-            self._monitors.start_in_running_loop(after=_LOOP_SETTLES_AFTER)
+        if self._monitors is None:
+            return None
+        after = self.settings.loop.start_after
+        started = self._monitors.start_in_running_loop(after=after)
+        return asyncio.wait_for(started.wait(), _START_TIMEOUT) if started is not None and not after else None
 
 
 class _Monitors:
@@ -388,16 +443,17 @@ class _Monitors:
             yield
         self._loop = None
 
-    def start_in_running_loop(self, *, after: float) -> None:
-        """Run all in a task of the running loop, unless they run there already; from so many seconds on."""
+    def start_in_running_loop(self, *, after: float) -> asyncio.Event | None:
+        """Run all in a task of the running loop, from so many seconds on; what is set then. None if they run there."""
         loop = asyncio.get_running_loop()
         if self._loop is loop:
-            return
+            return None
         self._loop = loop
-        done = asyncio.Event()
+        started, done = asyncio.Event(), asyncio.Event()
 
         async def run() -> None:
             async with self.running():
+                started.set()
                 await done.wait()
 
         def start() -> None:
@@ -407,6 +463,7 @@ class _Monitors:
                 self._stop = lambda: task.done() or loop.call_soon_threadsafe(done.set)
 
         loop.call_later(after, start)
+        return started
 
     def stop(self) -> None:
         """End the task that `start_in_running_loop` has started. From any thread."""
@@ -425,6 +482,9 @@ class _Monitors:
             yield monitor_gc(settings.memory, signals)
         if settings.cache.enabled:
             yield monitor_caches(self._caches, settings.cache, signals)
+        if settings.loop.enabled:
+            # the last one: what the others do when they start is not the app's
+            yield monitor_blocked_loop(settings.loop, signals)
 
     def _serve_on_port(self, stack: AsyncExitStack) -> None:
         # here, and not at set-up: a server that forks its workers after set-up would leave them a socket and no thread
@@ -453,6 +513,13 @@ def _propagators(settings: Settings) -> Iterator[None]:
         yield
     finally:
         propagate.set_global_textmap(before)
+
+
+def _debug_part(settings: DebugSettings) -> Part:
+    if not settings.enabled:
+        return Part("debug", on=False, detail="OTEL_FASTPERF_DEBUG_ENABLED is false")
+    who = "for this machine only" if settings.token is None else "with bearer token"
+    return Part("debug", on=True, detail=f"at {settings.path} {who}")
 
 
 def _detectors(settings: Settings) -> Iterator[Detector]:

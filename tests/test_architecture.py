@@ -22,13 +22,16 @@ FLOORS: Final = (
         "blocked",
         "budget",
         "cache_adapters",
+        "client",
         "containers",
         "errors",
+        "figures",
         "findings",
         "guard",
         "lifespan",
         "loopclocks",
         "orm",
+        "pages",
         "peers",
         "route",
         "spans",
@@ -36,19 +39,31 @@ FLOORS: Final = (
         "stack",
         "text",
         "ticker",
+        "words",
     ),
     ("plans", "reads", "record"),
     ("sampling",),
     ("gaps",),
-    ("report", "settings", "statements"),
-    ("detectors", "logs", "metrics", "tracing"),
+    ("report", "report_words", "settings", "statements"),
+    (
+        "checks",
+        "detectors",
+        "logs",
+        "metrics",
+        "report_formats",
+        "report_html",
+        "report_plots",
+        "report_style",
+        "report_text",
+        "tracing",
+    ),
     ("diagnosis", "reporting"),
     ("caches", "exposition", "signals"),
     ("waits",),
     ("instrumentation", "monitors"),
     ("telemetry",),
     ("__init__",),
-    ("__main__", "cli", "pytest_plugin"),
+    ("__main__", "cli", "pytest_plugin", "surroundings"),
 )
 
 #: Folders of subjects that know nothing of each other: each can be taken out alone.
@@ -313,6 +328,19 @@ def test_importing_the_package_loads_no_exporter() -> None:
     """They bring grpc, requests and protobuf: only who exports pays for them."""
     script = "import sys, otel_fastperf; print(*sorted({'grpc', 'requests', 'google.protobuf'} & sys.modules.keys()))"
     assert python("-c", script) == ""
+
+
+def test_the_pytest_plugin_loads_nothing_that_a_test_run_did_not_ask_for() -> None:
+    """It is part of every test run of every project that has this package installed."""
+    heavy = "{'fastapi', 'starlette', 'sqlalchemy', 'opentelemetry', 'pydantic', 'prometheus_client'}"
+    script = f"import sys, otel_fastperf.pytest_plugin; print(*sorted({heavy} & sys.modules.keys()))"
+    assert python("-c", script) == ""
+
+
+def test_every_exported_name_is_there() -> None:
+    script = "import otel_fastperf; print(*(n for n in dir(otel_fastperf) if not hasattr(otel_fastperf, n)))"
+    assert python("-c", script) == ""
+    assert python("-c", "from otel_fastperf import *; print(setup_telemetry.__name__)") == "setup_telemetry"
 
 
 def python(*arguments: str, path: Path = ROOT) -> str:

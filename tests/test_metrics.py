@@ -276,3 +276,15 @@ def test_a_refresher_can_be_taken_back() -> None:
     undo()
     assert list(metrics.refresh()) == []
     assert ran == []
+
+
+def test_samples_are_plain_and_up_to_date() -> None:
+    metrics = Metrics()
+    metrics.spans.child("exported").inc(3)
+    metrics.on_refresh(lambda: metrics.threadpool_limit.set(40))
+    metrics.on_refresh(lambda: 1 / 0)  # type: ignore[arg-type]
+    failures: list[Exception] = []
+    samples = list(metrics.samples(failures.append))
+    assert ("fastperf_spans_total", {"outcome": "exported"}, 3.0) in samples
+    assert ("fastperf_threadpool_limit", {}, 40.0) in samples
+    assert [type(failure) for failure in failures] == [ZeroDivisionError]

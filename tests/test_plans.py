@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_fastperf.plans.node import Facts
@@ -630,6 +630,7 @@ _ANSWERS = st.one_of(
 )
 
 
+@settings(deadline=None)  # a loaded machine is slow, and the first example compiles
 @given(st.sampled_from(sorted(DATABASES)), _ANSWERS, _TEXT, st.integers(64, 1000))
 def test_no_answer_makes_it_raise_and_no_text_is_longer_than_asked(
     dialect: str, rows: list[Any], sql: str, length: int
@@ -646,6 +647,7 @@ def test_no_answer_makes_it_raise_and_no_text_is_longer_than_asked(
         seen.remark.encode()
 
 
+@settings(deadline=None)
 @given(st.text(min_size=4).filter(lambda text: text.isalnum()))
 def test_no_value_of_a_condition_is_shown(value: str) -> None:
     secret = f"zz{value}zz"

@@ -613,6 +613,17 @@ class TestWhoElseObserves:
 class TestLoops:
     """Apps whose lifespan never runs."""
 
+    def test_they_can_be_there_before_the_first_request_goes_on(self, own: list[Telemetry]) -> None:
+        app = FastAPI()
+
+        @app.get("/")
+        async def tasks() -> list[str]:
+            return [task.get_name() for task in asyncio.all_tasks()]
+
+        own.append(setup_telemetry(app, settings=Settings(loop={"start_after": 0})))
+        for _ in range(2):  # each on a loop of its own
+            assert "otel_fastperf monitors" in TestClient(app).get("/").json()
+
     def test_without_a_lifespan_the_monitors_start_with_the_requests(self, own: list[Telemetry]) -> None:
         app = items(FastAPI())
         own.append(setup_telemetry(app))

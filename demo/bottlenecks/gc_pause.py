@@ -14,7 +14,7 @@ router = APIRouter(tags=["gc_pause"])
 #: objects of a graph; collecting it takes some 0.1 s
 SIZE: Final = 300_000
 #: objects that are linked before the event loop may do something else
-BATCH: Final = 10_000
+BATCH: Final = 2_000
 
 
 class Node:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 router = APIRouter(tags=["slow_middleware"])
 
 HEADER: Final = "x-signature"
-ROUNDS: Final = 100_000
+ROUNDS: Final = 40_000
 SLOW_PATH: Final = "/slow/slow-middleware"
 FAST_PATH: Final = "/fast/slow-middleware"
 

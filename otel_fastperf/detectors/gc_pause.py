@@ -22,12 +22,14 @@ class Pause(NamedTuple):
 
     generation: int
     seconds: float
+    #: what its thread has worked of that; the rest the machine was busy with others
+    cpu_seconds: float
     #: objects that it freed
     collected: int
     #: it was asked for, by `gc.collect()`; False for one that the interpreter began by itself
     explicit: bool
     #: the application's line that asked for it, or that happened to allocate
-    site: CallSite | None
+    site: CallSite | None = None
 
 
 def detect_gc_pause(pauses: Sequence[Pause], share: float, settings: MemorySettings) -> Iterator[Finding]:
@@ -35,15 +37,16 @@ def detect_gc_pause(pauses: Sequence[Pause], share: float, settings: MemorySetti
 
     `share` is the collector's share of the last minute, 0 to 1. An explicit collection is the fault of the line that
     asks for it. One that began by itself is the fault of nobody in particular: it walks everything that lives, in the
-    request of whoever allocates next.
+    request of whoever allocates next. Only time on the CPU makes a pause long: else a busy machine would.
     """
-    long = [pause for pause in pauses if pause.seconds >= settings.gc_pause]
+    long = [pause for pause in pauses if pause.cpu_seconds >= settings.gc_pause]
     if not long:
         return
     worst = max(long, key=lambda pause: (pause.explicit, pause.seconds))
     critical = worst.seconds >= _CRITICAL_SECONDS or share >= _CRITICAL_SHARE
     evidence: dict[str, str | int | float | bool] = {
         "pause_seconds": round(worst.seconds, 4),
+        "cpu_seconds": round(worst.cpu_seconds, 4),
         "generation": worst.generation,
         "collected": worst.collected,
         "explicit": worst.explicit,

@@ -7,8 +7,9 @@ flattens (a cache that fills, a pool that opens its connections).
 
 Garbage in cycles looks the same until a full collection frees it, and those are rare. So one must have run before the
 last third: growth after it is no garbage of before. None is run for this: on a service with a million objects it stops
-every request for a tenth of a second or more. Where none has run for `PATIENT` windows, or the limit is nearer than
-that, growth is told all the same, and that it may be garbage.
+every request for a tenth of a second or more. Nor is one needed where a container that a module holds has half of the
+growth: that is no garbage. Where none has run for `PATIENT` windows, or the limit is nearer than that, growth is told
+all the same, and that it may be garbage.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ PATIENT: Final = 3
 _THIRDS: Final = 3
 #: what each third of the window has to have of the growth; an even growth has a third
 _LEAST_SHARE: Final = 0.2
+#: share of the growth that known containers have to have, so that it is no garbage
+_HELD_SHARE: Final = 0.5
 #: part of the window that the series has to span; a reading is late now and then
 _SPANNED: Final = 0.9
 #: readings below which a series is none
@@ -52,6 +55,8 @@ class Growing(NamedTuple):
     entries: int
     #: entries more than when the window began
     grown: int
+    #: bytes that these entries take, estimated from a few of them
+    size: int = 0
     #: the line that adds to it, where there is one alone
     call_site: CallSite | None = None
 
@@ -70,16 +75,22 @@ def detect_memory_growth(
 ) -> Iterator[Finding]:
     """Growth of at least `settings.growth_bytes` in the last `settings.growth_window` seconds, as one finding."""
     window = _last(samples, settings.growth_window)
-    growth = _steady_growth(window, settings)
+    growth = _steady(window, settings)
     if growth <= 0:
         return
     seconds = window[-1].at - window[0].at
     rate = growth / seconds
     left = None if around.headroom is None else around.headroom / rate
     survived = _collections_before_last_third(window)
-    if not survived and not _is_told_anyway(samples, settings, left):
+    held = sum(each.size for each in around.growing) >= _HELD_SHARE * growth
+    if not survived and not held and not _is_told_anyway(samples, settings, left):
         return
     yield _finding(window, growth, left, around, survived=survived, settings=settings)
+
+
+def steady_growth(samples: Sequence[Sample], settings: MemorySettings) -> int:
+    """Bytes by which memory has grown in the last window, if it has grown throughout; else 0."""
+    return _steady(_last(samples, settings.growth_window), settings)
 
 
 def _last(samples: Sequence[Sample], seconds: float) -> Sequence[Sample]:
@@ -87,7 +98,7 @@ def _last(samples: Sequence[Sample], seconds: float) -> Sequence[Sample]:
     return [sample for sample in samples if sample.at > samples[-1].at - seconds * 1.001] if samples else []
 
 
-def _steady_growth(window: Sequence[Sample], settings: MemorySettings) -> int:
+def _steady(window: Sequence[Sample], settings: MemorySettings) -> int:
     """Bytes by which the floor has risen; 0 unless it has risen by enough, and in each third."""
     if len(window) < _LEAST_SAMPLES or window[-1].at - window[0].at < settings.growth_window * _SPANNED:
         return 0
@@ -135,7 +146,7 @@ def _is_told_anyway(samples: Sequence[Sample], settings: MemorySettings, left: f
         return True
     if samples[-1].at - samples[0].at < patience * _SPANNED:
         return False
-    return _steady_growth(samples, settings.model_copy(update={"growth_window": patience})) > 0
+    return _steady(samples, settings.model_copy(update={"growth_window": patience})) > 0
 
 
 def _finding(
@@ -186,6 +197,8 @@ def _message(window: Sequence[Sample], growth: int, left: float | None, around: 
     )
     if survived:
         message += f", and {survived} full collections have not freed it."
+    elif around.growing:
+        message += "."
     else:
         message += "; no full collection has run meanwhile, so part of it may be garbage in cycles."
     if left is not None:

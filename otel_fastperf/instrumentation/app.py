@@ -1,7 +1,7 @@
 """Where our layers sit in a FastAPI app.
 
     FastAPI's native telemetry      (>= 0.142; switched off, unless it is asked for)
-    MetricsEndpoint                 answers /metrics before anything else sees it
+    OwnPages                        answers /metrics and /debug/fastperf before anything else sees them
     RequestLayer                    the SERVER span; inside of contrib's middleware where that is applied: it joins
     ServerErrorMiddleware, the app's middleware with a boundary after each, ExceptionMiddleware
     RouterLayer                     sees the routed scope
@@ -73,7 +73,7 @@ class Layers:
         router.middleware_stack = self._make(self._router, router.middleware_stack)
 
     def make_outermost(self) -> None:
-        """Once the stack is built: `/metrics` is answered outside of everything, whoever built the stack."""
+        """Once the stack is built: our own pages are answered outside of everything, whoever built the stack."""
         stack = self._app.middleware_stack
         if stack is not None and not any(stack is layer for layer in self._made):
             self._app.middleware_stack = self._make(self._outermost, stack)

@@ -30,7 +30,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Final
 
 from opentelemetry.context import Context
@@ -207,13 +207,10 @@ class _Worker:
 
     def stop(self) -> None:
         self._stopping = True
-        self.offer_end()
-        self._thread.join(_LONGEST_END)
-
-    def offer_end(self) -> None:
-        """Wake the thread; a full queue has woken it."""
+        # wakes the thread; where the queue is full, it is awake
         with suppress(queue.Full):
             self._waiting.put_nowait(None)
+        self._thread.join(_LONGEST_END)
 
     def _run(self) -> None:
         while not self._stopping:
@@ -364,6 +361,8 @@ class _Question:
             if raw is not None:
                 # without this an engine in AUTOCOMMIT would have no transaction, and `SET LOCAL` no effect
                 self._dialect.set_isolation_level(raw, "READ COMMITTED")
+        if self._dialect.driver == "asyncpg":
+            _leave_no_names(connection.dbapi_connection)
         version: tuple[int, ...] = getattr(self._dialect, "server_version_info", None) or ()
         for statement in self._database.prepare(self._timeout, version):
             _execute(connection, statement)
@@ -377,6 +376,16 @@ class _Question:
         return rows
 
 
+def _leave_no_names(connection: Any) -> None:
+    """Have asyncpg prepare all under the name that the next takes over.
+
+    It prepares whatever it executes; behind a pooler that shares connections, such as PgBouncer, a statement with a
+    name of its own would stay in the server's session when ours has ended. No public way leads there by connection.
+    """
+    if hasattr(connection, "_prepared_statement_name_func"):
+        connection._prepared_statement_name_func = str  # noqa: SLF001
+
+
 async def _on_a_loop(question: _Question, timeout: float) -> tuple[Node, Facts]:  # noqa: ASYNC109 - of the database
     from sqlalchemy.util import greenlet_spawn
 
@@ -385,25 +394,13 @@ async def _on_a_loop(question: _Question, timeout: float) -> tuple[Node, Facts]:
         return answer
 
 
-def _fetch(connection: PoolProxiedConnection, statement: str, parameters: Any = None) -> list[Sequence[Any]]:
-    cursor = connection.cursor()
-    try:
-        _run(cursor, statement, parameters)
-        return list(cursor.fetchall())
-    finally:
-        cursor.close()
-
-
 def _execute(connection: PoolProxiedConnection, statement: str) -> None:
-    cursor = connection.cursor()
-    try:
-        _run(cursor, statement, None)
-    finally:
-        cursor.close()
-
-
-def _run(cursor: Any, statement: str, parameters: Any) -> None:
-    if parameters is None:
+    with closing(connection.cursor()) as cursor:
         cursor.execute(statement)
-    else:
-        cursor.execute(statement, parameters)
+
+
+def _fetch(connection: PoolProxiedConnection, statement: str, *parameters: Any) -> list[Sequence[Any]]:
+    with closing(connection.cursor()) as cursor:
+        # without parameters, drivers leave the text as it is; with none of them, `%` is still an escape
+        cursor.execute(statement, *parameters)
+        return list(cursor.fetchall())

@@ -20,11 +20,12 @@ from starlette.routing import Router
 
 from otel_fastperf.budget import Phase
 from otel_fastperf.detectors.slow_middleware import REPEATS, SelfTime, detect_slow_middleware
-from otel_fastperf.findings import CallSite, Finding
+from otel_fastperf.findings import Finding
 from otel_fastperf.peers import chain
 from otel_fastperf.record import CURRENT, Middleware, RequestRecord
 from otel_fastperf.settings import MiddlewareSettings
 from otel_fastperf.signals import Signals
+from otel_fastperf.stack import definition
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -184,14 +185,9 @@ def _described(nodes: list[Any]) -> tuple[Middleware, ...]:
         if taken[name] > 1:
             name = f"{name}#{taken[name]}"
         kind = "base_http" if isinstance(node, BaseHTTPMiddleware) else "asgi"
-        described.append(Middleware(name, kind, _site(function)))
+        described.append(Middleware(name, kind, definition(function)))
     return tuple(described)
 
 
 def _function(node: Any) -> Any:
     return node.dispatch_func if isinstance(node, BaseHTTPMiddleware) else type(node).__call__
-
-
-def _site(function: Any) -> CallSite | None:
-    code = getattr(function, "__code__", None)
-    return None if code is None else CallSite(code.co_filename, code.co_firstlineno, code.co_qualname)

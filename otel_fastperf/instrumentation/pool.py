@@ -222,7 +222,7 @@ class _Observer:
             size=current.size() if isinstance(current, QueuePool) else 0,
             most=(_most(current) if isinstance(current, QueuePool) else None) or 0,
             used=len(checkout.holders),
-            waiting=len(checkout.pool.pending) - 1,
+            waiting=len(checkout.pool.pending - {checkout}),
             holders=_by_route(checkout.holders, now),
             itself=record is not None and any(holder.record is record for holder in checkout.holders),
         )
@@ -325,7 +325,8 @@ def _most(pool: QueuePool) -> int | None:
 
 def _is_exhausted(pool: Pool) -> bool:
     """True if the pool has no connection to give and may open none."""
-    if not isinstance(pool, QueuePool):
+    # an idle one is what a pool that is large enough has as a rule
+    if not isinstance(pool, QueuePool) or pool.checkedin():
         return False
     most = _most(pool)
     return most is not None and pool.checkedout() >= most

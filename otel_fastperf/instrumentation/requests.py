@@ -8,7 +8,7 @@ response, not with the background tasks after it.
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Container, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, MutableMapping
 from typing import Any, Final, NamedTuple
 
 from opentelemetry import context as otel_context
@@ -21,9 +21,10 @@ from opentelemetry.util.http import SanitizeValue, normalise_request_header_name
 from otel_fastperf.budget import Cause, Interval, Phase, split
 from otel_fastperf.record import CURRENT, Middleware, RequestRecord
 from otel_fastperf.settings import RequestsSettings
-from otel_fastperf.signals import Signals
+from otel_fastperf.signals import Hold, Signals
 from otel_fastperf.spans import exemplar_of, fail_span
 from otel_fastperf.text import error_type
+from otel_fastperf.waits import waits_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -203,10 +204,13 @@ class Requests:
 class RequestLayer:
     """ASGI middleware, outermost of the app's own: opens, feeds and closes one `_Exchange` per request."""
 
-    def __init__(self, app: ASGIApp, requests: Requests, *, join: bool, on_new_loop: Callable[[], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, requests: Requests, *, join: bool, on_new_loop: Callable[[], Awaitable[object] | None]
+    ) -> None:
         """`join`: a SERVER span of another instrumentation is open around this layer; use it, start none.
 
-        `on_new_loop` is called when a request comes on another event loop than the one before it, and so on the first.
+        `on_new_loop` is called when a request comes on another event loop than the one before it, and so on the first;
+        the request waits for what it returns, if it returns something.
         """
         self.app = app
         self.on = True
@@ -221,6 +225,8 @@ class RequestLayer:
         if not self.on or kind not in {"http", "websocket"} or "otel_fastperf" in scope:
             await self.app(scope, receive, send)
             return
+        if self._loop is not _running_loop():
+            await self._meet_loop()
         observed = self._open(scope, receive, send)
         if observed is None:
             await self.app(scope, receive, send)
@@ -233,13 +239,18 @@ class RequestLayer:
         finally:
             observed.close(None)
 
+    async def _meet_loop(self) -> None:
+        self._loop = _running_loop()
+        try:
+            starting = self._on_new_loop()
+            if starting is not None:
+                await starting
+        except Exception as error:  # noqa: BLE001 - the request goes on
+            self._requests.signals.guard.failed("requests", error)
+
     def _open(self, scope: Scope, receive: Receive, send: Send) -> "_Observed | None":
         requests = self._requests
         try:
-            loop = asyncio.get_running_loop()
-            if loop is not self._loop:
-                self._loop = loop
-                self._on_new_loop()
             # whoever looks at the scope further inside must not observe the request again: an app mounted in this one
             # with telemetry of its own, FastAPI's native telemetry of that app, Starlette's OpenTelemetryMiddleware
             scope["otel_fastperf"] = scope["starlette.opentelemetry"] = True
@@ -524,13 +535,25 @@ class _Exchange(_Observed):
 
     def _intervals(self) -> list[Interval]:
         """What it waited for, and what stood in its way."""
-        record = self.record
-        intervals = record.intervals
-        for start, end in reversed(self.requests.signals.obstacles.pauses):
+        record, obstacles = self.record, self.requests.signals.obstacles
+        intervals = list(record.intervals)
+        pauses = obstacles.pauses
+        # by number: a collection that begins here appends to it, which ends an iteration with an error
+        for back in range(1, len(pauses) + 1):
+            start, end = pauses[-back]
             if end <= record.started:
                 break
             intervals.append((start, end, Cause.GC))
+        if obstacles.holds:
+            intervals += self._loop_waits(waits_of(record, obstacles.holds))
         return intervals
+
+    def _loop_waits(self, holds: Iterable[Hold]) -> Iterator[Interval]:
+        """The time for which others held the event loop, with a link to each span that tells of them."""
+        for hold in holds:
+            if hold.span is not None and self.span.is_recording():
+                self.span.add_link(hold.span, {"fastperf.link": "event loop blocked"})
+            yield hold.start, hold.end, Cause.LOOP_WAIT
 
     def _annotate(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
         span = self.span
@@ -641,6 +664,14 @@ class _Connection(_Observed):
         duration = metrics.websocket_connection_duration.child(route or UNMATCHED, kind)
         duration.observe(record.seconds, self._exemplar())
         self._end_span()
+
+
+def _running_loop() -> object:
+    """The running event loop; None under trio."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _verb(method: str) -> str:

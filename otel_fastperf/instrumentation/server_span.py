@@ -5,6 +5,7 @@ been applied to the app, by hand or by the `opentelemetry-instrument` agent.
 """
 
 from collections.abc import Iterator, MutableMapping
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Literal
 
@@ -48,7 +49,7 @@ def server_span_from(source: Source, app: Starlette, settings: Settings, provide
     """
     with ExitStack() as stack:
         if source == "native":
-            stack.enter_context(_native_on(app, settings.metrics.path, provider))
+            stack.enter_context(_native_on(app, {settings.metrics.path, settings.debug.path}, provider))
         else:
             stack.enter_context(_native_off(app))
         if source == "contrib" and not is_contrib_applied(app):
@@ -64,11 +65,11 @@ def _native_off(app: Starlette) -> Iterator[None]:
 
 
 @contextmanager
-def _native_on(app: Starlette, metrics_path: str, provider: TracerProvider) -> Iterator[None]:
+def _native_on(app: Starlette, own_paths: AbstractSet[str], provider: TracerProvider) -> Iterator[None]:
     users_own = (native_config(app) or {}).get("exclude")
 
     def exclude(scope: MutableMapping[str, Any]) -> bool:
-        return scope["path"] == metrics_path or (users_own is not None and bool(users_own(scope)))
+        return scope["path"] in own_paths or (users_own is not None and bool(users_own(scope)))
 
     with _configured(app, tracing=True, metrics=False, tracer_provider=provider, exclude=exclude):
         yield

@@ -19,8 +19,10 @@ from otel_fastperf.detectors.gc_pause import Pause, detect_gc_pause
 from otel_fastperf.findings import Finding
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.record import CURRENT, RequestRecord
+from otel_fastperf.reporting import event_attributes
 from otel_fastperf.settings import MemorySettings
 from otel_fastperf.signals import Signals
+from otel_fastperf.spans import exemplar_of
 from otel_fastperf.stack import call_site
 from otel_fastperf.ticker import ticking
 
@@ -35,7 +37,7 @@ _MOST_LONG: Final = 256
 _PATIENCE: Final = 30.0
 
 _GENERATIONS: Final = 3
-_FULL: Final = 2
+_YOUNGEST: Final = 0
 _MINUTE: Final = 60.0
 
 
@@ -76,7 +78,10 @@ class _Pauses:
         self._long = long
         self._long_enough = long.settings.gc_pause
         self._started: float | None = None
+        #: of the collection that runs: has somebody asked for it, and the CPU time of its thread when it began. Not
+        #: known of the youngest generation: it has few objects, and to ask for the CPU time takes microseconds
         self._explicit = False
+        self._cpu = 0.0
         self._pending: deque[tuple[int, float]] = deque()
         #: by generation, since the start: number and seconds of the pauses that found `_pending` full
         self._over = [(0, 0.0)] * _GENERATIONS
@@ -86,17 +91,17 @@ class _Pauses:
     def collector_called(self, phase: str, info: dict[str, int]) -> None:
         """See `gc.callbacks`. Collections never nest nor overlap, and neither do these calls."""
         if phase == "start":
-            if info["generation"] == _FULL:
-                self._explicit = _is_explicit()
+            if info["generation"] != _YOUNGEST:
+                self._explicit, self._cpu = _is_explicit(), time.thread_time()
             self._started = time.perf_counter()
         elif self._started is not None:
             ended, started, self._started = time.perf_counter(), self._started, None
             seconds, generation = ended - started, info["generation"]
             self._obstacles.append((started, ended))
             self._long.seconds += seconds
-            if seconds >= self._long_enough:
-                self._long.note(generation, seconds, info["collected"], explicit=self._explicit, ended=ended)
-            self._explicit = False
+            if seconds >= self._long_enough and generation != _YOUNGEST:
+                cpu = time.thread_time() - self._cpu
+                self._long.note(Pause(generation, seconds, cpu, info["collected"], self._explicit), ended)
             if len(self._pending) < _PENDING:
                 self._pending.append((generation, seconds))
             else:
@@ -167,13 +172,13 @@ class _LongPauses:
         #: `(time.perf_counter(), seconds of all pauses by then)` of the ticks of the last minute
         self._ticks: deque[tuple[float, float]] = deque()
 
-    def note(self, generation: int, seconds: float, collected: int, *, explicit: bool, ended: float) -> None:
+    def note(self, pause: Pause, ended: float) -> None:
         """Called by the collector, in whichever thread, context and lock it ran: takes no lock, and never raises."""
         try:
-            site = call_site(sys._getframe())  # noqa: SLF001 - there is no other way
+            pause = pause._replace(site=call_site(sys._getframe()))  # noqa: SLF001 - there is no other way
         except Exception as error:  # noqa: BLE001 - told later: to log takes a lock
-            self._unseen, site = error, None
-        self._noted.append(_Noted(Pause(generation, seconds, collected, explicit, site), ended, CURRENT.get()))
+            self._unseen = error
+        self._noted.append(_Noted(pause, ended, CURRENT.get()))
 
     def request_ended(self, record: RequestRecord) -> Iterable[Finding]:
         """A detector by its signature. It reports by itself: a pause that nobody asked for belongs to no route."""
@@ -216,8 +221,21 @@ class _LongPauses:
             return  # of another app in this process, which has a monitor of its own
         share = (self.seconds - (self._ticks[0][1] if self._ticks else 0.0)) / _MINUTE
         for finding in detect_gc_pause([each.pause for each in noted], share, self.settings):
-            route = (record.route or "") if record is not None and finding.call_site is not None else ""
-            self._signals.findings.report(replace(finding, route=route), record)
+            if record is None:
+                self._signals.findings.report(finding)
+            elif finding.call_site is not None:
+                self._signals.findings.report(replace(finding, route=record.route or ""), record)
+            else:
+                self._report_without_route(finding, record)
+
+    def _report_without_route(self, finding: Finding, record: RequestRecord) -> None:
+        """The request has suffered, and is not the cause: its route is not told, its span and trace are."""
+        exemplar = exemplar_of(record.span)
+        self._signals.findings.report(
+            finding if exemplar is None else replace(finding, trace_ids=(exemplar["trace_id"],))
+        )
+        if record.span.is_recording():
+            record.span.add_event(f"fastperf.{finding.kind}", event_attributes(finding))
 
 
 def _ended(record: RequestRecord | None) -> bool:

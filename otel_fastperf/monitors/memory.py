@@ -16,7 +16,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from otel_fastperf.containers import adding_line, bytes_of_entry, container, sizes
-from otel_fastperf.detectors.memory_growth import PATIENT, Growing, Sample, Surroundings, detect_memory_growth
+from otel_fastperf.detectors.memory_growth import (
+    PATIENT,
+    Growing,
+    Sample,
+    Surroundings,
+    detect_memory_growth,
+    steady_growth,
+)
 from otel_fastperf.findings import Finding
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.record import RequestRecord
@@ -123,12 +130,12 @@ class _Growth:
             self._judge(readings.headroom, now)
 
     def _judge(self, headroom: int | None, now: float) -> None:
-        around = Surroundings(headroom)
-        if not any(detect_memory_growth(self._samples, self._settings, around)):
+        growth = steady_growth(self._samples, self._settings)
+        if not growth:
             return
-        self._not_before = now + self._settings.growth_window
-        growing = self._growing(now)
-        for finding in detect_memory_growth(self._samples, self._settings, around._replace(growing=growing)):
+        around = Surroundings(headroom, self._growing(now, _NAMED_SHARE * growth))
+        for finding in detect_memory_growth(self._samples, self._settings, around):
+            self._not_before = now + self._settings.growth_window
             self._signals.findings.report(finding)
 
     def _count_entries(self, now: float) -> None:
@@ -138,11 +145,11 @@ class _Growth:
             except Exception as error:  # noqa: BLE001 - containers go without a name, memory is watched all the same
                 self._signals.guard.failed("memory_containers", error)
 
-    def _growing(self, now: float) -> tuple[Growing, ...]:
+    def _growing(self, now: float, least: float) -> tuple[Growing, ...]:
         """The application's containers that hold a part of the growth worth naming, the largest part first."""
         try:
             before = next((counts for at, counts in self._counts if at >= now - self._settings.growth_window * 1.1), {})
-            return _grown(before, sizes(), _NAMED_SHARE * self._settings.growth_bytes)
+            return _grown(before, sizes(), least)
         except Exception as error:  # noqa: BLE001
             self._signals.guard.failed("memory_containers", error)
             return ()
@@ -164,7 +171,7 @@ def _grown(before: dict[str, int], after: dict[str, int], least: float) -> tuple
             weighed.append((grown * bytes_of_entry(value), name, value))
     weighed.sort(key=lambda each: -each[0])
     return tuple(
-        Growing(name, after[name], after[name] - before.get(name, 0), adding_line(name, value))
+        Growing(name, after[name], after[name] - before.get(name, 0), int(weight), adding_line(name, value))
         for weight, name, value in weighed[:_MOST_NAMED]
         if weight >= least
     )

@@ -4,7 +4,6 @@ The limiter tells how many wait, and not how long. So while the monitor runs, th
 subclass of its own class that also takes the time; anyio's classes stay as they are, and so do all other limiters.
 """
 
-import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -15,10 +14,10 @@ from anyio import CapacityLimiter
 
 from otel_fastperf.budget import Cause
 from otel_fastperf.detectors.threadpool_wait import ThreadWait, detect_threadpool_wait
-from otel_fastperf.findings import CallSite
-from otel_fastperf.record import CURRENT, RequestRecord
+from otel_fastperf.record import CURRENT
 from otel_fastperf.settings import ThreadsSettings
 from otel_fastperf.signals import Signals
+from otel_fastperf.stack import definition
 from otel_fastperf.ticker import ticking
 
 #: seconds between two readings when nobody scrapes
@@ -71,15 +70,11 @@ def _tell(seconds: float, limiter: CapacityLimiter, settings: ThreadsSettings, s
     record.waited(now - seconds, now, Cause.THREADPOOL_WAIT)
     if seconds >= settings.wait and not record.ended:
         pool = limiter.statistics()
-        facts = ThreadWait(seconds, int(pool.total_tokens), pool.tasks_waiting, _endpoint_of(record))
+        facts = ThreadWait(
+            seconds, int(pool.total_tokens), pool.tasks_waiting, definition(record.scope.get("endpoint"))
+        )
         for finding in detect_threadpool_wait(facts, settings):
             signals.findings.report(finding, record)
-
-
-def _endpoint_of(record: RequestRecord) -> CallSite | None:
-    endpoint = record.scope.get("endpoint")
-    code = getattr(inspect.unwrap(endpoint), "__code__", None) if callable(endpoint) else None
-    return None if code is None else CallSite(code.co_filename, code.co_firstlineno, code.co_qualname)
 
 
 @contextmanager

@@ -20,10 +20,10 @@ from otel_fastperf.tracing.notices import exporters_hushed
 from otel_fastperf.tracing.provider import (
     FastPerfTracerProvider,
     as_global,
-    has_service_name,
     our_tracer,
     processor_added,
     processors_of,
+    service_name,
 )
 from otel_fastperf.tracing.sender import Sender
 from otel_fastperf.tracing.store import SpanStore
@@ -44,6 +44,11 @@ class Tracing:
     description: str
     _sender: Sender | None
     _others: "_Others"
+
+    @property
+    def service_name(self) -> str:
+        """The provider's `service.name`; "" where there is none, or it cannot be known."""
+        return service_name(self.provider) or ""
 
     def flush(self, timeout: float) -> bool:
         """Export what has ended. Blocks for up to `timeout` seconds; True when all of it was settled."""
@@ -106,7 +111,7 @@ def _on_own_provider(stack: ExitStack, settings: Settings, metrics: Metrics, gua
     processor = _processor(stack, settings.traces, metrics, guard)
     provider.add_span_processor(processor)
     description = _destination(settings.traces)
-    if settings.traces.exports and not has_service_name(provider):
+    if settings.traces.exports and service_name(provider) == "":
         description += "; without a service name, set OTEL_SERVICE_NAME"
         _logger.info("otel_fastperf: spans are exported as unknown_service. Cure: set OTEL_SERVICE_NAME")
     return _tracing(provider, processor, description, guard)

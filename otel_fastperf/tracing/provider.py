@@ -92,10 +92,12 @@ def our_tracer(provider: trace.TracerProvider) -> trace.Tracer:
     return provider.get_tracer("otel_fastperf", installed("otel-fastperf"), _SCHEMA_URL)
 
 
-def has_service_name(provider: trace.TracerProvider) -> bool:
-    """Whether a service name was given, and it is not the SDK's `unknown_service`."""
-    name = provider.resource.attributes.get(SERVICE_NAME, "") if isinstance(provider, TracerProvider) else "?"
-    return not str(name).startswith("unknown_service")
+def service_name(provider: trace.TracerProvider) -> str | None:
+    """The service's name; "" where none was given (the SDK's `unknown_service`), None where it cannot be known."""
+    if not isinstance(provider, TracerProvider):
+        return None
+    name = str(provider.resource.attributes.get(SERVICE_NAME, ""))
+    return "" if name.startswith("unknown_service") else name
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """A trace as a waterfall: indented, to scale, repeats folded."""
 
 from demo.spans import SpanRecord
-from demo.text import TIMES, Paint
 from demo.waterfall import BAR, MOST_LINES, NAME, Trace, slowest, traces, waterfall
+from otel_fastperf.words import TIMES, Paint
 
 MS = 1_000_000
 PLAIN = Paint(colour=False)

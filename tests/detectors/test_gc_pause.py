@@ -11,7 +11,7 @@ LINE = CallSite("/srv/shop/reports.py", 88, "sales")
 
 
 def pause(seconds: float = 0.08, *, explicit: bool = False, site: CallSite | None = LINE) -> Pause:
-    return Pause(generation=2, seconds=seconds, collected=1200, explicit=explicit, site=site)
+    return Pause(generation=2, seconds=seconds, cpu_seconds=seconds, collected=1200, explicit=explicit, site=site)
 
 
 def found(*pauses: Pause, share: float = 0.01) -> list[Finding]:
@@ -24,6 +24,10 @@ def test_no_pause_is_none() -> None:
 
 def test_pauses_under_the_threshold_are_none_however_many() -> None:
     assert found(*[pause(0.049)] * 100) == []
+
+
+def test_a_pause_in_which_the_machine_was_busy_with_others_is_none() -> None:
+    assert found(pause(0.3)._replace(cpu_seconds=0.02)) == []
 
 
 def test_a_collection_that_was_asked_for_is_the_fault_of_its_line() -> None:

@@ -144,8 +144,17 @@ def test_the_way_to_the_limit_is_told_and_a_short_one_is_critical(headroom: floa
 
 def test_a_container_that_has_grown_is_named() -> None:
     line = CallSite("/srv/shop/pages.py", 27, "page")
-    (finding,) = found(leak, growing=(Growing("shop.pages.pages", 300, 200, line),))
+    (finding,) = found(leak, growing=(Growing("shop.pages.pages", 300, 200, 90 * MIB, line),))
     assert (finding.subject, finding.call_site) == ("shop.pages.pages", line)
     assert finding.message.endswith("shop.pages.pages has 300 entries, 200 more.")
     assert finding.remedy.startswith("Give shop.pages.pages a limit")
     assert finding.evidence["growing"] == ("shop.pages.pages: 300 entries, 200 more",)
+
+
+def test_what_a_container_holds_is_no_garbage_whether_a_full_collection_has_run_or_not() -> None:
+    (finding,) = found(leak, collections=never, growing=(Growing("shop.pages.pages", 300, 200, 90 * MIB),))
+    assert "garbage" not in finding.message
+
+
+def test_a_container_with_a_small_part_of_the_growth_does_not_say_so() -> None:
+    assert found(leak, collections=never, growing=(Growing("shop.pages.pages", 300, 200, 20 * MIB),)) == []

@@ -93,6 +93,11 @@ def test_what_is_asked_for_now_and_then_is_none() -> None:
     assert found(ended(repeated(times=60, seconds=0.002, pause=1.0), seconds=60.0)) == []
 
 
+def test_where_seconds_do_not_count_fast_ones_between_slow_work_are_one() -> None:
+    record = ended(repeated(times=3, seconds=0.00001, pause=0.1))
+    assert len(found(record, DatabaseSettings(n_plus_one=3, n_plus_one_seconds=0))) == 1
+
+
 def test_a_websocket_repeats_by_nature() -> None:
     assert found(ended(repeated(times=60), kind="websocket")) == []
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 
 from otel_fastperf.monitors import gc as gc_module
 from otel_fastperf.monitors.gc import monitor_gc
@@ -224,7 +225,9 @@ def _tick_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_request(probe: Probe, path: str = "/reports") -> RequestRecord:
     span = probe.signals.tracer.start_span(path)
-    return RequestRecord(probe.signals, {"type": "http", "path": path}, span, time.perf_counter())
+    route = APIRoute(path, lambda: None)
+    scope = {"type": "http", "method": "GET", "path": path, "path_params": {}, "route": route}
+    return RequestRecord(probe.signals, scope, span, time.perf_counter())
 
 
 def ended(probe: Probe, record: RequestRecord) -> None:
@@ -262,6 +265,7 @@ def test_a_long_explicit_collection_in_a_request_is_found_with_its_line_on_its_s
     assert finding.call_site is not None
     assert Path(finding.call_site.file).read_text().splitlines()[finding.call_site.line - 1].strip() == "gc.collect()"
     assert finding.trace_ids == (f"{trace_id:032x}",)
+    assert finding.route == "/reports"
     (span,) = probe.spans()
     assert [event.name for event in span.events] == ["fastperf.gc_pause"]
 
@@ -286,7 +290,10 @@ def test_a_collection_that_began_by_itself_is_told_apart_and_belongs_to_no_route
     assert finding.evidence["explicit"] is False
     assert (finding.route, finding.call_site) == ("", None)
     assert "test_gc.py" in str(finding.evidence["allocating"])
-    assert finding.trace_ids
+    (span,) = probe.spans()
+    assert span.context is not None
+    assert finding.trace_ids == (f"{span.context.trace_id:032x}",)
+    assert [event.name for event in span.events] == ["fastperf.gc_pause"]
 
 
 def test_a_request_that_collects_is_one_finding_whatever_else_was_collected_meanwhile(run: Run, probe: Probe) -> None:
@@ -301,7 +308,18 @@ def test_a_request_that_collects_is_one_finding_whatever_else_was_collected_mean
 
     run(main())
     (finding,) = probe.findings()
-    assert (finding.count, finding.evidence["pauses"]) == (1, 6)
+    assert (finding.count, finding.evidence["pauses"]) == (1, 3)
+
+
+def test_a_pause_of_the_youngest_generation_is_no_finding(run: Run, probe: Probe) -> None:
+    """It has a few hundred objects; what takes long is the machine."""
+
+    async def main() -> None:
+        async with monitor_gc(LONG, probe.signals):
+            gc.collect(0)
+
+    run(main())
+    assert probe.findings() == ()
 
 
 @pytest.mark.usefixtures("_tick_at_once")

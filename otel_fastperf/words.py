@@ -4,9 +4,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from demo.figures import Quantile
+from otel_fastperf.figures import Quantile
 
-_BARS: Final = "▁▂▃▄▅▆▇█"
 _MIB: Final = 1024 * 1024
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 #: between two columns
@@ -81,15 +80,6 @@ def size(value: float) -> str:
     return f"{value / _MIB:,.0f} MiB"
 
 
-def sparkline(values: Sequence[float], *, low: float | None = None, high: float | None = None) -> str:
-    """One character a value, from `low` to `high`; those of the values by default."""
-    if not values:
-        return ""
-    low, high = min(values) if low is None else low, max(values) if high is None else high
-    steps = ((value - low) / (high - low) if high > low else 0.0 for value in values)
-    return "".join(_BARS[min(7, max(0, int(step * 8)))] for step in steps)
-
-
 def width(text: str) -> int:
     """Columns of a terminal that the text takes."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
@@ -103,6 +93,34 @@ def shorten(text: str, most: int) -> str:
     while width(text) > most - 1:
         text = text[:-1]
     return f"{text}…"
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """The text in one line: white space is blank, control characters and lone surrogates are escaped, but `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep else _escaped(one) for one in text)
+
+
+def _escaped(character: str) -> str:
+    return " " if character.isspace() else ascii(character)[1:-1]
+
+
+def wrapped(text: str, most: int) -> list[str]:
+    """Lines of at most so many columns, broken at blanks; a longer word is broken anywhere."""
+    lines = [""]
+    for word in text.split(" "):
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if width(joined) <= most:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for character in word:
+            if width(lines[-1] + character) > most:
+                lines.append("")
+            lines[-1] += character
+    return lines
 
 
 def columns(rows: Iterable[Sequence[str]], widths: Sequence[int]) -> list[str]:

@@ -1,0 +1,15 @@
+"""A curve in one line of text."""
+
+from collections.abc import Sequence
+from typing import Final
+
+_BARS: Final = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], *, low: float | None = None, high: float | None = None) -> str:
+    """One character a value, from `low` to `high`; those of the values by default."""
+    if not values:
+        return ""
+    low, high = min(values) if low is None else low, max(values) if high is None else high
+    steps = ((value - low) / (high - low) if high > low else 0.0 for value in values)
+    return "".join(_BARS[min(7, max(0, int(step * 8)))] for step in steps)

@@ -1,0 +1,8 @@
+"""`python -m otel_fastperf`: the command `otel-fastperf`."""
+
+import sys
+
+from otel_fastperf.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

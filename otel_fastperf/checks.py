@@ -1,0 +1,322 @@
+"""Is the set-up sound? One function for each thing that goes wrong in silence, over facts that are gathered elsewhere.
+
+Each yields a `Check` with what is so, and with the fix that makes it right: a command, a variable or a line.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+from urllib.parse import urlsplit
+
+from otel_fastperf.settings import Settings
+
+#: drivers that SQLAlchemy's async engines run on
+ASYNC_DRIVERS: Final = ("aiomysql", "aiosqlite", "asyncmy", "asyncpg")
+#: contrib's SQLAlchemy instrumentation refuses this and newer
+_CONTRIB_REFUSES: Final = (2, 1)
+
+
+class Level(StrEnum):
+    """How a check came out: `warn` costs knowledge or speed, `bad` loses telemetry or will fail."""
+
+    OK = "ok"
+    INFO = "info"
+    WARN = "warn"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    level: Level
+    #: a sentence
+    what: str
+    #: the command, variable or line that makes it right; "" where all is well
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppFacts:
+    """What is known of the app."""
+
+    telemetry: bool
+    #: contrib's FastAPI instrumentation is applied
+    contrib: bool
+    #: FastAPI >= 0.142 would make spans by itself
+    native: bool
+    async_routes: int
+    sync_routes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that the checks know. A missing app or wrong settings are None."""
+
+    environ: Mapping[str, str]
+    settings: Settings | None
+    #: what `Settings()`, or `setup_telemetry` while the app was imported, had to say
+    settings_error: str = ""
+    #: package -> its version, "" for one that is not installed
+    version: Callable[[str], str]
+    #: what otel-fastperf requires, as its metadata has it: `anyio>=4.4`
+    required: tuple[str, ...] = ()
+    app: AppFacts | None = None
+    #: `postgresql+psycopg2` for each engine that is alive
+    sync_engines: tuple[str, ...] = ()
+    async_engines: tuple[str, ...] = ()
+    #: contrib's SQLAlchemy instrumentation was imported
+    contrib_sqlalchemy: bool = False
+    #: why a TCP connection to host and port cannot be made; "" when it can
+    unreachable: Callable[[str, int], str]
+    is_writable_directory: Callable[[str], bool]
+
+
+def run_checks(facts: Facts) -> tuple[Check, ...]:
+    """All that apply, in a fixed order."""
+    return tuple(check for look in _CHECKS for check in look(facts))
+
+
+def check_settings(facts: Facts) -> Iterator[Check]:
+    """Wrong values stop `setup_telemetry`."""
+    if facts.settings_error:
+        fix = "correct what is named; docs/settings.md lists every variable"
+        yield Check("settings", Level.BAD, facts.settings_error, fix)
+    elif facts.settings is not None and facts.settings.sdk_disabled:
+        yield Check(
+            "settings", Level.WARN, "All telemetry is off: OTEL_SDK_DISABLED is true.", "unset OTEL_SDK_DISABLED"
+        )
+    else:
+        yield Check("settings", Level.OK, "The settings are right.")
+
+
+def check_versions(facts: Facts) -> Iterator[Check]:
+    """A lock file or another package may hold back what is installed."""
+    old = []
+    for requirement in facts.required:
+        found = re.match(r"([A-Za-z0-9._-]+)\s*>=\s*([0-9][0-9.]*)", requirement)
+        if found is None:
+            continue
+        name, least = found.groups()
+        there = facts.version(name)
+        if there and _numbers(there) < _numbers(least):
+            old.append((f"{name} {there}", f"'{name}>={least}'"))
+    if old:
+        what = f"Older than otel-fastperf works with: {', '.join(have for have, _ in old)}."
+        yield Check("versions", Level.BAD, what, f"pip install {' '.join(wanted for _, wanted in old)}")
+    elif facts.required:
+        yield Check("versions", Level.OK, "The installed packages are new enough.")
+
+
+def check_setup(facts: Facts) -> Iterator[Check]:
+    """An app that nobody has handed to `setup_telemetry` is not observed."""
+    if facts.app is None or facts.settings_error or (facts.settings is not None and facts.settings.sdk_disabled):
+        return
+    if facts.app.telemetry:
+        yield Check("setup", Level.OK, "setup_telemetry was called for the app.")
+    else:
+        what = "The app has no telemetry after its import. That is right only if its lifespan calls setup_telemetry."
+        yield Check("setup", Level.WARN, what, "write setup_telemetry(app) on the line after app = FastAPI()")
+
+
+def check_server_spans(facts: Facts) -> Iterator[Check]:
+    """Two instrumentations of one app make two SERVER spans of each request."""
+    if facts.app is None or not facts.app.contrib:
+        return
+    remove = "remove FastAPIInstrumentor.instrument_app(app), or start without opentelemetry-instrument"
+    if facts.app.telemetry:
+        what = (
+            "opentelemetry-instrumentation-fastapi is applied too; its SERVER span is used, and costs more than ours."
+        )
+        yield Check("server spans", Level.INFO, what, remove)
+    elif facts.app.native:
+        what = (
+            f"Two SERVER spans for each request: opentelemetry-instrumentation-fastapi is applied, and FastAPI"
+            f" {facts.version('fastapi')} traces by itself."
+        )
+        yield Check(
+            "server spans", Level.WARN, what, f"call setup_telemetry(app), which leaves one of them; or {remove}"
+        )
+
+
+def check_auto_configure(facts: Facts) -> Iterator[Check]:
+    """FastAPI's own exporter is added to our provider where its spans are asked for."""
+    if facts.environ.get("FASTAPI_OTEL_AUTO_CONFIGURE", "").lower() != "true" or facts.settings is None:
+        return
+    if facts.settings.server_span == "native" and facts.settings.traces.exports:
+        what = "Each span is exported twice: by FastAPI (FASTAPI_OTEL_AUTO_CONFIGURE=true) and by otel_fastperf."
+        yield Check("exporters", Level.BAD, what, "unset FASTAPI_OTEL_AUTO_CONFIGURE")
+    else:
+        what = "FASTAPI_OTEL_AUTO_CONFIGURE=true is without effect on the spans and metrics of an app with telemetry."
+        yield Check(
+            "exporters", Level.INFO, what, "unset FASTAPI_OTEL_AUTO_CONFIGURE, unless it is there for FastAPI's logs"
+        )
+
+
+def check_contrib_sqlalchemy(facts: Facts) -> Iterator[Check]:
+    """It gives no spans with SQLAlchemy 2.1, and says so in a log line only."""
+    there = facts.version("sqlalchemy")
+    if facts.contrib_sqlalchemy and there and _numbers(there) >= _CONTRIB_REFUSES:
+        what = (
+            f"opentelemetry-instrumentation-sqlalchemy is imported; it gives no spans with SQLAlchemy {there} and says"
+            " so only in the log. The SQL spans of otel_fastperf are not affected."
+        )
+        yield Check("SQL spans", Level.INFO, what, "remove SQLAlchemyInstrumentor().instrument(…)")
+
+
+def check_engines(facts: Facts) -> Iterator[Check]:
+    """A synchronous statement in an `async def` route holds the event loop, and with it every other request."""
+    app = facts.app
+    if app is None or not facts.sync_engines or app.async_routes <= app.sync_routes:
+        return
+    names = ", ".join(sorted(set(facts.sync_engines)))
+    what = (
+        f"{app.async_routes} of {app.async_routes + app.sync_routes} routes are async def, and there"
+        f" {'is a synchronous engine' if len(facts.sync_engines) == 1 else 'are synchronous engines'} ({names}): its"
+        " statements hold the event loop where such a route runs them."
+    )
+    fix = "create_async_engine(…) and AsyncSession for these routes, or def instead of async def"
+    yield Check("engines", Level.INFO if facts.async_engines else Level.WARN, what, fix)
+
+
+def check_greenlet(facts: Facts) -> Iterator[Check]:
+    """SQLAlchemy 2.1 no longer installs it by itself, 2.0 only on common processors."""
+    if facts.version("greenlet"):
+        return
+    drivers = [name for name in ASYNC_DRIVERS if facts.version(name)]
+    fix = "pip install 'sqlalchemy[asyncio]'"
+    if facts.async_engines:
+        what = "The async engine fails at its first statement: greenlet is not installed."
+        yield Check("greenlet", Level.BAD, what, fix)
+    elif drivers:
+        what = f"{', '.join(drivers)} is installed for an async engine, which would need greenlet, and that is not."
+        yield Check("greenlet", Level.WARN, what, fix)
+
+
+def check_collector(facts: Facts) -> Iterator[Check]:
+    """Spans that nobody takes are dropped, in the end."""
+    if facts.settings is None or not facts.settings.traces.exports or facts.settings.traces.exporter == "console":
+        return
+    traces = facts.settings.traces
+    url = urlsplit(traces.url)
+    host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    usual = {"http/protobuf": 4318, "grpc": 4317}
+    if port in usual.values() and port != usual[traces.protocol]:
+        other = next(name for name in usual if name != traces.protocol)
+        what = f"Port {port} is the one for {other}, and spans are sent by {traces.protocol}."
+        fix = f"set OTEL_EXPORTER_OTLP_PROTOCOL={other}, or port {usual[traces.protocol]} in the endpoint"
+        yield Check("collector", Level.BAD, what, fix)
+        return
+    why = facts.unreachable(host, port)
+    if why:
+        fix = "start the collector, or set OTEL_EXPORTER_OTLP_ENDPOINT to its address"
+        yield Check("collector", Level.BAD, f"No collector answers at {host}:{port}: {why}.", fix)
+    else:
+        yield Check("collector", Level.OK, f"{host}:{port} accepts connections.")
+
+
+def check_service_name(facts: Facts) -> Iterator[Check]:
+    """Without one, all services are one in the backend."""
+    if facts.settings is None or facts.settings.service_name or "service.name" in facts.settings.resource_attributes:
+        return
+    level = Level.WARN if facts.settings.traces.exports else Level.INFO
+    yield Check("service name", level, "The service has no name: traces say unknown_service.", "set OTEL_SERVICE_NAME")
+
+
+def check_sampler(facts: Facts) -> Iterator[Check]:
+    """A sampler that keeps nothing is easily left over."""
+    if facts.settings is None:
+        return
+    name, argument = facts.settings.traces.sampler.lower(), facts.settings.traces.sampler_arg
+    none_of_them = name.endswith("traceidratio") and argument and float(argument) == 0
+    if name.endswith("always_off") or none_of_them:
+        shown = f"{name} with argument {argument}" if none_of_them else name
+        roots = ", but for those whose caller has sampled them" if name.startswith("parentbased") else ""
+        what = f"The sampler {shown} records no spans{roots}."
+        yield Check(
+            "sampler", Level.WARN, what, "unset OTEL_TRACES_SAMPLER, or OTEL_TRACES_SAMPLER=parentbased_always_on"
+        )
+
+
+def check_workers(facts: Facts) -> Iterator[Check]:
+    """A scrape reaches one of the workers that share a port."""
+    text = facts.environ.get("WEB_CONCURRENCY", "")
+    workers = int(text) if text.isdecimal() else 1
+    if workers > 1 and facts.settings is not None and facts.settings.metrics.enabled:
+        where = facts.settings.metrics.path
+        if facts.settings.metrics.port is None:
+            how = f"a scrape of {where} is answered by any one of them"
+        else:
+            how = f"only the first gets port {facts.settings.metrics.port} for {where}"
+        what = f"{workers} workers (WEB_CONCURRENCY) count each for itself, and {how}."
+        yield Check("workers", Level.WARN, what, "set WEB_CONCURRENCY=1 and run more containers instead")
+
+
+def check_multiprocess_directory(facts: Facts) -> Iterator[Check]:
+    """prometheus_client writes its files there as soon as the variable is there, also an empty one."""
+    for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        path = facts.environ.get(variable)
+        if path is None:
+            continue
+        if not path:
+            what = f"{variable} is set but empty: prometheus_client writes its files into the working directory."
+            yield Check("multiprocess metrics", Level.BAD, what, f"unset {variable}")
+        elif not facts.is_writable_directory(path):
+            what = f"{variable}={path} is no directory that can be written to: the first metric of the app fails."
+            yield Check("multiprocess metrics", Level.BAD, what, f"mkdir -p {path}, writable for the service's user")
+        return
+
+
+def check_speedups(facts: Facts) -> Iterator[Check]:
+    """They are taken when they are there."""
+    if not facts.version("uvicorn"):
+        return
+    missing = [name for name in ("uvloop", "httptools") if not facts.version(name)]
+    if missing:
+        what = f"uvicorn runs without {' and '.join(missing)}, and is slower for it."
+        yield Check("uvicorn", Level.INFO, what, "pip install 'uvicorn[standard]'")
+
+
+def check_debug_route(facts: Facts) -> Iterator[Check]:
+    """Without a token, the client's address counts: whoever may tell it must not be anybody."""
+    if facts.settings is None or not facts.settings.debug.enabled or facts.settings.debug.token is not None:
+        return
+    trusted = [part.strip() for part in facts.environ.get("FORWARDED_ALLOW_IPS", "").split(",")]
+    if "*" in trusted:
+        what = (
+            f"Anybody may tell the server his address (FORWARDED_ALLOW_IPS=*), and {facts.settings.debug.path} has no"
+            " token."
+        )
+        fix = "set OTEL_FASTPERF_DEBUG_TOKEN, or FORWARDED_ALLOW_IPS to the proxy's address"
+        yield Check("debug route", Level.WARN, what, fix)
+
+
+_CHECKS: Final[tuple[Callable[[Facts], Iterator[Check]], ...]] = (
+    check_settings,
+    check_versions,
+    check_setup,
+    check_server_spans,
+    check_auto_configure,
+    check_contrib_sqlalchemy,
+    check_engines,
+    check_greenlet,
+    check_collector,
+    check_service_name,
+    check_sampler,
+    check_workers,
+    check_multiprocess_directory,
+    check_speedups,
+    check_debug_route,
+)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """`2.0.30` -> (2, 0, 30), `0.59b0` -> (0, 59): enough for lower bounds."""
+    found = re.match(r"[0-9.]+", version)
+    numbers = [int(part) for part in found.group().split(".") if part] if found else []
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)

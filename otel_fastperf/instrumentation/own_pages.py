@@ -1,0 +1,60 @@
+"""Our own pages in front of the app: not in the schema, not traced, not counted, not behind its middleware."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.applications import Starlette
+
+from otel_fastperf.pages import ASGIApp, Scope
+from otel_fastperf.route import has_literal_route
+
+_logger: Final = logging.getLogger("otel_fastperf")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPage:
+    """What answers at one path, and what to do where the app has a route there itself."""
+
+    path: str
+    respond: ASGIApp
+    cure: str
+
+
+class OwnPages:
+    """ASGI middleware, outside of everything else: answers our paths and passes the rest on untouched."""
+
+    def __init__(self, app: ASGIApp, owner: Starlette, pages: Sequence[OwnPage]) -> None:
+        """`owner` is the app whose routes win over ours: a `/metrics` route of its own is left alone."""
+        self.app = app
+        self.on = bool(pages)
+        self._owner = owner
+        self._pages = pages
+        self._ends = tuple(page.path for page in pages)
+        self._warned: set[str] = set()
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """ASGI."""
+        page = self._page(scope) if self.on and scope["type"] == "http" else None
+        await (self.app if page is None else page.respond)(scope, receive, send)
+
+    def _page(self, scope: Scope) -> OwnPage | None:
+        path: str = scope["path"]
+        if not path.endswith(self._ends):
+            return None
+        root_path: str = scope.get("root_path", "")
+        page = next((page for page in self._pages if path in {page.path, root_path + page.path}), None)
+        if page is not None and has_literal_route(self._owner.routes, page.path):
+            self._warn(page)
+            return None
+        return page
+
+    def _warn(self, page: OwnPage) -> None:
+        if page.path not in self._warned:
+            self._warned.add(page.path)
+            _logger.warning(
+                "otel_fastperf: the app has a route %s of its own, so ours is not served there. Cure: %s.",
+                page.path,
+                page.cure,
+            )

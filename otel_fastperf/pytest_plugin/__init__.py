@@ -1,0 +1,262 @@
+"""Bottlenecks fail tests: the `fastperf` fixture, the marker and the options. See docs/pytest.md.
+
+    @pytest.mark.fastperf(max_queries=3)
+    def test_orders(client):
+        client.get("/orders")
+
+pytest loads this in every project that has the package installed: it imports nothing heavy, and does nothing until a
+test uses the fixture or the marker.
+"""
+
+import importlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from otel_fastperf.pytest_plugin import baseline, session
+from otel_fastperf.pytest_plugin.baseline import Baseline
+from otel_fastperf.pytest_plugin.budgets import MAX_SECONDS, Budget, Violation, budget_of, checked_kinds, told
+from otel_fastperf.pytest_plugin.naming import Names
+from otel_fastperf.pytest_plugin.recording import Request, Statement
+from otel_fastperf.pytest_plugin.session import Session
+from otel_fastperf.pytest_plugin.watching import THRESHOLDS, FastPerf
+
+__all__ = ["FastPerf", "Request", "Statement"]
+
+_MARKER: Final = (
+    "fastperf(max_queries=None, max_seconds=None, forbid=('n_plus_one', 'blocking_call', 'sync_db_on_loop'), allow=()):"
+    " what each request of the test may cost, in SQL statements and seconds, and which kinds of findings fail it."
+)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of pytest in one process."""
+
+    names: Names
+    #: from the options, for what a marker leaves open
+    default: Budget
+    baseline: Baseline
+    baseline_path: Path | None
+    report_path: Path | None
+    #: violations are written to the baseline, and fail no test
+    updates: bool
+    #: one of several processes that run tests for another one
+    is_worker: bool
+    seen: Session = field(default_factory=Session)
+    #: what is to say at the end
+    last_words: list[str] = field(default_factory=list)
+
+
+_RUN: Final = pytest.StashKey[_Run]()
+_WATCH: Final = pytest.StashKey[FastPerf]()
+_SET_VARIABLES: Final = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options and ini options."""
+    group = parser.getgroup("fastperf", "bottlenecks of FastAPI apps")
+    group.addoption("--fastperf-baseline", metavar="FILE", help="Findings in this file are known and fail no test.")
+    group.addoption(
+        "--fastperf-update-baseline",
+        action="store_true",
+        help="Write what fails now to the baseline file, and take out what is fixed.",
+    )
+    group.addoption("--fastperf-report", metavar="FILE", help="Write all findings of the run to this file, as JSON.")
+    parser.addini("fastperf_app", 'The app under test, "shop.main:app"; the fixture fastperf_app returns it.')
+    parser.addini("fastperf_max_queries", "Most SQL statements of a request, in tests that fastperf watches.")
+    parser.addini("fastperf_forbid", "Kinds of findings that fail the tests that fastperf watches.", type="args")
+    parser.addini("fastperf_baseline", "As --fastperf-baseline; from the folder of the ini file.")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """A project with options of ours: its app, which a conftest.py may import, gets thresholds for tests."""
+    if any(early_config.getini(name) for name in ("fastperf_app", "fastperf_max_queries", "fastperf_forbid")):
+        fresh = [variable for variable in THRESHOLDS if not os.environ.get(variable)]
+        os.environ.update({variable: THRESHOLDS[variable] for variable in fresh})
+        early_config.stash[_SET_VARIABLES] = fresh
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave the environment as it was."""
+    for variable in config.stash.get(_SET_VARIABLES, ()):
+        os.environ.pop(variable, None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options and the baseline."""
+    config.addinivalue_line("markers", _MARKER)
+    path = _baseline_path(config)
+    updates = bool(config.getoption("fastperf_update_baseline"))
+    if updates and path is None:
+        message = "--fastperf-update-baseline needs a file. Cure: --fastperf-baseline=FILE, or the option in pyproject."
+        raise pytest.UsageError(message)
+    is_there = path is not None and (path.exists() or not updates)
+    report = config.getoption("fastperf_report")
+    config.stash[_RUN] = _Run(
+        names=Names(config.rootpath),
+        default=_default_budget(config),
+        baseline=baseline.read(path) if path is not None and is_there else Baseline(),
+        baseline_path=path,
+        report_path=config.invocation_params.dir / report if report else None,
+        updates=updates,
+        is_worker=hasattr(config, "workerinput"),
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test with the marker uses the fixture; a marker that is wrong is told before anything runs."""
+    for item in items:
+        names: list[str] | None = getattr(item, "fixturenames", None)
+        if names is not None and budget_of(item, config.stash[_RUN].default) is not None and "fastperf" not in names:
+            names.insert(0, "fastperf")
+
+
+@pytest.fixture
+def fastperf_app(pytestconfig: pytest.Config) -> Any:
+    """The app under test, for `fastperf` to watch: the option's, or None. Override it where a fixture makes the app."""
+    return _loaded(pytestconfig.getini("fastperf_app"))
+
+
+@pytest.fixture
+def fastperf(request: pytest.FixtureRequest, fastperf_app: Any) -> Iterator[FastPerf]:
+    """Requests and findings of the test, and assertions about them."""
+    watch = FastPerf(request.config.stash[_RUN].names)
+    try:
+        if fastperf_app is not None:
+            watch.watch(fastperf_app)
+        request.node.stash[_WATCH] = watch
+        yield watch
+    finally:
+        watch.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Around the test's own code: what fixtures have asked before does not count."""
+    watch = item.stash.get(_WATCH, None)
+    if watch is None:
+        return (yield)
+    watch.begin()
+    run = item.config.stash[_RUN]
+    try:
+        result = yield
+    finally:
+        requests, findings = watch.requests, watch.findings
+        run.seen.note(item.nodeid, requests, findings, run.names)
+    _check(item, watch, run, requests, findings)
+    return result
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker hands on what it has seen; the process that the user started writes the files."""
+    run = session.config.stash[_RUN]
+    if run.is_worker:
+        session.config.workeroutput["fastperf"] = run.seen.dumps()  # type: ignore[attr-defined]
+    else:
+        run.last_words += _written(run)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker of pytest-xdist has ended; one that crashed has nothing to hand on."""
+    handed = getattr(node, "workeroutput", {}).get("fastperf")
+    if handed is not None:
+        node.config.stash[_RUN].seen.merge(session.loads(handed))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Findings, worst first; what is fixed; the files that were written."""
+    run = config.stash[_RUN]
+    lines = [*session.summary(run.seen, run.baseline.known, run.names), *run.last_words]
+    if lines:
+        terminalreporter.section("fastperf")
+        for line in lines:
+            terminalreporter.line(line)
+
+
+def _check(
+    item: pytest.Item, watch: FastPerf, run: _Run, requests: tuple[Request, ...], findings: tuple[Any, ...]
+) -> None:
+    """Fail the test that has exceeded its budget."""
+    marked = budget_of(item, run.default)
+    budget = marked or run.default
+    complaint = watch.blindness(budget, requests) if marked else ""
+    if complaint:
+        pytest.fail(complaint, pytrace=False)
+    violations = budget.violations(requests, findings, run.names)
+    run.seen.exceed(baseline.adopted(violation for violation in violations if _may_be_known(violation)))
+    failing = [each for each in violations if not _is_known(each, run)]
+    if failing:
+        pytest.fail(told(failing), pytrace=False)
+
+
+def _is_known(violation: Violation, run: _Run) -> bool:
+    return _may_be_known(violation) and (run.updates or run.baseline.knows(violation))
+
+
+def _may_be_known(violation: Violation) -> bool:
+    # seconds are another machine's tomorrow
+    return violation.name.kind != MAX_SECONDS
+
+
+def _written(run: _Run) -> Iterator[str]:
+    """Write the files that were asked for, and say so; say what is fixed."""
+    routes = run.seen.requested()
+    fixed = run.baseline.fixed(run.seen.seen(), routes)
+    if run.baseline_path is not None and run.updates:
+        updated = run.baseline.updated(run.seen.exceeded, routes)
+        run.baseline_path.write_text(updated.text(), "utf-8")
+        fresh = len(updated.known.keys() - run.baseline.known.keys())
+        gone = len(run.baseline.known.keys() - updated.known.keys())
+        yield f"baseline {run.baseline_path.name}: {len(updated.known)} known, {fresh} of them new; {gone} taken out"
+    elif fixed:
+        yield f"fixed, and still in the baseline (--fastperf-update-baseline takes them out of {run.baseline_path}):"
+        yield from (f"  {name.kind} {name.route}: {name.subject}" for name in fixed)
+    if run.report_path is not None:
+        run.report_path.write_text(session.report(run.seen, run.baseline.known, run.names), "utf-8")
+        yield f"report: {run.report_path}"
+
+
+def _default_budget(config: pytest.Config) -> Budget:
+    queries = str(config.getini("fastperf_max_queries") or "")
+    if queries and not queries.isdecimal():
+        message = f"fastperf_max_queries is {queries!r}, and must be a number, such as 20."
+        raise pytest.UsageError(message)
+    forbid = checked_kinds(config.getini("fastperf_forbid"), "fastperf_forbid")
+    return Budget(max_queries=int(queries) if queries else None, forbid=forbid)
+
+
+def _baseline_path(config: pytest.Config) -> Path | None:
+    given = config.getoption("fastperf_baseline")
+    if given:
+        return config.invocation_params.dir / str(given)
+    configured = str(config.getini("fastperf_baseline") or "")
+    folder = config.rootpath if config.inipath is None else config.inipath.parent
+    return folder / configured if configured else None
+
+
+def _loaded(where: str) -> Any:
+    """`shop.main:app`; None for nothing."""
+    if not where:
+        return None
+    module, colon, attribute = where.partition(":")
+    try:
+        app = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        message = f'fastperf_app is {where!r}: {error}. Cure: write it as "package.module:app".'
+        raise pytest.UsageError(message) from error
+    if not colon or not hasattr(app, "router"):
+        message = (
+            f"fastperf_app is {where!r}, which is no FastAPI app. Cure: name the app, or override the fixture"
+            " fastperf_app where a function makes it."
+        )
+        raise pytest.UsageError(message)
+    return app

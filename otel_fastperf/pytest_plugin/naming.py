@@ -1,0 +1,43 @@
+"""How findings are called from one run to the next: by what stays when lines are inserted above."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from otel_fastperf.findings import CallSite, Finding
+
+
+class Name(NamedTuple):
+    """What a finding is known by: all but the number of the line."""
+
+    kind: str
+    route: str
+    subject: str
+    #: below the root of the tests, with slashes; "" if no line is known
+    file: str
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Names files as seen from the root of the tests."""
+
+    root: Path
+
+    def of(self, finding: Finding) -> Name:
+        """The name of a finding."""
+        site = finding.call_site
+        file, function = ("", "") if site is None else (self.file(site.file), site.function)
+        return Name(str(finding.kind), finding.route, finding.subject, file, function)
+
+    def site(self, site: CallSite) -> str:
+        """`shop/orders.py:41 in list_orders`, for people."""
+        return f"{self.file(site.file)}:{site.line} in {site.function}"
+
+    def file(self, file: str) -> str:
+        """The file below the root; of one elsewhere the last two parts, which are the same on other machines."""
+        path = Path(file)
+        for root in (self.root, self.root.resolve()):
+            if path.is_relative_to(root):
+                return path.relative_to(root).as_posix()
+        return "/".join(path.parts[-2:])
