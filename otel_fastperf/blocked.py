@@ -83,3 +83,10 @@ def by_other_threads(measured: Measurement) -> bool:
     """True when others had the GIL and computed, and the loop's thread did not: its code is not to blame."""
     most = _MOST * measured.seconds
     return measured.cpu < most <= measured.others_cpu
+
+
+def lost(measured: Measurement, cause: BlockedBy) -> float:
+    """Seconds for which the code is not to blame: garbage was collected, or what computes had no processor."""
+    if cause is BlockedBy.CPU:
+        return measured.seconds - max(0.0, measured.cpu - measured.gc)
+    return measured.gc

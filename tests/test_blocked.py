@@ -2,7 +2,7 @@
 
 import pytest
 
-from otel_fastperf.blocked import BlockedBy, Measurement, blocked_by, by_other_threads
+from otel_fastperf.blocked import BlockedBy, Measurement, blocked_by, by_other_threads, lost
 
 THRESHOLD = 0.1
 
@@ -81,3 +81,12 @@ def test_threads_that_compute_without_the_gil_do_not_take_the_blame() -> None:
 @pytest.mark.parametrize(("others_cpu", "expected"), [(0.0, "descheduled"), (0.39, "gil_held")])
 def test_a_loop_that_did_nothing_and_is_late_was_kept_from_running(others_cpu: float, expected: str) -> None:
     assert cause(idle=True, asleep=1.0, others_cpu=others_cpu) == expected
+
+
+def test_what_computes_is_to_blame_for_the_time_in_which_it_ran() -> None:
+    measured = Measurement(seconds=0.5, cpu=0.3, gc=0.1)
+    assert lost(measured, BlockedBy.CPU) == pytest.approx(0.3)
+
+
+def test_what_waits_is_to_blame_for_all_of_it_but_collections() -> None:
+    assert lost(Measurement(seconds=0.5, cpu=0.01, gc=0.1), BlockedBy.SYNC_IO) == pytest.approx(0.1)

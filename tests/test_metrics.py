@@ -137,6 +137,14 @@ def test_each_observation_in_the_overflow_series_is_counted_under_its_metric() -
     assert overflow(metrics, "db_client_connection_max") == 3
 
 
+def test_a_family_of_gauges_has_a_total() -> None:
+    family = Metrics().active_requests
+    assert family.total() == 0
+    family.child("GET", "http").inc()
+    family.child("POST", "http").inc(2)
+    assert family.total() == 3
+
+
 def test_a_removed_child_leaves_the_page_and_makes_room() -> None:
     metrics = Metrics(max_series=1)
     metrics.pool_max.child("a").set(5)

@@ -28,8 +28,8 @@ class BlockedLoop:
     route: str = ""
     #: other requests that were in flight
     waiting: int = 0
-    #: seconds of it in which garbage was collected
-    collector: float = 0.0
+    #: seconds of it for which the code is not to blame, see `blocked.lost`
+    lost: float = 0.0
     #: a statement of SQLAlchemy's was with a synchronous driver
     in_database: bool = False
 
@@ -39,7 +39,7 @@ def detect_blocking_call(blocked: BlockedLoop, settings: LoopSettings) -> Iterat
     if blocked.cause is BlockedBy.GC or blocked.in_database:
         return
     least = max(settings.blocked, _KEPT) if _is_kept(blocked) else settings.blocked
-    if blocked.seconds - blocked.collector < least:
+    if blocked.seconds - blocked.lost < least:
         return
     yield Finding(
         kind=Kind.BLOCKING_CALL,

@@ -26,7 +26,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext
 
-from otel_fastperf.blocked import BlockedBy, blocked_by, by_other_threads
+from otel_fastperf.blocked import BlockedBy, blocked_by, by_other_threads, lost
 from otel_fastperf.detectors.blocking_call import BlockedLoop, detect_blocking_call
 from otel_fastperf.findings import CallSite, Kind
 from otel_fastperf.gaps import Gap, Late, Moment, Run, Sample, longest_run, measured
@@ -157,14 +157,14 @@ class _Watchdog:
             self._settle_in()
         self._base = id(sys._getframe(2))  # noqa: SLF001 - the frame that runs the loop, if the loop itself has none
         gap, now = self._gap, self._now()
-        self._begin(now)
+        self._freed(now)
         run = self._hold(gap, now)
         if run is not None:
             self._tell(run, gap, now)
 
     def begin(self) -> None:
         """The loop is free, before its first beat."""
-        self._begin(self._now())
+        self._freed(self._now())
 
     def settle(self) -> None:
         """Note a hold that has just ended, and that no beat has seen yet. Called once it is `overdue`."""
@@ -175,7 +175,7 @@ class _Watchdog:
                 # who is at work may hold the loop yet
                 self.overdue = now.at + _BACKOFF * self._blocked
             else:
-                self._begin(now)
+                self._freed(now)
                 self._tell(run, gap, now)
         except Exception as error:  # noqa: BLE001 - the request goes on
             self._signals.guard.failed("watchdog", error)
@@ -183,7 +183,7 @@ class _Watchdog:
     def _now(self) -> Moment:
         return Moment(time.perf_counter(), time.clock_gettime(self._cpu_clock), time.process_time())
 
-    def _begin(self, now: Moment) -> None:
+    def _freed(self, now: Moment) -> None:
         """The loop is free. What the watchdog sees from now on belongs to the next gap."""
         self._gap = Gap(now, now.at + self._first_look)
         self.overdue = now.at + self._blocked
@@ -201,7 +201,7 @@ class _Watchdog:
         cause = blocked_by(measurement, self._blocked)
         by_others = cause is BlockedBy.GIL_HELD and by_other_threads(measurement)
         innocent = by_others or cause is BlockedBy.DESCHEDULED
-        self._reports.report(replace(run, samples=()) if innocent else run, cause, measurement.gc)
+        self._reports.report(replace(run, samples=()) if innocent else run, cause, lost(measurement, cause))
 
     def _still_late(self, run: Run, now: float) -> Iterator[Late]:
         """A process that was stopped may come here before its watchdog wakes up: what it waits for is not known then.
@@ -262,8 +262,8 @@ class _Reports:
         #: what computes is seen now at one line of a function, now at another: how often in all, by route and function
         self._lines: dict[tuple[str, str, str], Counter[CallSite]] = {}
 
-    def report(self, run: Run, cause: BlockedBy, collector: float) -> None:
-        """Tell of it wherever it is to be told; `collector` are the seconds that garbage was collected."""
+    def report(self, run: Run, cause: BlockedBy, lost_seconds: float) -> None:
+        """Tell of it wherever it is to be told; `lost_seconds` are `blocked.lost`."""
         signals, owner = self._signals, self._owner(run)
         sights = [sample.sight for sample in run.samples if not sample.sight.idle]
         route = "" if owner is None else owner.route or ""
@@ -274,7 +274,7 @@ class _Reports:
             frames=_most_common(sight.frames for sight in sights) or (),
             route=route,
             waiting=self._waiting(owner),
-            collector=collector,
+            lost=lost_seconds,
             in_database=bool(_most_common(sight.in_database for sight in sights)),
         )
         exemplar = None if owner is None else exemplar_of(owner.span)

@@ -79,9 +79,9 @@ def test_a_pause_of_the_collector_is_another_kind() -> None:
     assert found(BlockedBy.GC, seconds=2.0) == []
 
 
-def test_what_the_collector_took_is_not_the_codes() -> None:
-    assert found(BlockedBy.CPU, seconds=0.15, collector=0.06) == []
-    assert found(BlockedBy.CPU, seconds=0.15, collector=0.04)
+def test_what_the_code_is_not_to_blame_for_does_not_count() -> None:
+    assert found(BlockedBy.CPU, seconds=0.15, lost=0.06) == []
+    assert found(BlockedBy.CPU, seconds=0.15, lost=0.04)
 
 
 def test_a_synchronous_statement_is_another_kind() -> None:
