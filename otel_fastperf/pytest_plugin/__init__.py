@@ -172,7 +172,7 @@ def pytest_testnodedown(node: Any) -> None:
         node.config.stash[_RUN].seen.merge(session.loads(handed))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
     """Findings, worst first; what is fixed; the files that were written."""
     run = config.stash[_RUN]
     lines = [*session.summary(run.seen, run.baseline.known, run.names), *run.last_words]
