@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import mmap
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -261,10 +262,13 @@ GROWTH = MemorySettings(interval=0.1, growth_window=2, growth_bytes=8 * MB)
 
 @linux
 def test_memory_that_grows_and_survives_full_collections_is_found(run: Run, probe: Probe, until: Until) -> None:
-    kept: list[bytes] = []
+    kept: list[mmap.mmap] = []
 
     def grow() -> object:
-        kept.append(bytes(bytearray(b"x") * (MB // 4)))
+        # pages of its own: what earlier tests have freed would be filled first, and memory would not grow
+        page = mmap.mmap(-1, MB // 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.write(b"x" * (MB // 2))
+        kept.append(page)
         if len(kept) % 20 == 0:
             gc.collect()
         return probe.findings()
