@@ -12,9 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import make_url
 
 from demo.catalogue import CATALOGUE, Bottleneck
 from demo.load import Load, Plan
+from demo.seed import clear
 from otel_fastperf import Finding, Kind, Report
 from tests.postgresql import postgresql_url
 from tests.serving import Command, run_server
@@ -55,11 +57,14 @@ def served(tmp_path: Path, database: str, loop: str) -> Iterator[Command]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"], scope="module")
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    if request.param == "postgresql":
-        url: str = request.getfixturevalue("postgresql_url")
-        return url
-    return f"sqlite:///{tmp_path_factory.mktemp('shop')}/shop.sqlite3"
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('shop')}/shop.sqlite3"
+        return
+    url: str = request.getfixturevalue("postgresql_url")
+    yield url
+    # the server is shared with other tests
+    clear(make_url(url))
 
 
 @pytest.fixture(params=["asyncio", "uvloop"], scope="module")

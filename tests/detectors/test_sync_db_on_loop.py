@@ -54,6 +54,6 @@ def test_what_people_notice_is_critical() -> None:
 
 
 def test_what_holds_the_loop_for_a_moment_only_or_not_at_all_is_none() -> None:
-    assert found(holding(0.0004), holding(0.0004)) == []
+    assert found(holding(0.0002), holding(0.0002)) == []
     assert len(found(holding(0.0006), holding(0.0006))) == 1
     assert found(repeated()) == []
