@@ -1,6 +1,7 @@
 """The shop's first data: the same in every run, written in well under a second on SQLite."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -18,6 +19,7 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import CreateSchema, DropSchema
 
 from demo.database import SCHEMA, sync_engine
@@ -66,7 +68,9 @@ def clear(url: URL) -> None:
 def _lock(connection: Connection) -> None:
     """Wait until no other worker seeds. WAL lets readers and a writer work side by side, as on a real server."""
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        # "database is locked" comes at once here, timeout or not: then another worker is about it
+        with suppress(OperationalError):
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 4_318})

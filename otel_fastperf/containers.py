@@ -9,6 +9,7 @@ import inspect
 import linecache
 import sys
 import textwrap
+import tokenize
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -145,7 +146,7 @@ def _additions(function: FunctionType, word: str) -> Iterator[int]:
     lines = linecache.getlines(function.__code__.co_filename)[first - 1 :][:_LONGEST_FUNCTION]
     try:
         tree = ast.parse(textwrap.dedent("".join(inspect.getblock(lines))))
-    except (SyntaxError, ValueError):  # a file that is another one by now
+    except (SyntaxError, ValueError, tokenize.TokenError):  # too long, or a file that is another one by now
         return
     for node in ast.walk(tree):
         if any(_is(target, word) for target in _added_to(node)):

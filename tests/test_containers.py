@@ -99,6 +99,15 @@ def test_the_line_that_adds_is_found_however_it_is_written(shop: ModuleType) -> 
     assert line("container_shop.Store.everything") == "cls.everything.append(value)"
 
 
+def test_a_function_too_long_to_be_read_is_passed_over(shop: ModuleType) -> None:
+    path = Path(str(shop.__file__))
+    long = "def longer(visitor):\n    pages[visitor] = [\n" + "        1,\n" * 600 + "    ]\n"
+    path.write_text(SOURCE + long)
+    exec(compile(SOURCE + long, str(path), "exec"), shop.__dict__)
+    linecache.clearcache()
+    assert line("container_shop.pages") == "pages[visitor] = bytes(1000)  # here"
+
+
 def test_where_two_lines_add_none_is_named(shop: ModuleType) -> None:
     assert line("container_shop.twice") is None
 

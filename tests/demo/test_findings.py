@@ -127,7 +127,9 @@ def test_its_fixed_twin_yields_none(run: Run, bottleneck: Bottleneck) -> None:
 
 
 def test_what_no_request_shows_is_found_once(run: Run) -> None:
-    assert sorted(finding.kind for finding in run.in_route("")) == sorted(OF_THE_PROCESS)
+    # the collector of garbage may also run by itself while the faulty endpoint of `gc_pause` builds its graph
+    kinds = [finding.kind for finding in run.in_route("") if finding.kind != Kind.GC_PAUSE]
+    assert sorted(kinds) == sorted(OF_THE_PROCESS)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
