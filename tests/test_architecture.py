@@ -292,7 +292,7 @@ for module in modules:
 seconds = time.process_time() - start
 after = world()
 did += [f"changed: {name}" for name in before if before[name] != after[name]]
-if seconds > 2:
+if seconds > 5:
     did.append(f"took {seconds:.1f} s of CPU")
 print("\\n".join(dict.fromkeys(did)))
 '''

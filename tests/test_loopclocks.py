@@ -53,7 +53,9 @@ def test_a_loop_that_has_always_something_to_do_wakes_up_at_each_turn() -> None:
             await asyncio.sleep(0)
             assert woke() > first
 
-    asyncio.run(main())
+    # asyncio's own loop: uvloop's clock has milliseconds, and older uvicorns leave its policy behind
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(main())
 
 
 def test_both_clocks_of_a_loop_may_end_in_any_order(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
