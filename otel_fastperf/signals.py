@@ -24,7 +24,7 @@ class Hold(NamedTuple):
     end: float
     #: the request whose code held it; None when that is not known, or was no request
     owner: RequestRecord | None
-    #: the span that tells of it
+    #: the span that tells of it, or else the owner's; None if that is not sampled
     span: SpanContext | None
 
 

@@ -408,6 +408,9 @@ def test_other_requests_that_waited_are_counted_and_know_the_hold(serving: Start
         assert isinstance(record, RequestRecord)
         wait_until(lambda record=record: record.ended, what="the end of the request")
         assert [wait.span for wait in waits_of(record, probe.signals.obstacles.holds) if wait.owner] == [hold.span]
+    waited = [request for request in probe.spans() if request.name == "GET /wait"]
+    assert [[link.context.span_id for link in request.links] for request in waited] == [[span.span_id]] * 2
+    assert all(attribute(request, "fastperf.time.loop_wait") > 0.1 for request in waited)
     assert hold.owner is not None
     assert not [wait for wait in waits_of(hold.owner, probe.signals.obstacles.holds) if wait.owner]
 
