@@ -146,8 +146,11 @@ Suite = Callable[..., pytest.RunResult]
 
 
 @pytest.fixture
-def suite(pytester: pytest.Pytester, installed: None) -> Suite:
+def suite(pytester: pytest.Pytester, installed: None, monkeypatch: pytest.MonkeyPatch) -> Suite:
     """Run tests of the shop in a process of their own: `suite(code, "--option", shop=…, ini=…)`."""
+    # with either of the first two pytest repeats whole messages in its summary
+    for name in ("CI", "BUILD_NUMBER", "PYTEST_ADDOPTS"):
+        monkeypatch.delenv(name, raising=False)
 
     def run(tests: str, *options: str, shop: str = SHOP, ini: str = INI, conftest: str = CONFTEST) -> pytest.RunResult:
         pytester.makepyfile(shop=shop)

@@ -63,12 +63,15 @@ async def monitor_memory(settings: MemorySettings, signals: Signals) -> AsyncIte
     interval = min(settings.interval, settings.growth_window / _LEAST_READINGS)
 
     def run() -> None:
+        due = time.monotonic()
         while True:
             try:
                 growth.look_at(_report(signals.metrics, _PROC), time.monotonic())
             except Exception as error:  # noqa: BLE001 - the next reading may succeed
                 signals.guard.failed("memory_monitor", error)
-            if stop.wait(interval):
+            # by the clock, as long as it leaves a rest: a window has its readings also where each takes long
+            due = max(due + interval, time.monotonic() + interval / 2)
+            if stop.wait(due - time.monotonic()):
                 return
 
     thread = threading.Thread(target=run, name="otel_fastperf memory", daemon=True)
