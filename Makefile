@@ -12,7 +12,7 @@ TESTS ?=
 ENVS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve test check lint types format lock lock-check test-matrix coverage bench docs build clean
+.PHONY: help demo demo-serve test test-stack check lint types format lock lock-check test-matrix coverage bench docs build clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -25,6 +25,10 @@ demo-serve: $(READY) ## the demo shop, running until Ctrl+C
 
 test: $(READY) ## the test suite (TESTS="tests/test_settings.py -k endpoint" for a part)
 	$(RUN) -m pytest $(TESTS)
+
+test-stack: $(READY) ## the shipped stack, run by real servers that are built once (needs Go; TESTS= for a part)
+	$(RUN) -m tools.servers
+	$(RUN) -m pytest $(or $(TESTS),tests/deploy)
 
 check: lint types lock-check test ## all that CI checks, but for the matrix
 

@@ -1,0 +1,191 @@
+"""The servers of the shipped stack, built from the Go module registry: `python -m tools.servers [NAME …]`.
+
+Tests run the stack's configurations with them where images cannot be pulled. Each is built once, by its version, into
+`$XDG_CACHE_HOME/otel_fastperf/servers/NAME-VERSION/`, static, so that an image `FROM scratch` can hold it; all of them
+take some 10 minutes on 2 cores. Needs Go 1.26 and the module proxy.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parent.parent
+
+
+class BuildError(Exception):
+    """A server could not be built; the message has the last lines of what Go said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Programs that come from one Go module."""
+
+    name: str
+    version: str
+    #: names of the programs, as files in `directory`
+    programs: tuple[str, ...]
+    build: Callable[["Server", Path], None]
+
+    @property
+    def directory(self) -> Path:
+        """Where its programs are, once built."""
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return cache / "otel_fastperf" / "servers" / f"{self.name}-{self.version}"
+
+    def is_built(self) -> bool:
+        """Whether all of its programs are there."""
+        return all((self.directory / program).is_file() for program in self.programs)
+
+
+def built(name: str, program: str | None = None) -> Path | None:
+    """The path of a program (by default the server's first), or None where it has not been built."""
+    server = SERVERS[name]
+    return server.directory / (program or server.programs[0]) if server.is_built() else None
+
+
+def build(server: Server) -> None:
+    """Build it unless it is there.
+
+    Raises:
+        BuildError: Go is missing, too old, or could not fetch or compile.
+    """
+    if server.is_built():
+        return
+    if shutil.which("go") is None:
+        message = "Go is not installed: the stack's servers are built with Go 1.26, https://go.dev/dl/"
+        raise BuildError(message)
+    server.directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{server.name}-", dir=server.directory.parent) as scratch:
+        into = Path(scratch) / "programs"
+        into.mkdir()
+        server.build(server, into)
+        shutil.rmtree(server.directory, ignore_errors=True)
+        into.rename(server.directory)
+
+
+def _install(packages: dict[str, str]) -> Callable[[Server, Path], None]:
+    """Programs that `go install` makes by itself: {program: package}."""
+
+    def run(server: Server, into: Path) -> None:
+        for package in packages.values():
+            _go("install", "-trimpath", "-ldflags=-s -w", f"{package}@v{server.version}", env={"GOBIN": str(into)})
+
+    return run
+
+
+def _from_own_module(
+    module: str, version: str, packages: dict[str, str], tags: str = ""
+) -> Callable[[Server, Path], None]:
+    """Programs of a module whose go.mod has `replace` lines, which `go install` refuses: built as a dependency."""
+
+    def run(_server: Server, into: Path) -> None:
+        directory = into.parent / "module"
+        directory.mkdir()
+        (directory / "go.mod").write_text(f"module servers\n\ngo 1.26\n\nrequire {module} {version}\n")
+        imports = "".join(f'import _ "{package}"\n' for package in packages.values())
+        (directory / "programs.go").write_text(f"//go:build programs\n\npackage servers\n\n{imports}")
+        _go("mod", "tidy", cwd=directory)
+        for program, package in packages.items():
+            _go(
+                "build",
+                "-trimpath",
+                "-ldflags=-s -w",
+                f"-tags={tags}",
+                "-o",
+                str(into / program),
+                package,
+                cwd=directory,
+            )
+
+    return run
+
+
+def _collector(server: Server, into: Path) -> None:
+    """The minimal collector of deploy/collector/builder.yaml, by the collector builder."""
+    scratch = into.parent
+    _go("install", f"go.opentelemetry.io/collector/cmd/builder@v{server.version}", env={"GOBIN": str(scratch)})
+    manifest = (ROOT / "deploy" / "collector" / "builder.yaml").read_text()
+    made = scratch / "collector"
+    (scratch / "builder.yaml").write_text(manifest.replace("./otelcol-fastperf", str(made)))
+    _run(str(scratch / "builder"), "--config", str(scratch / "builder.yaml"), "--ldflags=-s -w")
+    shutil.copy(made / "otelcol-fastperf", into / "otelcol")
+
+
+def _go(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    _run("go", *arguments, cwd=cwd, env=env)
+
+
+def _run(*command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"} | (env or {})
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        end = "\n".join(done.stdout.splitlines()[-10:])
+        message = f"{' '.join(command[:3])}: exit code {done.returncode}\n{end}"
+        raise BuildError(message)
+
+
+_PROMETHEUS: Final = "github.com/prometheus/prometheus"
+_JAEGER: Final = "github.com/jaegertracing/jaeger"
+_ALERTMANAGER: Final = "github.com/prometheus/alertmanager"
+
+SERVERS: Final = {
+    server.name: server
+    for server in (
+        Server("collector", "0.159.0", ("otelcol",), _collector),
+        Server(
+            "prometheus",
+            "3.14.0",
+            ("prometheus", "promtool"),
+            _from_own_module(
+                _PROMETHEUS,
+                "v0.314.0",
+                {name: f"{_PROMETHEUS}/cmd/{name}" for name in ("prometheus", "promtool")},
+            ),
+        ),
+        Server(
+            "jaeger",
+            "2.13.0",
+            ("jaeger",),
+            _from_own_module(_JAEGER, "v1.76.0", {"jaeger": f"{_JAEGER}/cmd/jaeger"}),
+        ),
+        Server(
+            "alertmanager",
+            "0.31.1",
+            ("alertmanager", "amtool"),
+            _install({name: f"{_ALERTMANAGER}/cmd/{name}" for name in ("alertmanager", "amtool")}),
+        ),
+    )
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build the servers that are named, or all; the exit code says whether all are there."""
+    parser = argparse.ArgumentParser(prog="python -m tools.servers", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *SERVERS], metavar="NAME", help=", ".join(SERVERS))
+    failed = False
+    for name in parser.parse_args(arguments).names or SERVERS:
+        server, start = SERVERS[name], time.monotonic()
+        was_there = server.is_built()
+        try:
+            build(server)
+        except BuildError as error:
+            print(f"{name} {server.version}: {error}", file=sys.stderr)
+            failed = True
+        else:
+            how = "there already" if was_there else f"built in {time.monotonic() - start:.0f} s"
+            print(f"{name} {server.version}: {how}, {server.directory}", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
