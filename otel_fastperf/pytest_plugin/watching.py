@@ -151,9 +151,9 @@ class FastPerf:
 
 def _telemetry_of(app: Any) -> "tuple[Telemetry, bool]":
     """The app's telemetry, and True if it was set up for this."""
-    from otel_fastperf.telemetry import _STATE_KEY, setup_telemetry
+    from otel_fastperf.telemetry import setup_telemetry, telemetry_of
 
-    existing: Telemetry | None = getattr(getattr(app, "state", None), _STATE_KEY, None)
+    existing = telemetry_of(app)
     if existing is not None:
         return existing, False
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("OTEL_")))

@@ -5,12 +5,10 @@ it meanwhile. What was found is asked for as `otel-fastperf doctor` does.
 """
 
 import asyncio
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 from sqlalchemy import make_url
 
@@ -18,15 +16,11 @@ from demo.catalogue import CATALOGUE, Bottleneck
 from demo.load import Load, Plan
 from demo.seed import clear
 from otel_fastperf import Finding, Kind, Report
+from tests.demo.asking import ask_everything
 from tests.postgresql import postgresql_url
 from tests.serving import Command, run_server
 
 __all__ = ["postgresql_url"]
-
-#: batches of requests that each endpoint gets: enough for each detector that looks at more than one request
-BATCHES = 4
-#: seconds for what shows in the process only: more than a window of `memory_growth`
-STEADY_SECONDS = 13
 
 #: what no single request shows
 OF_THE_PROCESS = {Kind.MEMORY_GROWTH, Kind.CACHE_INEFFICIENT}
@@ -103,34 +97,6 @@ def kinds_of_the_process(run: Run) -> list[str]:
 
 def found(shop: Command) -> tuple[Finding, ...]:
     return Report.from_json(shop.get("/debug/fastperf").text).findings
-
-
-async def ask_everything(url: str) -> None:
-    shoppers = Load(Plan(shoppers=2, pause=0.2, troubles=False))
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        shopping = asyncio.create_task(shoppers.run(url, float("inf")))
-        steady = [asyncio.create_task(ask_steadily(client, one)) for one in CATALOGUE if one.steady]
-        for bottleneck in CATALOGUE:
-            if not bottleneck.steady:
-                for path in (bottleneck.faulty, bottleneck.fixed):
-                    await ask(client, path, bottleneck.at_once)
-        await asyncio.gather(*steady)
-        shopping.cancel()
-        await asyncio.gather(shopping, return_exceptions=True)
-
-
-async def ask(client: httpx.AsyncClient, path: str, at_once: int) -> None:
-    for _ in range(BATCHES):
-        await asyncio.gather(*(client.get(path) for _ in range(at_once)))
-        await asyncio.sleep(0.1)
-
-
-async def ask_steadily(client: httpx.AsyncClient, bottleneck: Bottleneck) -> None:
-    until = time.monotonic() + STEADY_SECONDS
-    while time.monotonic() < until:
-        for path in (bottleneck.faulty, bottleneck.fixed):
-            await client.get(path)
-            await asyncio.sleep(0.05)
 
 
 @every_bottleneck
