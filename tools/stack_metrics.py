@@ -1,8 +1,8 @@
 """The stack's own metrics that rules and dashboards may query: {name, as it stands on the page: what it says}.
 
-Names of collectors change with their versions, and a rule on a name that is gone never fires. So rules and dashboards take
-them from here, and tests/deploy asserts that the real servers show them. All are without `_total` and units, because the
-configurations say so (the three `without_…` keys).
+Names of collectors change with their versions, and a rule on a name that is gone never fires. So rules and dashboards
+take them from here, and tests/deploy asserts that the real servers show them. All are without `_total` and units, since
+the configurations say so (the three `without_…` keys).
 """
 
 from typing import Final
@@ -50,9 +50,8 @@ COLLECTOR_TAIL_SAMPLING: Final = {
 }
 
 COLLECTOR: Final = (
-    COLLECTOR_ALWAYS
-    | COLLECTOR_WITH_SPANS
-    | COLLECTOR_WITH_PROBES
-    | COLLECTOR_WITH_TROUBLE
-    | COLLECTOR_TAIL_SAMPLING
+    COLLECTOR_ALWAYS | COLLECTOR_WITH_SPANS | COLLECTOR_WITH_PROBES | COLLECTOR_WITH_TROUBLE | COLLECTOR_TAIL_SAMPLING
 )
+
+JAEGER_ALWAYS: Final[dict[str, str]] = {}
+JAEGER_WITH_SPANS: Final[dict[str, str]] = {}

@@ -5,9 +5,9 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pytest
 import yaml
@@ -15,7 +15,7 @@ import yaml
 from tests.certificates import self_signed
 from tests.deploy.collector import OVERLAYS, Collector, Ports, configs, running_collector
 from tests.deploy.servers import DEPLOY, needs, program
-from tests.deploy.spans import Sent, Value, export, new_trace_id
+from tests.deploy.spans import Sent, Value, export
 from tests.otlp import Receiver, accepted, rejected, unavailable
 from tests.serving import wait_until
 from tools.stack_metrics import (
@@ -44,8 +44,8 @@ COMBINATIONS: Final = (
     ("tail-sampling", "sampling-tier", "persistent"),
 )
 
-#: by kind, what the configurations may name. Today's names only: otlp, otlphttp, spanmetrics and loadbalancing, as exporters
-#: and connectors, are old ones that warn, and the batch processor is on its way out.
+#: by kind, what the configurations may name. Today's names only: otlp, otlphttp, spanmetrics and loadbalancing, as
+#: exporters and connectors, are old ones that warn, and the batch processor is on its way out.
 TYPES: Final = {
     "receivers": {"otlp"},
     "processors": {"memory_limiter", "filter", "redaction", "transform", "tail_sampling"},
@@ -86,6 +86,11 @@ def pipelines(config: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
     """Its pipelines: {name: {"receivers": […], "processors": […], "exporters": […]}}."""
     found: dict[str, dict[str, list[str]]] = config["service"]["pipelines"]
     return found
+
+
+def without_comments(path: Path) -> str:
+    """A configuration's text, less the lines that are comments."""
+    return "\n".join(line for line in path.read_text().splitlines() if not line.strip().startswith("#"))
 
 
 def used(config: Mapping[str, Any]) -> set[str]:
@@ -166,16 +171,25 @@ def test_the_monitor_tab_asks_for_what_span_metrics_sends() -> None:
 
 @pytest.mark.parametrize("path", sorted((DEPLOY / "collector").rglob("*.yaml")), ids=lambda path: path.name)
 def test_nothing_listens_everywhere_and_every_variable_has_a_default(path: Path) -> None:
-    text = "\n".join(line for line in path.read_text().splitlines() if not line.strip().startswith("#"))
+    text = without_comments(path)
     assert "0.0.0.0" not in text
     assert set(re.findall(r"\$\{env:(\w+)", text)) == set(re.findall(r"\$\{env:(\w+):-", text))
 
 
 def test_every_variable_is_in_the_readme() -> None:
-    texts = [path.read_text() for path in (DEPLOY / "collector").rglob("*.yaml")]
+    texts = [without_comments(path) for path in (DEPLOY / "collector").rglob("*.yaml")]
     variables = {name for text in texts for name in re.findall(r"\$\{env:(\w+):-", text)}
     readme = (DEPLOY / "collector" / "README.md").read_text()
     assert {name for name in variables if f"`{name}`" not in readme} == set()
+
+
+def test_the_minimal_build_has_these_components_and_one_to_look_with() -> None:
+    manifest = yaml.safe_load((DEPLOY / "collector" / "builder.yaml").read_text())
+    special = {"otlp_grpc": "otlpexporter", "file_storage": "filestorage"}
+    for kind, types in TYPES.items():
+        modules = {each["gomod"].split()[0].rpartition("/")[2] for each in manifest[kind]}
+        expected = {special.get(each, each.replace("_", "") + kind.removesuffix("s")) for each in types}
+        assert modules - {"debugexporter"} == expected
 
 
 # The real collector
@@ -193,9 +207,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @needs("collector")
 @in_all_ways
-def test_the_collector_finds_no_fault(
-    overlays: tuple[str, ...], secrets: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_collector_finds_no_fault(overlays: tuple[str, ...], secrets: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
         [program("collector"), "validate", *(f"--config={path}" for path in configs(overlays))],
         env={**secrets, "COLLECTOR_STORAGE": str(tmp_path)},
@@ -500,7 +512,7 @@ class Load:
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(3)]
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -546,13 +558,6 @@ def test_killed_twice_under_load_while_jaeger_is_down_or_slow_it_loses_no_span(t
 
 
 # Its own metrics
-
-
-def names_after(collector: Collector, *traffic: Callable[[], object]) -> set[str]:
-    """Names on its metrics page after this."""
-    for act in traffic:
-        act()
-    return set(collector.metrics())
 
 
 @needs("collector")
