@@ -72,7 +72,7 @@ JAEGER_WITH_SPANS: Final = {
 #: Jaeger's, with the first look-up
 JAEGER_WITH_QUERIES: Final = {
     "jaeger_storage_requests": "look-ups, counter; labels operation, result (ok, err), role, kind",
-    "jaeger_storage_latency_bucket": "seconds of look-ups, though its bounds are made for milliseconds; le, and as above",
+    "jaeger_storage_latency_bucket": "seconds of look-ups, though its bounds are those of milliseconds; as above",
 }
 
 JAEGER: Final = JAEGER_ALWAYS | JAEGER_WITH_SPANS | JAEGER_WITH_QUERIES
