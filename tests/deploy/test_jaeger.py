@@ -21,6 +21,9 @@ from tools.stack_metrics import JAEGER_ALWAYS, JAEGER_WITH_QUERIES, JAEGER_WITH_
 
 CONFIGS: Final = ("config", "badger", "jaeger-only")
 
+#: warnings that are the tests' own: a build without pages, and no Prometheus to send counts to
+EXPECTED: Final = re.compile("ui assets not embedded|Exporting failed")
+
 DASHBOARDS: Final = {"fastperf-overview", "fastperf-route", "fastperf-database", "fastperf-findings"}
 
 
@@ -66,7 +69,7 @@ def test_nothing_listens_everywhere_and_every_variable_has_a_default_and_a_word(
 
 def test_storage_is_bounded() -> None:
     backends = config("config")["extensions"]["jaeger_storage"]["backends"]
-    assert backends == {"memory": {"memory": {"max_traces": "${env:JAEGER_MAX_TRACES:-20000}"}}}
+    assert backends == {"memory": {"memory": {"max_traces": "${env:JAEGER_MAX_TRACES:-5000}"}}}
     badger = config("badger")["extensions"]["jaeger_storage"]["backends"]["badger"]["badger"]
     assert badger["ttl"] == {"spans": "${env:JAEGER_BADGER_TTL:-72h}"}
     assert badger["ephemeral"] is False
@@ -165,6 +168,18 @@ def test_its_own_metrics_have_the_names_that_rules_query(jaeger: Jaeger) -> None
     jaeger.wait_for(spans[0].trace_id, spans=2)
     expected = {*JAEGER_ALWAYS, *JAEGER_WITH_SPANS, *JAEGER_WITH_QUERIES}
     wait_until(lambda: expected <= set(own_metrics(jaeger.metrics_url)), what=f"{expected} appear")
+
+
+@needs("jaeger")
+@pytest.mark.parametrize("overlays", [(), ("badger",), ("jaeger-only",), ("badger", "jaeger-only")])
+def test_it_runs_without_a_warning(overlays: tuple[str, ...], tmp_path: Path) -> None:
+    with running_jaeger(tmp_path, overlays) as server:
+        spans = request()
+        assert export(server.endpoint, spans) == 200
+        server.wait_for(spans[0].trace_id, spans=2)
+    entries = [json.loads(line) for line in server.server.log.splitlines() if line.startswith("{")]
+    assert entries
+    assert [entry["msg"] for entry in entries if entry["level"] != "info" and not EXPECTED.match(entry["msg"])] == []
 
 
 # Its pages
