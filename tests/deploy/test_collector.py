@@ -14,16 +14,18 @@ import yaml
 
 from tests.certificates import self_signed
 from tests.deploy.collector import OVERLAYS, Collector, Ports, configs, running_collector
-from tests.deploy.servers import DEPLOY, needs, program
+from tests.deploy.servers import DEPLOY, GRAFANA, needs, program
 from tests.deploy.spans import Sent, Value, export
 from tests.otlp import Receiver, accepted, rejected, unavailable
 from tests.serving import wait_until
 from tools.stack_metrics import (
+    COLLECTOR,
     COLLECTOR_ALWAYS,
     COLLECTOR_TAIL_SAMPLING,
     COLLECTOR_WITH_PROBES,
     COLLECTOR_WITH_SPANS,
     COLLECTOR_WITH_TROUBLE,
+    JAEGER,
 )
 
 #: ways to run it: the base alone, with each overlay, and with those that go together
@@ -573,6 +575,13 @@ def test_killed_twice_under_load_while_jaeger_is_down_or_slow_it_loses_no_span(t
 
 
 # Its own metrics
+
+
+def test_rules_and_dashboards_query_names_that_are_known() -> None:
+    folders = (DEPLOY / "prometheus", DEPLOY / "runbooks", GRAFANA / "dashboards")
+    texts = [path.read_text() for folder in folders for path in folder.rglob("*.*") if path.is_file()]
+    queried = {name for text in texts for name in re.findall(r"\botelcol_\w+", text)}
+    assert queried - {*COLLECTOR, *JAEGER} == set()
 
 
 @needs("collector")
