@@ -8,6 +8,11 @@ from tools.dashboards import links
 from tools.dashboards.panels import SEGMENTS, Column, Query, cells, lines, rows
 from tools.dashboards.promql import FAILED, RANGE, REQUESTS, buckets, events, increase, mean, quantile, rate, share
 
+#: of a hold of the event loop: otel_fastperf/blocked.py
+CAUSES: Final = (
+    "cpu: computing; sync_io: a call that waits; gc: the garbage collector; gil_held: other threads, or C code; "
+    "descheduled: the machine was busy."
+)
 TIME: Final = "fastperf_request_time_seconds_total"
 FINDINGS: Final = "fastperf_findings_total"
 ROUTE: Final = 'http_route=~"$route"'
@@ -90,7 +95,11 @@ def findings_table(*matchers: str, width: int = 24, height: int = 9, title: str 
         "Bottlenecks that the service recognised by itself in this time range. The log line and the trace name the "
         "line of code and the remedy; the panel of words on the Findings dashboard says what each kind is. No route: "
         "it was found outside of requests, or in many. Good: empty.",
-        {f"{events(FINDINGS, *matchers, per=('job', 'kind', 'http_route'))} > 0": Column("times seen", bar=True)},
+        {
+            f"{events(FINDINGS, *matchers, per=('job', 'kind', 'http_route'))} > 0": Column(
+                "times seen", bar=True, decimals=0
+            )
+        },
         {
             "kind": Column("kind", width=220),
             "job": Column("service", width=180),

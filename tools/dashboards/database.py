@@ -108,7 +108,9 @@ _SQL_ROW: Final = Row(
             "Mean of the time range: the fifteen routes with the most. More than ten deserve a look: a page that needs "
             "fifty statements waits for fifty round trips.",
             "short",
-            Query(f"topk(15, {mean(_STATEMENTS, per=('job', 'http_route'), over=RANGE)}) > 0", "{{http_route}}"),
+            Query(
+                f"topk(15, {mean(_STATEMENTS, per=('job', 'http_route'), over=RANGE)}) > 0", "{{job}} {{http_route}}"
+            ),
             limits=ok_below(10, 50),
             links=(links.route_dashboard("__field.labels.job", "__field.labels.http_route"),),
         ),
@@ -194,6 +196,7 @@ _FOUND: Final = Row(
             "short",
             Query(f"{events('fastperf_explain_total', per=('outcome',))} > 0", "{{outcome}}"),
             height=9,
+            decimals=0,
         ),
     ],
 )

@@ -97,7 +97,9 @@ _WHEN: Final = Row(
             "The same by route; without a route: outside of requests, or in many. A click leads to the route or its "
             "traces. Good: none.",
             "short",
-            Query(f"topk(10, {events(FINDINGS, per=('job', 'http_route'), over=INTERVAL)} > 0)", "{{http_route}}"),
+            Query(
+                f"topk(10, {events(FINDINGS, per=('job', 'http_route'), over=INTERVAL)} > 0)", "{{job}} {{http_route}}"
+            ),
             bars=True,
             stacked=True,
             width=12,
@@ -112,6 +114,7 @@ _WHEN: Final = Row(
             Query(f"{events('fastperf_findings_suppressed_total', per=('kind',))} > 0", "{{kind}}"),
             width=8,
             height=11,
+            decimals=0,
         ),
     ],
 )

@@ -17,7 +17,7 @@ from tools.dashboards.common import (
 )
 from tools.dashboards.layout import Board
 from tools.dashboards.panels import Query, Row, lines, numbers, ok_above, ok_below
-from tools.dashboards.promql import APP, JOB, REQUESTS, events, quantile, rate, series
+from tools.dashboards.promql import JOB, REQUESTS, events, quantile, rate, series, slowest, up
 
 _COUNT: Final = f"{REQUESTS}_count"
 _USED: Final = 'db_client_connection_state="used"'
@@ -103,7 +103,7 @@ _WELL: Final = Row(
             "Instances up",
             "Processes that Prometheus reached at its last scrape. Good: all that should run.",
             "short",
-            Query(f"sum by (job) ({series('up', of=APP)})", "{{job}}"),
+            Query(f"sum by (job) ({up()})", "{{job}}"),
             limits=ok_above(1, 1),
             decimals=0,
         ),
@@ -121,7 +121,7 @@ _RED: Final = Row(
             Query(rate(_COUNT, per=("http_response_status_code",)), "{{http_response_status_code}}"),
             stacked=True,
         ),
-        failures(per=("job", "http_route"), legend="{{http_route}}"),
+        failures(per=("job", "http_route"), legend="{{job}} {{http_route}}"),
         durations(),
         duration_cells(width=12),
         lines(
@@ -129,7 +129,7 @@ _RED: Final = Row(
             "The ten routes with the highest p95. A click opens the route's dashboard. Good: what is slow here is "
             "known, such as an export.",
             "s",
-            Query(f"topk(10, {quantile(0.95, REQUESTS, per=('job', 'http_route'))})", "{{http_route}}"),
+            Query(slowest(10, 0.95, REQUESTS, per=("job", "http_route")), "{{job}} {{http_route}}"),
             width=12,
             links=(SERIES_TO_ROUTE,),
         ),

@@ -49,6 +49,7 @@ class Column:
     unit: str = ""
     width: int = 0
     bar: bool = False
+    decimals: int | None = None
     links: tuple[Link, ...] = ()
     limits: tuple[tuple[float | None, str], ...] = ()
 
@@ -185,6 +186,7 @@ def gauges(
     width: int = 8,
     height: int = 8,
     maximum: float | None = None,
+    decimals: int | None = None,
     limits: Sequence[tuple[float | None, str]] = ((None, BLUE),),
     links: Sequence[Link] = (),
 ) -> models.Panel:
@@ -201,6 +203,7 @@ def gauges(
     _style(panel, limits, colour=models.FieldColorModeId.THRESHOLDS, links=links)
     _defaults(panel).min_val = 0
     _defaults(panel).max_val = maximum
+    _defaults(panel).decimals = decimals
     return panel
 
 
@@ -264,6 +267,8 @@ def _cell(column: Column) -> dict[str, object]:
         properties["unit"] = column.unit
     if column.width:
         properties["custom.width"] = column.width
+    if column.decimals is not None:
+        properties["decimals"] = column.decimals
     if column.bar:
         properties |= {"custom.cellOptions": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}, "min": 0}
         properties["color"] = {"mode": "fixed", "fixedColor": BLUE}

@@ -4,6 +4,7 @@ from typing import Final
 
 from tools.dashboards import links
 from tools.dashboards.common import (
+    CAUSES,
     ROUTE,
     TIME,
     duration_cells,
@@ -90,8 +91,8 @@ _WORK: Final = Row(
         ),
         lines(
             "Event loop held, by cause",
-            "Seconds per second in which this route held the event loop and nobody else was served. Good: none. cpu: "
-            "computing; sync_io: a blocking call; sync_db: a synchronous driver; gc: the garbage collector.",
+            "Part of the time in which this route held the event loop and nobody else was served. Good: none. "
+            f"{CAUSES}",
             "percentunit",
             Query(f"{rate(f'{_BLOCKED}_sum', ROUTE, per=('cause',))} > 0", "{{cause}}"),
             bars=True,

@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from tools.dashboards.common import SERIES_TO_ROUTE, SERIES_TO_TRACES
+from tools.dashboards.common import CAUSES, SERIES_TO_ROUTE, SERIES_TO_TRACES
 from tools.dashboards.layout import Board
 from tools.dashboards.panels import Column, Query, Row, cells, lines, numbers, ok_above, ok_below, rows
-from tools.dashboards.promql import buckets, increase, quantile, rate, series
+from tools.dashboards.promql import buckets, increase, own, quantile, rate, series
 
 _LAG: Final = "fastperf_event_loop_lag_seconds"
 _BLOCKED: Final = "fastperf_event_loop_blocked_seconds"
@@ -62,7 +62,7 @@ _SUMMARY: Final = Row(
             "Uptime",
             "Time since the youngest process started. Short again and again: something kills or restarts it.",
             "s",
-            Query(f"min by (job) (time() - {series('process_start_time_seconds')})", "{{job}}"),
+            Query(f"min by (job) (time() - ({own(series('process_start_time_seconds'))}))", "{{job}}"),
             width=4,
             sparkline=False,
             decimals=0,
@@ -99,9 +99,8 @@ _LOOP: Final = Row(
         ),
         lines(
             "Held, by cause",
-            "Seconds per second in which the loop was held for longer than the threshold (0.1 s as shipped). cpu: "
-            "computing; sync_io: a blocking call; sync_db: a synchronous driver; gc: the garbage collector. Good: "
-            "none.",
+            "Part of the time in which the loop was held for longer than the threshold (0.1 s as shipped). Good: none. "
+            f"{CAUSES}",
             "percentunit",
             Query(f"{rate(f'{_BLOCKED}_sum', per=('cause',))} > 0", "{{cause}}"),
             bars=True,
@@ -112,7 +111,7 @@ _LOOP: Final = Row(
             "The same by the route whose code held it: everyone else waited meanwhile. A click leads to the route or "
             "its traces. Good: none.",
             "percentunit",
-            Query(f"topk(10, {rate(f'{_BLOCKED}_sum', per=('job', 'http_route'))}) > 0", "{{http_route}}"),
+            Query(f"topk(10, {rate(f'{_BLOCKED}_sum', per=('job', 'http_route'))}) > 0", "{{job}} {{http_route}}"),
             bars=True,
             stacked=True,
             links=(SERIES_TO_ROUTE, SERIES_TO_TRACES),
@@ -164,7 +163,7 @@ _MEMORY: Final = Row(
             "(dashed). Good: level after the first hours.",
             "bytes",
             Query(series("fastperf_memory_unique_bytes"), f"unique {_PROCESS}"),
-            Query(series("process_resident_memory_bytes"), f"resident {_PROCESS}"),
+            Query(own(series("process_resident_memory_bytes")), f"resident {_PROCESS}"),
             Query(series("fastperf_memory_limit_bytes"), f"limit {_PROCESS}"),
             dashed=("/^limit /",),
         ),
@@ -218,14 +217,14 @@ _SYSTEM: Final = Row(
             "CPU",
             "Cores that each process uses. One process runs Python on one core: at 1 it is at its end.",
             "none",
-            Query(rate("process_cpu_seconds_total", per=_EACH), _PROCESS),
+            Query(own(rate("process_cpu_seconds_total", per=_EACH)), _PROCESS),
         ),
         lines(
             "File descriptors",
             "Open descriptors as a part of the most allowed. Connections, files and sockets need one each. Good: below "
             "half, and level.",
             "percentunit",
-            Query(f"{series('process_open_fds')} / {series('process_max_fds')}", _PROCESS),
+            Query(own(f"{series('process_open_fds')} / {series('process_max_fds')}"), _PROCESS),
             maximum=1,
             limits=ok_below(0.7, 0.9),
         ),
@@ -260,15 +259,17 @@ _CACHES: Final = Row(
                     "hits", unit="percentunit", width=90, limits=((None, "red"), (0.2, "orange"), (0.5, "green"))
                 ),
                 f"{increase(_HITS, per=_CACHE)} + {increase(_MISSES, per=_CACHE)}": Column(
-                    "look-ups", unit="short", bar=True
+                    "look-ups", unit="short", bar=True, decimals=0
                 ),
-                increase("fastperf_cache_evictions_total", per=_CACHE): Column("evictions", unit="short", width=100),
+                increase("fastperf_cache_evictions_total", per=_CACHE): Column(
+                    "evictions", unit="short", width=100, decimals=0
+                ),
                 f"sum by (job, cache) ({series('fastperf_cache_size')})": Column("entries", unit="short", width=90),
                 f"sum by (job, cache) ({series('fastperf_cache_max_size')})": Column(
                     "room for", unit="short", width=90
                 ),
             },
-            {"cache": Column("cache"), "job": Column("service", width=120)},
+            {"cache": Column("cache", width=300), "job": Column("service", width=120)},
             order="look-ups",
             height=8,
             width=16,

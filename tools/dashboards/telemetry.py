@@ -4,7 +4,7 @@ from typing import Final
 
 from tools.dashboards.layout import Board
 from tools.dashboards.panels import GREEN, RED, Column, Query, Row, lines, numbers, ok_above, ok_below, rows
-from tools.dashboards.promql import ANY_JOB, increase, rate, series, share
+from tools.dashboards.promql import ANY_JOB, increase, own, rate, series, share, up
 
 COLLECTOR: Final = 'job="otel-collector"'
 JAEGER: Final = 'job="jaeger"'
@@ -36,7 +36,7 @@ _SUMMARY: Final = Row(
             "once.",
             "short",
             Query(
-                f"{increase('fastperf_telemetry_errors_total', per=('job',))} or sum by (job) ({series('up')}) * 0",
+                f"{increase('fastperf_telemetry_errors_total', per=('job',))} or sum by (job) ({up()}) * 0",
                 "{{job}}",
             ),
             width=6,
@@ -59,7 +59,10 @@ _SUMMARY: Final = Row(
             "Scrapes that worked",
             "Share of the scrapes of each service that were answered, over the time range. Good: 100 %.",
             "percentunit",
-            Query(f"avg by (job) (avg_over_time({series('up')}[$__range]))", "{{job}}"),
+            Query(
+                f"avg by (job) (avg_over_time({series('up')}[$__range]) and on (job) {series('fastperf_build_info')})",
+                "{{job}}",
+            ),
             width=6,
             limits=ok_above(0.9, 0.999),
             decimals=1,
@@ -114,14 +117,14 @@ _APP: Final = Row(
             "Duration of a scrape",
             "How long /metrics takes. It runs on the app's loop or in a thread: keep it short. Good: below 0.1 s.",
             "s",
-            Query(series("scrape_duration_seconds"), "{{job}} {{instance}}"),
+            Query(own(series("scrape_duration_seconds")), "{{job}} {{instance}}"),
         ),
         lines(
             "Samples of a scrape",
             "How many samples /metrics has. It grows with routes; sample_limit in prometheus.yml ends the scrape. "
             "Good: level.",
             "short",
-            Query(series("scrape_samples_scraped"), "{{job}} {{instance}}"),
+            Query(own(series("scrape_samples_scraped")), "{{job}} {{instance}}"),
         ),
         rows(
             "What runs where",

@@ -31,12 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.dashboards.picture", description=__doc__)
-    parser.add_argument("--prometheus", required=True, metavar="URL", help="a Prometheus that scrapes instrumented apps")
+    parser.add_argument(
+        "--prometheus", required=True, metavar="URL", help="a Prometheus that scrapes instrumented apps"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the pictures go")
     parser.add_argument("--minutes", type=float, default=30.0, help="the time range up to its end (30)")
     parser.add_argument("--end", type=float, help="Unix seconds of the end of the time range (now)")
     parser.add_argument("--job", default=".+", help="services, as a regular expression (all)")
-    parser.add_argument("--route", default=".+", help="routes of the dashboard of a route, as a regular expression (all)")
+    parser.add_argument(
+        "--route", default=".+", help="routes of the dashboard of a route, as a regular expression (all)"
+    )
     return parser.parse_args(arguments)
 
 
