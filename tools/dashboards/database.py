@@ -6,7 +6,7 @@ from tools.dashboards import links
 from tools.dashboards.common import FINDINGS, findings_table
 from tools.dashboards.layout import Board
 from tools.dashboards.panels import GREEN, RED, Query, Row, gauges, lines, numbers, ok_below
-from tools.dashboards.promql import FAILED, INTERVAL, RANGE, events, increase, mean, quantile, rate, series
+from tools.dashboards.promql import INTERVAL, RANGE, events, increase, mean, quantile, rate, series
 
 _SQL: Final = "db_client_operation_duration_seconds"
 _STATEMENTS: Final = "fastperf_request_db_statements"
@@ -14,6 +14,7 @@ _POOL: Final = "db_client_connection_pool_name"
 _OF_POOL: Final = "{{db_client_connection_pool_name}}"
 _OF_SQL: Final = 'kind=~"n_plus_one|slow_query|sync_db_on_loop"'
 _OF_DATABASE: Final = 'kind=~"n_plus_one|slow_query|sync_db_on_loop|pool_wait"'
+_RAISED: Final = 'error_type!=""'
 _OPERATION: Final = ("db_operation_name",)
 
 _SUMMARY: Final = Row(
@@ -97,7 +98,7 @@ _SQL_ROW: Final = Row(
             "part of the app.",
             "ops",
             Query(
-                f"{rate(f'{_SQL}_count', FAILED, per=('db_operation_name', 'error_type'))} > 0",
+                f"{rate(f'{_SQL}_count', _RAISED, per=('db_operation_name', 'error_type'))} > 0",
                 "{{db_operation_name}} {{error_type}}",
             ),
             bars=True,

@@ -14,8 +14,9 @@ RANGE: Final = "$__range"
 #: a metric that every instrumented service has, from its start
 EVERY_APP: Final = "fastperf_build_info"
 REQUESTS: Final = "http_server_request_duration_seconds"
-#: failed requests: a 5xx, or an exception after the first byte, whose status was 200 already
-FAILED: Final = 'error_type!=""'
+#: failed requests, as the objectives count them: a 5xx, or an exception after the first byte, whose status was 200
+#: already; not a client that left, nor what found no series of its own
+FAILED: Final = 'error_type!~"|ClientDisconnect|_OVERFLOW"'
 #: of a rule or a scrape: every service
 ANY_JOB: Final = 'job=~".+"'
 #: what was seen while a request was served

@@ -11,7 +11,10 @@ from tools.dashboards.picture.prometheus import Answer, Prometheus, Window
 #: pixels: of a column and a row of Grafana's grid, between panels, around all of them, above them, of a panel's title
 COLUMN, LINE, GAP, MARGIN, TOP, TITLE = 58.0, 36.0, 8.0, 12.0, 74.0, 30.0
 COLUMNS: Final = 24
-LABEL: Final = "Drawn by this project's renderer from the dashboard's JSON and a real Prometheus; Grafana looks a little different."
+LABEL: Final = (
+    "Drawn by this project's renderer from the dashboard's JSON and a real Prometheus; "
+    "Grafana looks a little different."
+)
 
 Draw = Callable[[Mapping[str, Any], Answer, Window, Box], Iterator[str]]
 DRAWN: Final[Mapping[str, Draw]] = {
