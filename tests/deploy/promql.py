@@ -12,7 +12,7 @@ HISTOGRAM: Final = ("_bucket", "_sum", "_count")
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """One selector: the metric, its matchers by label, its window, and the functions and operators that it stands in."""
+    """One selector: the metric, matchers by label, whether it has a window, and what it is an operand of."""
 
     metric: str
     matchers: Mapping[str, str]
@@ -31,11 +31,11 @@ def labels(expr: str) -> set[str]:
 
 
 def _selectors(node: Any, inside: tuple[str, ...]) -> Iterator[Selector]:
-    if isinstance(node, promql_parser.VectorSelector | promql_parser.MatrixSelector):
-        window = isinstance(node, promql_parser.MatrixSelector)
-        found = node.vector_selector if window else node
+    window = isinstance(node, promql_parser.MatrixSelector)
+    found = node.vector_selector if window else node
+    if isinstance(found, promql_parser.VectorSelector):
         matchers = {one.name: one.value for one in found.matchers.matchers}
-        yield Selector(found.name, matchers, window, inside)
+        yield Selector(found.name or "", matchers, window, inside)
     for child, name in _children(node):
         yield from _selectors(child, (*inside, name))
 

@@ -160,7 +160,10 @@ def test_a_query_asks_for_metrics_and_labels_that_exist(expr: str) -> None:
 @pytest.mark.parametrize("expr", QUERIES)
 def test_a_query_is_about_the_chosen_services_and_instances(expr: str) -> None:
     for selector in selectors(WINDOW.substituted(expr)):
-        if metric_of(selector.metric) in OURS or selector.metric in {"scrape_duration_seconds", "scrape_samples_scraped"}:
+        if metric_of(selector.metric) in OURS or selector.metric in {
+            "scrape_duration_seconds",
+            "scrape_samples_scraped",
+        }:
             assert (selector.matchers["job"], selector.matchers["instance"]) == ("shop", ".+"), selector
         elif ":" in selector.metric:
             assert selector.matchers == {"job": "shop"}, "what is recorded per service has no instance"

@@ -5,7 +5,7 @@ from typing import Final
 from tools.dashboards import links
 from tools.dashboards.common import FINDINGS, findings_table
 from tools.dashboards.layout import Board
-from tools.dashboards.panels import GREEN, RED, Query, Row, gauges, lines, numbers, ok_below
+from tools.dashboards.panels import GREEN, NONE_SEEN, RED, Query, Row, gauges, lines, numbers, ok_below
 from tools.dashboards.promql import INTERVAL, RANGE, events, increase, mean, quantile, rate, series
 
 _SQL: Final = "db_client_operation_duration_seconds"
@@ -103,6 +103,7 @@ _SQL_ROW: Final = Row(
             ),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
         gauges(
             "Statements per request, by route",
@@ -125,6 +126,7 @@ _SQL_ROW: Final = Row(
             ),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
     ],
 )
@@ -182,6 +184,7 @@ _POOL_ROW: Final = Row(
             Query(rate("db_client_connection_timeouts_total", per=(_POOL,)), _OF_POOL),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
     ],
 )
@@ -198,6 +201,7 @@ _FOUND: Final = Row(
             Query(f"{events('fastperf_explain_total', per=('outcome',))} > 0", "{{outcome}}"),
             height=9,
             decimals=0,
+            no_value="none was slow",
         ),
     ],
 )

@@ -16,7 +16,7 @@ from tools.dashboards.common import (
     verdict_table,
 )
 from tools.dashboards.layout import Board
-from tools.dashboards.panels import Query, Row, lines, numbers, ok_above, ok_below
+from tools.dashboards.panels import STATUSES, Query, Row, lines, numbers, ok_above, ok_below
 from tools.dashboards.promql import JOB, REQUESTS, events, quantile, rate, series, slowest, up
 
 _COUNT: Final = f"{REQUESTS}_count"
@@ -120,6 +120,7 @@ _RED: Final = Row(
             "reqps",
             Query(rate(_COUNT, per=("http_response_status_code",)), "{{http_response_status_code}}"),
             stacked=True,
+            colours=STATUSES,
         ),
         failures(per=("job", "http_route"), legend="{{job}} {{http_route}}"),
         durations(),
@@ -131,6 +132,7 @@ _RED: Final = Row(
             "s",
             Query(slowest(10, 0.95, REQUESTS, per=("job", "http_route")), "{{job}} {{http_route}}"),
             width=12,
+            fill=0,
             links=(SERIES_TO_ROUTE,),
         ),
     ],

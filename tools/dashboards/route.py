@@ -16,7 +16,7 @@ from tools.dashboards.common import (
     share_by_segment,
 )
 from tools.dashboards.layout import Board
-from tools.dashboards.panels import Query, Row, lines, numbers, ok_below
+from tools.dashboards.panels import NONE_SEEN, STATUSES, Query, Row, lines, numbers, ok_below
 from tools.dashboards.promql import RANGE, REQUESTS, increase, mean, quantile, rate
 
 _COUNT: Final = f"{REQUESTS}_count"
@@ -43,7 +43,7 @@ _SUMMARY: Final = Row(
         ),
         numbers(
             "Requests",
-            "Requests per second.",
+            "Requests per second of the route. Good: what this hour of the day usually has.",
             "reqps",
             Query(rate(_COUNT, ROUTE), "requests"),
             width=4,
@@ -97,6 +97,7 @@ _WORK: Final = Row(
             Query(f"{rate(f'{_BLOCKED}_sum', ROUTE, per=('cause',))} > 0", "{{cause}}"),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
         lines(
             "Size of bodies",
@@ -129,6 +130,7 @@ BOARD: Final = Board(
                         "{{http_request_method}} {{http_response_status_code}}",
                     ),
                     stacked=True,
+                    colours=STATUSES,
                     width=6,
                 ),
                 failures(ROUTE, per=("job", "http_route", "error_type"), legend="{{error_type}}", width=6),

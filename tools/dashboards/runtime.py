@@ -4,7 +4,7 @@ from typing import Final
 
 from tools.dashboards.common import CAUSES, SERIES_TO_ROUTE, SERIES_TO_TRACES
 from tools.dashboards.layout import Board
-from tools.dashboards.panels import Column, Query, Row, cells, lines, numbers, ok_above, ok_below, rows
+from tools.dashboards.panels import NONE_SEEN, Column, Query, Row, cells, lines, numbers, ok_above, ok_below, rows
 from tools.dashboards.promql import buckets, increase, own, quantile, rate, series
 
 _LAG: Final = "fastperf_event_loop_lag_seconds"
@@ -105,6 +105,7 @@ _LOOP: Final = Row(
             Query(f"{rate(f'{_BLOCKED}_sum', per=('cause',))} > 0", "{{cause}}"),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
         lines(
             "Held, by route",
@@ -114,6 +115,7 @@ _LOOP: Final = Row(
             Query(f"topk(10, {rate(f'{_BLOCKED}_sum', per=('job', 'http_route'))}) > 0", "{{job}} {{http_route}}"),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
             links=(SERIES_TO_ROUTE, SERIES_TO_TRACES),
         ),
         lines(

@@ -3,7 +3,7 @@
 from typing import Final
 
 from tools.dashboards.layout import Board
-from tools.dashboards.panels import GREEN, RED, Column, Query, Row, lines, numbers, ok_above, ok_below, rows
+from tools.dashboards.panels import GREEN, NONE_SEEN, RED, Column, Query, Row, lines, numbers, ok_above, ok_below, rows
 from tools.dashboards.promql import ANY_JOB, increase, own, rate, series, share, up
 
 COLLECTOR: Final = 'job="otel-collector"'
@@ -103,6 +103,7 @@ _APP: Final = Row(
             Query(f"{rate('fastperf_telemetry_errors_total', per=('job', 'part'))} > 0", "{{job}} {{part}}"),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
         lines(
             "Overflow by metric",
@@ -112,6 +113,7 @@ _APP: Final = Row(
             Query(f"{rate('fastperf_metric_overflow_total', per=('metric',))} > 0", "{{metric}}"),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
         lines(
             "Duration of a scrape",
@@ -224,6 +226,7 @@ _STORES: Final = Row(
             "short",
             Query(f"min by (job) ({series('up', of=ANY_JOB)})", "{{job}}"),
             maximum=1,
+            fill=0,
         ),
         lines(
             "Series in Prometheus",
@@ -234,7 +237,7 @@ _STORES: Final = Row(
         ),
         lines(
             "Samples taken in",
-            "Samples per second that Prometheus stores.",
+            "Samples per second that Prometheus stores. Good: level; it grows with targets and series.",
             "ops",
             Query(
                 rate("prometheus_tsdb_head_samples_appended_total", per=("instance",), of=PROMETHEUS), "{{instance}}"
@@ -250,6 +253,7 @@ _STORES: Final = Row(
             ),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
     ],
 )
