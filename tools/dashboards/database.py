@@ -181,7 +181,7 @@ _POOL_ROW: Final = Row(
             "Pool timeouts",
             "Waits per second that ended in the pool's timeout. Good: none, ever.",
             "ops",
-            Query(rate("db_client_connection_timeouts_total", per=(_POOL,)), _OF_POOL),
+            Query(f"{rate('db_client_connection_timeouts_total', per=(_POOL,))} > 0", _OF_POOL),
             bars=True,
             stacked=True,
             no_value=NONE_SEEN,

@@ -171,12 +171,14 @@ _MEMORY: Final = Row(
         ),
         lines(
             "Memory that is left, and in four hours",
-            "The container's limit less its working set, and where the last hour's slope leads to (dashed). A forecast "
-            "that meets 0 is a restart to come. No limit: no data.",
+            "The container's limit less its working set, and where the last hour's slope leads to (dashed), from an "
+            "hour after the start on: what a process needs to begin with is no leak. A forecast that meets 0 is a "
+            "restart to come. No limit: no data.",
             "bytes",
             Query(series("fastperf_memory_headroom_bytes"), f"now {_PROCESS}"),
             Query(
-                f"clamp_min(predict_linear({series('fastperf_memory_headroom_bytes')}[1h], 4 * 3600), 0)",
+                f"clamp_min(predict_linear({series('fastperf_memory_headroom_bytes')}[1h], 4 * 3600), 0) "
+                f"and on (job, instance) time() - {series('process_start_time_seconds')} > 3600",
                 f"forecast {_PROCESS}",
             ),
             dashed=("/^forecast /",),
@@ -258,20 +260,20 @@ _CACHES: Final = Row(
             {
                 f"{increase(_HITS, per=_CACHE)} / "
                 f"({increase(_HITS, per=_CACHE)} + {increase(_MISSES, per=_CACHE)} > 0)": Column(
-                    "hits", unit="percentunit", width=90, limits=((None, "red"), (0.2, "orange"), (0.5, "green"))
+                    "hits", unit="percentunit", width=75, limits=((None, "red"), (0.2, "orange"), (0.5, "green"))
                 ),
                 f"{increase(_HITS, per=_CACHE)} + {increase(_MISSES, per=_CACHE)}": Column(
                     "look-ups", unit="short", bar=True, decimals=0
                 ),
                 increase("fastperf_cache_evictions_total", per=_CACHE): Column(
-                    "evictions", unit="short", width=100, decimals=0
+                    "evictions", unit="short", width=85, decimals=0
                 ),
-                f"sum by (job, cache) ({series('fastperf_cache_size')})": Column("entries", unit="short", width=90),
+                f"sum by (job, cache) ({series('fastperf_cache_size')})": Column("entries", unit="short", width=70),
                 f"sum by (job, cache) ({series('fastperf_cache_max_size')})": Column(
-                    "room for", unit="short", width=90
+                    "room for", unit="short", width=80
                 ),
             },
-            {"cache": Column("cache", width=300), "job": Column("service", width=120)},
+            {"cache": Column("cache", width=290), "job": Column("service", width=80)},
             order="look-ups",
             height=8,
             width=16,

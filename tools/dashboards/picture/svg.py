@@ -4,7 +4,7 @@ from html import escape
 from typing import Final
 
 #: pixels of one character of the text in size 12, on average; a font is not at hand to measure it
-CHARACTER: Final = 7.0
+CHARACTER: Final = 7.3
 
 STYLE: Final = """
   svg { --page: #f4f5f5; --card: #ffffff; --line: #d8dadd; --grid: #e9eaec; --text: #24292e; --soft: #6a737d;
