@@ -15,10 +15,10 @@ from otel_fastperf.exposition import Exposition
 from otel_fastperf.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import MetricsSettings
-from tests.deploy.servers import GRAFANA
+from tests.deploy.servers import GRAFANA, ROOT
 from tests.filled import filled
 from tests.prometheus import running_prometheus
-from tests.serving import serve, wait_until
+from tests.serving import free_port, serve, wait_until
 from tools.dashboards.picture.__main__ import main
 from tools.dashboards.picture.figures import rows_of
 from tools.dashboards.picture.graphs import Box, graph
@@ -97,6 +97,19 @@ def test_a_panel_without_data_says_so(empty: Path, name: str) -> None:
         words = panel["fieldConfig"]["defaults"].get("noValue", "no data")
         shown = _text(groups[panel["id"]])
         assert words in shown or panel["title"] in OF_PROMETHEUS, (panel["title"], shown)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pictures_in_the_docs_show_the_panels_that_there_are(name: str) -> None:
+    drawn = {number: _text(group)[0] for number, group in _groups(ROOT / "docs" / "dashboards" / f"{name}.svg").items()}
+    assert drawn == {panel["id"]: panel["title"] for panel in _panels(name)}, "draw them again: docs/dashboards.md"
+    assert f"dashboards/{name}.svg" in (ROOT / "docs" / "dashboards.md").read_text()
+
+
+def test_a_prometheus_that_does_not_answer_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    assert main(["--prometheus", url, "--out", str(tmp_path)]) == 1
+    assert url in capsys.readouterr().err
 
 
 #: Prometheus knows these of itself

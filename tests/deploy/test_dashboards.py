@@ -54,7 +54,7 @@ PROMETHEUS: Final = {
 }
 TARGET: Final = {"job", "instance"}
 #: labels of metrics that are not ours
-FOREIGN_LABELS: Final = {"exporter", "rule_group"}
+FOREIGN_LABELS: Final = {"exporter", "filter", "rule_group"}
 
 
 def test_there_is_a_file_for_each_dashboard() -> None:

@@ -35,7 +35,7 @@ _WELL: Final = Row(
     "Is it well?",
     [
         numbers(
-            "Error budget left",
+            "Error budget",
             "What is left of the failures that the availability objective allows in 30 days. 100 %: none was used. "
             "Below 0: the objective is missed, and reliability goes before features. The targets stand in slo-"
             "targets.yml.",
@@ -45,7 +45,7 @@ _WELL: Final = Row(
             decimals=1,
         ),
         numbers(
-            "Latency budget left",
+            "Latency budget",
             "What is left of the slow requests that the latency objective allows in 30 days. Slow is what takes longer "
             "than job:slo_latency_threshold:seconds.",
             "percentunit",

@@ -189,6 +189,16 @@ _COLLECTOR: Final = Row(
             limits=ok_below(0.5, 0.9),
         ),
         lines(
+            "Left out and turned away",
+            "Spans per second that the filter drops, being probes, and that the memory limiter refuses, so that apps "
+            "send them again. Good: none turned away.",
+            "ops",
+            Query(_collector("otelcol_processor_filter_spans_filtered", per=("filter",)), "left out by {{filter}}"),
+            Query(f"{_collector('otelcol_processor_memory_limiter_refused_spans')} > 0", "turned away"),
+            colours={"turned away": "red"},
+            no_value=NONE_SEEN,
+        ),
+        lines(
             "Memory of the collector",
             "Resident memory. The memory limiter refuses spans before the container's limit is met. Good: level.",
             "bytes",
