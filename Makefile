@@ -12,7 +12,7 @@ TESTS ?=
 ENVS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve test test-stack check lint types format lock lock-check test-matrix coverage bench docs build clean
+.PHONY: help demo demo-serve test test-stack check lint types format lock lock-check test-matrix coverage bench docs dashboards build clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -62,6 +62,9 @@ bench: $(READY) ## what telemetry costs, against the alternatives
 
 docs: $(READY) ## the generated pages: settings, metrics
 	$(RUN) -m docs.generate
+
+dashboards: $(READY) ## grafana/dashboards/*.json, from tools/dashboards
+	$(RUN) -m tools.dashboards
 
 build: $(READY) ## wheel and sdist into dist/
 	$(RUN) -m hatchling build
