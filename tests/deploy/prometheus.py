@@ -1,0 +1,110 @@
+"""Prometheus with this repository's configuration and rules, on a free port of the loopback.
+
+Use:
+    with stack_prometheus(folder, apps={"shop": ["127.0.0.1:8000"]}, alertmanager=address, quick=True) as prometheus:
+        wait_until(lambda: prometheus.query('ALERTS{alertname="FastperfFinding"}'))
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.deploy.servers import DEPLOY, answers, program, running
+from tests.prometheus import Prometheus
+from tests.serving import free_port
+
+#: nobody listens: a part of the stack that a test does without
+NOWHERE: Final = "127.0.0.1:9"
+
+#: what external_labels take from the environment
+VARIABLES: Final = {
+    "GRAFANA_URL": "http://grafana.example",
+    "JAEGER_URL": "http://jaeger.example",
+    "PROMETHEUS_URL": "http://prometheus.example",
+    "RUNBOOKS_URL": "http://runbooks.example",
+}
+
+
+@contextmanager
+def stack_prometheus(
+    folder: Path,
+    *,
+    apps: Mapping[str, Sequence[str]] | None = None,
+    collector: str = NOWHERE,
+    jaeger: str = NOWHERE,
+    alertmanager: str = NOWHERE,
+    port: int | None = None,
+    variables: Mapping[str, str] | None = None,
+    quick: bool = False,
+) -> Iterator[Prometheus]:
+    """Run it with the flags of docker-compose.yml; `{job: ["host:port", …]}` are the services.
+
+    `quick` scrapes and evaluates each second and lets alerts fire at once; windows stay as they are. `RUNBOOKS_URL` is
+    its own `/consoles`, as in the compose file, when the variables name no other.
+    """
+    address = f"127.0.0.1:{port or free_port()}"
+    configuration = configured(
+        folder, apps=apps or {}, collector=collector, jaeger=jaeger, alertmanager=alertmanager, own=address, quick=quick
+    )
+    command = (
+        program("prometheus"),
+        f"--config.file={configuration}",
+        f"--storage.tsdb.path={folder / 'prometheus-data'}",
+        f"--web.listen-address={address}",
+        f"--web.console.templates={DEPLOY / 'runbooks'}",
+        "--web.enable-otlp-receiver",
+        "--enable-feature=exemplar-storage",
+        "--log.level=warn",
+    )
+    environment = {**VARIABLES, "RUNBOOKS_URL": f"http://{address}/consoles", **(variables or {})}
+    url = f"http://{address}"
+    with running(command, folder / "prometheus.log", lambda: answers(f"{url}/-/ready"), variables=environment):
+        yield Prometheus(url)
+
+
+def configured(
+    folder: Path,
+    *,
+    apps: Mapping[str, Sequence[str]],
+    collector: str,
+    jaeger: str,
+    alertmanager: str,
+    own: str,
+    quick: bool,
+) -> Path:
+    """Copy deploy/prometheus into `folder` and put these addresses in; the path of its prometheus.yml."""
+    copy = folder / "prometheus"
+    shutil.copytree(DEPLOY / "prometheus", copy)
+    for shipped in (copy / "targets").iterdir():
+        shipped.unlink()
+    services = [{"targets": list(targets), "labels": {"job": job}} for job, targets in apps.items()]
+    (copy / "targets" / "apps.yml").write_text(json.dumps(services))
+    addresses = {
+        "otel-collector:8888": collector,
+        "jaeger:8888": jaeger,
+        "alertmanager:9093": alertmanager,
+        "localhost:9090": own,
+    }
+    found = set()
+    for path in (copy / "prometheus.yml", *(copy / "stack").iterdir(), *(copy / "rules").iterdir()):
+        text = path.read_text()
+        for address, ours in addresses.items():
+            found |= {address} if address in text else set()
+            text = text.replace(address, ours)
+        path.write_text(_quickened(text) if quick else text)
+    assert found == set(addresses), f"not in the configuration: {set(addresses) - found}"
+    return copy / "prometheus.yml"
+
+
+def _quickened(text: str) -> str:
+    text = re.sub(
+        r"^( +(?:scrape_interval|scrape_timeout|evaluation_interval|interval|for):) \w+$",
+        r"\1 1s",
+        text,
+        flags=re.MULTILINE,
+    )
+    return re.sub(r"^( +keep_firing_for:) \w+$", r"\1 5s", text, flags=re.MULTILINE)

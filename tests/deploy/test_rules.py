@@ -1,0 +1,273 @@
+"""Recordings, objectives and alerts: checked by promtool, against the catalogue, and by a Prometheus that runs them."""
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+from urllib.request import urlopen
+
+import pytest
+import yaml
+
+from otel_fastperf.findings import Kind
+from otel_fastperf.metrics import HTTP_SECONDS
+from tests.deploy.prometheus import VARIABLES, stack_prometheus
+from tests.deploy.queries import everything, grouped_by, labels_of, selectors
+from tests.deploy.servers import DEPLOY, ROOT, needs, program
+from tests.serving import wait_until
+from tools.servers import built
+
+FOLDER: Final = DEPLOY / "prometheus"
+RUNBOOKS: Final = DEPLOY / "runbooks"
+RULES: Final = sorted((FOLDER / "rules").glob("*.yml"))
+CASES: Final = sorted((FOLDER / "tests").glob("*_test.yml"))
+DASHBOARDS: Final = {
+    f"fastperf-{name}" for name in ("overview", "route", "database", "runtime", "findings", "telemetry")
+}
+#: absent unless somebody has objectives of their own: see slo-targets.yml
+OVERRIDES: Final = {
+    f"job:slo_{name}:override": frozenset({"job"})
+    for name in ("availability", "latency", "latency_threshold", "bad_requests")
+}
+Rule = dict[str, Any]
+
+
+def _rules(kind: str) -> list[Rule]:
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"] if kind in rule]
+
+
+RECORDINGS: Final = {
+    rule["record"]: re.sub(r"job:slo_\w+:override or on \(job\) ", "", rule["expr"]) for rule in _rules("record")
+}
+ALERTS: Final = _rules("alert")
+NAMES: Final = sorted({alert["alert"] for alert in ALERTS})
+KNOWN: Final = everything(RECORDINGS) | OVERRIDES
+
+
+def _promtools() -> list[Any]:
+    """Debian's, of Prometheus 2, where there is one, and the one of Prometheus 3."""
+    debian, ours = shutil.which("promtool"), built("prometheus", "promtool")
+    return [
+        pytest.param(debian, marks=pytest.mark.skipif(debian is None, reason="no promtool on the PATH"), id="debian"),
+        pytest.param(str(ours), marks=needs("prometheus"), id="built"),
+    ]
+
+
+def _run(*command: object, variables: dict[str, str] | None = None) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=variables, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(params=_promtools())
+def promtool(request: pytest.FixtureRequest) -> str:
+    path: str = request.param
+    return path
+
+
+# by promtool
+
+
+def test_rules_pass_all_lints(promtool: str) -> None:
+    _run(promtool, "check", "rules", "--lint=all", "--lint-fatal", *RULES)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)
+def test_cases_pass(promtool: str, case: Path) -> None:
+    assert "SUCCESS" in _run(promtool, "test", "rules", case)
+
+
+@needs("prometheus")
+def test_the_configuration_is_valid() -> None:
+    _run(program("prometheus", "promtool"), "check", "config", FOLDER / "prometheus.yml", variables=dict(VARIABLES))
+
+
+def _cases() -> Iterator[tuple[str, list[Any]]]:
+    for path in CASES:
+        for group in yaml.safe_load(path.read_text())["tests"]:
+            for test in group.get("alert_rule_test", ()):
+                yield test["alertname"], test.get("exp_alerts") or []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "Watchdog"])
+def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_is_silent(name: str) -> None:
+    outcomes = {bool(expected) for alert, expected in _cases() if alert == name}
+    assert outcomes == {True, False}
+
+
+def test_each_severity_of_each_alert_has_a_case_in_which_it_fires() -> None:
+    fired = {(alert, one["exp_labels"]["severity"]) for alert, expected in _cases() for one in expected}
+    assert fired == {(alert["alert"], alert["labels"]["severity"]) for alert in ALERTS}
+
+
+def test_each_kind_of_finding_has_a_case_in_which_it_fires() -> None:
+    fired = {
+        one["exp_labels"].get("kind") for alert, expected in _cases() if alert == "FastperfFinding" for one in expected
+    }
+    assert set(map(str, Kind)) <= fired
+
+
+def test_what_alerts_say_is_whole_in_all_cases() -> None:
+    said = [text for _, expected in _cases() for one in expected for text in one["exp_annotations"].values()]
+    assert said
+    assert not [text for text in said if "<error" in text or "<no value>" in text or "%!" in text]
+
+
+SERVICE: Final = """
+rule_files: [slo-targets.yml, slo.yml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'fastperf_build_info{job="my-service"}', values: "1x20"}
+      - {series: 'fastperf_build_info{job="other"}', values: "1x20"}
+      - {series: 'http_server_request_duration_seconds_bucket{job="my-service", error_type="", le="1.0"}', values: "0+9x20"}
+      - {series: 'http_server_request_duration_seconds_count{job="my-service", error_type=""}', values: "0+10x20"}
+    promql_expr_test:
+      - expr: job:slo_availability:objective
+        eval_time: 15m
+        exp_samples:
+          - {labels: 'job:slo_availability:objective{job="my-service"}', value: 0.9995}
+          - {labels: 'job:slo_availability:objective{job="other"}', value: 0.999}
+      - expr: job_le:slo_latency_threshold:info
+        eval_time: 15m
+        exp_samples:
+          - {labels: 'job_le:slo_latency_threshold:info{job="my-service", le="1.0"}', value: 1}
+          - {labels: 'job_le:slo_latency_threshold:info{job="other", le="0.5"}', value: 1}
+      - expr: round(job:slo_latency_errors:ratio_rate5m * 100)
+        eval_time: 15m
+        exp_samples: [{labels: '{job="my-service"}', value: 10}]
+"""
+
+
+def test_one_service_may_have_objectives_of_its_own(promtool: str, tmp_path: Path) -> None:
+    """The block that slo-targets.yml has as a comment, with the # taken away."""
+    text = (FOLDER / "rules" / "slo-targets.yml").read_text()
+    (tmp_path / "slo-targets.yml").write_text(re.sub(r"^  # (?=- name: |  )", "  ", text, flags=re.MULTILINE))
+    shutil.copy(FOLDER / "rules" / "slo.yml", tmp_path)
+    (tmp_path / "test.yml").write_text(SERVICE)
+    _run(promtool, "check", "rules", "--lint=all", "--lint-fatal", tmp_path / "slo-targets.yml")
+    assert "SUCCESS" in _run(promtool, "test", "rules", tmp_path / "test.yml")
+
+
+# against the catalogue
+
+
+def _expressions() -> list[Any]:
+    rules = [pytest.param(text, id=name) for name, text in RECORDINGS.items()]
+    alerts = [pytest.param(alert["expr"], id=f"{alert['alert']}-{number}") for number, alert in enumerate(ALERTS)]
+    pages = [
+        pytest.param(query.strip(), id=f"{page.stem}-{number}")
+        for page in sorted(RUNBOOKS.glob("*.md"))
+        for number, query in enumerate(re.findall(r"```promql\n(.*?)```", page.read_text(), re.DOTALL))
+    ]
+    return [*rules, *alerts, *pages]
+
+
+@pytest.mark.parametrize("expression", _expressions())
+def test_queries_of_rules_and_runbooks_ask_for_what_there_is(expression: str) -> None:
+    for selector in selectors(expression):
+        if selector.name:
+            assert selector.name in KNOWN
+            assert set(selector.matchers) <= KNOWN[selector.name] | {"__name__"}
+        for pattern in (selector.matchers.get("le"),):
+            assert pattern is None or "." in pattern, "Prometheus 3 writes 1 as 1.0"
+    assert grouped_by(expression) <= {label for labels in KNOWN.values() for label in labels} | {"__name__"}
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_recordings_are_called_level_metric_operation(name: str) -> None:
+    assert re.fullmatch(r"[a-z_]+:[a-z0-9_]+:[a-z0-9_]+", name)
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_alerts_say_what_who_and_where_to_go(alert: Rule) -> None:
+    annotations = alert["annotations"]
+    assert alert["labels"]["severity"] in {"page", "ticket", "info"}
+    assert set(annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
+    assert annotations["runbook_url"] == f"{{{{ $externalLabels.runbooks_url }}}}/{alert['alert']}.md"
+    assert (RUNBOOKS / f"{alert['alert']}.md").is_file()
+    assert annotations["dashboard_url"].startswith("{{ $externalLabels.grafana_url }}/d/")
+    uids = set(re.findall(r"fastperf-\w+", annotations["dashboard_url"]))
+    assert uids
+    assert uids <= DASHBOARDS
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_alerts_name_no_label_that_their_expression_drops(alert: Rule) -> None:
+    named = set(re.findall(r"\$labels\.(\w+)", " ".join(alert["annotations"].values())))
+    assert named <= (labels_of(alert["expr"], KNOWN) or frozenset()) | set(alert["labels"])
+
+
+def test_only_what_users_feel_is_a_page() -> None:
+    pages = {alert["alert"] for alert in ALERTS if alert["labels"]["severity"] == "page"}
+    assert pages == {"FastperfAvailabilityBurn", "FastperfLatencyBurn", "FastperfAllTargetsDown"}
+
+
+def test_the_latency_threshold_is_a_bound_of_the_buckets() -> None:
+    assert float(RECORDINGS["job:slo_latency_threshold:seconds"].rpartition(" * ")[2]) in HTTP_SECONDS
+
+
+def test_the_file_of_objectives_names_the_bounds_there_are() -> None:
+    text = re.sub(r"\n\s+# ", " ", (FOLDER / "rules" / "slo-targets.yml").read_text())
+    named = re.search(r"http_server_request_duration_seconds: ([\d. ]+)\. ", text)
+    assert named is not None
+    assert tuple(map(float, named.group(1).split())) == HTTP_SECONDS
+
+
+# runbooks
+
+
+def test_every_runbook_is_of_an_alert_and_in_the_index() -> None:
+    assert sorted(page.stem for page in RUNBOOKS.glob("*.md") if page.stem != "README") == NAMES
+    assert sorted(set(re.findall(r"\]\((\w+)\.md\)", (RUNBOOKS / "README.md").read_text()))) == NAMES
+
+
+@pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=lambda page: page.stem)
+def test_links_of_runbooks_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).resolve().is_relative_to(ROOT)] == []
+    assert [link for link in links if not (page.parent / link).is_file()] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_runbook_says_what_to_look_at_what_to_do_and_when_it_is_over(name: str) -> None:
+    text = (RUNBOOKS / f"{name}.md").read_text()
+    assert re.findall(r"^## (?!See)(.*)", text, re.MULTILINE) == ["Look", "Do", "Over when"]
+    assert "**Who suffers:**" in text
+    assert "```promql" in text
+
+
+# run
+
+
+@needs("prometheus")
+def test_prometheus_runs_the_rules_and_serves_the_runbooks(tmp_path: Path) -> None:
+    with stack_prometheus(tmp_path, quick=True, variables={"GRAFANA_URL": "http://g.example"}) as prometheus:
+        prometheus_up = 'up{job="prometheus"} == 1'
+        wait_until(lambda: prometheus.query(prometheus_up), seconds=60)
+        wait_until(lambda: prometheus.query('ALERTS{alertname="Watchdog", alertstate="firing"}'), seconds=60)
+        assert {target["labels"]["job"] for target in prometheus.targets()} == {
+            *("otel-collector", "jaeger", "prometheus", "alertmanager"),
+        }
+        assert prometheus.value('scrape_sample_limit{job="prometheus"}') == 10000
+        url = _annotations(prometheus.url)["runbook_url"]
+        assert url == f"{prometheus.url}/consoles/Watchdog.md"
+        for page in RUNBOOKS.glob("*.md"):
+            with urlopen(f"{prometheus.url}/consoles/{page.name}", timeout=10) as response:
+                assert response.read().decode() == page.read_text()
+        assert _annotations(prometheus.url)["dashboard_url"] == "http://g.example/d/fastperf-telemetry"
+        time.sleep(2)
+        assert prometheus.query("prometheus_rule_evaluation_failures_total > 0") == []
+
+
+def _annotations(url: str) -> dict[str, str]:
+    with urlopen(f"{url}/api/v1/alerts", timeout=10) as response:
+        alerts = yaml.safe_load(response.read())["data"]["alerts"]
+    [found] = [alert["annotations"] for alert in alerts if alert["labels"]["alertname"] == "Watchdog"]
+    return dict(found)
