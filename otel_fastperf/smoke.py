@@ -1,7 +1,7 @@
 """Does the stack work? Sends a trace, finds it in Jaeger, asks the others.
 
-`otel-fastperf stack smoke`, or `make stack-smoke` in a checkout. Everything is asked from outside, at the ports that are
-published on this machine. A failed step says what to do next.
+`otel-fastperf stack smoke`, or `make stack-smoke` in a checkout. Everything is asked from outside, at the ports that
+are published on this machine. A failed step says what to do next.
 """
 
 import argparse
