@@ -34,6 +34,7 @@ FLOORS: Final = (
         "pages",
         "peers",
         "route",
+        "smoke",
         "spans",
         "sql",
         "stack",
