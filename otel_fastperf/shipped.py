@@ -31,10 +31,15 @@ SECRET: Final = "secrets/grafana_admin_password"  # noqa: S105 - the file's name
 
 #: what a container calls the machine it runs on; docker-compose.yml makes the name known
 HOST: Final = "host.docker.internal"
-#: the address that the shipped files have
-GRAFANA_URL: Final = "http://localhost:3000"
-#: variables of `.env` that an option of `stack init` sets: where a browser finds what the stack publishes
-URLS: Final = ("GRAFANA_URL", "JAEGER_URL", "PROMETHEUS_URL", "ALERTMANAGER_URL", "RUNBOOKS_URL")
+#: variables of `.env` that an option of `stack init` sets, where a browser finds what the stack publishes -> the
+#: variable of the port on which it is on this machine otherwise, and that port's default
+URLS: Final[Mapping[str, tuple[str, int] | None]] = {
+    "GRAFANA_URL": ("GRAFANA_PORT", 3000),
+    "JAEGER_URL": ("JAEGER_PORT", 16686),
+    "PROMETHEUS_URL": ("PROMETHEUS_PORT", 9090),
+    "ALERTMANAGER_URL": ("ALERTMANAGER_PORT", 9093),
+    "RUNBOOKS_URL": None,
+}
 
 _PACKAGED: Final = Path(__file__).parent / "_stack"
 _CHECKOUT: Final = Path(__file__).parent.parent
@@ -123,23 +128,35 @@ def _targets(answers: Answers) -> str:
     )
 
 
+def address(name: str, variables: Mapping[str, str]) -> str:
+    """The value of a variable of `URLS`, as compose has it: "" where it has no default."""
+    port = URLS[name]
+    default = f"http://localhost:{variables.get(port[0]) or port[1]}" if port else ""
+    return variables.get(name) or default
+
+
 def _quoted(text: str) -> str:
     """As YAML: a string of JSON is one."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _environment(text: str, answers: Answers) -> str:
+    lines = text.splitlines()
     for name, url in answers.urls.items():
-        line, count = re.subn(rf"^#? ?{name}=.*$", f"{name}={url}", text, count=1, flags=re.MULTILINE)
-        text = line if count else f"{text.rstrip()}\n{name}={url}\n"
-    return text
+        places = [number for number, line in enumerate(lines) if re.match(rf"#? ?{name}=", line)]
+        lines[slice(places[0], places[0] + 1) if places else slice(len(lines), None)] = [f"{name}={url}"]
+    return "\n".join(lines) + "\n"
 
 
 def _jaeger_ui(text: str, answers: Answers) -> str:
-    url = answers.urls.get("GRAFANA_URL", GRAFANA_URL)
-    if GRAFANA_URL not in text:
-        raise _no_place(JAEGER_UI, GRAFANA_URL)
-    return text.replace(GRAFANA_URL, url)
+    """Jaeger expands no variables there."""
+    if address("GRAFANA_URL", {}) not in text:
+        raise _no_place(JAEGER_UI, address("GRAFANA_URL", {}))
+    new = {address(name, {}): url for name, url in answers.urls.items() if URLS[name]}
+    if not new:
+        return text
+    old = "|".join(re.escape(url) for url in new)
+    return re.sub(rf"(?:{old})(?![\w.-])", lambda found: new[found.group()], text)
 
 
 def _slo_targets(text: str, answers: Answers) -> str:
@@ -214,7 +231,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise StackError(message) from None
     try:
         return _manifest(json.loads(text))
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         message = f"{path} is no manifest of a stack. Cure: move it away; files that differ are then taken for yours."
         raise StackError(message) from None
 
@@ -238,7 +255,7 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
             availability=str(given["availability"]),
             latency=str(given["latency"]),
             latency_threshold=str(given["latency_threshold"]),
-            urls={str(name): str(url) for name, url in given["urls"].items()},
+            urls={name: str(url) for name, url in given["urls"].items() if name in URLS},
         ),
         files=files,
     )

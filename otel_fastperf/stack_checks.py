@@ -17,8 +17,10 @@ from otel_fastperf.shipped import (
     COMPOSE,
     ENVIRONMENT,
     HOST,
+    JAEGER_UI,
     SECRET,
     Manifest,
+    address,
     beside,
     hash_of,
     variables,
@@ -224,6 +226,14 @@ def _no_metrics(host: str, port: int) -> str:
     return "" if b"fastperf_" in page else "answers for /metrics, but not with metrics of otel-fastperf"
 
 
+def check_links(stack: Stack) -> Iterator[Check]:
+    """Everything else takes Grafana's address from `.env`; Jaeger's links have it in a file."""
+    url = address("GRAFANA_URL", {**variables(stack.text(ENVIRONMENT)), **stack.environ})
+    if stack.text(JAEGER_UI) and url not in stack.text(JAEGER_UI):
+        what = f"Links in Jaeger do not lead to Grafana: {JAEGER_UI} does not have {url}."
+        yield Check("links", Level.WARN, what, f"otel-fastperf stack init {stack.folder} --grafana-url {url}")
+
+
 def check_ports(stack: Stack) -> Iterator[Check]:
     """Two that want one port, or one that somebody else has, stop `docker compose up` half-way."""
     wanted: dict[int, str] = {}
@@ -267,5 +277,6 @@ _CHECKS: Final[tuple[Callable[[Stack], Iterator[Check]], ...]] = (
     check_placeholders,
     check_secrets,
     check_targets,
+    check_links,
     check_ports,
 )

@@ -21,6 +21,7 @@ from otel_fastperf.shipped import (
     Manifest,
     StackError,
     Step,
+    address,
     ensure_secret,
     filled,
     hash_of,
@@ -170,13 +171,12 @@ def _next(folder: Path, made: Answers) -> Iterable[str]:
     port = made.targets[0].rpartition(":")[2]
     collector = f"http://localhost:{found.get('COLLECTOR_HTTP_PORT') or 4318}"
     environment = f"OTEL_SERVICE_NAME={shlex.quote(made.service)} OTEL_EXPORTER_OTLP_ENDPOINT={collector}"
-    grafana = found.get("GRAFANA_URL") or f"http://localhost:{found.get('GRAFANA_PORT') or 3000}"
     return (
         f"otel-fastperf stack check {there}",
         f"docker compose --project-directory {there} up --detach --wait",
         f"{environment} uvicorn --host 0.0.0.0 --port {port} MODULE:APP",
         "",
-        f"Then {grafana}, as admin with the password in {folder / SECRET}",
+        f"Then {address('GRAFANA_URL', found)}, as admin with the password in {folder / SECRET}",
     )
 
 

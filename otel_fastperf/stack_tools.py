@@ -74,8 +74,11 @@ def _collector(folder: Path) -> dict[str, list[str]]:
 
 
 def _jaeger(folder: Path) -> dict[str, list[str]]:
-    files = sorted(folder.glob("deploy/jaeger/*.yaml"))
-    return {path.name: ["validate", f"--config={path}"] for path in files}
+    base = folder / "deploy/jaeger/config.yaml"
+    asked = {base.name: ["validate", f"--config={base}"]}
+    for overlay in sorted({*folder.glob("deploy/jaeger/*.yaml")} - {base}):
+        asked[f"{base.name} with {overlay.name}"] = ["validate", f"--config={base}", f"--config={overlay}"]
+    return asked
 
 
 TOOLS: Final = (
