@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import Final
 from urllib.parse import urlsplit
@@ -29,7 +29,7 @@ class Given:
     latency: str | None = None
     latency_threshold: str | None = None
     #: `GRAFANA_URL` -> address
-    urls: Mapping[str, str] = {}
+    urls: Mapping[str, str] = field(default_factory=dict)
 
 
 def answers(given: Given, before: Answers) -> Answers:
