@@ -1,0 +1,182 @@
+"""Panels that stand on more than one dashboard."""
+
+from typing import Final
+
+from grafana_foundation_sdk.models import dashboard as models
+
+from tools.dashboards import links
+from tools.dashboards.panels import SEGMENTS, Column, Query, cells, lines, rows
+from tools.dashboards.promql import FAILED, RANGE, REQUESTS, buckets, events, increase, mean, quantile, rate, share
+
+TIME: Final = "fastperf_request_time_seconds_total"
+FINDINGS: Final = "fastperf_findings_total"
+ROUTE: Final = 'http_route=~"$route"'
+
+
+SERIES_TO_ROUTE: Final = links.route_dashboard("__field.labels.job", "__field.labels.http_route")
+SERIES_TO_TRACES: Final = links.traces("__field.labels.job", tags=links.tag("http.route", "__field.labels.http_route"))
+
+
+def mean_by_segment(*matchers: str, width: int = 12, height: int = 9) -> models.Panel:
+    """The mean request, cut into the segments of the time budget."""
+    per_request = (
+        f"{rate(TIME, *matchers, per=('segment',))} / ignoring (segment) group_left () "
+        f"({rate(f'{REQUESTS}_count', *matchers)} > 0)"
+    )
+    return lines(
+        "Time of a mean request, by segment",
+        "Every moment of a request belongs to one segment, so the height of the stack is the mean duration. The colour "
+        "that takes the most is where work pays. Good: mostly db and handler, hardly any pool_wait, threadpool_wait, "
+        "loop_wait or gc. docs/time-budget.md says what each one is.",
+        "s",
+        Query(per_request, "{{segment}}"),
+        stacked=True,
+        colours=SEGMENTS,
+        width=width,
+        height=height,
+    )
+
+
+def share_by_segment(*matchers: str, width: int = 12, height: int = 9) -> models.Panel:
+    """The same as parts of 1, which shows a shift that a busy hour hides."""
+    part = f"{rate(TIME, *matchers, per=('segment',))} / ignoring (segment) group_left () ({rate(TIME, *matchers)} > 0)"
+    return lines(
+        "Share of the time, by segment",
+        "The same time as parts of the whole. A share that grows after a deploy tells what the deploy made slower, "
+        "whether traffic rose or fell.",
+        "percentunit",
+        Query(part, "{{segment}}"),
+        stacked=True,
+        maximum=1,
+        colours=SEGMENTS,
+        width=width,
+        height=height,
+    )
+
+
+def durations(*matchers: str, width: int = 8, height: int = 8) -> models.Panel:
+    """p50, p95 and p99 with exemplars."""
+    return lines(
+        "Duration: p50, p95, p99",
+        "Half of the requests are faster than p50; one of a hundred is slower than p99. Each dot is a traced request:"
+        " a click opens its trace in Jaeger. Good: p99 is a small multiple of p50, and both are level.",
+        "s",
+        Query(quantile(0.5, REQUESTS, *matchers), "p50", exemplars=True),
+        Query(quantile(0.95, REQUESTS, *matchers), "p95"),
+        Query(quantile(0.99, REQUESTS, *matchers), "p99"),
+        colours={"p50": "green", "p95": "yellow", "p99": "red"},
+        width=width,
+        height=height,
+    )
+
+
+def duration_cells(*matchers: str, width: int = 12, height: int = 8) -> models.Panel:
+    """The distribution of durations over time."""
+    return cells(
+        "Distribution of durations",
+        "How many requests took how long: darker is more. Two bands mean two kinds of requests, such as cached and not "
+        "cached, which quantiles hide. Dots are traced requests. Good: one narrow band, low down.",
+        "s",
+        Query(buckets(REQUESTS, *matchers), "{{le}}", exemplars=True),
+        width=width,
+        height=height,
+    )
+
+
+def findings_table(*matchers: str, width: int = 24, height: int = 9, title: str = "Findings") -> models.Panel:
+    """Bottlenecks by kind, service and route."""
+    return rows(
+        title,
+        "Bottlenecks that the service recognised by itself in this time range. The log line and the trace name the "
+        "line of code and the remedy; the panel of words on the Findings dashboard says what each kind is. No route: "
+        "it was found outside of requests, or in many. Good: empty.",
+        {f"{events(FINDINGS, *matchers, per=('job', 'kind', 'http_route'))} > 0": Column("times seen", bar=True)},
+        {
+            "kind": Column("kind", width=220),
+            "job": Column("service", width=180),
+            "http_route": Column("route", links=(TO_ROUTE_ROW, TO_TRACES_ROW)),
+        },
+        order="times seen",
+        width=width,
+        height=height,
+    )
+
+
+def failures(*matchers: str, per: tuple[str, ...], legend: str, width: int = 8) -> models.Panel:
+    """Failed requests per second."""
+    return lines(
+        "Failed requests",
+        "Requests that ended in a 5xx or in an exception, also after the first byte was sent with a 200. Answers 4xx "
+        "are the client's. Good: none. A click leads to the route, or to its traces.",
+        "reqps",
+        Query(f"{rate(f'{REQUESTS}_count', FAILED, *matchers, per=per)} > 0", legend),
+        width=width,
+        bars=True,
+        stacked=True,
+        links=(SERIES_TO_ROUTE, SERIES_TO_TRACES),
+    )
+
+
+def failed_share(*matchers: str, per: tuple[str, ...] = ("job",)) -> str:
+    """Failed requests as a part of all."""
+    count = f"{REQUESTS}_count"
+    return share(rate(count, FAILED, *matchers, per=per), rate(count, *matchers, per=per))
+
+
+def verdict_table(*, width: int = 12, height: int = 9) -> models.Panel:
+    """The largest segment of each route."""
+    per = ("job", "http_route")
+    whole = f"({increase(TIME, per=per)} > 0)"
+    largest = (
+        f"topk by (job, http_route) (1, {increase(TIME, per=(*per, 'segment'))} "
+        f"/ ignoring (segment) group_left () {whole})"
+    )
+    return rows(
+        "Verdict: what each route spends its time on",
+        "The largest segment of each route within the time range, and the time that all its requests took together: "
+        "the rows on top are where a faster segment saves the service the most. A click on a route opens its "
+        "dashboard.",
+        {
+            largest: Column("of its time", unit="percentunit", width=110),
+            increase(TIME, per=per): Column("time in all", unit="s", bar=True),
+        },
+        {
+            "http_route": Column("route", links=(TO_ROUTE_ROW, TO_TRACES_ROW)),
+            "job": Column("service", width=110),
+            "segment": Column("largest segment", width=150),
+        },
+        order="time in all",
+        width=width,
+        height=height,
+    )
+
+
+def routes_table(*, width: int = 24, height: int = 10) -> models.Panel:
+    """RED by route."""
+    per = ("job", "http_route")
+    count = f"{REQUESTS}_count"
+    failed = share(increase(count, FAILED, per=per), increase(count, per=per))
+    return rows(
+        "Routes",
+        "Rate, errors and duration of every route over the time range. Good: no failures, and a p95 that the route's "
+        "users would call quick.",
+        {
+            rate(count, per=per, over=RANGE): Column("requests", unit="reqps", bar=True, width=260),
+            failed: Column("failed", unit="percentunit", width=100, limits=((None, "green"), (0.001, "red"))),
+            quantile(0.5, REQUESTS, per=per, over=RANGE): Column("p50", unit="s", width=100),
+            quantile(0.95, REQUESTS, per=per, over=RANGE): Column("p95", unit="s", width=100),
+            mean("fastperf_request_db_statements", per=per, over=RANGE): Column("statements", unit="short", width=110),
+        },
+        {
+            "http_route": Column("route", links=(TO_ROUTE_ROW, TO_TRACES_ROW)),
+            "job": Column("service", width=140),
+        },
+        order="requests",
+        width=width,
+        height=height,
+    )
+
+
+#: In a table, the columns have been renamed by the time that a link is made.
+TO_ROUTE_ROW: Final = links.route_dashboard("__data.fields.service", "__data.fields.route")
+TO_TRACES_ROW: Final = links.traces("__data.fields.service", tags=links.tag("http.route", "__data.fields.route"))

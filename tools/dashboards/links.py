@@ -1,0 +1,75 @@
+"""Links between the dashboards, and from them to traces in Jaeger, with the time range that is being looked at."""
+
+import json
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+from grafana_foundation_sdk.models import dashboard as models
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link of a panel's data. `url` may hold Grafana's variables: `${__field.labels.job}`."""
+
+    title: str
+    url: str
+    new_tab: bool = False
+
+    def as_model(self) -> models.DashboardLink:
+        """For a panel's own field options: Grafana reads title, url and targetBlank of it."""
+        return models.DashboardLink(
+            title=self.title, type_val=models.DashboardLinkType.LINK, url=self.url, target_blank=self.new_tab
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """For an override of a column."""
+        return {"title": self.title, "url": self.url, "targetBlank": self.new_tab}
+
+
+def route_dashboard(job: str, route: str) -> Link:
+    """The dashboard of one route; `job` and `route` are Grafana's variables for them."""
+    return Link("Dashboard of this route", f"/d/fastperf-route?var-job={_put(job)}&var-route={_put(route)}&{_CONTEXT}")
+
+
+def dashboard(uid: str, title: str) -> Link:
+    """Another of these dashboards, for the services and the time range that are shown here."""
+    return Link(title, f"/d/{uid}?${{job:queryparam}}&${{instance:queryparam}}&{_CONTEXT}")
+
+
+def traces(job: str, *, tags: str = "", new_tab: bool = True) -> Link:
+    """A search in Jaeger for traces of a service, within Grafana, so that it needs no address of Jaeger's UI.
+
+    `tags` is logfmt, as Jaeger's search takes it: `error=true http.route=/orders`.
+    """
+    query = {
+        "refId": "A",
+        "datasource": {"type": "jaeger", "uid": "${jaeger}"},
+        "queryType": "search",
+        "service": "SERVICE",
+        "tags": "TAGS",
+        "limit": 20,
+    }
+    pane = {
+        "datasource": "${jaeger}",
+        "queries": [query],
+        "range": {"from": "${__from}", "to": "${__to}"},
+    }
+    text = quote(json.dumps({"a": pane}, separators=(",", ":")), safe="$")
+    for name in ("${jaeger}", "${__from}", "${__to}"):
+        text = text.replace(quote(name, safe="$"), name)
+    text = text.replace("SERVICE", _put(job)).replace("TAGS", tags)
+    return Link("Traces in Jaeger", f"/explore?schemaVersion=1&panes={text}", new_tab=new_tab)
+
+
+def tag(name: str, variable: str) -> str:
+    """`name=value` of a search for traces, its value put in by Grafana."""
+    return f"{quote(f'{name}=', safe='')}{_put(variable)}"
+
+
+def _put(variable: str) -> str:
+    """A variable of Grafana's, encoded for a URL when its value is put in."""
+    return f"${{{variable}:percentencode}}"
+
+
+_CONTEXT: Final = "${__url_time_range}&var-datasource=${datasource}"

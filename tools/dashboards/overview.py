@@ -1,0 +1,205 @@
+"""The first look: is the service well, is it fast, where does the time go, and what is about to run out."""
+
+from typing import Final
+
+from tools.dashboards import links
+from tools.dashboards.common import (
+    FINDINGS,
+    SERIES_TO_ROUTE,
+    duration_cells,
+    durations,
+    failed_share,
+    failures,
+    findings_table,
+    mean_by_segment,
+    routes_table,
+    verdict_table,
+)
+from tools.dashboards.layout import Board
+from tools.dashboards.panels import Query, Row, lines, numbers, ok_above, ok_below
+from tools.dashboards.promql import APP, JOB, REQUESTS, events, quantile, rate, series
+
+_COUNT: Final = f"{REQUESTS}_count"
+_USED: Final = 'db_client_connection_state="used"'
+_FINDINGS: Final = (links.dashboard("fastperf-findings", "Findings"),)
+_RUNTIME: Final = (links.dashboard("fastperf-runtime", "Runtime"),)
+_DATABASE: Final = (links.dashboard("fastperf-database", "Database"),)
+
+
+def _recorded(name: str) -> str:
+    """What the rules recorded for the services, one series each."""
+    return f"max by (job) ({series(name, of=JOB)})"
+
+
+_WELL: Final = Row(
+    "Is it well?",
+    [
+        numbers(
+            "Error budget left",
+            "What is left of the failures that the availability objective allows in 30 days. 100 %: none was used. "
+            "Below 0: the objective is missed, and reliability goes before features. The targets stand in slo-"
+            "targets.yml.",
+            "percentunit",
+            Query(_recorded("job:slo_availability_budget:remaining_ratio"), "{{job}}"),
+            limits=ok_above(0, 0.25),
+            decimals=1,
+        ),
+        numbers(
+            "Latency budget left",
+            "What is left of the slow requests that the latency objective allows in 30 days. Slow is what takes longer "
+            "than job:slo_latency_threshold:seconds.",
+            "percentunit",
+            Query(_recorded("job:slo_latency_budget:remaining_ratio"), "{{job}}"),
+            limits=ok_above(0, 0.25),
+            decimals=1,
+        ),
+        numbers(
+            "Burn rate, 1 h",
+            "How fast the error budget is being used up: at 1 it lasts exactly 30 days, at 14.4 two days. A page "
+            "fires at 14.4 when the last five minutes are as bad. Good: below 1.",
+            "none",
+            Query(
+                f"{_recorded('job:slo_availability_errors:ratio_rate1h')} "
+                f"/ (1 - {_recorded('job:slo_availability:objective')})",
+                "{{job}}",
+            ),
+            limits=ok_below(1, 14.4),
+            decimals=1,
+        ),
+        numbers(
+            "Requests",
+            "Requests per second of each service. Good: what this hour of the day usually has; a sudden fall is as "
+            "bad as a peak.",
+            "reqps",
+            Query(rate(_COUNT, per=("job",)), "{{job}}"),
+        ),
+        numbers(
+            "Failed",
+            "Share of the requests that failed: a 5xx, or an exception after the first byte. Good: below what the "
+            "objective allows, 0.1 % as shipped.",
+            "percentunit",
+            Query(failed_share(), "{{job}}"),
+            limits=ok_below(0.001, 0.01),
+            decimals=2,
+        ),
+        numbers(
+            "p95",
+            "19 of 20 requests are faster. Good: below what your users notice, about 0.25 s for a page.",
+            "s",
+            Query(quantile(0.95, REQUESTS, per=("job",)), "{{job}}"),
+            limits=ok_below(0.25, 1),
+        ),
+        numbers(
+            "Findings",
+            "Bottlenecks that the service recognised by itself within the time range. Good: 0.",
+            "short",
+            Query(f"{events(FINDINGS, per=('job',))} or {rate(_COUNT, per=('job',))} * 0", "{{job}}"),
+            limits=ok_below(1, 100),
+            decimals=0,
+            instant=True,
+            links=_FINDINGS,
+        ),
+        numbers(
+            "Instances up",
+            "Processes that Prometheus reached at its last scrape. Good: all that should run.",
+            "short",
+            Query(f"sum by (job) ({series('up', of=APP)})", "{{job}}"),
+            limits=ok_above(1, 1),
+            decimals=0,
+        ),
+    ],
+)
+
+_RED: Final = Row(
+    "Rate, errors, duration",
+    [
+        lines(
+            "Requests by status",
+            "Requests per second, by status code. Good: mostly 2xx; a band of 4xx that appears with a deploy is a "
+            "broken client.",
+            "reqps",
+            Query(rate(_COUNT, per=("http_response_status_code",)), "{{http_response_status_code}}"),
+            stacked=True,
+        ),
+        failures(per=("job", "http_route"), legend="{{http_route}}"),
+        durations(),
+        duration_cells(width=12),
+        lines(
+            "Slowest routes: p95",
+            "The ten routes with the highest p95. A click opens the route's dashboard. Good: what is slow here is "
+            "known, such as an export.",
+            "s",
+            Query(f"topk(10, {quantile(0.95, REQUESTS, per=('job', 'http_route'))})", "{{http_route}}"),
+            width=12,
+            links=(SERIES_TO_ROUTE,),
+        ),
+    ],
+)
+
+_TIME: Final = Row(
+    "Where the time goes",
+    [mean_by_segment(width=12), verdict_table(width=12), findings_table(width=24, height=8)],
+)
+
+_SATURATION: Final = Row(
+    "Saturation: what is about to run out",
+    [
+        lines(
+            "Event loop: busy",
+            "Share of the time in which the loop of each process ran code. One process has one loop: at 100 % requests "
+            "queue up. Good: below 70 %.",
+            "percentunit",
+            Query(series("fastperf_event_loop_utilization_ratio"), "{{job}} {{instance}}"),
+            maximum=1,
+            width=6,
+            limits=ok_below(0.7, 0.9),
+            links=_RUNTIME,
+        ),
+        lines(
+            "Connection pools: in use",
+            "Used connections as a part of the most that the pool may open. At 100 % requests wait. Good: below 80 %.",
+            "percentunit",
+            Query(
+                "sum by (job, instance, db_client_connection_pool_name) "
+                f"({series('db_client_connection_count', _USED)}) "
+                "/ on (job, instance, db_client_connection_pool_name) "
+                f"({series('db_client_connection_max')} > 0)",
+                "{{db_client_connection_pool_name}} {{instance}}",
+            ),
+            maximum=1,
+            width=6,
+            limits=ok_below(0.8, 1),
+            links=_DATABASE,
+        ),
+        lines(
+            "Threads: in use",
+            "Threads of anyio's pool at work, as a part of its limit. `def` endpoints and dependencies need one each;"
+            " at 100 % they wait. Good: below 80 %.",
+            "percentunit",
+            Query(
+                f"{series('fastperf_threadpool_borrowed')} / ({series('fastperf_threadpool_limit')} > 0)",
+                "{{job}} {{instance}}",
+            ),
+            maximum=1,
+            width=6,
+            limits=ok_below(0.8, 1),
+            links=_RUNTIME,
+        ),
+        lines(
+            "Memory of each process",
+            "What the end of the process would free (USS). Good: level after the first hours; a slope that never ends"
+            " is a leak. The Runtime dashboard says when it meets the limit.",
+            "bytes",
+            Query(series("fastperf_memory_unique_bytes"), "{{job}} {{instance}}"),
+            width=6,
+            links=_RUNTIME,
+        ),
+    ],
+)
+
+BOARD: Final = Board(
+    uid="fastperf-overview",
+    title="Fastperf / Overview",
+    description="Objectives, rate, errors and duration of the services, where their time goes, and what runs out.",
+    rows=(_WELL, _RED, _TIME, _SATURATION, Row("By route", [routes_table()])),
+)

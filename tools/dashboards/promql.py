@@ -1,0 +1,71 @@
+"""The PromQL that panels are made of. Every selector of an app's metric carries the variables `job` and `instance`."""
+
+from typing import Final
+
+#: matchers of an app's own series
+APP: Final = 'job=~"$job", instance=~"$instance"'
+#: matchers of what the rules record per service
+JOB: Final = 'job=~"$job"'
+#: the window that a rate needs at least: four scrapes (Grafana computes it from the data source's timeInterval)
+INTERVAL: Final = "$__rate_interval"
+#: the dashboard's whole time range, for tables and totals
+RANGE: Final = "$__range"
+
+REQUESTS: Final = "http_server_request_duration_seconds"
+#: failed requests: a 5xx, or an exception after the first byte, whose status was 200 already
+FAILED: Final = 'error_type!=""'
+#: of a rule or a scrape: every service
+ANY_JOB: Final = 'job=~".+"'
+#: what was seen while a request was served
+OF_ROUTE: Final = 'http_route!=""'
+
+
+def series(metric: str, *matchers: str, of: str = APP) -> str:
+    """A selector, of one service's series as a rule."""
+    return f"{metric}{{{', '.join((of, *matchers))}}}"
+
+
+def by(*labels: str) -> str:
+    """` by (a, b)`, or nothing."""
+    return f" by ({', '.join(labels)})" if labels else ""
+
+
+def rate(metric: str, *matchers: str, per: tuple[str, ...] = (), over: str = INTERVAL, of: str = APP) -> str:
+    """A counter's increase per second, added up `per` label."""
+    return f"sum{by(*per)} (rate({series(metric, *matchers, of=of)}[{over}]))"
+
+
+def increase(metric: str, *matchers: str, per: tuple[str, ...] = (), over: str = RANGE, of: str = APP) -> str:
+    """A counter's increase within a window, added up `per` label."""
+    return f"sum{by(*per)} (increase({series(metric, *matchers, of=of)}[{over}]))"
+
+
+def events(metric: str, *matchers: str, per: tuple[str, ...] = (), over: str = RANGE) -> str:
+    """How many rare events a window saw, the first one included.
+
+    A counter with labels is born with its first event, as 1, and `increase` sees no increase in that. So where there
+    was no series when the window began, its value counts.
+    """
+    one = series(metric, *matchers)
+    return f"sum{by(*per)} (({one} unless {one} offset {over}) or increase({one}[{over}]))"
+
+
+def share(part: str, whole: str) -> str:
+    """`part` of `whole`, with the same labels: 0 where there is no such part and absent where there is no whole."""
+    return f"({part} or {whole} * 0) / ({whole} > 0)"
+
+
+def mean(histogram: str, *matchers: str, per: tuple[str, ...] = (), over: str = INTERVAL) -> str:
+    """The mean of what a histogram observed."""
+    total = rate(f"{histogram}_sum", *matchers, per=per, over=over)
+    return f"{total} / ({rate(f'{histogram}_count', *matchers, per=per, over=over)} > 0)"
+
+
+def quantile(share_of: float, histogram: str, *matchers: str, per: tuple[str, ...] = (), over: str = INTERVAL) -> str:
+    """A quantile of a histogram, as exact as its buckets are."""
+    return f"histogram_quantile({share_of:g}, {rate(f'{histogram}_bucket', *matchers, per=('le', *per), over=over)})"
+
+
+def buckets(histogram: str, *matchers: str) -> str:
+    """What a heatmap of a histogram is drawn from."""
+    return increase(f"{histogram}_bucket", *matchers, per=("le",), over=INTERVAL)

@@ -1,0 +1,296 @@
+"""The process: its event loop, threads, memory, garbage collector, CPU, descriptors and caches."""
+
+from typing import Final
+
+from tools.dashboards.common import SERIES_TO_ROUTE, SERIES_TO_TRACES
+from tools.dashboards.layout import Board
+from tools.dashboards.panels import Column, Query, Row, cells, lines, numbers, ok_above, ok_below, rows
+from tools.dashboards.promql import buckets, increase, quantile, rate, series
+
+_LAG: Final = "fastperf_event_loop_lag_seconds"
+_BLOCKED: Final = "fastperf_event_loop_blocked_seconds"
+_WAIT: Final = "fastperf_threadpool_wait_seconds"
+_GC: Final = "fastperf_gc_pause_seconds"
+_EACH: Final = ("job", "instance")
+_PROCESS: Final = "{{job}} {{instance}}"
+
+_SUMMARY: Final = Row(
+    "In short",
+    [
+        numbers(
+            "Loop lag, p99",
+            "How late the event loop runs what is due, 99 of 100 times at most. Every request of the process waits "
+            "this long at each await. Good: below 10 ms.",
+            "s",
+            Query(quantile(0.99, _LAG, per=("job",)), "{{job}}"),
+            width=5,
+            limits=ok_below(0.05, 0.25),
+        ),
+        numbers(
+            "Loop busy",
+            "Share of the last second in which the loop ran code, of the busiest process. Good: below 70 %.",
+            "percentunit",
+            Query(f"max by (job) ({series('fastperf_event_loop_utilization_ratio')})", "{{job}}"),
+            width=5,
+            limits=ok_below(0.7, 0.9),
+            decimals=0,
+        ),
+        numbers(
+            "Stopped by GC",
+            "Share of the time in which the garbage collector stood in the way, of the worst process. Good: below 1 %.",
+            "percentunit",
+            Query(f"max by (job) ({rate(f'{_GC}_sum', per=_EACH)})", "{{job}}"),
+            width=5,
+            limits=ok_below(0.01, 0.05),
+            decimals=2,
+        ),
+        numbers(
+            "Memory that is left",
+            "The container's limit less what it needs, of the process that has least. At 0 the kernel kills it. Good:"
+            " more than 20 % of the limit. No limit: no data.",
+            "percentunit",
+            Query(
+                f"min by (job) ({series('fastperf_memory_headroom_bytes')} / {series('fastperf_memory_limit_bytes')})",
+                "{{job}}",
+            ),
+            width=5,
+            limits=ok_above(0.1, 0.2),
+            decimals=0,
+            no_value="no limit",
+        ),
+        numbers(
+            "Uptime",
+            "Time since the youngest process started. Short again and again: something kills or restarts it.",
+            "s",
+            Query(f"min by (job) (time() - {series('process_start_time_seconds')})", "{{job}}"),
+            width=4,
+            sparkline=False,
+            decimals=0,
+        ),
+    ],
+)
+
+_LOOP: Final = Row(
+    "Event loop",
+    [
+        lines(
+            "Lag: p50 and p99",
+            "How late timers ran. p50 shows a loop that is busy all the time, p99 one that is held now and then. "
+            "Good: p99 below 10 ms.",
+            "s",
+            Query(quantile(0.5, _LAG, per=_EACH), f"p50 {_PROCESS}"),
+            Query(quantile(0.99, _LAG, per=_EACH), f"p99 {_PROCESS}"),
+        ),
+        cells(
+            "Distribution of lag",
+            "Every measurement of the lag, ten a second as shipped: darker is more. Good: all in the lowest rows.",
+            "s",
+            Query(buckets(_LAG), "{{le}}"),
+            width=8,
+        ),
+        lines(
+            "Busy",
+            "Share of the time in which the loop ran code or was held. At 100 % work arrives faster than it is done: "
+            "add processes, or find what is computed. Good: below 70 %.",
+            "percentunit",
+            Query(rate("fastperf_event_loop_busy_seconds_total", per=_EACH), _PROCESS),
+            maximum=1,
+            limits=ok_below(0.7, 0.9),
+        ),
+        lines(
+            "Held, by cause",
+            "Seconds per second in which the loop was held for longer than the threshold (0.1 s as shipped). cpu: "
+            "computing; sync_io: a blocking call; sync_db: a synchronous driver; gc: the garbage collector. Good: "
+            "none.",
+            "percentunit",
+            Query(f"{rate(f'{_BLOCKED}_sum', per=('cause',))} > 0", "{{cause}}"),
+            bars=True,
+            stacked=True,
+        ),
+        lines(
+            "Held, by route",
+            "The same by the route whose code held it: everyone else waited meanwhile. A click leads to the route or "
+            "its traces. Good: none.",
+            "percentunit",
+            Query(f"topk(10, {rate(f'{_BLOCKED}_sum', per=('job', 'http_route'))}) > 0", "{{http_route}}"),
+            bars=True,
+            stacked=True,
+            links=(SERIES_TO_ROUTE, SERIES_TO_TRACES),
+        ),
+        lines(
+            "Tasks",
+            "asyncio tasks of each loop. Good: it follows the number of open requests; one that only grows is a leak "
+            "of tasks.",
+            "short",
+            Query(series("fastperf_event_loop_tasks"), _PROCESS),
+        ),
+    ],
+)
+
+_THREADS: Final = Row(
+    "Threads",
+    [
+        lines(
+            "Threads in use",
+            "Threads of anyio's pool at work for `def` endpoints and dependencies, and the limit (dashed). Good: "
+            "clear of the limit.",
+            "short",
+            Query(series("fastperf_threadpool_borrowed"), _PROCESS),
+            Query(series("fastperf_threadpool_limit"), f"{_PROCESS} limit"),
+            dashed=("/ limit$/",),
+        ),
+        lines(
+            "Tasks that wait for a thread",
+            "How many at each scrape. Good: 0. Otherwise: `async def`, or a higher limit.",
+            "short",
+            Query(series("fastperf_threadpool_waiting"), _PROCESS),
+        ),
+        lines(
+            "Wait for a thread: p50 and p99",
+            "Time that a `def` endpoint or dependency stood in the queue. Good: below a millisecond.",
+            "s",
+            Query(quantile(0.5, _WAIT, per=_EACH), f"p50 {_PROCESS}"),
+            Query(quantile(0.99, _WAIT, per=_EACH), f"p99 {_PROCESS}"),
+        ),
+    ],
+)
+
+_MEMORY: Final = Row(
+    "Memory and garbage collection",
+    [
+        lines(
+            "Memory of the process",
+            "Unique: what its end would free. Resident: with what it shares with others. Limit: the container's "
+            "(dashed). Good: level after the first hours.",
+            "bytes",
+            Query(series("fastperf_memory_unique_bytes"), f"unique {_PROCESS}"),
+            Query(series("process_resident_memory_bytes"), f"resident {_PROCESS}"),
+            Query(series("fastperf_memory_limit_bytes"), f"limit {_PROCESS}"),
+            dashed=("/^limit /",),
+        ),
+        lines(
+            "Memory that is left, and in four hours",
+            "The container's limit less its working set, and where the last hour's slope leads to (dashed). A forecast "
+            "that meets 0 is a restart to come. No limit: no data.",
+            "bytes",
+            Query(series("fastperf_memory_headroom_bytes"), f"now {_PROCESS}"),
+            Query(
+                f"clamp_min(predict_linear({series('fastperf_memory_headroom_bytes')}[1h], 4 * 3600), 0)",
+                f"forecast {_PROCESS}",
+            ),
+            dashed=("/^forecast /",),
+        ),
+        lines(
+            "Growth of memory",
+            "The slope of the unique memory over the last half hour, in bytes per second. Good: around 0; always "
+            "above it is a leak.",
+            "binBps",
+            Query(f"clamp_min(deriv({series('fastperf_memory_unique_bytes')}[30m]), 0)", _PROCESS),
+        ),
+        lines(
+            "GC pauses: p99 by generation",
+            "How long the garbage collector stops the process. Generation 2 looks at every object: it grows with the "
+            "heap. Good: below 10 ms; `gc.freeze()` after start-up helps.",
+            "s",
+            Query(quantile(0.99, _GC, per=("generation",)), "generation {{generation}}"),
+        ),
+        lines(
+            "Time in GC",
+            "Share of the time in which the collector ran, by generation. Good: below 1 %.",
+            "percentunit",
+            Query(rate(f"{_GC}_sum", per=("generation",)), "generation {{generation}}"),
+            stacked=True,
+        ),
+        lines(
+            "Collections",
+            "Runs of the collector per second, by generation. A high rate of generation 2 is a call of "
+            "`gc.collect()`, or many objects that live.",
+            "ops",
+            Query(rate("python_gc_collections_total", per=("generation",)), "generation {{generation}}"),
+        ),
+    ],
+)
+
+_SYSTEM: Final = Row(
+    "CPU and descriptors",
+    [
+        lines(
+            "CPU",
+            "Cores that each process uses. One process runs Python on one core: at 1 it is at its end.",
+            "none",
+            Query(rate("process_cpu_seconds_total", per=_EACH), _PROCESS),
+        ),
+        lines(
+            "File descriptors",
+            "Open descriptors as a part of the most allowed. Connections, files and sockets need one each. Good: below "
+            "half, and level.",
+            "percentunit",
+            Query(f"{series('process_open_fds')} / {series('process_max_fds')}", _PROCESS),
+            maximum=1,
+            limits=ok_below(0.7, 0.9),
+        ),
+        lines(
+            "Middlewares: mean time of their own",
+            "What a mean request spends in each middleware itself, on the way in and out. Every request pays it. Good: "
+            "well below a millisecond.",
+            "s",
+            Query(
+                f"{rate('fastperf_middleware_self_time_seconds_sum', per=('middleware',))} / "
+                f"({rate('fastperf_middleware_self_time_seconds_count', per=('middleware',))} > 0)",
+                "{{middleware}}",
+            ),
+        ),
+    ],
+)
+
+_HITS: Final = "fastperf_cache_hits_total"
+_MISSES: Final = "fastperf_cache_misses_total"
+_CACHE: Final = ("job", "cache")
+
+_CACHES: Final = Row(
+    "Caches",
+    [
+        rows(
+            "Caches",
+            "What each cache does in the time range. Good: it mostly hits, and evicts little; one that only misses "
+            "costs memory for nothing; one without a limit grows for ever.",
+            {
+                f"{increase(_HITS, per=_CACHE)} / "
+                f"({increase(_HITS, per=_CACHE)} + {increase(_MISSES, per=_CACHE)} > 0)": Column(
+                    "hits", unit="percentunit", width=90, limits=((None, "red"), (0.2, "orange"), (0.5, "green"))
+                ),
+                f"{increase(_HITS, per=_CACHE)} + {increase(_MISSES, per=_CACHE)}": Column(
+                    "look-ups", unit="short", bar=True
+                ),
+                increase("fastperf_cache_evictions_total", per=_CACHE): Column("evictions", unit="short", width=100),
+                f"sum by (job, cache) ({series('fastperf_cache_size')})": Column("entries", unit="short", width=90),
+                f"sum by (job, cache) ({series('fastperf_cache_max_size')})": Column(
+                    "room for", unit="short", width=90
+                ),
+            },
+            {"cache": Column("cache"), "job": Column("service", width=120)},
+            order="look-ups",
+            height=8,
+            width=16,
+        ),
+        lines(
+            "Hits of each cache",
+            "Share of the look-ups that the cache answered. Good: above one half, and level; a fall to 0 after a "
+            "deploy is a cold cache, or a changed key.",
+            "percentunit",
+            Query(
+                f"{rate(_HITS, per=('cache',))} / "
+                f"({rate(_HITS, per=('cache',))} + {rate(_MISSES, per=('cache',))} > 0)",
+                "{{cache}}",
+            ),
+            maximum=1,
+        ),
+    ],
+)
+
+BOARD: Final = Board(
+    uid="fastperf-runtime",
+    title="Fastperf / Runtime",
+    description="Event loop, threads, memory, garbage collection, CPU, descriptors and caches of each process.",
+    rows=(_SUMMARY, _LOOP, _THREADS, _MEMORY, _SYSTEM, _CACHES),
+)
