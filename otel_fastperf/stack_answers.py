@@ -84,7 +84,7 @@ def _service(value: str) -> str:
     if not value.strip() or not value.isprintable() or len(value) > _LONGEST_NAME:
         message = (
             f"--service {value!r}: must be the service's name, 1 to {_LONGEST_NAME} printable characters."
-            " Cure: give what OTEL_SERVICE_NAME is, for instance --service shop"
+            " Cure: --service shop, or whatever OTEL_SERVICE_NAME is"
         )
         raise StackError(message)
     return value.strip()

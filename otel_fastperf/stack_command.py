@@ -153,14 +153,18 @@ def _done(steps: Sequence[Step]) -> Iterator[str]:
     created = Counter(step.path.partition("/")[0] for step in steps if step.action is Action.CREATE)
     if created:
         names = ", ".join(name if count == 1 else f"{name} ({count})" for name, count in created.items())
-        yield f"  written   {created.total()} files: {names}"
+        yield f"  written   {_files(created.total())}: {names}"
     same = sum(step.action is Action.SAME for step in steps)
     if same:
-        yield f"  same      {same} files"
+        yield f"  same      {_files(same)}"
     for step in steps:
         if step.action in _SAID:
             why = _WHY.get(step.action, "").format(path=step.path)
             yield f"  {_SAID[step.action]:<9} {step.path}{f'  ({why})' if why else ''}"
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'s' * (count != 1)}"
 
 
 def _next(folder: Path, made: Answers) -> Iterable[str]:

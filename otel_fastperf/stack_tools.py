@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,7 +53,12 @@ def _compose(folder: Path) -> dict[str, list[str]]:
 
 
 def _prometheus(folder: Path) -> dict[str, list[str]]:
-    return {"prometheus.yml": ["check", "config", str(folder / "deploy/prometheus/prometheus.yml")]}
+    return _one(folder / "deploy/prometheus/prometheus.yml", "check", "config")
+
+
+def _one(file: Path, *words: str) -> dict[str, list[str]]:
+    """Nothing is asked about a file that is missing."""
+    return {file.name: [*words, str(file)]} if file.is_file() else {}
 
 
 def _rules(folder: Path) -> dict[str, list[str]]:
@@ -62,23 +67,37 @@ def _rules(folder: Path) -> dict[str, list[str]]:
 
 
 def _alertmanager(folder: Path) -> dict[str, list[str]]:
-    return {"alertmanager.yml": ["check-config", str(folder / "deploy/alertmanager/alertmanager.yml")]}
+    return _one(folder / "deploy/alertmanager/alertmanager.yml", "check-config")
 
 
 def _collector(folder: Path) -> dict[str, list[str]]:
-    base = f"--config={folder / 'deploy/collector/config.yaml'}"
-    asked = {"config.yaml": ["validate", base]}
-    for overlay in sorted(folder.glob("deploy/collector/overlays/*.yaml")):
-        asked[f"config.yaml with {overlay.name}"] = ["validate", base, f"--config={overlay}"]
-    return asked
+    return _layers(folder / "deploy/collector/config.yaml", folder.glob("deploy/collector/overlays/*.yaml"))
 
 
 def _jaeger(folder: Path) -> dict[str, list[str]]:
-    base = folder / "deploy/jaeger/config.yaml"
-    asked = {base.name: ["validate", f"--config={base}"]}
-    for overlay in sorted({*folder.glob("deploy/jaeger/*.yaml")} - {base}):
-        asked[f"{base.name} with {overlay.name}"] = ["validate", f"--config={base}", f"--config={overlay}"]
+    return _layers(folder / "deploy/jaeger/config.yaml", folder.glob("deploy/jaeger/*.yaml"))
+
+
+def _layers(base: Path, overlays: Iterable[Path]) -> dict[str, list[str]]:
+    """The configuration alone, and with each overlay."""
+    if not base.is_file():
+        return {}
+    name = f"{base.parent.name}/{base.name}"
+    asked = {name: ["validate", f"--config={base}"]}
+    for overlay in sorted({*overlays} - {base}):
+        layers = [base, *_below(overlay), overlay]
+        asked[f"{name} with {overlay.name}"] = ["validate", *(f"--config={layer}" for layer in layers)]
     return asked
+
+
+def _below(overlay: Path) -> list[Path]:
+    """`persistent-tls.yaml` is what lies over `persistent.yaml` and `tls.yaml` together."""
+    words = overlay.stem.split("-")
+    for cut in range(1, len(words)):
+        both = [overlay.with_stem("-".join(part)) for part in (words[:cut], words[cut:])]
+        if all(path.is_file() for path in both):
+            return both
+    return []
 
 
 TOOLS: Final = (
@@ -116,23 +135,25 @@ def _as_in_container(folder: Path) -> None:
 def _ask(tool: Tool, theirs: Path, ours: Path, environ: Mapping[str, str]) -> Iterator[Check]:
     command = _installed(tool, environ)
     if command is None:
-        what = f"Not installed, so {tool.covers} was not looked at by the program that reads it."
+        what = f"Not installed: {tool.covers} could not be checked as a whole."
         yield Check(tool.name, Level.INFO, what)
         return
     if tool.too_old and re.search(tool.too_old, _run([*command, "--version"], theirs, environ)[1]):
-        what = f"The installed one is older than the stack's, so {tool.covers} was not looked at."
+        what = f"Too old to read {tool.covers}, which could not be checked as a whole."
         yield Check(tool.name, Level.INFO, what)
         return
-    control = tool.questions(ours)
+    control, right = tool.questions(ours), []
     for question, arguments in tool.questions(theirs).items():
         refused, said = _run([*command, *arguments], theirs, environ)
         if not refused:
-            yield Check(tool.name, Level.OK, f"{question} is right.")
+            right.append(question)
         elif question in control and _run([*command, *control[question]], ours, environ)[0]:
             what = f"The installed one takes {question} not as it is shipped either, so it cannot judge it:\n{said}"
             yield Check(tool.name, Level.WARN, what)
         else:
             yield Check(tool.name, Level.BAD, f"{question} is refused:\n{said}", "correct what is named")
+    if right:
+        yield Check(tool.name, Level.OK, f"Takes {', '.join(right)}.")
 
 
 def _installed(tool: Tool, environ: Mapping[str, str]) -> list[str] | None:
