@@ -1,0 +1,588 @@
+"""The collector's configurations: their shape, and what the real collector does with them."""
+
+import re
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.certificates import self_signed
+from tests.deploy.collector import OVERLAYS, Collector, Ports, configs, running_collector
+from tests.deploy.servers import DEPLOY, needs, program
+from tests.deploy.spans import Sent, Value, export, new_trace_id
+from tests.otlp import Receiver, accepted, rejected, unavailable
+from tests.serving import wait_until
+from tools.stack_metrics import (
+    COLLECTOR_ALWAYS,
+    COLLECTOR_TAIL_SAMPLING,
+    COLLECTOR_WITH_PROBES,
+    COLLECTOR_WITH_SPANS,
+    COLLECTOR_WITH_TROUBLE,
+)
+
+#: ways to run it: the base alone, with each overlay, and with those that go together
+COMBINATIONS: Final = (
+    (),
+    ("persistent",),
+    ("tail-sampling",),
+    ("load-balancing",),
+    ("tail-sampling", "sampling-tier"),
+    ("sampling-tier",),
+    ("kafka",),
+    ("tls",),
+    ("persistent", "tail-sampling"),
+    ("persistent", "tls", "persistent-tls"),
+    ("persistent", "load-balancing", "persistent-load-balancing"),
+    ("persistent", "kafka", "persistent-kafka"),
+    ("persistent", "tls", "persistent-tls", "load-balancing", "persistent-load-balancing"),
+    ("tail-sampling", "sampling-tier", "persistent"),
+)
+
+#: by kind, what the configurations may name. Today's names only: otlp, otlphttp, spanmetrics and loadbalancing, as exporters
+#: and connectors, are old ones that warn, and the batch processor is on its way out.
+TYPES: Final = {
+    "receivers": {"otlp"},
+    "processors": {"memory_limiter", "filter", "redaction", "transform", "tail_sampling"},
+    "exporters": {"otlp_grpc", "otlp_http", "kafka", "load_balancing"},
+    "connectors": {"forward", "span_metrics"},
+    "extensions": {"health_check", "file_storage", "bearertokenauth"},
+}
+
+#: declared by the base, out of use with an overlay that goes another way
+IDLE: Final = {
+    "load-balancing": {"otlp_grpc/jaeger"},
+    "kafka": {"otlp_grpc/jaeger"},
+    "sampling-tier": {"span_metrics", "filter/probes", "redaction", "transform/traces"},
+}
+
+WITHOUT_SUFFIXES: Final = {"without_scope_info": True, "without_type_suffix": True, "without_units": True}
+
+in_all_ways = pytest.mark.parametrize("overlays", COMBINATIONS, ids=lambda names: "+".join(names) or "base")
+
+
+def merged(overlays: tuple[str, ...]) -> dict[str, Any]:
+    """The configuration as the collector merges it: maps merge, all else is replaced."""
+    whole: dict[str, Any] = {}
+    for path in configs(overlays):
+        _merge(whole, yaml.safe_load(path.read_text()))
+    return whole
+
+
+def _merge(into: dict[str, Any], further: Mapping[str, Any]) -> None:
+    for key, value in further.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def pipelines(config: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
+    """Its pipelines: {name: {"receivers": […], "processors": […], "exporters": […]}}."""
+    found: dict[str, dict[str, list[str]]] = config["service"]["pipelines"]
+    return found
+
+
+def used(config: Mapping[str, Any]) -> set[str]:
+    """Names of components that its service runs."""
+    in_pipelines = {name for each in pipelines(config).values() for names in each.values() for name in names}
+    return in_pipelines | set(config["service"]["extensions"])
+
+
+# Shape: what holds without a collector at hand
+
+
+def test_every_overlay_is_among_the_ways_to_run() -> None:
+    assert {path.stem for path in OVERLAYS.glob("*.yaml")} == {name for names in COMBINATIONS for name in names}
+
+
+@in_all_ways
+def test_what_is_named_is_declared_and_what_is_declared_is_used(overlays: tuple[str, ...]) -> None:
+    config = merged(overlays)
+    declared = {name for kind in TYPES for name in config[kind]}
+    idle = {name for overlay in overlays for name in IDLE.get(overlay, ())}
+    assert used(config) == declared - idle
+
+
+@in_all_ways
+def test_only_todays_components_are_named(overlays: tuple[str, ...]) -> None:
+    config = merged(overlays)
+    for kind, types in TYPES.items():
+        assert {name.partition("/")[0] for name in config[kind] or ()} <= types
+
+
+@in_all_ways
+def test_memory_is_guarded_first_in_every_pipeline(overlays: tuple[str, ...]) -> None:
+    for name, pipeline in pipelines(merged(overlays)).items():
+        assert pipeline["processors"][0] == "memory_limiter", name
+
+
+@in_all_ways
+def test_every_exporter_queues_in_batches_tries_again_and_says_whether_it_encrypts(overlays: tuple[str, ...]) -> None:
+    config = merged(overlays)
+    for name, exporter in config["exporters"].items():
+        assert exporter["sending_queue"]["batch"]["max_size"] > 0, name
+        assert "max_elapsed_time" in exporter["retry_on_failure"], name
+        transport = exporter["protocol"]["otlp"] if name.startswith("load_balancing") else exporter
+        assert transport["tls"], name
+
+
+@in_all_ways
+def test_with_queues_on_disk_every_exporter_in_use_has_one(overlays: tuple[str, ...]) -> None:
+    config = merged(overlays)
+    queues = [config["exporters"][name]["sending_queue"] for name in used(config) & set(config["exporters"])]
+    expected = "file_storage/queues" if "persistent" in overlays else None
+    assert {queue.get("storage") for queue in queues} == {expected}
+
+
+@in_all_ways
+def test_spans_are_counted_before_any_are_sampled_away(overlays: tuple[str, ...]) -> None:
+    for name, pipeline in pipelines(merged(overlays)).items():
+        assert not ("tail_sampling" in pipeline["processors"] and "span_metrics" in pipeline["exporters"]), name
+
+
+@in_all_ways
+def test_names_of_its_own_metrics_are_pinned(overlays: tuple[str, ...]) -> None:
+    (reader,) = merged(overlays)["service"]["telemetry"]["metrics"]["readers"]
+    exporter = reader["pull"]["exporter"]["prometheus"]
+    assert {key: exporter.get(key) for key in WITHOUT_SUFFIXES} == WITHOUT_SUFFIXES
+
+
+def test_the_monitor_tab_asks_for_what_span_metrics_sends() -> None:
+    span_metrics = merged(())["connectors"]["span_metrics"]
+    jaeger = yaml.safe_load((DEPLOY / "jaeger" / "config.yaml").read_text())
+    asks = jaeger["extensions"]["jaeger_storage"]["metric_backends"]["prometheus"]["prometheus"]
+    assert asks["latency_unit"] == span_metrics["histogram"]["unit"] == "ms"
+    assert asks["metric_namespace"] == span_metrics["namespace"]
+    assert asks["normalize_calls"] is True
+    assert asks["normalize_duration"] is True
+    assert span_metrics["aggregation_cardinality_limit"] > 0
+
+
+@pytest.mark.parametrize("path", sorted((DEPLOY / "collector").rglob("*.yaml")), ids=lambda path: path.name)
+def test_nothing_listens_everywhere_and_every_variable_has_a_default(path: Path) -> None:
+    text = "\n".join(line for line in path.read_text().splitlines() if not line.strip().startswith("#"))
+    assert "0.0.0.0" not in text
+    assert set(re.findall(r"\$\{env:(\w+)", text)) == set(re.findall(r"\$\{env:(\w+):-", text))
+
+
+def test_every_variable_is_in_the_readme() -> None:
+    texts = [path.read_text() for path in (DEPLOY / "collector").rglob("*.yaml")]
+    variables = {name for text in texts for name in re.findall(r"\$\{env:(\w+):-", text)}
+    readme = (DEPLOY / "collector" / "README.md").read_text()
+    assert {name for name in variables if f"`{name}`" not in readme} == set()
+
+
+# The real collector
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables with a certificate for 127.0.0.1 and a token, as files."""
+    folder = tmp_path_factory.mktemp("secrets")
+    certificate, key = self_signed(folder)
+    token = folder / "token"
+    token.write_text("the-token\n")
+    return {"OTLP_CERT_FILE": str(certificate), "OTLP_KEY_FILE": str(key), "OTLP_TOKEN_FILE": str(token)}
+
+
+@needs("collector")
+@in_all_ways
+def test_the_collector_finds_no_fault(
+    overlays: tuple[str, ...], secrets: dict[str, str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [program("collector"), "validate", *(f"--config={path}" for path in configs(overlays))],
+        env={**secrets, "COLLECTOR_STORAGE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs("collector")
+@in_all_ways
+def test_it_starts_and_warns_of_nothing_that_is_going_away(
+    overlays: tuple[str, ...], secrets: dict[str, str], tmp_path: Path
+) -> None:
+    variables = {**secrets, "SAMPLERS_HOST": "localhost", "KAFKA_BROKERS": "[127.0.0.1:9]"}
+    with running_collector(tmp_path, overlays, variables=variables) as collector:
+        metrics = collector.metrics()
+        assert metrics["otelcol_process_uptime"] > 0
+        assert "deprecated" not in collector.server.log.lower()
+
+
+@pytest.fixture(scope="module")
+def jaeger() -> Iterator[Receiver]:
+    """What stands for Jaeger."""
+    with Receiver("grpc") as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def base(jaeger: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    """The base, in front of `jaeger`."""
+    with running_collector(tmp_path_factory.mktemp("base"), jaeger=jaeger.port) as collector:
+        yield collector
+
+
+def through(collector: Collector, jaeger: Receiver, *spans: Sent) -> list[Any]:
+    """What comes out of these spans, and of one more that surely does, which is not returned."""
+    last = Sent("the last one")
+    collector.send([*spans, last])
+    wait_until(lambda: any(span.span_id == last.span_id for span in jaeger.spans), what="the spans come out")
+    sent = {span.span_id for span in spans}
+    return [span for span in jaeger.spans if span.span_id in sent]
+
+
+JWT: Final = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm5hIn0.dBjftJeZ4CVPmB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+
+SECRET_KEYS: Final[dict[str, Value]] = {
+    "http.request.header.authorization": ["Digest username=anna"],
+    "http.request.header.cookie": ["session=f00"],
+    "http.response.header.set-cookie": ["session=f00"],
+    "http.request.header.x-api-key": ["f00"],
+    "apiKey": "f00",
+    "db.password": "f00",
+    "user.passwd": "f00",
+    "pin.pwd": 4711,
+    "client_secret": "f00",
+    "app.secret.value": "f00",
+    "refreshToken": "f00",
+    "access_token": "f00",
+    "aws.credentials": "f00",
+    "tls.private_key": "f00",
+}
+
+#: value: what may be left of it
+SECRET_VALUES: Final = {
+    f"sent {JWT}": "sent ****",
+    "Bearer abcdef0123456789": "****",
+    "authorization was basic YW5uYTpmMDA=": "authorization was ****",
+    "q=1&access_token=f00&page=2": "q=1&****&page=2",
+    "postgresql://anna:f00@db:5432/shop": "postgresql****db:5432/shop",
+    "card 4111 1111 1111 1111 was refused": "card**** was refused",
+    "5500-0000-0000-0004": "****",
+    "378282246310005": "****",
+    "key AKIAIOSFODNN7EXAMPLE": "key ****",
+}
+
+HARMLESS: Final[dict[str, Value]] = {
+    "http.route": "/items/{id}",
+    "http.response.status_code": 200,
+    "url.query": "q=shoes&page=2",
+    "db.query.text": "SELECT * FROM users WHERE password=$1 AND token = %s",
+    "gen_ai.usage.input_tokens": 512,
+    "fastperf.time.db": 0.4111111111111111,
+    "fastperf.findings": ["n_plus_one", "slow_query"],
+    "fastperf.evidence.seconds": "0.4111111111111111",
+    "session.id": "3f2a",
+    "cookiecutter.version": "2",
+    "order": "ord-4111111111111111a",
+    "at": 1790000000000000,
+    "id": "41111111-1111-4111-8111-111111111111",
+}
+
+
+@needs("collector")
+@pytest.mark.parametrize("key", SECRET_KEYS)
+def test_a_secret_is_masked_by_its_name(base: Collector, jaeger: Receiver, key: str) -> None:
+    secret = {key: SECRET_KEYS[key]}
+    (span,) = through(base, jaeger, Sent("GET /", attributes=secret, events={"exception": secret}))
+    assert span.attributes[key] == "****"
+    assert span.events[0].attributes[key] == "****"
+
+
+@needs("collector")
+@pytest.mark.parametrize("value", SECRET_VALUES)
+def test_a_secret_is_masked_by_its_looks(base: Collector, jaeger: Receiver, value: str) -> None:
+    attributes: dict[str, Value] = {"note": value}
+    (span,) = through(base, jaeger, Sent("GET /", attributes=attributes, events={"exception": attributes}))
+    assert span.attributes["note"] == SECRET_VALUES[value]
+    assert span.events[0].attributes["note"] == SECRET_VALUES[value]
+
+
+@needs("collector")
+def test_secrets_in_lists_numbers_resources_and_messages_are_masked(base: Collector, jaeger: Receiver) -> None:
+    span = Sent(
+        "GET /",
+        attributes={"list": ["a", f"Bearer {JWT}"], "number": 4111111111111111},
+        error=f"401 for Bearer {JWT} at postgresql://anna:f00@db/shop with card 4111111111111111",
+    )
+    assert export(base.endpoint, [span], resource={"deploy.token": "f00"}) == 200
+    wait_until(lambda: any(each.span_id == span.span_id for each in jaeger.spans))
+    (got,) = (each for each in jaeger.spans if each.span_id == span.span_id)
+    assert got.attributes == {"list": '["a","****"]', "number": "****"}
+    assert got.status_message == "401 for **** at postgresql****db/shop with card****"
+    assert got.resource["deploy.token"] == "****"
+
+
+@needs("collector")
+def test_what_is_no_secret_stays_as_it_is(base: Collector, jaeger: Receiver) -> None:
+    sent = Sent("GET /items/{id}", attributes=HARMLESS, events={"fastperf.slow_query": HARMLESS}, error="no such item")
+    (span,) = through(base, jaeger, sent)
+    assert span.attributes == HARMLESS
+    assert span.events[0].attributes == HARMLESS
+    assert (span.name, span.status_message) == ("GET /items/{id}", "no such item")
+
+
+@needs("collector")
+def test_the_service_is_named_once_more_for_jaegers_links(base: Collector, jaeger: Receiver) -> None:
+    (span,) = through(base, jaeger, Sent("GET /"))
+    assert span.resource == {"service.name": "shop", "fastperf.service": "shop"}
+
+
+@needs("collector")
+@pytest.mark.parametrize("key", ["url.path", "http.route"])
+@pytest.mark.parametrize(
+    "path", ["/health", "/healthz", "/livez", "/readyz", "/ping", "/metrics", "/metrics/", "/docs", "/openapi.json"]
+)
+def test_probes_are_dropped(base: Collector, jaeger: Receiver, key: str, path: str) -> None:
+    assert through(base, jaeger, Sent(f"GET {path}", attributes={key: path})) == []
+
+
+@needs("collector")
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [("SERVER", "/orders/health"), ("SERVER", "/healthy"), ("SERVER", "/pings"), ("CLIENT", "/health")],
+)
+def test_what_only_looks_like_a_probe_stays(base: Collector, jaeger: Receiver, kind: str, path: str) -> None:
+    assert len(through(base, jaeger, Sent(f"GET {path}", kind=kind, attributes={"url.path": path}))) == 1
+
+
+@needs("collector")
+def test_which_paths_are_dropped_is_up_to_the_user(jaeger: Receiver, tmp_path: Path) -> None:
+    with running_collector(tmp_path, jaeger=jaeger.port, variables={"COLLECTOR_DROP_PATHS": "/up"}) as collector:
+        spans = [Sent("up", attributes={"url.path": "/up"}), Sent("health", attributes={"url.path": "/health"})]
+        assert [span.name for span in through(collector, jaeger, *spans)] == ["health"]
+
+
+# Tail sampling
+
+
+def trace(name: str, *, slow: bool = False, error: bool = False, finding: str = "") -> list[Sent]:
+    """A request with one statement, in one trace; the finding is on "request", or on the "statement" alone."""
+    root = Sent(name, milliseconds=3000 if slow else 5)
+    if finding == "request":
+        root.attributes = {"fastperf.findings": ["n_plus_one"]}
+    statement = Sent(
+        f"{name} SELECT",
+        trace_id=root.trace_id,
+        parent_id=root.span_id,
+        kind="CLIENT",
+        error="deadlock" if error else None,
+        events={"fastperf.slow_query": {"fastperf.finding.kind": "slow_query"}} if finding == "statement" else {},
+    )
+    return [root, statement]
+
+
+SAMPLED: Final = {"TAIL_DECISION_WAIT": "1s", "TAIL_KEEP_PERCENT": "0"}
+
+
+@needs("collector")
+def test_errors_slow_ones_and_findings_are_kept_whole_and_nothing_else(tmp_path: Path) -> None:
+    kept = {
+        "error": trace("error", error=True),
+        "slow": trace("slow", slow=True),
+        "finding": trace("finding", finding="request"),
+        "finding below": trace("finding below", finding="statement"),
+    }
+    dropped = [trace(f"plain {number}") for number in range(20)]
+    with (
+        Receiver("grpc") as jaeger,
+        running_collector(tmp_path, ["tail-sampling"], jaeger=jaeger.port, variables=SAMPLED) as collector,
+    ):
+        # a span at a time, as exporters of several services would send them
+        for index in (1, 0):
+            for spans in (*dropped, *kept.values()):
+                collector.send([spans[index]])
+        decided = "otelcol_processor_tail_sampling_global_count_traces_sampled"
+        wait_until(lambda: collector.metrics().get(decided) == len(dropped) + len(kept), what="all are decided")
+        jaeger.wait_for(2 * len(kept))
+        late = Sent("late", trace_id=kept["error"][0].trace_id, parent_id=kept["error"][0].span_id)
+        collector.send([late, Sent("too late", trace_id=dropped[0][0].trace_id)])
+        jaeger.wait_for(2 * len(kept) + 1)
+        assert set(COLLECTOR_TAIL_SAMPLING) <= set(collector.metrics())
+    assert {span.span_id for span in jaeger.spans} == {
+        *(span.span_id for spans in kept.values() for span in spans),
+        late.span_id,
+    }
+
+
+@needs("collector")
+def test_of_the_rest_a_share_is_kept(tmp_path: Path) -> None:
+    variables = {**SAMPLED, "TAIL_KEEP_PERCENT": "20"}
+    with (
+        Receiver("grpc") as jaeger,
+        running_collector(tmp_path, ["tail-sampling"], jaeger=jaeger.port, variables=variables) as collector,
+    ):
+        collector.send([Sent(f"plain {number}") for number in range(1000)])
+        decided = "otelcol_processor_tail_sampling_global_count_traces_sampled"
+        wait_until(lambda: collector.metrics().get(decided) == 1000, what="all are decided")
+        jaeger.wait_for(100)
+        wait_until(lambda: collector.metrics()["otelcol_exporter_queue_size"] < 100, what="all are sent")
+    # 200 are expected, with a deviation of 13
+    assert 100 <= len(jaeger.spans) <= 300
+
+
+@needs("collector")
+def test_two_tiers_keep_a_trace_together(tmp_path: Path) -> None:
+    traces = [trace(f"request {number}", error=number % 2 == 0) for number in range(60)]
+    second = ("tail-sampling", "sampling-tier")
+    with (
+        Receiver("grpc") as left_jaeger,
+        Receiver("grpc") as right_jaeger,
+        running_collector(tmp_path, second, jaeger=left_jaeger.port, variables=SAMPLED) as left,
+        running_collector(tmp_path, second, jaeger=right_jaeger.port, variables=SAMPLED) as right,
+    ):
+        addresses = f"[127.0.0.1:{left.ports.grpc}, 127.0.0.1:{right.ports.grpc}]"
+        resolver = "exporters::load_balancing/samplers::resolver"
+        # two fixed addresses in the place of a name that stands for both
+        extra = (f"yaml:{resolver}::dns: null", f"yaml:{resolver}::static::hostnames: {addresses}")
+        with (
+            running_collector(tmp_path, ["load-balancing"], extra=extra) as one,
+            running_collector(tmp_path, ["load-balancing"], extra=extra) as other,
+        ):
+            # halves of a trace come in by different doors
+            for root, statement in traces:
+                one.send([root])
+                other.send([statement])
+            wait_until(lambda: len(left_jaeger.spans) + len(right_jaeger.spans) >= 60, what="errors come out")
+            time.sleep(0.5)
+    of_left = {span.trace_id for span in left_jaeger.spans}
+    of_right = {span.trace_id for span in right_jaeger.spans}
+    assert of_left
+    assert of_right
+    assert not of_left & of_right
+    failed = {span.span_id for number, spans in enumerate(traces) if number % 2 == 0 for span in spans}
+    assert {span.span_id for span in (*left_jaeger.spans, *right_jaeger.spans)} == failed
+
+
+# TLS
+
+
+@needs("collector")
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({}, 401), ({"authorization": "Bearer wrong"}, 401), ({"authorization": "Bearer the-token"}, 200)],
+    ids=["no token", "wrong token", "token"],
+)
+def test_tls_lets_in_who_shows_the_token(
+    secrets: dict[str, str], tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
+    context = ssl.create_default_context(cafile=secrets["OTLP_CERT_FILE"])
+    with (
+        Receiver("grpc") as jaeger,
+        running_collector(tmp_path, ["tls"], jaeger=jaeger.port, variables=secrets) as collector,
+    ):
+        endpoint = collector.endpoint.replace("http:", "https:")
+        assert export(endpoint, [Sent("GET /")], headers=headers, context=context) == status
+        assert export(collector.endpoint, [Sent("GET /")], headers=headers) == 400, "plain text"
+        if status == 200:
+            assert [span.name for span in jaeger.wait_for(1)] == ["GET /"]
+
+
+# Nothing is lost
+
+
+class Load:
+    """Sends single spans without end, and keeps the ids of those that were taken."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.taken: set[str] = set()
+        self._endpoint = endpoint
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(3)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def take(self, number: int) -> None:
+        """Go on until so many more are taken."""
+        goal = len(self.taken) + number
+        wait_until(lambda: len(self.taken) >= goal, seconds=60)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            span = Sent("GET /")
+            try:
+                taken = export(self._endpoint, [span]) == 200
+            except OSError:  # the collector has just been killed
+                taken = False
+            if taken:
+                self.taken.add(span.span_id)
+            time.sleep(0.002)
+
+
+@needs("collector")
+def test_killed_twice_under_load_while_jaeger_is_down_or_slow_it_loses_no_span(tmp_path: Path) -> None:
+    ports = Ports()
+    jaeger = Receiver("grpc")  # not started yet: down
+    with Load(f"http://127.0.0.1:{ports.http}") as load:
+        with running_collector(tmp_path, ["persistent"], jaeger=jaeger.port, ports=ports) as collector:
+            load.take(300)
+            collector.server.kill()
+        jaeger.answer = accepted(delay=0.3)
+        with jaeger, running_collector(tmp_path, ["persistent"], jaeger=jaeger.port, ports=ports) as collector:
+            load.take(300)
+            jaeger.wait_for(1)
+            collector.server.kill()
+    assert load.taken
+    with jaeger, running_collector(tmp_path, ["persistent"], jaeger=jaeger.port, ports=ports):
+        wait_until(lambda: load.taken <= {span.span_id for span in jaeger.spans}, seconds=60, what="all come out")
+
+
+# Its own metrics
+
+
+def names_after(collector: Collector, *traffic: Callable[[], object]) -> set[str]:
+    """Names on its metrics page after this."""
+    for act in traffic:
+        act()
+    return set(collector.metrics())
+
+
+@needs("collector")
+def test_its_own_metrics_have_the_names_that_rules_query(tmp_path: Path) -> None:
+    with Receiver("grpc") as jaeger, running_collector(tmp_path, jaeger=jaeger.port) as collector:
+        assert set(COLLECTOR_ALWAYS) <= set(collector.metrics())
+        collector.send([Sent("GET /"), Sent("GET /health", attributes={"url.path": "/health"})])
+        jaeger.wait_for(1)
+        expected = {*COLLECTOR_ALWAYS, *COLLECTOR_WITH_SPANS, *COLLECTOR_WITH_PROBES}
+        wait_until(lambda: expected <= set(collector.metrics()), what="the names appear")
+
+
+@needs("collector")
+def test_trouble_has_the_names_that_alerts_query(tmp_path: Path) -> None:
+    found: set[str] = set()
+    with Receiver("grpc", answer=rejected()) as jaeger, running_collector(tmp_path, jaeger=jaeger.port) as collector:
+        collector.send([Sent("GET /")])
+        jaeger.wait_for_requests(1)
+        wait_until(lambda: "otelcol_exporter_send_failed_spans" in collector.metrics(), what="the failure is counted")
+        found |= set(collector.metrics())
+    with (
+        Receiver("grpc", answer=unavailable()) as jaeger,
+        running_collector(tmp_path, jaeger=jaeger.port, variables={"COLLECTOR_QUEUE_BYTES": "3300000"}) as collector,
+    ):
+        large = [Sent("GET /", attributes={"body": "x" * 500_000}) for _ in range(4)]
+        statuses = [export(collector.endpoint, large) for _ in range(4)]
+        assert statuses[-1] == 503, "the app is told to try again"
+        found |= set(collector.metrics())
+    little = "yaml:processors::memory_limiter: {limit_mib: 2, spike_limit_mib: 1}"
+    with running_collector(tmp_path, extra=[little]) as collector:
+        wait_until(lambda: export(collector.endpoint, [Sent("GET /")]) == 503, what="memory is short")
+        found |= set(collector.metrics())
+    assert set(COLLECTOR_WITH_TROUBLE) <= found
