@@ -11,8 +11,14 @@ READY := .venv/.ready
 TESTS ?=
 ENVS ?=
 
+# Parts of the stack besides its core: demo, and one of persistent, jaeger-only (WITH="demo persistent").
+WITH ?=
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo .venv/bin/docker-compose)
+STACK = $(COMPOSE) -f docker-compose.yml $(foreach part,$(filter-out demo,$(WITH)),-f compose.$(part).yml) $(addprefix --profile ,$(filter demo,$(WITH)))
+PASSWORD := secrets/grafana_admin_password
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve test test-stack check lint types format lock lock-check test-matrix coverage bench docs build clean
+.PHONY: help demo demo-serve stack-up stack-down stack-smoke test test-stack check lint types format lock lock-check test-matrix coverage bench docs build clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -22,6 +28,22 @@ demo: $(READY) ## the demo shop under load for 20 seconds, and what telemetry sa
 
 demo-serve: $(READY) ## the demo shop, running until Ctrl+C
 	@$(RUN) -m demo serve
+
+stack-up: $(READY) $(PASSWORD) ## collector, Jaeger, Prometheus, Alertmanager, Grafana (WITH="demo persistent", WITH=jaeger-only)
+	$(STACK) up --detach --wait
+	@$(RUN) -m otel_fastperf.smoke $(if $(filter demo,$(WITH)),--apps)
+
+stack-smoke: $(READY) ## does the running stack work? sends a trace, finds it, prints the addresses
+	@$(RUN) -m otel_fastperf.smoke $(if $(filter demo,$(WITH)),--apps)
+
+stack-down: $(READY) ## stop the stack; its data stays (ARGS=--volumes: that too)
+	$(COMPOSE) -f docker-compose.yml -f compose.persistent.yml --profile "*" down --remove-orphans $(ARGS)
+
+# Grafana reads it as another user: the folder is what keeps others out.
+$(PASSWORD):
+	@chmod 700 secrets
+	@umask 022 && head -c 24 /dev/urandom | base64 | tr -d '\n' > $@
+	@echo "Grafana's password, for admin, is new, and in $@."
 
 test: $(READY) ## the test suite (TESTS="tests/test_settings.py -k endpoint" for a part)
 	$(RUN) -m pytest $(TESTS)

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from demo.database import database_url
-from demo.load import Load, Plan
+from demo.load import LIGHT, Load, Plan
 from demo.recording import Recording, fetch_diagnosis, fetch_spans, scraping
 from demo.report import report
 from demo.seed import clear, seed
@@ -146,7 +147,7 @@ async def _run(options: argparse.Namespace, listener: socket.socket, environ: di
 async def _serve(options: argparse.Namespace, listener: socket.socket, environ: dict[str, str], folder: Path) -> None:
     """Keep the shop running, under light load, until the task is cancelled."""
     paint = paint_for(sys.stdout)
-    load = Load(Plan(shoppers=2, pause=0.4, troubles=not options.healthy, trouble_pause=1.0))
+    load = Load(replace(LIGHT, troubles=not options.healthy))
     async with _shop(listener, environ, folder, paint) as server:
         print(paint.dim("A few shoppers use it. Ctrl-C ends it."), flush=True)
         driving = asyncio.create_task(load.run(server.url, float("inf")))

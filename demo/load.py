@@ -2,13 +2,19 @@
 
 Closed loop: each client sends its next request when the last one is answered. What is sent is the same in every run;
 how much of it, the service decides by how fast it answers.
+
+python -m demo.load http://demo:8000        light load on a shop that runs, until SIGTERM or Ctrl-C
 """
 
+import argparse
 import asyncio
+import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final
 
@@ -169,3 +175,29 @@ class Load:
         except httpx.HTTPError as error:
             outcome = type(error).__name__
         self.outcomes[call.name, outcome] += 1
+
+
+#: what `python -m demo serve` and `python -m demo.load` send: a few requests a second
+LIGHT: Final = Plan(shoppers=2, pause=0.4, trouble_pause=1.0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Drive a service that runs; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m demo.load", description="Light load on a shop that runs.")
+    parser.add_argument("url", help="the shop's address, such as http://demo:8000")
+    parser.add_argument("--healthy", action="store_true", help="the shop alone, without its bottlenecks")
+    options = parser.parse_args(arguments)
+    asyncio.run(_until_signalled(Load(replace(LIGHT, troubles=not options.healthy)), options.url))
+    return 0
+
+
+async def _until_signalled(load: Load, url: str) -> None:
+    driving = asyncio.ensure_future(load.run(url, float("inf")))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, driving.cancel)
+    with suppress(asyncio.CancelledError):
+        await driving
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -44,6 +44,8 @@ exit codes:
   stack check  0  all is well, or there are warnings only
                1  something is bad
                2  could not look: no stack there
+  stack smoke  0  it works
+               1  a step failed
 """
 
 

@@ -45,6 +45,8 @@ _PACKAGED: Final = Path(__file__).parent / "_stack"
 _CHECKOUT: Final = Path(__file__).parent.parent
 #: what of a checkout belongs to the stack; pyproject.toml names the same for the wheel
 _TOP: Final = (COMPOSE, "compose.*.yml", ENVIRONMENT_EXAMPLE, "deploy/**/*", "grafana/**/*")
+#: the demo needs the checkout; a target of it that is not there would be an app that is down
+_DEMO: Final = ("deploy/demo/", "deploy/prometheus/targets/")
 _SCHEMA: Final = 1
 
 
@@ -56,7 +58,7 @@ class StackError(FastPerfError):
 class Answers:
     """What the stack is filled in with. `stack_answers` checks them."""
 
-    service: str = "app"
+    service: str = "my-service"
     #: `host:port`, as Prometheus reaches them
     targets: tuple[str, ...] = (f"{HOST}:8000",)
     #: percent of the requests that must not fail
@@ -89,7 +91,7 @@ def shipped(folder: Path) -> dict[str, bytes]:
         path.relative_to(folder).as_posix(): path
         for pattern in _TOP
         for path in folder.glob(pattern)
-        if path.is_file() and path.suffix != ".pyc" and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and (path.parent.name != "secrets" or path.name[0] == ".")
     }
     return {name: found[name].read_bytes() for name in sorted(found)}
 
@@ -103,29 +105,45 @@ def filled(files: Mapping[str, bytes], answers: Answers) -> dict[str, bytes]:
     Raises:
         StackError: A file has not the place that is filled in.
     """
-    made = {name: content for name, content in files.items() if not name.startswith("deploy/prometheus/targets/")}
+    made = {name: content for name, content in files.items() if name == TARGETS or not name.startswith(_DEMO)}
     for name, fill in _FILLED.items():
         if name in made:
             made[name] = fill(made[name].decode(), answers).encode()
-    made[TARGETS] = _targets(answers).encode()
     made["secrets/.gitignore"] = b"# Secrets stay out of version control.\n*\n!.gitignore\n"
     if ENVIRONMENT_EXAMPLE in files:
         made[ENVIRONMENT] = _environment(files[ENVIRONMENT_EXAMPLE].decode(), answers).encode()
     return dict(sorted(made.items()))
 
 
-def _targets(answers: Answers) -> str:
-    lines = "".join(f"    - {_quoted(target)}\n" for target in answers.targets)
-    return (
-        "# Where Prometheus scrapes your app: host:port, its path is /metrics. Prometheus notices changes by itself.\n"
-        "# `job` is the service's name, the same as in OTEL_SERVICE_NAME: it ties metrics to traces, and a dashboard,\n"
-        f"# an SLO and an alert to a service. One block for each service. Inside of a container, {HOST}\n"
-        "# is the machine that it runs on, and localhost the container itself.\n"
-        "- targets:\n"
-        f"{lines}"
-        "  labels:\n"
-        f"    job: {_quoted(answers.service)}\n"
-    )
+def _targets(text: str, answers: Answers) -> str:
+    targets = "".join(f"    - {_quoted(target)}\n" for target in answers.targets)
+    for old, new in ((f"    - {HOST}:8000\n", targets), ("job: my-service\n", f"job: {_quoted(answers.service)}\n")):
+        if old not in text:
+            raise _no_place(TARGETS, old.strip())
+        text = text.replace(old, new)
+    return text
+
+
+def _compose(text: str, answers: Answers) -> str:
+    """Without the demo and what the checkout's Makefile does: neither is there."""
+    head, name, body = text.partition("\nname: ")
+    body, demo, rest = body.partition("\n  # --- profile demo")
+    _, networks, rest = rest.partition("\nnetworks:\n")
+    rest, count = re.subn(r"  demo-database:\n(?:    .*\n)+", "", rest)
+    if not (head and name and demo and networks and count):
+        raise _no_place(COMPOSE, "profile demo")
+    up = "up --detach --wait"
+    head = f"""\
+# Traces, metrics, alerts and dashboards for {answers.service}, from `otel-fastperf stack init`:
+#
+#   docker compose {up}
+#   docker compose -f {COMPOSE} -f compose.persistent.yml {up}     traces and queues outlive a restart
+#   docker compose -f {COMPOSE} -f compose.jaeger-only.yml {up}    no collector
+#   otel-fastperf stack check .     is it sound?
+#   otel-fastperf stack smoke .     does it work?
+#
+# Ports and addresses: .env. Versions, and how to pin their digests: deploy/VERSIONS.md."""
+    return f"{head}{name}{body}{networks}{rest}"
 
 
 def address(name: str, variables: Mapping[str, str]) -> str:
@@ -193,7 +211,12 @@ def _no_place(path: str, place: str) -> StackError:
     return StackError(message)
 
 
-_FILLED: Final[Mapping[str, Callable[[str, Answers], str]]] = {JAEGER_UI: _jaeger_ui, SLO_TARGETS: _slo_targets}
+_FILLED: Final[Mapping[str, Callable[[str, Answers], str]]] = {
+    COMPOSE: _compose,
+    TARGETS: _targets,
+    JAEGER_UI: _jaeger_ui,
+    SLO_TARGETS: _slo_targets,
+}
 
 
 # What was written before

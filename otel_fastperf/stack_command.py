@@ -1,4 +1,4 @@
-"""`otel-fastperf stack init` and `stack check`: Prometheus, Grafana, Jaeger and the rest, as files in a folder."""
+"""`otel-fastperf stack init`, `check` and `smoke`: Prometheus, Grafana, Jaeger and the rest, as files in a folder."""
 
 import argparse
 import os
@@ -34,6 +34,7 @@ from otel_fastperf.shipped import (
     write,
     write_file,
 )
+from otel_fastperf.smoke import add_options, run
 from otel_fastperf.stack_answers import Given, answers, notes
 from otel_fastperf.stack_checks import Stack, check_stack
 from otel_fastperf.stack_tools import check_tools
@@ -65,17 +66,17 @@ def add_stack(commands: Any, epilog: str) -> None:
     stack = commands.add_parser("stack", help=what, description=what)
     below = stack.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
+    def command(name: str, does: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
         form = argparse.RawDescriptionHelpFormatter
         added: argparse.ArgumentParser = below.add_parser(
             name, help=what, description=what, epilog=epilog, formatter_class=form
         )
-        added.add_argument("directory", type=Path, metavar="DIR", help="the stack's folder")
-        added.set_defaults(run=run)
+        added.set_defaults(run=does)
         return added
 
     init = command("init", _init, "Write the stack, or bring it up to date. Files that you changed stay as they are.")
     usual = Answers()
+    init.add_argument("directory", type=Path, metavar="DIR", help="the stack's folder")
     init.add_argument(
         "--target", action="extend", nargs="+", default=[], metavar="HOST:PORT",
         help=f"where the app has its /metrics ({' '.join(usual.targets)}: port 8000 of this machine)",
@@ -96,7 +97,10 @@ def add_stack(commands: Any, epilog: str) -> None:
     init.add_argument("--force", action="store_true", help="overwrite what you changed; yours is kept as FILE.old")
 
     check = command("check", _check, "Is the stack sound? Asks the programs that read the files, where installed.")
+    check.add_argument("directory", type=Path, metavar="DIR", help="the stack's folder")
     check.add_argument("--format", choices=("text", "json"), default="text")
+
+    add_options(command("smoke", run, "Does the running stack work? Sends a trace, finds it, asks the others."))
 
 
 def _given(options: argparse.Namespace) -> Given:

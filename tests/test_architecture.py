@@ -35,6 +35,7 @@ FLOORS: Final = (
         "peers",
         "route",
         "shipped",
+        "smoke",
         "spans",
         "sql",
         "stack",

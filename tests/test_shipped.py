@@ -56,11 +56,29 @@ groups:
           le: "0.5"
 """
 FILES: Final = {
-    "docker-compose.yml": b"services: {}\n",
+    "docker-compose.yml": b"""\
+# make stack-up
+name: otel-fastperf
+services:
+  grafana: {} # stays
+
+  # --- profile demo ---
+  demo: {}
+
+networks:
+  # stays too
+  default: {}
+  demo-database:
+    internal: true
+
+volumes: {}
+""",
     ".env.example": b"# ports\nGRAFANA_PORT=3000\n#GRAFANA_URL=http://localhost:3000\n",
     SLO_TARGETS: SLO.encode(),
     JAEGER_UI: b'{"a": "http://localhost:3000/d/x", "b": "http://localhost:9090", "c": "http://localhost:30001"}\n',
+    TARGETS: b"# a comment\n- targets:\n    - host.docker.internal:8000\n  labels:\n    job: my-service\n",
     "deploy/prometheus/targets/demo.yml": b"[]\n",
+    "deploy/demo/Dockerfile": b"FROM scratch\n",
 }
 
 
@@ -72,9 +90,20 @@ def test_the_target_file_names_the_app_with_the_label_that_traces_have() -> None
     assert yaml.safe_load(made[TARGETS]) == [{"targets": ["a:1", "[::1]:2"], "labels": {"job": 'my "shop" ⛵'}}]
 
 
-def test_targets_of_the_checkout_are_nobody_elses() -> None:
-    """A demo that is not there would be an app that is down: a page."""
-    assert [name for name in filled(FILES, Answers()) if "/targets/" in name] == [TARGETS]
+def test_the_demo_stays_in_the_checkout() -> None:
+    """It is built there; elsewhere, its target would be an app that is down."""
+    made = filled(FILES, Answers(service="shop"))
+    assert [name for name in made if "/targets/" in name or "/demo/" in name] == [TARGETS]
+    text = made["docker-compose.yml"].decode()
+    assert yaml.safe_load(text) == {
+        "name": "otel-fastperf",
+        "services": {"grafana": {}},
+        "networks": {"default": {}},
+        "volumes": {},
+    }
+    assert "make " not in text
+    for comment in ("for shop, from", "# stays\n", "# stays too\n"):
+        assert comment in text
 
 
 def test_slo_targets_are_filled_in_where_they_stand_and_nothing_else_is_touched() -> None:
@@ -118,15 +147,25 @@ def test_two_addresses_may_change_places() -> None:
     assert (made["a"], made["b"]) == ("http://localhost:9090/d/x", "http://localhost:3000")
 
 
-@pytest.mark.parametrize("path", [SLO_TARGETS, JAEGER_UI])
+@pytest.mark.parametrize("path", [SLO_TARGETS, JAEGER_UI, TARGETS, "docker-compose.yml"])
 def test_a_file_without_the_place_to_fill_in_is_an_error(path: str) -> None:
     with pytest.raises(StackError, match=f"{path} has no .* Cure: "):
         filled({**FILES, path: b"{}\n"}, Answers())
 
 
 def test_shipped_are_the_stack_s_files_and_no_others(tmp_path: Path) -> None:
-    ours = ("docker-compose.yml", "compose.x.yml", ".env.example", "deploy/a/b.yml", "grafana/c.json")
-    others = ("pyproject.toml", ".env", "secrets/grafana_admin_password", "deploy/__pycache__/x.pyc", "x/deploy/y.yml")
+    ours = (
+        "docker-compose.yml",
+        "compose.x.yml",
+        ".env.example",
+        "deploy/a/b.yml",
+        "deploy/x/secrets/.gitignore",
+        "grafana/c.json",
+    )
+    others = (
+        "pyproject.toml", ".env", "secrets/grafana_admin_password", "deploy/__pycache__/x.pyc", "x/deploy/y.yml",
+        "deploy/alertmanager/secrets/slack",
+    )  # fmt: skip
     for name in (*ours, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)

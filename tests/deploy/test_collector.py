@@ -193,9 +193,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @needs("collector")
 @in_all_ways
-def test_the_collector_finds_no_fault(
-    overlays: tuple[str, ...], secrets: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_collector_finds_no_fault(overlays: tuple[str, ...], secrets: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
         [program("collector"), "validate", *(f"--config={path}" for path in configs(overlays))],
         env={**secrets, "COLLECTOR_STORAGE": str(tmp_path)},
