@@ -1,7 +1,7 @@
 """Does the stack work? Sends a trace, finds it in Jaeger, asks the others.
 
-`otel-fastperf stack smoke`, or `make stack-smoke` in a checkout. Everything is asked from outside, at the ports that are
-published on this machine. A failed step says what to do next.
+`otel-fastperf stack smoke`, or `make stack-smoke` in a checkout. Everything is asked from outside, at the ports that
+are published on this machine. A failed step says what to do next.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -22,7 +23,7 @@ from otel_fastperf.errors import FastPerfError
 
 #: service that the trace is of; not one of an app, so that no dashboard counts it
 SERVICE: Final = "otel-fastperf-smoke"
-#: Prometheus job of prometheus.yml whose targets are the user's apps; all others are the stack's
+#: scrape configuration of prometheus.yml whose targets are the user's apps; all others are the stack's
 APPS: Final = "app"
 
 _WAIT_SECONDS: Final = 60.0
@@ -75,17 +76,17 @@ def smoke(
     addresses: Addresses,
     *,
     seconds: float = _WAIT_SECONDS,
-    apps_too: bool = False,
+    apps: Sequence[str] = (),
     output: TextIO | None = None,
 ) -> int:
     """Go through the steps, all within so many seconds, and print each; 0 when all are well, 1 otherwise.
 
-    With `apps_too`, an app that Prometheus cannot scrape is a failure; without, it is only told.
+    That Prometheus cannot scrape one of `apps`, by their service names, is a failure; without any, it is only told.
     """
     output = output or sys.stdout
     stack = _Stack(addresses, time.monotonic() + seconds)
     failed = 0
-    for name, step in stack.steps(apps_too=apps_too):
+    for name, step in stack.steps(apps):
         try:
             mark, said = "ok", step()
         except _Hint as hint:
@@ -122,7 +123,7 @@ class _Stack:
         self._deadline = deadline
         self._trace_id = secrets.token_hex(16)
 
-    def steps(self, *, apps_too: bool) -> Iterator[tuple[str, Callable[[], str]]]:
+    def steps(self, apps: Sequence[str]) -> Iterator[tuple[str, Callable[[], str]]]:
         """Name and step; a step says what it saw, or raises."""
         yield "Jaeger", lambda: self._ready("jaeger", f"{self._at.jaeger}/api/v3/services")
         yield "Prometheus", lambda: self._ready("prometheus", f"{self._at.prometheus}/-/ready")
@@ -131,7 +132,7 @@ class _Stack:
         yield "Collector", self._send
         yield "Trace", self._find
         yield "Targets", self._stack_targets
-        yield "Apps", lambda: self._app_targets(needed=apps_too)
+        yield "Apps", lambda: self._app_targets(apps)
 
     def _ready(self, service: str, url: str) -> str:
         self._until(service, url, lambda: _get(url))
@@ -169,19 +170,16 @@ class _Stack:
         up = self._all_up(lambda target: target.get("scrapePool") != APPS)
         return f"Prometheus scrapes {', '.join(sorted({str(target['scrapePool']) for target in up}))}"
 
-    def _app_targets(self, *, needed: bool) -> str:
-        if needed:
-            apps = self._all_up(lambda target: target.get("scrapePool") == APPS)
-        else:
-            targets = self._until("prometheus", self._at.prometheus, self._targets)
-            apps = [target for target in targets if target.get("scrapePool") == APPS]
-        if not apps or (down := _down(apps)):
-            seen = down if apps else " no target in deploy/prometheus/targets"
-            message = (
-                f"not scraped:{seen}. An app on this machine must listen where containers reach it: --host 0.0.0.0"
-            )
-            raise _Hint(message)
-        return f"Prometheus scrapes {', '.join(sorted(str(target['labels'].get('job')) for target in apps))}"
+    def _app_targets(self, needed: Sequence[str]) -> str:
+        for name in needed:
+            self._all_up(partial(_is_app, name))
+        targets = self._until("prometheus", self._at.prometheus, self._targets)
+        apps = [target for target in targets if target.get("scrapePool") == APPS]
+        if up := sorted({_job(target) for target in apps if target.get("health") == "up"}):
+            return f"Prometheus scrapes {', '.join(up)}"
+        seen = _down(apps) or " no target in deploy/prometheus/targets"
+        message = f"not scraped:{seen}. Cure: start the app, where containers reach it (uvicorn --host 0.0.0.0)"
+        raise _Hint(message)
 
     def _all_up(self, wanted: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
         """Those targets, once there are some and all are up."""
@@ -221,6 +219,14 @@ class _Stack:
                 message = f"{why}. Cure: `docker compose ps`, then `docker compose logs {services}`"
                 raise SmokeError(message)
             time.sleep(_PAUSE_SECONDS)
+
+
+def _is_app(name: str, target: Mapping[str, Any]) -> bool:
+    return target.get("scrapePool") == APPS and _job(target) == name
+
+
+def _job(target: Mapping[str, Any]) -> str:
+    return str(target.get("labels", {}).get("job"))
 
 
 def _down(targets: Sequence[Mapping[str, Any]]) -> str:
@@ -309,7 +315,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that `run` reads."""
     parser.add_argument("directory", nargs="?", type=Path, default=Path(), help="where docker-compose.yml is (.)")
     parser.add_argument("--wait", type=float, default=_WAIT_SECONDS, metavar="SECONDS", help="how long at most (60)")
-    parser.add_argument("--apps", action="store_true", help="an app that Prometheus cannot scrape is a failure")
+    parser.add_argument(
+        "--app", action="append", default=[], metavar="SERVICE", help="Prometheus must scrape this one; may be repeated"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -319,7 +327,7 @@ def run(options: argparse.Namespace) -> int:
     except SmokeError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    return smoke(addresses, seconds=options.wait, apps_too=options.apps)
+    return smoke(addresses, seconds=options.wait, apps=options.app)
 
 
 if __name__ == "__main__":

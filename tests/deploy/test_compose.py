@@ -1,0 +1,354 @@
+"""The Compose files: taken by Compose, the specification's schema and a linter; hardened; complete; of one version."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+from pathlib import Path
+from threading import Thread
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from otel_fastperf.smoke import Addresses, SmokeError, smoke
+from tests.deploy.engine import COMPOSE
+from tests.deploy.servers import DEPLOY, ROOT
+from tests.serving import free_port, wait_until
+from tools.servers import SERVERS
+
+FILES: Final = sorted(path.name for path in (*ROOT.glob("docker-compose.yml"), *ROOT.glob("compose.*.yml")))
+OVERLAYS: Final = [name.split(".")[1] for name in FILES if name.startswith("compose.")]
+#: overlays, profiles
+COMBINATIONS: Final = [
+    ((), ()),
+    ((), ("demo",)),
+    *(((overlay,), profiles) for overlay in OVERLAYS for profiles in ((), ("demo",))),
+]
+
+#: gives volumes to another user, which only root can, and ends
+ONCE: Final = {"own-volumes"}
+#: no shell in the image, or nothing to ask
+WITHOUT_HEALTH: Final = {"otel-collector", "load"} | ONCE
+
+
+def compose(
+    overlays: tuple[str, ...], profiles: tuple[str, ...], *arguments: str, env_file: Path = Path("/dev/null")
+) -> "subprocess.CompletedProcess[str]":
+    files = ["-f", "docker-compose.yml", *(part for name in overlays for part in ("-f", f"compose.{name}.yml"))]
+    named = (part for name in profiles for part in ("--profile", name))
+    # no engine is asked, and no .env of whoever runs the tests
+    return subprocess.run(
+        [str(COMPOSE), "--env-file", str(env_file), *files, *named, *arguments],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@cache
+def model(overlays: tuple[str, ...], profiles: tuple[str, ...]) -> dict[str, Any]:
+    """What Compose makes of it."""
+    done = compose(overlays, profiles, "config", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def every_service() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each service of each combination, with a name that tells which."""
+    for overlays, profiles in COMBINATIONS:
+        for name, service in model(overlays, profiles)["services"].items():
+            yield " ".join((name, *overlays, *profiles)), service
+
+
+SERVICES: Final = dict(every_service())
+
+each_service = pytest.mark.parametrize("name", SERVICES)
+each_combination = pytest.mark.parametrize(("overlays", "profiles"), COMBINATIONS)
+
+
+@each_combination
+def test_compose_takes_it_without_a_word(overlays: tuple[str, ...], profiles: tuple[str, ...]) -> None:
+    done = compose(overlays, profiles, "config", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_is_what_the_specification_says(name: str) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(ROOT / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@each_combination
+def test_the_linter_finds_nothing_of_weight(
+    overlays: tuple[str, ...], profiles: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "compose.yml").write_text(compose(overlays, profiles, "config").stdout)
+    linter = Path(sys.executable).parent / "compose-lint"
+    options = ["--quiet", "--fail-on", "medium", "--config", str(ROOT / ".compose-lint.yml"), "--skip-suppressed"]
+    command = [str(linter), "check", *options, str(tmp_path / "compose.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_linter_would_find_something(tmp_path: Path) -> None:
+    """The test above is able to fail."""
+    (tmp_path / "compose.yml").write_text("services: {web: {image: 'nginx:1.29', privileged: true}}\n")
+    linter = Path(sys.executable).parent / "compose-lint"
+    command = [str(linter), "check", "--config", str(ROOT / ".compose-lint.yml"), str(tmp_path / "compose.yml")]
+    assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 1
+
+
+@each_service
+def test_a_container_can_do_nothing_it_need_not(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not service.get("privileged")
+    if name.split(maxsplit=1)[0] in ONCE:
+        assert (service["user"], service["cap_add"], service["network_mode"]) == ("0:0", ["CHOWN"], "none")
+    else:
+        assert int(service["user"].split(":")[0]) > 0
+        assert "cap_add" not in service
+
+
+@each_service
+def test_a_container_cannot_take_the_machine(name: str) -> None:
+    service = SERVICES[name]
+    assert 0 < int(service["mem_limit"]) <= 1024**3
+    assert 0 < service["pids_limit"] <= 256
+    # dockerd refuses more than the machine has
+    assert 0 < float(service["cpus"]) <= 1
+    assert service["logging"] == {"driver": "json-file", "options": {"max-size": "5m", "max-file": "2"}}
+    assert service["restart"] == ("no" if name.split(maxsplit=1)[0] in ONCE else "unless-stopped")
+
+
+@each_service
+def test_ports_are_this_machines_alone(name: str) -> None:
+    assert all(port["host_ip"] == "127.0.0.1" for port in SERVICES[name].get("ports", []))
+
+
+@each_service
+def test_a_container_with_a_shell_tells_its_health(name: str) -> None:
+    assert ("healthcheck" in SERVICES[name]) == (name.split(maxsplit=1)[0] not in WITHOUT_HEALTH)
+
+
+@each_service
+def test_go_knows_four_fifths_of_its_memory(name: str) -> None:
+    limit = SERVICES[name].get("environment", {}).get("GOMEMLIMIT")
+    go = name.split(maxsplit=1)[0] in {"otel-collector", "jaeger", "prometheus", "alertmanager", "grafana"}
+    expected = f"{int(SERVICES[name]['mem_limit']) * 8 // 10 // 1024**2}MiB" if go else None
+    assert limit == expected
+
+
+@each_service
+def test_nobody_waits_for_the_collector(name: str) -> None:
+    """Telemetry that is down must not keep an app from starting."""
+    assert "otel-collector" not in SERVICES[name].get("depends_on", {})
+
+
+def binds(service: dict[str, Any]) -> dict[str, Path]:
+    """`{path inside: path here}` of what is mounted from this checkout."""
+    return {each["target"]: Path(each["source"]) for each in service.get("volumes", []) if each["type"] == "bind"}
+
+
+@each_service
+def test_what_is_mounted_is_there_and_cannot_be_written(name: str) -> None:
+    mounted = [each for each in SERVICES[name].get("volumes", []) if each["type"] == "bind"]
+    assert all(each.get("read_only") for each in mounted)
+    missing = [str(path) for path in binds(SERVICES[name]).values() if not path.exists()]
+    assert not missing
+
+
+@each_service
+def test_the_configuration_a_command_names_is_there(name: str) -> None:
+    service = SERVICES[name]
+    named = [part.partition("=")[2] for part in service.get("command") or [] if part.startswith("--config")]
+    here = [
+        here / Path(path).relative_to(inside)
+        for path in named
+        for inside, here in binds(service).items()
+        if Path(path).is_relative_to(inside)
+    ]
+    assert len(here) == len(named)
+    assert all(path.is_file() for path in here), here
+
+
+def test_apps_find_the_same_addresses_with_and_without_a_collector() -> None:
+    jaeger = model(("jaeger-only",), ())["services"]["jaeger"]
+    assert "otel-collector" in jaeger["networks"]["default"]["aliases"]
+    ports = {port["target"]: port["published"] for port in jaeger["ports"]}
+    collectors = {port["target"]: port["published"] for port in model((), ())["services"]["otel-collector"]["ports"]}
+    assert ports == {**collectors, 16686: "16686"}
+
+
+# Secrets
+
+
+def test_nobody_comes_in_without_a_password_of_their_own() -> None:
+    grafana = model((), ())["services"]["grafana"]
+    environment = grafana["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
+    assert [name for name in environment if "PASSWORD" in name] == ["GF_SECURITY_ADMIN_PASSWORD__FILE"]
+    assert environment["GF_SECURITY_ADMIN_PASSWORD__FILE"] == "/run/secrets/grafana_admin_password"
+    assert [secret["source"] for secret in grafana["secrets"]] == ["grafana_admin_password"]
+
+
+def test_git_does_not_take_secrets() -> None:
+    ignored = ["git", "check-ignore", "--quiet", "--no-index"]
+    for path, is_ignored in (("secrets/grafana_admin_password", 0), (".env", 0), ("secrets/.gitkeep", 1)):
+        assert subprocess.run([*ignored, path], cwd=ROOT, check=False).returncode == is_ignored, path
+
+
+def test_make_makes_a_password_once(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "secrets").mkdir()
+    password = tmp_path / "secrets" / "grafana_admin_password"
+    made = []
+    for _ in range(2):
+        subprocess.run(["make", "secrets/grafana_admin_password"], cwd=tmp_path, check=True, capture_output=True)
+        made.append(password.read_text())
+    assert made[0] == made[1]
+    assert re.fullmatch(r"[A-Za-z0-9+/]{32}", made[0])
+    # Grafana's user reads the file; the folder keeps others out
+    assert password.stat().st_mode & 0o777 == 0o644
+    assert password.parent.stat().st_mode & 0o777 == 0o700
+
+
+# Settings and versions
+
+
+def test_the_example_shows_every_variable_and_what_holds_without_it(tmp_path: Path) -> None:
+    used = set(re.findall(r"\$\{(\w+)", "".join((ROOT / name).read_text() for name in FILES)))
+    shown = re.sub(r"^#(?=[A-Z_]+=)", "", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
+    assert sorted(re.findall(r"^([A-Z_]+)=", shown, flags=re.MULTILINE)) == sorted(used)
+    (tmp_path / "example.env").write_text(shown)
+    for overlays, profiles in COMBINATIONS:
+        done = compose(overlays, profiles, "config", "--format", "json", env_file=tmp_path / "example.env")
+        assert json.loads(done.stdout) == model(overlays, profiles)
+
+
+def versions() -> dict[str, str]:
+    """`{image: version}` of deploy/VERSIONS.md."""
+    rows = re.findall(
+        r"^\| [^|]+ \| `([^`]+)` \| `([^`]+)` \|", (DEPLOY / "VERSIONS.md").read_text(), flags=re.MULTILINE
+    )
+    assert rows
+    return dict(rows)
+
+
+def test_images_are_of_the_versions_that_are_decided_in_one_place() -> None:
+    images = {service["image"] for service in SERVICES.values() if "build" not in service}
+    images |= set(re.findall(r"^FROM (\S+)", (DEPLOY / "demo" / "Dockerfile").read_text(), flags=re.MULTILINE))
+    images = {image for image in images if not image.endswith(":local")}
+    assert images == {f"{image}:{version}" for image, version in versions().items()}
+
+
+def test_tests_run_the_versions_that_the_table_says() -> None:
+    rows = re.findall(
+        r"^\| (\w+)[^|]*\|[^|]*\|[^|]*\| `([^`]+)`", (DEPLOY / "VERSIONS.md").read_text(), flags=re.MULTILINE
+    )
+    said = dict(rows)
+    of_tests = {name: server.version for name, server in SERVERS.items()}
+    named = {
+        "OpenTelemetry": "collector",
+        "Jaeger": "jaeger",
+        "Prometheus": "prometheus",
+        "Alertmanager": "alertmanager",
+    }
+    assert {named[name]: version for name, version in said.items()} == {
+        name: version for name, version in of_tests.items() if name in named.values()
+    }
+
+
+def test_no_other_file_names_another_version_of_an_image() -> None:
+    decided = versions()
+    names = "|".join(re.escape(image) for image in decided)
+    wrong = [
+        f"{path.relative_to(ROOT)}: {image}:{version}"
+        for folder in ("deploy", "docs", "grafana", "otel_fastperf", "tools", "README.md", "docker-compose.yml")
+        for path in ((ROOT / folder).rglob("*") if (ROOT / folder).is_dir() else [ROOT / folder])
+        if path.is_file() and path.suffix in {".md", ".yml", ".yaml", ".py", ""}
+        for image, version in re.findall(rf"({names}):([\w.-]+)", path.read_text(errors="replace"))
+        if decided[image] != version
+    ]
+    assert not wrong
+
+
+def test_the_minimal_collector_is_of_the_same_version_as_the_image() -> None:
+    builder = yaml.safe_load((DEPLOY / "collector" / "builder.yaml").read_text())
+    image = next(version for image, version in versions().items() if "collector" in image)
+    assert builder["dist"]["version"] == image
+
+
+# The smoke test
+
+
+def test_smoke_says_what_does_not_answer_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    addresses = Addresses(collector=nowhere, jaeger=nowhere, prometheus=nowhere, alertmanager=nowhere, grafana=nowhere)
+    output = StringIO()
+    assert smoke(addresses, seconds=0, output=output) == 1
+    lines = output.getvalue().splitlines()
+    assert (
+        f"FAILED  Jaeger        {nowhere}/api/v3/services refuses the connection: nothing listens there."
+        " Cure: `docker compose ps`, then `docker compose logs jaeger`"
+    ) in lines
+    assert lines[-1] == "8 of the steps failed."
+
+
+def test_smoke_asks_the_ports_that_compose_publishes(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("# ports\nJAEGER_PORT=1\nexport GRAFANA_PORT='2' # ours\nPROMETHEUS_PORT=3\n")
+    found = Addresses.of(tmp_path, {"PROMETHEUS_PORT": "4"})
+    assert found == Addresses(
+        jaeger="http://127.0.0.1:1", grafana="http://127.0.0.1:2", prometheus="http://127.0.0.1:4"
+    )
+    assert Addresses.of(tmp_path / "nowhere", {}) == Addresses()
+    with pytest.raises(SmokeError, match=r"^JAEGER_PORT=x: must be a port\. Cure: set it to a number in \.env$"):
+        Addresses.of(tmp_path, {"JAEGER_PORT": "x"})
+
+
+# The demo's load
+
+
+def test_the_demos_load_runs_until_it_is_asked_to_stop() -> None:
+    paths: list[str] = []
+
+    class Shop(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815 - as http.server asks
+
+        def log_message(self, *args: Any) -> None:
+            """Say nothing."""
+
+    with ExitStack() as stack:
+        server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Shop))
+        Thread(target=server.serve_forever, daemon=True).start()
+        stack.callback(server.shutdown)
+        command = [sys.executable, "-m", "demo.load", f"http://127.0.0.1:{server.server_port}"]
+        process = stack.enter_context(subprocess.Popen(command, cwd=ROOT))
+        stack.callback(process.kill)
+        wait_until(lambda: len(paths) > 5, seconds=60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    assert any(path.startswith("/products") for path in paths)

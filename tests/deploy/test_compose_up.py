@@ -1,0 +1,168 @@
+"""`docker compose up`, by a real engine: the stack gets healthy, takes a trace, keeps it, and leaves nothing behind.
+
+The images hold the real servers under the names of the pinned images; Grafana alone is a stand-in, and named so in what
+the smoke test prints. See engine.py.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+import pytest
+
+from tests.deploy import engine as engines
+from tests.deploy.engine import STAND_IN, Engine, Stack
+from tests.deploy.servers import ROOT
+from tests.deploy.test_compose import FILES, OVERLAYS, WITHOUT_HEALTH, model
+from tests.serving import free_port, wait_until
+
+pytestmark = [
+    pytest.mark.skipif(bool(engines.missing()), reason=engines.missing()),
+    pytest.mark.timeout(400),  # images of half a gigabyte, and a start of up to a minute
+]
+
+PORTS: Final = (
+    "COLLECTOR_GRPC_PORT",
+    "COLLECTOR_HTTP_PORT",
+    "JAEGER_PORT",
+    "PROMETHEUS_PORT",
+    "ALERTMANAGER_PORT",
+    "GRAFANA_PORT",
+)
+PASSWORD: Final = "secrets/grafana_admin_password"
+
+
+@pytest.fixture(scope="module")
+def docker() -> Iterator[Engine]:
+    """An engine that has the stack's images."""
+    names = {
+        name: service["image"]
+        for overlay in ((), *((each,) for each in OVERLAYS))
+        for name, service in model(overlay, ())["services"].items()
+    }
+    with engines.engine() as found:
+        for image in engines.images(names):
+            found.add(image)
+        yield found
+
+
+class Start(Protocol):
+    def __call__(self, *overlays: str) -> AbstractContextManager[Stack]: ...
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The shipped files in a folder of their own, with a password; the app to scrape is one on this machine."""
+    folder = tmp_path / "stack"
+    folder.mkdir()
+    for name in FILES:
+        shutil.copy(ROOT / name, folder)
+    for name in ("deploy", "grafana"):
+        shutil.copytree(ROOT / name, folder / name)
+    password = folder / PASSWORD
+    password.parent.mkdir()
+    password.write_text("correct horse battery staple")
+    targets = folder / "deploy" / "prometheus" / "targets"
+    for path in targets.glob("*"):
+        path.unlink()
+    return folder
+
+
+@pytest.fixture
+def start(docker: Engine, files: Path) -> Start:
+    """Starts the stack with overlays; it is gone afterwards."""
+
+    @contextmanager
+    def run(*overlays: str) -> Iterator[Stack]:
+        stack = Stack(docker, files, f"test-{files.parent.name[-20:]}", {name: free_port() for name in PORTS}, overlays)
+        try:
+            stack.compose("up", "--detach", "--wait", "--wait-timeout", "60")
+            yield stack
+        finally:
+            stack.compose("down", "--volumes", "--timeout", "5", check=False)
+
+    return run
+
+
+def smoke(stack: Stack, *options: str) -> str:
+    """The output of the smoke test, which has to pass."""
+    command = [sys.executable, "-m", "otel_fastperf.smoke", *options]
+    variables = {"PYTHONPATH": str(ROOT), **stack.variables}
+    done = subprocess.run(command, cwd=stack.folder, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{stack.log()}"
+    return done.stdout
+
+
+def trace_of(output: str) -> str:
+    """The id of the trace that a smoke test has sent."""
+    found = re.search(r"/trace/([0-9a-f]{32})", output)
+    assert found is not None, output
+    return found[1]
+
+
+def test_nothing_starts_without_a_password(docker: Engine, files: Path) -> None:
+    (files / PASSWORD).unlink()
+    stack = Stack(docker, files, "test-no-password", {name: free_port() for name in PORTS})
+    try:
+        done = stack.compose("up", "--detach", check=False)
+        assert done.returncode != 0
+        assert f"does not exist: {files / PASSWORD}" in done.stderr
+        assert not [name for name, service in stack.services().items() if service["State"] == "running"]
+    finally:
+        stack.compose("down", "--volumes")
+
+
+@pytest.mark.filterwarnings("default:Grafana was a stand-in")
+def test_it_is_healthy_within_a_minute_takes_a_trace_and_leaves_nothing(start: Start) -> None:
+    with start() as stack:
+        app = free_port()
+        target = f'- targets: ["host.docker.internal:{app}"]\n  labels: {{job: shop}}\n'
+        (stack.folder / "deploy" / "prometheus" / "targets" / "app.yml").write_text(target)
+        server = 'from prometheus_client import start_http_server as s; s(int(__import__("sys").argv[1]))[1].join()'
+        with subprocess.Popen([sys.executable, "-c", server, str(app)]) as process:
+            try:
+                output = smoke(stack, "--app", "shop")
+            finally:
+                process.kill()
+        services = stack.services()
+        assert set(services) == set(model((), ())["services"])
+        for name, service in services.items():
+            assert service["State"] == "running", name
+            assert service["Health"] == ("" if name in WITHOUT_HEALTH else "healthy"), name
+        assert re.search(r"^ok +Apps +Prometheus scrapes shop$", output, re.MULTILINE), output
+        assert re.search(
+            r"^ok +Targets +Prometheus scrapes alertmanager, jaeger, otel-collector, prometheus$", output, re.MULTILINE
+        ), output
+        assert f"http://127.0.0.1:{stack.ports['GRAFANA_PORT']}" in output
+        assert STAND_IN in output
+        warnings.warn_explicit("Grafana was a stand-in in this test", UserWarning, __file__, 1)
+        stack.compose("down", "--volumes")
+        assert stack.engine.left(stack.project) == []
+
+
+def test_jaeger_alone_takes_what_the_collector_took(start: Start) -> None:
+    with start("jaeger-only") as stack:
+        smoke(stack)
+        assert set(stack.services()) == {"jaeger", "prometheus", "alertmanager", "grafana"}
+
+
+def test_traces_outlive_the_containers_with_disks_that_belong_to_the_servers(start: Start) -> None:
+    with start("persistent") as stack:
+        trace = trace_of(smoke(stack))
+        for service, folder in (("jaeger", "/badger"), ("otel-collector", "/var/lib/otelcol")):
+            mounts = {mount["Destination"]: Path(mount["Source"]) for mount in stack.container(service)["Mounts"]}
+            owners = {path.stat().st_uid for path in (mounts[folder], *mounts[folder].rglob("*"))}
+            assert owners == {10001}, service
+            assert any(mounts[folder].iterdir()), service
+        stack.compose("down")
+        stack.compose("up", "--detach", "--wait", "--wait-timeout", "60")
+        url = f"http://127.0.0.1:16686/api/v3/traces/{trace}"
+        asked = ("exec", "--no-TTY", "jaeger", "wget", "-q", "-O", "-", url.replace("127.0.0.1", "jaeger"))
+        wait_until(lambda: "otel-fastperf-smoke" in stack.compose(*asked, check=False).stdout, seconds=30, what=trace)
+        smoke(stack)
