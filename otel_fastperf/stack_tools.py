@@ -1,9 +1,11 @@
-"""The programs that judge the stack's files best: those that read them. Each is asked where it is installed.
+"""The programs that judge the stack's files best: those that read them.
 
+Each is asked where Docker has the image that the stack runs, or where it is installed.
 What a program refuses may be wrong, or the program may be another version or build than the stack's. So the files as
 they are shipped are the control: where a program refuses them too, it cannot judge.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -37,6 +39,8 @@ class Tool:
     programs: tuple[tuple[str, ...], ...]
     #: the folder of a stack -> question -> the arguments
     questions: Callable[[Path], dict[str, list[str]]]
+    #: the service whose image has it too, and the program's name there; "" is what the image starts by itself
+    image: tuple[str, str]
     #: what goes unlooked-at without it
     covers: str
     #: which of its versions cannot read the files
@@ -100,13 +104,14 @@ def _below(overlay: Path) -> list[Path]:
     return []
 
 
+_PROMTOOL: Final = ("prometheus", "promtool")
 TOOLS: Final = (
-    Tool("docker compose", (("docker", "compose"), ("docker-compose",)), _compose, "the compose files"),
-    Tool("promtool", (("promtool",),), _prometheus, "deploy/prometheus/prometheus.yml", too_old=r"version [012]\."),
-    Tool("promtool", (("promtool",),), _rules, "deploy/prometheus/rules"),
-    Tool("amtool", (("amtool",),), _alertmanager, "deploy/alertmanager"),
-    Tool("otelcol", (("otelcol-contrib",), ("otelcol",)), _collector, "deploy/collector"),
-    Tool("jaeger", (("jaeger",),), _jaeger, "deploy/jaeger"),
+    Tool("docker compose", (("docker", "compose"), ("docker-compose",)), _compose, ("", ""), "the compose files"),
+    Tool("promtool", (("promtool",),), _prometheus, _PROMTOOL, "deploy/prometheus/prometheus.yml", r"version [012]\."),
+    Tool("promtool", (("promtool",),), _rules, _PROMTOOL, "deploy/prometheus/rules"),
+    Tool("amtool", (("amtool",),), _alertmanager, ("alertmanager", "amtool"), "deploy/alertmanager"),
+    Tool("otelcol", (("otelcol-contrib",), ("otelcol",)), _collector, ("otel-collector", ""), "deploy/collector"),
+    Tool("jaeger", (("jaeger",),), _jaeger, ("jaeger", ""), "deploy/jaeger"),
 )
 
 
@@ -133,7 +138,7 @@ def _as_in_container(folder: Path) -> None:
 
 
 def _ask(tool: Tool, theirs: Path, ours: Path, environ: Mapping[str, str]) -> Iterator[Check]:
-    command = _installed(tool, environ)
+    command = _in_image(tool, theirs, environ) or _installed(tool, environ)
     if command is None:
         what = f"Not installed: {tool.covers} could not be checked as a whole."
         yield Check(tool.name, Level.INFO, what)
@@ -163,6 +168,20 @@ def _installed(tool: Tool, environ: Mapping[str, str]) -> list[str] | None:
         if path and (not words or not _run([path, *words, "version"], Path(), environ)[0]):
             return [path, *words]
     return None
+
+
+def _in_image(tool: Tool, theirs: Path, environ: Mapping[str, str]) -> list[str] | None:
+    """The very version that the stack runs, where Docker has its image already: nothing is pulled."""
+    service, program = tool.image
+    docker = shutil.which("docker", path=environ.get("PATH"))
+    text = (theirs / COMPOSE).read_text(encoding="utf-8", errors="replace") if (theirs / COMPOSE).is_file() else ""
+    named = re.search(rf"^  {service}:\n(?:(?:    .*|\s*)\n)*?    image: *([\w./:@-]+) *$", text, re.MULTILINE)
+    if not (service and docker and named) or _run([docker, "image", "inspect", named.group(1)], theirs, environ)[0]:
+        return None
+    scratch = theirs.parent
+    alone = ["--rm", "--pull=never", "--network=none", "--read-only", f"--user={os.getuid()}:{os.getgid()}"]
+    entry = [f"--entrypoint={program}"] if program else []
+    return [docker, "run", *alone, f"--volume={scratch}:{scratch}:ro", *entry, named.group(1)]
 
 
 def _run(command: list[str], folder: Path, environ: Mapping[str, str]) -> tuple[bool, str]:

@@ -23,7 +23,7 @@ def asked(
     folder: Path, shipped: Mapping[str, str], theirs: Mapping[str, str], program: str = STRICT, **environ: str
 ) -> dict[str, list[Check]]:
     """What comes out, by the tool's name, with `program` as promtool and nothing else installed."""
-    (folder / "bin").mkdir()
+    (folder / "bin").mkdir(exist_ok=True)
     script = folder / "bin" / "promtool"
     script.write_text(program)
     script.chmod(0o755)
@@ -71,6 +71,50 @@ def test_an_old_program_is_not_asked_what_it_cannot_know(tmp_path: Path) -> None
     """Of promtool 2, for instance: it knows the rules, but not all of prometheus.yml."""
     found = asked(tmp_path, {RULES: "", CONFIG: ""}, {RULES: "fine", CONFIG: "wrong"}, VERSION="2.42.0")["promtool"]
     assert [check.level for check in found] == [Level.INFO, Level.OK]
+
+
+#: has the image of the pinned Prometheus, and runs what is said to be in it from the folder `image`
+DOCKER: Final = """#!/bin/sh
+echo "$*" >> "$LOG"
+case "$1 $2" in
+"image inspect") [ "$3" = quay.io/prometheus/prometheus:v3.14.0 ]; exit $?;;
+"run --rm") ;;
+*) exit 1;;
+esac
+for word; do
+    shift
+    case "$word" in
+    --entrypoint=*) program="${word#--entrypoint=}";;
+    quay.io/*) exec "$IMAGE/$program" "$@";;
+    esac
+done
+"""
+COMPOSE: Final = """\
+services:
+  other:
+    image: docker.io/library/other:1
+  prometheus:
+    <<: *hardened
+
+    # a comment
+    image: quay.io/prometheus/prometheus:v3.14.0
+"""
+
+
+def test_the_image_that_the_stack_runs_is_asked_before_what_is_installed(tmp_path: Path) -> None:
+    for name, text in {"bin/docker": DOCKER, "image/promtool": STRICT}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    files = {"docker-compose.yml": COMPOSE, RULES: "wrong"}
+    log = tmp_path / "log"
+    environ = {"LOG": str(log), "IMAGE": str(tmp_path / "image")}
+    found = asked(tmp_path, {RULES: "fine"}, files, "#!/bin/sh\n", **environ)["promtool"]
+    assert [(check.level, check.what) for check in found] == [(Level.BAD, f"rules is refused:\n{RULES}: line 1: wrong")]
+    ran = [line for line in log.read_text().splitlines() if line.startswith("run")]
+    assert ran
+    for line in ran:
+        assert "--pull=never --network=none --read-only" in line
 
 
 def test_what_is_not_installed_is_said(tmp_path: Path) -> None:

