@@ -6,7 +6,7 @@ Use:
         jaeger.wait_for(1)
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,7 +90,7 @@ def running_collector(
         "PROMETHEUS_ENDPOINT": f"http://127.0.0.1:{prometheus}",
         **(variables or {}),
     }
-    command = [program("collector"), *(f"--config={path}" for path in configs(overlays))]
+    command: list[str | Path] = [program("collector"), *(f"--config={path}" for path in configs(overlays))]
     command += [f"--config={each}" for each in extra]
     with running(
         command,
@@ -103,7 +103,7 @@ def running_collector(
 
 def own_metrics(url: str) -> dict[str, float]:
     """What a server says of itself on its metrics page, {name of a sample, as it stands there: sum over label sets}."""
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     with urlopen(url, timeout=5) as response:
         for line in response.read().decode().splitlines():
             if line and not line.startswith("#"):

@@ -5,25 +5,27 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pytest
 import yaml
 
 from tests.certificates import self_signed
 from tests.deploy.collector import OVERLAYS, Collector, Ports, configs, running_collector
-from tests.deploy.servers import DEPLOY, needs, program
-from tests.deploy.spans import Sent, Value, export, new_trace_id
+from tests.deploy.servers import DEPLOY, GRAFANA, needs, program
+from tests.deploy.spans import Sent, Value, export
 from tests.otlp import Receiver, accepted, rejected, unavailable
 from tests.serving import wait_until
 from tools.stack_metrics import (
+    COLLECTOR,
     COLLECTOR_ALWAYS,
     COLLECTOR_TAIL_SAMPLING,
     COLLECTOR_WITH_PROBES,
     COLLECTOR_WITH_SPANS,
     COLLECTOR_WITH_TROUBLE,
+    JAEGER,
 )
 
 #: ways to run it: the base alone, with each overlay, and with those that go together
@@ -44,8 +46,8 @@ COMBINATIONS: Final = (
     ("tail-sampling", "sampling-tier", "persistent"),
 )
 
-#: by kind, what the configurations may name. Today's names only: otlp, otlphttp, spanmetrics and loadbalancing, as exporters
-#: and connectors, are old ones that warn, and the batch processor is on its way out.
+#: by kind, what the configurations may name. Today's names only: otlp, otlphttp, spanmetrics and loadbalancing, as
+#: exporters and connectors, are old ones that warn, and the batch processor is on its way out.
 TYPES: Final = {
     "receivers": {"otlp"},
     "processors": {"memory_limiter", "filter", "redaction", "transform", "tail_sampling"},
@@ -86,6 +88,11 @@ def pipelines(config: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
     """Its pipelines: {name: {"receivers": […], "processors": […], "exporters": […]}}."""
     found: dict[str, dict[str, list[str]]] = config["service"]["pipelines"]
     return found
+
+
+def without_comments(path: Path) -> str:
+    """A configuration's text, less the lines that are comments."""
+    return "\n".join(line for line in path.read_text().splitlines() if not line.strip().startswith("#"))
 
 
 def used(config: Mapping[str, Any]) -> set[str]:
@@ -166,16 +173,25 @@ def test_the_monitor_tab_asks_for_what_span_metrics_sends() -> None:
 
 @pytest.mark.parametrize("path", sorted((DEPLOY / "collector").rglob("*.yaml")), ids=lambda path: path.name)
 def test_nothing_listens_everywhere_and_every_variable_has_a_default(path: Path) -> None:
-    text = "\n".join(line for line in path.read_text().splitlines() if not line.strip().startswith("#"))
+    text = without_comments(path)
     assert "0.0.0.0" not in text
     assert set(re.findall(r"\$\{env:(\w+)", text)) == set(re.findall(r"\$\{env:(\w+):-", text))
 
 
 def test_every_variable_is_in_the_readme() -> None:
-    texts = [path.read_text() for path in (DEPLOY / "collector").rglob("*.yaml")]
+    texts = [without_comments(path) for path in (DEPLOY / "collector").rglob("*.yaml")]
     variables = {name for text in texts for name in re.findall(r"\$\{env:(\w+):-", text)}
     readme = (DEPLOY / "collector" / "README.md").read_text()
     assert {name for name in variables if f"`{name}`" not in readme} == set()
+
+
+def test_the_minimal_build_has_these_components_and_one_to_look_with() -> None:
+    manifest = yaml.safe_load((DEPLOY / "collector" / "builder.yaml").read_text())
+    special = {"otlp_grpc": "otlpexporter", "file_storage": "filestorage"}
+    for kind, types in TYPES.items():
+        modules = {each["gomod"].split()[0].rpartition("/")[2] for each in manifest[kind]}
+        expected = {special.get(each, each.replace("_", "") + kind.removesuffix("s")) for each in types}
+        assert modules - {"debugexporter"} == expected
 
 
 # The real collector
@@ -247,6 +263,9 @@ SECRET_KEYS: Final[dict[str, Value]] = {
     "http.response.header.set-cookie": ["session=f00"],
     "http.request.header.x-api-key": ["f00"],
     "apiKey": "f00",
+    "Authorization": "f00",
+    "env.DB_PASSWORD": "f00",
+    "env.API_KEY": "f00",
     "db.password": "f00",
     "user.passwd": "f00",
     "pin.pwd": 4711,
@@ -263,7 +282,7 @@ SECRET_VALUES: Final = {
     f"sent {JWT}": "sent ****",
     "Bearer abcdef0123456789": "****",
     "authorization was basic YW5uYTpmMDA=": "authorization was ****",
-    "q=1&access_token=f00&page=2": "q=1&****&page=2",
+    "q=1&access_token=f00&page=2": "q=1&access_****&page=2",
     "postgresql://anna:f00@db:5432/shop": "postgresql****db:5432/shop",
     "card 4111 1111 1111 1111 was refused": "card**** was refused",
     "5500-0000-0000-0004": "****",
@@ -282,6 +301,9 @@ HARMLESS: Final[dict[str, Value]] = {
     "fastperf.evidence.seconds": "0.4111111111111111",
     "session.id": "3f2a",
     "cookiecutter.version": "2",
+    "secretary": "anna",
+    "is_broken": False,
+    "token_count": 3,
     "order": "ord-4111111111111111a",
     "at": 1790000000000000,
     "id": "41111111-1111-4111-8111-111111111111",
@@ -489,6 +511,15 @@ def test_tls_lets_in_who_shows_the_token(
 # Nothing is lost
 
 
+@needs("collector")
+def test_what_is_too_large_for_one_message_to_jaeger_is_sent_in_several(base: Collector, jaeger: Receiver) -> None:
+    megabyte = "x" * 1_000_000
+    spans = [Sent(f"GET /{number}", attributes={"body": megabyte}) for number in range(8)]
+    base.send(spans)
+    sent = {span.span_id for span in spans}
+    wait_until(lambda: sent <= {span.span_id for span in jaeger.spans}, what="all come out")
+
+
 class Load:
     """Sends single spans without end, and keeps the ids of those that were taken."""
 
@@ -498,7 +529,7 @@ class Load:
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(3)]
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -546,11 +577,11 @@ def test_killed_twice_under_load_while_jaeger_is_down_or_slow_it_loses_no_span(t
 # Its own metrics
 
 
-def names_after(collector: Collector, *traffic: Callable[[], object]) -> set[str]:
-    """Names on its metrics page after this."""
-    for act in traffic:
-        act()
-    return set(collector.metrics())
+def test_rules_and_dashboards_query_names_that_are_known() -> None:
+    folders = (DEPLOY / "prometheus", DEPLOY / "runbooks", GRAFANA / "dashboards")
+    texts = [path.read_text() for folder in folders for path in folder.rglob("*.*") if path.is_file()]
+    queried = {name for text in texts for name in re.findall(r"\botelcol_\w+", text)}
+    assert queried - {*COLLECTOR, *JAEGER} == set()
 
 
 @needs("collector")

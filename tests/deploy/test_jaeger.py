@@ -1,0 +1,315 @@
+"""Jaeger's configurations: their shape, and what the real Jaeger does with them, alone and behind the collector."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import pytest
+import yaml
+
+from tests.deploy.collector import own_metrics, running_collector
+from tests.deploy.jaeger import FOLDER, UI_CONFIG, Jaeger, running_jaeger
+from tests.deploy.servers import answers, needs, program, running
+from tests.deploy.spans import Sent, export, new_trace_id
+from tests.serving import free_port, wait_until
+from tools.stack_metrics import JAEGER_ALWAYS, JAEGER_WITH_QUERIES, JAEGER_WITH_SPANS
+
+CONFIGS: Final = ("config", "badger", "jaeger-only")
+
+#: warnings that are the tests' own: a build without pages, and no Prometheus to send counts to
+EXPECTED: Final = re.compile("ui assets not embedded|Exporting failed")
+
+DASHBOARDS: Final = {"fastperf-overview", "fastperf-route", "fastperf-database", "fastperf-findings"}
+
+
+def config(name: str) -> dict[str, Any]:
+    """One of its files."""
+    found: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    return found
+
+
+def ui_config() -> dict[str, Any]:
+    """The configuration of its pages."""
+    found: dict[str, Any] = json.loads(UI_CONFIG.read_text())
+    return found
+
+
+# Shape
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_takes_otlp_only_and_opens_no_door_that_nobody_uses(name: str) -> None:
+    found = config(name)
+    assert set(found.get("receivers", {"otlp"})) == {"otlp"}
+    assert set(found.get("extensions", {})) <= {"jaeger_storage", "jaeger_query", "healthcheckv2"}
+    assert "ai" not in found.get("extensions", {}).get("jaeger_query", {})
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_memory_is_guarded_first_and_no_batch_processor_is_used(name: str) -> None:
+    for pipeline in config(name).get("service", {}).get("pipelines", {}).values():
+        assert pipeline["processors"][0] == "memory_limiter"
+        assert "batch" not in pipeline["processors"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_nothing_listens_everywhere_and_every_variable_has_a_default_and_a_word(name: str) -> None:
+    text = (FOLDER / f"{name}.yaml").read_text()
+    variables = set(re.findall(r"\$\{env:(\w+)", text))
+    readme = (FOLDER / "README.md").read_text()
+    assert "0.0.0.0" not in text
+    assert variables == set(re.findall(r"\$\{env:(\w+):-", text))
+    assert {variable for variable in variables if f"`{variable}`" not in readme} == set()
+
+
+def test_storage_is_bounded() -> None:
+    backends = config("config")["extensions"]["jaeger_storage"]["backends"]
+    assert backends == {"memory": {"memory": {"max_traces": "${env:JAEGER_MAX_TRACES:-5000}"}}}
+    badger = config("badger")["extensions"]["jaeger_storage"]["backends"]["badger"]["badger"]
+    assert badger["ttl"] == {"spans": "${env:JAEGER_BADGER_TTL:-72h}"}
+    assert badger["ephemeral"] is False
+
+
+def test_without_a_collector_spans_are_counted_as_the_collector_does() -> None:
+    collector = yaml.safe_load((FOLDER.parent / "collector" / "config.yaml").read_text())
+    theirs = collector["connectors"]["span_metrics"]
+    ours = config("jaeger-only")["connectors"]["spanmetrics"]
+    assert ours == {key: value for key, value in theirs.items() if key != "series_expiration"}
+
+
+# The real Jaeger
+
+
+@pytest.fixture(scope="module")
+def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
+    """Jaeger alone."""
+    with running_jaeger(tmp_path_factory.mktemp("jaeger")) as server:
+        yield server
+
+
+def request(route: str = "/items/{id}", *, error: str | None = None) -> list[Sent]:
+    """A request with one statement."""
+    root = Sent(f"GET {route}", milliseconds=40, attributes={"http.route": route}, error=error)
+    statement = Sent(
+        "SELECT items",
+        trace_id=root.trace_id,
+        parent_id=root.span_id,
+        kind="CLIENT",
+        milliseconds=20,
+        attributes={"db.system.name": "postgresql", "db.query.text": "SELECT * FROM items WHERE id = $1"},
+    )
+    return [root, statement]
+
+
+@needs("jaeger", "collector")
+def test_a_request_with_its_statement_is_found_behind_the_collector(jaeger: Jaeger, tmp_path: Path) -> None:
+    root, statement = request(error="no such item")
+    with running_collector(tmp_path, jaeger=jaeger.otlp_grpc_port) as collector:
+        collector.send([root, statement], service="shop")
+        spans = jaeger.wait_for(root.trace_id, spans=2)
+    top, below = sorted(spans, key=lambda span: span.parent_id)
+    assert (top.name, top.kind, top.failed, top.service) == ("GET /items/{id}", "SERVER", True, "shop")
+    assert (top.span_id, top.parent_id) == (root.span_id, "")
+    assert (below.name, below.parent_id, below.failed) == ("SELECT items", root.span_id, False)
+    assert below.attributes["db.query.text"] == "SELECT * FROM items WHERE id = $1"
+    assert "shop" in jaeger.services()
+    assert "GET /items/{id}" in jaeger.operations("shop")
+    (summary,) = (each for each in jaeger.traces("shop") if each.trace_id == root.trace_id)
+    assert (summary.root, summary.spans, summary.errors) == ("GET /items/{id}", 2, 1)
+
+
+@needs("jaeger")
+def test_a_trace_that_was_never_sent_is_not_there(jaeger: Jaeger) -> None:
+    assert jaeger.trace(new_trace_id()) == []
+    assert jaeger.traces("nobody") == []
+
+
+@needs("jaeger")
+def test_memory_holds_so_many_traces_and_no_more(tmp_path: Path) -> None:
+    with running_jaeger(tmp_path, variables={"JAEGER_MAX_TRACES": "20"}) as server:
+        traces = [request() for _ in range(100)]
+        for spans in traces:
+            assert export(server.endpoint, spans) == 200
+        server.wait_for(traces[-1][0].trace_id, spans=2)
+        kept = {each.trace_id for each in server.traces("shop", limit=20)}
+    assert kept == {spans[0].trace_id for spans in traces[-20:]}
+
+
+@needs("jaeger")
+def test_it_lives_below_a_path_of_a_reverse_proxy(tmp_path: Path) -> None:
+    with running_jaeger(tmp_path, base_path="/jaeger") as server:
+        (root, _) = spans = request()
+        assert export(server.endpoint, spans) == 200
+        assert server.url.endswith("/jaeger")
+        assert len(server.wait_for(root.trace_id, spans=2)) == 2
+        assert '<base href="/jaeger/"' in server.page()
+
+
+@needs("jaeger")
+def test_with_badger_traces_outlive_jaeger(tmp_path: Path) -> None:
+    spans = request()
+    with running_jaeger(tmp_path, ["badger"]) as server:
+        assert export(server.endpoint, spans) == 200
+        server.wait_for(spans[0].trace_id, spans=2)
+    with running_jaeger(tmp_path, ["badger"]) as server:
+        assert len(server.wait_for(spans[0].trace_id, spans=2)) == 2
+        assert server.services() == {"shop"}
+
+
+@needs("jaeger")
+def test_its_own_metrics_have_the_names_that_rules_query(jaeger: Jaeger) -> None:
+    spans = request()
+    assert export(jaeger.endpoint, spans) == 200
+    jaeger.wait_for(spans[0].trace_id, spans=2)
+    expected = {*JAEGER_ALWAYS, *JAEGER_WITH_SPANS, *JAEGER_WITH_QUERIES}
+    wait_until(lambda: expected <= set(own_metrics(jaeger.metrics_url)), what=f"{expected} appear")
+
+
+@needs("jaeger")
+@pytest.mark.parametrize("overlays", [(), ("badger",), ("jaeger-only",), ("badger", "jaeger-only")])
+def test_it_runs_without_a_warning(overlays: tuple[str, ...], tmp_path: Path) -> None:
+    with running_jaeger(tmp_path, overlays) as server:
+        spans = request()
+        assert export(server.endpoint, spans) == 200
+        server.wait_for(spans[0].trace_id, spans=2)
+    entries = [json.loads(line) for line in server.server.log.splitlines() if line.startswith("{")]
+    assert entries
+    assert [entry["msg"] for entry in entries if entry["level"] != "info" and not EXPECTED.match(entry["msg"])] == []
+
+
+# Its pages
+
+
+def links(tags: Mapping[str, Any], resource: Mapping[str, Any]) -> list[str]:
+    """Addresses that its UI makes for a span with these tags and this resource, in the order of the patterns.
+
+    As model/link-patterns.ts of jaeger-ui does: a parameter is a tag of the span or of its resource, encoded as part of
+    an address, and a pattern with one that is missing makes no link.
+    """
+    found = []
+    for pattern in ui_config()["linkPatterns"]:
+        keys = pattern["key"] if isinstance(pattern["key"], list) else [pattern["key"]]
+        within = resource if pattern["type"] == "process" else tags
+        known = {**resource, **within}
+        parameters = re.findall(r"#\{([^{}]*)\}", pattern["url"] + pattern["text"])
+        if any(key in within for key in keys) and all(parameter in known for parameter in parameters):
+            found.append(_filled(pattern["url"], known))
+    return found
+
+
+def _filled(template: str, known: Mapping[str, Any]) -> str:
+    return re.sub(r"#\{([^{}]*)\}", lambda match: quote(str(known[match[1]]), safe=""), template)
+
+
+def test_links_lead_to_dashboards_that_there_are() -> None:
+    patterns = ui_config()["linkPatterns"]
+    items = [item for menu in ui_config()["menu"] for item in menu["items"]]
+    urls = [each["url"] for each in (*patterns, *items) if ":3000" in each["url"]]
+    assert {re.match(r"http://localhost:3000/d/([\w-]+)", url)[1] for url in urls} == DASHBOARDS  # type: ignore[index]
+
+
+@needs("jaeger", "collector")
+def test_a_span_leads_to_the_dashboard_of_its_service_and_route(jaeger: Jaeger, tmp_path: Path) -> None:
+    root, statement = request()
+    root.attributes = {**root.attributes, "fastperf.findings": ["n_plus_one"]}
+    with running_collector(tmp_path, jaeger=jaeger.otlp_grpc_port) as collector:
+        collector.send([root, statement], service="my shop")
+        jaeger.wait_for(root.trace_id, spans=2)
+    # what its own pages read, and not /api/v3: the two name the service differently
+    with urlopen(f"{jaeger.url}/api/traces/{root.trace_id}", timeout=10) as response:
+        (trace,) = json.load(response)["data"]
+    (resource,) = ({tag["key"]: tag["value"] for tag in each["tags"]} for each in trace["processes"].values())
+    tags = {span["operationName"]: {tag["key"]: tag["value"] for tag in span["tags"]} for span in trace["spans"]}
+    grafana = "http://localhost:3000/d"
+    assert links(tags[root.name], resource) == [
+        f"{grafana}/fastperf-route?var-job=my%20shop&var-route=%2Fitems%2F%7Bid%7D",
+        f"{grafana}/fastperf-findings?var-job=my%20shop",
+        f"{grafana}/fastperf-overview?var-job=my%20shop",
+    ]
+    assert f"{grafana}/fastperf-database?var-job=my%20shop" in links(tags[statement.name], resource)
+
+
+@needs("jaeger")
+def test_its_pages_are_given_the_configuration(jaeger: Jaeger) -> None:
+    match = re.search(r"JAEGER_CONFIG = (\{.*?\});\s*$", jaeger.page(), re.MULTILINE)
+    assert match is not None
+    assert json.loads(match[1]) == ui_config()
+
+
+# The Monitor tab
+
+
+@contextmanager
+def prometheus_with_otlp(folder: Path) -> Iterator[int]:
+    """A Prometheus that takes OTLP; its port."""
+    port = free_port()
+    file = folder / "prometheus.yml"
+    file.write_text("storage: {tsdb: {out_of_order_time_window: 30m}}\n")
+    command: list[str | Path] = [
+        program("prometheus"),
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'prometheus'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--web.enable-otlp-receiver",
+    ]
+    with running(command, folder / "prometheus.log", lambda: answers(f"http://127.0.0.1:{port}/-/ready")):
+        yield port
+
+
+def assert_monitor_has_data(jaeger: Jaeger) -> None:
+    """Calls, errors and latencies of the two requests that `request` makes, of a service that half the time fails."""
+    service, operation = "shop", "GET /items/{id}"
+    wait_until(lambda: jaeger.monitor("calls", service).get(operation), seconds=60, what="calls in the Monitor tab")
+    latencies = wait_until(lambda: jaeger.monitor("latencies", service).get(operation), seconds=60, what="latencies")
+    errors = wait_until(lambda: jaeger.monitor("errors", service).get(operation), seconds=60, what="errors")
+    assert jaeger.monitor("calls", service)[operation][-1] > 0
+    # spans of 40 ms, in the bucket of 25 to 50
+    assert 25 <= latencies[-1] <= 50
+    assert errors[-1] == pytest.approx(0.5, abs=0.2)
+    assert jaeger.monitor("calls", "nobody") == {}
+
+
+@needs("jaeger", "collector", "prometheus")
+def test_the_monitor_tab_has_data_behind_the_collector(tmp_path: Path) -> None:
+    with (
+        prometheus_with_otlp(tmp_path) as prometheus,
+        running_jaeger(tmp_path, prometheus=prometheus) as jaeger,
+        running_collector(
+            tmp_path,
+            # the counts are of all requests, though none is kept
+            ["tail-sampling"],
+            jaeger=jaeger.otlp_grpc_port,
+            prometheus=prometheus,
+            variables={"TAIL_DECISION_WAIT": "1s", "TAIL_KEEP_PERCENT": "0"},
+        ) as collector,
+    ):
+
+        def half_fail() -> bool:
+            collector.send([*request(), *request(error="no such item")])
+            return bool(jaeger.monitor("calls", "shop"))
+
+        wait_until(half_fail, seconds=60, what="the Monitor tab has data")
+        assert_monitor_has_data(jaeger)
+
+
+@needs("jaeger", "prometheus")
+def test_without_a_collector_jaeger_drops_probes_and_has_a_monitor_tab(tmp_path: Path) -> None:
+    probe = Sent("GET /health", attributes={"url.path": "/health"})
+    with (
+        prometheus_with_otlp(tmp_path) as prometheus,
+        running_jaeger(tmp_path, ["jaeger-only"], prometheus=prometheus) as jaeger,
+    ):
+
+        def half_fail() -> bool:
+            assert export(jaeger.endpoint, [probe, *request(), *request(error="no such item")]) == 200
+            return bool(jaeger.monitor("calls", "shop"))
+
+        wait_until(half_fail, seconds=60, what="the Monitor tab has data")
+        assert_monitor_has_data(jaeger)
+        assert jaeger.trace(probe.trace_id) == []
+        assert jaeger.operations("shop") == {"GET /items/{id}", "SELECT items"}
