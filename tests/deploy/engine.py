@@ -9,10 +9,12 @@ scratch; with busybox where the real image has a shell. Grafana cannot be built:
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +28,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.deploy.servers import PATIENCE_SECONDS, program
+from tests.deploy.servers import DEPLOY, PATIENCE_SECONDS, ROOT, program
 from tests.serving import wait_until
 from tools.servers import built
 
@@ -144,16 +146,22 @@ class Image:
     entrypoint: Sequence[str] = ()
     user: str = "0"
     files: Mapping[str, Path | bytes] = field(default_factory=dict)
+    #: folders here, each to the same path inside, but for what `_LEFT_OUT` names
+    trees: Sequence[Path] = ()
     folders: Mapping[str, int] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     volumes: Sequence[str] = ()
+    workdir: str = "/"
+    command: Sequence[str] = ()
 
     @property
     def changes(self) -> list[str]:
         """Its configuration, as lines of a Dockerfile."""
         return [
             f"USER {self.user}",
+            f"WORKDIR {self.workdir}",
+            *([f"CMD {json.dumps(list(self.command))}"] if self.command else []),
             *([f"ENTRYPOINT {json.dumps(list(self.entrypoint))}"] if self.entrypoint else []),
             *(f"ENV {name}={value}" for name, value in self.environment.items()),
             *(f"VOLUME {json.dumps([path])}" for path in self.volumes),
@@ -173,12 +181,27 @@ class Image:
                     entry = _entry(path, mode=0o755)
                     entry.size = len(content)
                     archive.addfile(entry, io.BytesIO(content))
+                for tree in self.trees:
+                    archive.add(tree, filter=_as_roots)
                 for path, target in self.links.items():
                     entry = _entry(path, kind=tarfile.SYMTYPE)
                     entry.linkname = target
                     archive.addfile(entry)
             output.seek(0)
             yield output
+
+
+#: what nobody imports in a container of the demo: tests of Python, other programs, files of the editor and the like
+_LEFT_OUT: Final = {"__pycache__", "test", "idlelib", "mypy", "mypyc", "pip", "setuptools", "hypothesis", "ensurepip"}
+
+
+def _as_roots(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """The entry as root's, or None for one that is left out."""
+    if _LEFT_OUT & set(Path(entry.name).parts):
+        return None
+    entry.uid = entry.gid = 0
+    entry.mode |= 0o444
+    return entry
 
 
 def _entry(path: str, *, kind: bytes = tarfile.REGTYPE, mode: int = 0o755, owner: int = 0) -> tarfile.TarInfo:
@@ -248,6 +271,87 @@ def images(names: Mapping[str, str]) -> Iterator[Image]:
         yield Image(name=names["own-volumes"], files=shell, links=_SHELL)
 
 
+_POSTGRESQL: Final = """\
+#!/bin/sh
+set -e
+export PATH=/bin:{binaries} PGDATA=/var/lib/postgresql/data
+initdb --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >/dev/null
+echo "host all all all trust" >> "$PGDATA/pg_hba.conf"
+exec postgres -c listen_addresses='*' -c unix_socket_directories=/var/run/postgresql -c fsync=off
+"""
+
+
+def demo_images(names: Mapping[str, str]) -> Iterator[Image]:
+    """The demo's and PostgreSQL's image, of this machine's Python and PostgreSQL with the libraries they name."""
+    shell = {"bin/busybox": BUSYBOX}
+    packages = Path(sysconfig.get_path("purelib")).resolve()
+    standard = Path(sysconfig.get_path("stdlib")).resolve()
+    python = Path(sys.executable).resolve()
+    modules = [path for folder in (packages, standard / "lib-dynload") for path in folder.rglob("*.so*")]
+    yield Image(
+        name=names["demo"],
+        user="10001",
+        files={
+            **libraries([python, *modules]),
+            str(python).lstrip("/"): python,
+            **shell,
+            **_sources("demo"),
+            **_sources("otel_fastperf"),
+        },
+        trees=[packages, *_parts(standard)],
+        links={**_SHELL, "bin/python": str(python)},
+        environment={"PYTHONPATH": f"/app:{packages}", "PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        workdir="/app",
+        command=_command(DEPLOY / "demo" / "Dockerfile"),
+    )
+    binaries = max(Path("/usr/lib/postgresql").glob("*/bin"))
+    version = binaries.parent.name
+    folders = [binaries, binaries.parent / "lib", Path("/usr/share/postgresql") / version]
+    programs = [
+        path
+        for folder in folders[:2]
+        for path in folder.rglob("*")
+        if path.is_file() and b"\x7fELF" in path.read_bytes()[:4]
+    ]
+    yield Image(
+        name=names["postgres"],
+        entrypoint=["/run.sh"],
+        files={
+            **libraries(programs),
+            **shell,
+            "run.sh": _POSTGRESQL.format(binaries=binaries).encode(),
+            "etc/passwd": b"root:x:0:0::/:/bin/sh\npostgres:x:999:999::/var/lib/postgresql:/bin/sh\n",
+        },
+        trees=folders,
+        folders={"var/lib/postgresql": 999, "var/run/postgresql": 999},
+        links={**_SHELL, "bin/pg_isready": str(binaries / "pg_isready")},
+    )
+
+
+def _sources(package: str) -> dict[str, Path | bytes]:
+    """The Python files of a package of ours, under /app."""
+    return {f"app/{path.relative_to(ROOT)}": path for path in (ROOT / package).rglob("*.py")}
+
+
+def _parts(standard: Path) -> list[Path]:
+    """Python's own library, without what is installed beside it."""
+    return [path for path in standard.iterdir() if path.name not in {"site-packages", "dist-packages"}]
+
+
+def _command(dockerfile: Path) -> list[str]:
+    """What its CMD line says."""
+    line = next(line for line in reversed(dockerfile.read_text().splitlines()) if line.startswith("CMD "))
+    command: list[str] = json.loads(line.removeprefix("CMD "))
+    return command
+
+
+def libraries(programs: Sequence[Path]) -> dict[str, Path | bytes]:
+    """The system's libraries that they name, and what loads them: each at the same path."""
+    said = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False).stdout
+    found = {Path(path) for path in re.findall(r"(?:=> |^\s)(/\S+) \(0x", said, flags=re.MULTILINE)}
+    return {str(path).lstrip("/"): path for path in found if "site-packages" not in path.parts}
+
+
 @contextmanager
 def engine() -> Iterator[Engine]:
     """An engine of its own, gone afterwards with all that it had; skips the test where it does not start."""
@@ -292,6 +396,7 @@ class Stack:
     project: str
     ports: Mapping[str, int]
     overlays: Sequence[str] = ()
+    profiles: Sequence[str] = ()
 
     def compose(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """Run docker-compose on it."""
@@ -301,7 +406,7 @@ class Stack:
             *(part for name in self.overlays for part in ("-f", f"compose.{name}.yml")),
         ]
         done = subprocess.run(
-            [str(COMPOSE), "--project-name", self.project, "--progress", "plain", *files, *arguments],
+            [str(COMPOSE), "--project-name", self.project, "--progress", "plain", *files, *self._named(), *arguments],
             cwd=self.folder,
             env={
                 "PATH": os.environ["PATH"],
@@ -316,6 +421,10 @@ class Stack:
         )
         assert not check or done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout}{done.stderr}\n{self.log()}"
         return done
+
+    def _named(self) -> Iterator[str]:
+        for name in self.profiles:
+            yield from ("--profile", name)
 
     @property
     def variables(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -34,6 +34,7 @@ PORTS: Final = (
     "PROMETHEUS_PORT",
     "ALERTMANAGER_PORT",
     "GRAFANA_PORT",
+    "DEMO_PORT",
 )
 PASSWORD: Final = "secrets/grafana_admin_password"
 
@@ -53,7 +54,7 @@ def docker() -> Iterator[Engine]:
 
 
 class Start(Protocol):
-    def __call__(self, *overlays: str) -> AbstractContextManager[Stack]: ...
+    def __call__(self, *overlays: str, profiles: Sequence[str] = ()) -> AbstractContextManager[Stack]: ...
 
 
 @pytest.fixture
@@ -79,8 +80,9 @@ def start(docker: Engine, files: Path) -> Start:
     """Starts the stack with overlays; it is gone afterwards."""
 
     @contextmanager
-    def run(*overlays: str) -> Iterator[Stack]:
-        stack = Stack(docker, files, f"test-{files.parent.name[-20:]}", {name: free_port() for name in PORTS}, overlays)
+    def run(*overlays: str, profiles: Sequence[str] = ()) -> Iterator[Stack]:
+        ports = {name: free_port() for name in PORTS}
+        stack = Stack(docker, files, f"test-{files.parent.name[-20:]}", ports, overlays, profiles)
         try:
             stack.compose("up", "--detach", "--wait", "--wait-timeout", "60")
             yield stack
@@ -166,3 +168,22 @@ def test_traces_outlive_the_containers_with_disks_that_belong_to_the_servers(sta
         asked = ("exec", "--no-TTY", "jaeger", "wget", "-q", "-O", "-", url.replace("127.0.0.1", "jaeger"))
         wait_until(lambda: "otel-fastperf-smoke" in stack.compose(*asked, check=False).stdout, seconds=30, what=trace)
         smoke(stack)
+
+
+@pytest.mark.skipif(not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")), reason="needs PostgreSQL's programs")
+def test_the_demo_runs_on_postgresql_is_scraped_and_traced(start: Start, docker: Engine) -> None:
+    for image in engines.demo_images(
+        {name: service["image"] for name, service in model((), ("demo",))["services"].items()}
+    ):
+        docker.add(image)
+    with start(profiles=["demo"]) as stack:
+        demo = stack.folder / "deploy" / "prometheus" / "targets" / "demo.yml"
+        shutil.copy(ROOT / "deploy" / "prometheus" / "targets" / "demo.yml", demo)
+        smoke(stack, "--app", "shop")
+        services = stack.services()
+        assert {name for name, each in services.items() if each["Health"] == "healthy"} >= {"demo", "postgres"}
+        asked = ("exec", "--no-TTY", "jaeger", "wget", "-q", "-O", "-", "http://jaeger:16686/api/v3/services")
+        wait_until(lambda: '"shop"' in stack.compose(*asked).stdout, seconds=30)
+        assert services["load"]["State"] == "running"
+        stack.compose("down", "--volumes")
+        assert stack.engine.left(stack.project) == []
