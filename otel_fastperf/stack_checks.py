@@ -31,9 +31,14 @@ _SECONDS: Final = 2.0
 _MOST_BYTES: Final = 4 * 1024 * 1024
 #: the user that Grafana's image runs as
 _GRAFANA: Final = 472
+#: where Alertmanager's receivers have their secrets; the user that its image runs as
+_ALERTMANAGER: Final = "deploy/alertmanager"
+_NOBODY: Final = 65534
 _SHORTEST_SECRET: Final = 8
 _MOST_PORT: Final = 65535
-_PLACEHOLDER: Final = re.compile(r"\b(?:CHANGE_?ME|REPLACE_?ME|YOUR_[A-Z_]+)\b|<YOUR[ _A-Z-]*>")
+_PLACEHOLDER: Final = re.compile(
+    r"\b(?:CHANGE_?ME|REPLACE_?ME|YOUR_[A-Z_]+|example\.(?:com|net|org))\b|<YOUR[ _A-Z-]*>"
+)
 _TARGET: Final = re.compile(r"""["']?([\w.-]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})["']?""", re.ASCII)
 
 
@@ -164,6 +169,21 @@ def check_secrets(stack: Stack) -> Iterator[Check]:
             yield Check("secrets", Level.BAD, f"{path} is missing or empty.", fix)
             continue
         yield from _check_secret(path, file)
+    names = re.findall(r"""_file:\s*["']?(secrets/[\w.-]+)""", stack.text(f"{_ALERTMANAGER}/alertmanager.yml"))
+    for path in (f"{_ALERTMANAGER}/{name}" for name in dict.fromkeys(names)):
+        file = stack.folder / path
+        if not file.is_file() or not file.read_bytes().strip():
+            yield Check("secrets", Level.BAD, f"{path} is missing or empty.", f"write it into {path}")
+        elif not _is_readable(file, _NOBODY):
+            what = f"{path} cannot be read by Alertmanager's user ({_NOBODY}): a bind mount keeps its mode."
+            yield Check("secrets", Level.BAD, what, f"chmod 755 {_ALERTMANAGER}/secrets && chmod 444 {path}")
+
+
+def _is_readable(file: Path, user: int) -> bool:
+    """For a user of a container, who comes through the folder that the file is in; groups aside."""
+    state, folder = file.stat(), file.parent.stat()
+    reads = state.st_mode & (stat.S_IRUSR if state.st_uid == user else stat.S_IROTH)
+    return bool(reads and folder.st_mode & (stat.S_IXUSR if folder.st_uid == user else stat.S_IXOTH))
 
 
 def _check_secret(path: str, file: Path) -> Iterator[Check]:

@@ -23,6 +23,7 @@ from otel_fastperf.shipped import JAEGER_UI, MANIFEST, SECRET, SLO_TARGETS, TARG
 from tests.serving import free_port
 
 DEMO: Final = "deploy/prometheus/targets/demo.yml"
+ALERTMANAGER: Final = "deploy/alertmanager/alertmanager.yml"
 RULES: Final = "deploy/prometheus/rules/alerts.yml"
 FILES: Final = {
     "docker-compose.yml": """\
@@ -53,7 +54,7 @@ secrets:
     TARGETS: "# a comment\n- targets:\n    - host.docker.internal:8000\n  labels:\n    job: my-service\n",
     DEMO: "- targets: [demo:8000]\n",
     "deploy/runbooks/A.md": "Do this.\n",
-    "deploy/alertmanager/receivers/slack.yml": "channel: CHANGE_ME\n",
+    "deploy/alertmanager/receivers/slack.yml": "channel: CHANGE_ME\nto: team@example.com\n",
     SLO_TARGETS: """\
 groups:
   - name: slo-targets
@@ -401,11 +402,12 @@ def test_without_pyyaml_that_is_said(made: Command, monkeypatch: pytest.MonkeyPa
     assert "bad" in dict(made.check()["syntax"])
 
 
-def test_a_placeholder_is_bad_where_it_counts(made: Command) -> None:
+@pytest.mark.parametrize(("value", "word"), [("CHANGE_ME", "CHANGE_ME"), ("team@example.com", "example.com")])
+def test_a_placeholder_is_bad_where_it_counts(made: Command, value: str, word: str) -> None:
     assert "placeholders" not in made.check()  # the example is not read by anything
-    made.put("deploy/alertmanager/alertmanager.yml", "# CHANGE_ME\nreceivers:\n  - channel: CHANGE_ME\n")
+    made.put(ALERTMANAGER, f"# {value}\nreceivers:\n  - to: {value}\n")
     assert [what for _, what in made.check()["placeholders"]] == [
-        "deploy/alertmanager/alertmanager.yml:3 still says CHANGE_ME. fix: put your value there"
+        f"{ALERTMANAGER}:3 still says {word}. fix: put your value there"
     ]
 
 
@@ -443,6 +445,21 @@ def test_other_secrets_that_compose_names_must_be_there_too(made: Command) -> No
     assert ("bad", "secrets/slack_url is missing or empty. fix: write it into secrets/slack_url") in made.check()[
         "secrets"
     ]
+
+
+@pytest.mark.parametrize("mode", [None, 0o600, 0o444])
+def test_secrets_of_receivers_must_be_there_and_readable_in_the_container(made: Command, mode: int | None) -> None:
+    made.put(ALERTMANAGER, "receivers:\n  - name: x\n    slack_configs:\n      - api_url_file: secrets/slack_url\n")
+    folder = made.folder / "deploy/alertmanager/secrets"
+    folder.mkdir()
+    folder.chmod(0o755)
+    if mode is not None:
+        (folder / "slack_url").write_text("https://hooks.slack.com/x\n")
+        (folder / "slack_url").chmod(mode)
+    found = [what for level, what in made.check()["secrets"] if level == "bad"]
+    said = {None: "is missing or empty", 0o600: "cannot be read by Alertmanager's user (65534)"}.get(mode)
+    assert len(found) == (said is not None)
+    assert all(str(said) in what for what in found)
 
 
 @pytest.mark.parametrize("text", ["", "[]\n", "- labels: {job: shop}\n", "# - shop:8000\n"])

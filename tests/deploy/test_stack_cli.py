@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 import venv
 from collections.abc import Iterator, Sequence
@@ -118,6 +119,17 @@ def test_the_wheel_has_the_checkout_s_files_and_no_secret(installed: Installed) 
         names = {name.removeprefix("otel_fastperf/_stack/") for name in archive.namelist() if "/_stack/" in name}
     assert names == set(shipped(ROOT))
     assert not [name for name in names if "/secrets/" in f"/{name}" and not name.endswith((".gitignore", ".gitkeep"))]
+
+
+def test_the_sdist_has_them_too(installed: Installed, tmp_path: Path) -> None:
+    """A wheel that is made of it has them, then."""
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=100)
+    [archive] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as content:
+        names = {name.partition("/")[2] for name in content.getnames()}
+    assert set(shipped(ROOT)) <= names
+    assert SECRET not in names
 
 
 def test_what_is_written_is_what_ships_filled_in_for_the_app(stack: Path) -> None:
