@@ -18,7 +18,7 @@ STACK = $(COMPOSE) -f docker-compose.yml $(foreach part,$(filter-out demo,$(WITH
 PASSWORD := secrets/grafana_admin_password
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve stack-up stack-down stack-smoke test test-stack check lint types format lock lock-check test-matrix coverage bench docs build clean
+.PHONY: help demo demo-serve stack-up stack-down stack-smoke test test-stack check lint types format lock lock-check test-matrix coverage bench docs build clean dashboards
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -84,6 +84,9 @@ bench: $(READY) ## what telemetry costs, against the alternatives
 
 docs: $(READY) ## the generated pages: settings, metrics
 	$(RUN) -m docs.generate
+
+dashboards: $(READY) ## grafana/dashboards/*.json, from tools/dashboards
+	$(RUN) -m tools.dashboards
 
 build: $(READY) ## wheel and sdist into dist/
 	$(RUN) -m hatchling build

@@ -191,8 +191,8 @@ class Image:
             yield output
 
 
-#: what nobody imports in a container of the demo: tests of Python, other programs, files of the editor and the like
-_LEFT_OUT: Final = {"__pycache__", "test", "idlelib", "mypy", "mypyc", "pip", "setuptools", "hypothesis", "ensurepip"}
+#: what nobody imports in a container of the demo: tests of Python, other programs
+_LEFT_OUT: Final = {"test", "idlelib", "mypy", "mypyc", "pip", "setuptools", "hypothesis", "ensurepip"}
 
 
 def _as_roots(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -1,7 +1,8 @@
 """`docker compose up`, by a real engine: the stack gets healthy, takes a trace, keeps it, and leaves nothing behind.
 
 The images hold the real servers under the names of the pinned images; Grafana alone is a stand-in, and named so in what
-the smoke test prints. See engine.py.
+the smoke test prints. The demo's image is not built by its Dockerfile, which would need the internet: it holds the same
+files, this machine's Python and the command of that Dockerfile. See engine.py.
 """
 
 import re
@@ -54,7 +55,9 @@ def docker() -> Iterator[Engine]:
 
 
 class Start(Protocol):
-    def __call__(self, *overlays: str, profiles: Sequence[str] = ()) -> AbstractContextManager[Stack]: ...
+    def __call__(
+        self, *overlays: str, profiles: Sequence[str] = (), seconds: int = 60
+    ) -> AbstractContextManager[Stack]: ...
 
 
 @pytest.fixture
@@ -80,11 +83,11 @@ def start(docker: Engine, files: Path) -> Start:
     """Starts the stack with overlays; it is gone afterwards."""
 
     @contextmanager
-    def run(*overlays: str, profiles: Sequence[str] = ()) -> Iterator[Stack]:
+    def run(*overlays: str, profiles: Sequence[str] = (), seconds: int = 60) -> Iterator[Stack]:
         ports = {name: free_port() for name in PORTS}
         stack = Stack(docker, files, f"test-{files.parent.name[-20:]}", ports, overlays, profiles)
         try:
-            stack.compose("up", "--detach", "--wait", "--wait-timeout", "60")
+            stack.compose("up", "--detach", "--wait", "--wait-timeout", str(seconds))
             yield stack
         finally:
             stack.compose("down", "--volumes", "--timeout", "5", check=False)
@@ -176,7 +179,7 @@ def test_the_demo_runs_on_postgresql_is_scraped_and_traced(start: Start, docker:
         {name: service["image"] for name, service in model((), ("demo",))["services"].items()}
     ):
         docker.add(image)
-    with start(profiles=["demo"]) as stack:
+    with start(profiles=["demo"], seconds=100) as stack:
         demo = stack.folder / "deploy" / "prometheus" / "targets" / "demo.yml"
         shutil.copy(ROOT / "deploy" / "prometheus" / "targets" / "demo.yml", demo)
         smoke(stack, "--app", "shop")

@@ -5,9 +5,14 @@ from typing import Final
 from grafana_foundation_sdk.models import dashboard as models
 
 from tools.dashboards import links
-from tools.dashboards.panels import SEGMENTS, Column, Query, cells, lines, rows
+from tools.dashboards.panels import NONE_SEEN, SEGMENTS, Column, Query, cells, lines, rows
 from tools.dashboards.promql import FAILED, RANGE, REQUESTS, buckets, events, increase, mean, quantile, rate, share
 
+#: of a hold of the event loop: otel_fastperf/blocked.py
+CAUSES: Final = (
+    "cpu: computing; sync_io: a call that waits; gc: the garbage collector; gil_held: other threads, or C code; "
+    "descheduled: the machine was busy."
+)
 TIME: Final = "fastperf_request_time_seconds_total"
 FINDINGS: Final = "fastperf_findings_total"
 ROUTE: Final = 'http_route=~"$route"'
@@ -90,13 +95,18 @@ def findings_table(*matchers: str, width: int = 24, height: int = 9, title: str 
         "Bottlenecks that the service recognised by itself in this time range. The log line and the trace name the "
         "line of code and the remedy; the panel of words on the Findings dashboard says what each kind is. No route: "
         "it was found outside of requests, or in many. Good: empty.",
-        {f"{events(FINDINGS, *matchers, per=('job', 'kind', 'http_route'))} > 0": Column("times seen", bar=True)},
+        {
+            f"{events(FINDINGS, *matchers, per=('job', 'kind', 'http_route'))} > 0": Column(
+                "times seen", bar=True, decimals=0
+            )
+        },
         {
             "kind": Column("kind", width=220),
             "job": Column("service", width=180),
             "http_route": Column("route", links=(TO_ROUTE_ROW, TO_TRACES_ROW)),
         },
         order="times seen",
+        no_value=NONE_SEEN,
         width=width,
         height=height,
     )
@@ -113,6 +123,7 @@ def failures(*matchers: str, per: tuple[str, ...], legend: str, width: int = 8) 
         width=width,
         bars=True,
         stacked=True,
+        no_value=NONE_SEEN,
         links=(SERIES_TO_ROUTE, SERIES_TO_TRACES),
     )
 
@@ -137,13 +148,13 @@ def verdict_table(*, width: int = 12, height: int = 9) -> models.Panel:
         "the rows on top are where a faster segment saves the service the most. A click on a route opens its "
         "dashboard.",
         {
-            largest: Column("of its time", unit="percentunit", width=110),
-            increase(TIME, per=per): Column("time in all", unit="s", bar=True),
+            largest: Column("of its time", unit="percentunit", width=90),
+            increase(TIME, per=per): Column("time in all", unit="s", bar=True, width=190),
         },
         {
             "http_route": Column("route", links=(TO_ROUTE_ROW, TO_TRACES_ROW)),
-            "job": Column("service", width=110),
-            "segment": Column("largest segment", width=150),
+            "job": Column("service", width=90),
+            "segment": Column("largest segment", width=140),
         },
         order="time in all",
         width=width,

@@ -5,8 +5,8 @@ from typing import Final
 from tools.dashboards import links
 from tools.dashboards.common import FINDINGS, findings_table
 from tools.dashboards.layout import Board
-from tools.dashboards.panels import GREEN, RED, Query, Row, gauges, lines, numbers, ok_below
-from tools.dashboards.promql import FAILED, INTERVAL, RANGE, events, increase, mean, quantile, rate, series
+from tools.dashboards.panels import GREEN, NONE_SEEN, RED, Query, Row, gauges, lines, numbers, ok_below
+from tools.dashboards.promql import INTERVAL, RANGE, events, increase, mean, quantile, rate, series
 
 _SQL: Final = "db_client_operation_duration_seconds"
 _STATEMENTS: Final = "fastperf_request_db_statements"
@@ -14,6 +14,7 @@ _POOL: Final = "db_client_connection_pool_name"
 _OF_POOL: Final = "{{db_client_connection_pool_name}}"
 _OF_SQL: Final = 'kind=~"n_plus_one|slow_query|sync_db_on_loop"'
 _OF_DATABASE: Final = 'kind=~"n_plus_one|slow_query|sync_db_on_loop|pool_wait"'
+_RAISED: Final = 'error_type!=""'
 _OPERATION: Final = ("db_operation_name",)
 
 _SUMMARY: Final = Row(
@@ -97,18 +98,21 @@ _SQL_ROW: Final = Row(
             "part of the app.",
             "ops",
             Query(
-                f"{rate(f'{_SQL}_count', FAILED, per=('db_operation_name', 'error_type'))} > 0",
+                f"{rate(f'{_SQL}_count', _RAISED, per=('db_operation_name', 'error_type'))} > 0",
                 "{{db_operation_name}} {{error_type}}",
             ),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
         gauges(
             "Statements per request, by route",
             "Mean of the time range: the fifteen routes with the most. More than ten deserve a look: a page that needs "
             "fifty statements waits for fifty round trips.",
             "short",
-            Query(f"topk(15, {mean(_STATEMENTS, per=('job', 'http_route'), over=RANGE)}) > 0", "{{http_route}}"),
+            Query(
+                f"topk(15, {mean(_STATEMENTS, per=('job', 'http_route'), over=RANGE)}) > 0", "{{job}} {{http_route}}"
+            ),
             limits=ok_below(10, 50),
             links=(links.route_dashboard("__field.labels.job", "__field.labels.http_route"),),
         ),
@@ -122,6 +126,7 @@ _SQL_ROW: Final = Row(
             ),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
     ],
 )
@@ -176,9 +181,10 @@ _POOL_ROW: Final = Row(
             "Pool timeouts",
             "Waits per second that ended in the pool's timeout. Good: none, ever.",
             "ops",
-            Query(rate("db_client_connection_timeouts_total", per=(_POOL,)), _OF_POOL),
+            Query(f"{rate('db_client_connection_timeouts_total', per=(_POOL,))} > 0", _OF_POOL),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
     ],
 )
@@ -194,6 +200,8 @@ _FOUND: Final = Row(
             "short",
             Query(f"{events('fastperf_explain_total', per=('outcome',))} > 0", "{{outcome}}"),
             height=9,
+            decimals=0,
+            no_value="none was slow",
         ),
     ],
 )

@@ -4,7 +4,7 @@ from typing import Final
 
 from tools.dashboards.common import FINDINGS, SERIES_TO_ROUTE, SERIES_TO_TRACES, findings_table
 from tools.dashboards.layout import Board
-from tools.dashboards.panels import Query, Row, gauges, lines, numbers, ok_below, words
+from tools.dashboards.panels import NONE_SEEN, Query, Row, gauges, lines, numbers, ok_below, words
 from tools.dashboards.promql import INTERVAL, OF_ROUTE, REQUESTS, events, increase, rate
 
 #: kind, what was seen, and the way out; docs/findings has a page of each
@@ -90,6 +90,7 @@ _WHEN: Final = Row(
             Query(f"{events(FINDINGS, per=('kind',), over=INTERVAL)} > 0", "{{kind}}"),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
             width=12,
         ),
         lines(
@@ -97,9 +98,12 @@ _WHEN: Final = Row(
             "The same by route; without a route: outside of requests, or in many. A click leads to the route or its "
             "traces. Good: none.",
             "short",
-            Query(f"topk(10, {events(FINDINGS, per=('job', 'http_route'), over=INTERVAL)} > 0)", "{{http_route}}"),
+            Query(
+                f"topk(10, {events(FINDINGS, per=('job', 'http_route'), over=INTERVAL)} > 0)", "{{job}} {{http_route}}"
+            ),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
             width=12,
             links=(SERIES_TO_ROUTE, SERIES_TO_TRACES),
         ),
@@ -112,6 +116,8 @@ _WHEN: Final = Row(
             Query(f"{events('fastperf_findings_suppressed_total', per=('kind',))} > 0", "{{kind}}"),
             width=8,
             height=11,
+            decimals=0,
+            no_value=NONE_SEEN,
         ),
     ],
 )

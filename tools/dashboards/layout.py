@@ -11,11 +11,10 @@ from grafana_foundation_sdk.models import dashboard as models
 
 from tools.dashboards.links import Link
 from tools.dashboards.panels import SOURCE, Row
+from tools.dashboards.promql import EVERY_APP
 
 COLUMNS: Final = 24
 TAG: Final = "fastperf"
-#: a metric that every instrumented service has, from its start
-EVERY_APP: Final = "fastperf_build_info"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,5 +159,7 @@ def _without_noise(found: dict[str, Any]) -> dict[str, Any]:
             for name in _NOISE & item.keys():
                 del item[name]
     for panel in found["panels"]:
-        panel.pop("datasource", None) if panel["type"] == "row" else None
+        for link in panel.get("fieldConfig", {}).get("defaults", {}).get("links", ()):
+            for name in link.keys() - {"title", "url", "targetBlank"}:
+                del link[name]
     return found

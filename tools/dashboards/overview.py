@@ -16,8 +16,8 @@ from tools.dashboards.common import (
     verdict_table,
 )
 from tools.dashboards.layout import Board
-from tools.dashboards.panels import Query, Row, lines, numbers, ok_above, ok_below
-from tools.dashboards.promql import APP, JOB, REQUESTS, events, quantile, rate, series
+from tools.dashboards.panels import STATUSES, Query, Row, lines, numbers, ok_above, ok_below
+from tools.dashboards.promql import JOB, REQUESTS, events, quantile, rate, series, slowest, up
 
 _COUNT: Final = f"{REQUESTS}_count"
 _USED: Final = 'db_client_connection_state="used"'
@@ -35,7 +35,7 @@ _WELL: Final = Row(
     "Is it well?",
     [
         numbers(
-            "Error budget left",
+            "Error budget",
             "What is left of the failures that the availability objective allows in 30 days. 100 %: none was used. "
             "Below 0: the objective is missed, and reliability goes before features. The targets stand in slo-"
             "targets.yml.",
@@ -45,7 +45,7 @@ _WELL: Final = Row(
             decimals=1,
         ),
         numbers(
-            "Latency budget left",
+            "Latency budget",
             "What is left of the slow requests that the latency objective allows in 30 days. Slow is what takes longer "
             "than job:slo_latency_threshold:seconds.",
             "percentunit",
@@ -103,7 +103,7 @@ _WELL: Final = Row(
             "Instances up",
             "Processes that Prometheus reached at its last scrape. Good: all that should run.",
             "short",
-            Query(f"sum by (job) ({series('up', of=APP)})", "{{job}}"),
+            Query(f"sum by (job) ({up()})", "{{job}}"),
             limits=ok_above(1, 1),
             decimals=0,
         ),
@@ -120,8 +120,9 @@ _RED: Final = Row(
             "reqps",
             Query(rate(_COUNT, per=("http_response_status_code",)), "{{http_response_status_code}}"),
             stacked=True,
+            colours=STATUSES,
         ),
-        failures(per=("job", "http_route"), legend="{{http_route}}"),
+        failures(per=("job", "http_route"), legend="{{job}} {{http_route}}"),
         durations(),
         duration_cells(width=12),
         lines(
@@ -129,8 +130,9 @@ _RED: Final = Row(
             "The ten routes with the highest p95. A click opens the route's dashboard. Good: what is slow here is "
             "known, such as an export.",
             "s",
-            Query(f"topk(10, {quantile(0.95, REQUESTS, per=('job', 'http_route'))})", "{{http_route}}"),
+            Query(slowest(10, 0.95, REQUESTS, per=("job", "http_route")), "{{job}} {{http_route}}"),
             width=12,
+            fill=0,
             links=(SERIES_TO_ROUTE,),
         ),
     ],

@@ -17,6 +17,16 @@ SOURCE: Final = kinds.DataSourceRef(type_val="prometheus", uid="${datasource}")
 #: Grafana's named colours: they follow its light and dark themes
 GREEN, YELLOW, RED, BLUE = "green", "yellow", "red", "blue"
 
+#: for what is absent as long as all is well
+NONE_SEEN: Final = "none seen"
+#: by status, at the end of a series' name: the ordinary ones are green, what went wrong red
+STATUSES: Final[Mapping[str, str]] = {
+    "/2..$/": "light-green",
+    "/200$/": "green",
+    "/3..$/": "blue",
+    "/4..$/": "yellow",
+    "/5..$/": "red",
+}
 #: one colour per segment of the time budget, the same on every dashboard
 SEGMENTS: Final[Mapping[str, str]] = {
     "middleware": "purple",
@@ -49,6 +59,7 @@ class Column:
     unit: str = ""
     width: int = 0
     bar: bool = False
+    decimals: int | None = None
     links: tuple[Link, ...] = ()
     limits: tuple[tuple[float | None, str], ...] = ()
 
@@ -118,6 +129,8 @@ def lines(
     colours: Mapping[str, str] | None = None,
     limits: Sequence[tuple[float | None, str]] = (),
     dashed: Sequence[str] = (),
+    fill: int = 8,
+    no_value: str | None = None,
     links: Sequence[Link] = (),
 ) -> models.Panel:
     """Series over time. `dashed` names those that are limits of others; `limits` draws lines at fixed values."""
@@ -125,7 +138,7 @@ def lines(
         timeseries.Panel()
         .draw_style(kinds.GraphDrawStyle.BARS if bars else kinds.GraphDrawStyle.LINE)
         .line_width(1 if stacked or bars else 2)
-        .fill_opacity(70 if stacked or bars else 8)
+        .fill_opacity(70 if stacked or bars else fill)
         .show_points(kinds.VisibilityMode.NEVER)
         .stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL if stacked else kinds.StackingMode.NONE))
         .tooltip(common.VizTooltipOptions().mode(kinds.TooltipDisplayMode.MULTI).sort(kinds.SortOrder.DESCENDING))
@@ -144,6 +157,7 @@ def lines(
     _style(panel, limits or ((None, GREEN),), colour=models.FieldColorModeId.PALETTE_CLASSIC, links=links)
     _defaults(panel).min_val = 0
     _defaults(panel).max_val = maximum
+    _defaults(panel).no_value = no_value
     for name, colour in (colours or {}).items():
         _override(panel, name, {"color": {"mode": "fixed", "fixedColor": colour}})
     for name in dashed:
@@ -185,7 +199,9 @@ def gauges(
     width: int = 8,
     height: int = 8,
     maximum: float | None = None,
+    decimals: int | None = None,
     limits: Sequence[tuple[float | None, str]] = ((None, BLUE),),
+    no_value: str | None = None,
     links: Sequence[Link] = (),
 ) -> models.Panel:
     """Bars, one per series, of the newest value."""
@@ -201,6 +217,8 @@ def gauges(
     _style(panel, limits, colour=models.FieldColorModeId.THRESHOLDS, links=links)
     _defaults(panel).min_val = 0
     _defaults(panel).max_val = maximum
+    _defaults(panel).decimals = decimals
+    _defaults(panel).no_value = no_value
     return panel
 
 
@@ -212,6 +230,7 @@ def rows(
     *,
     order: str,
     unit: str = "short",
+    no_value: str | None = None,
     width: int = 24,
     height: int = 9,
 ) -> models.Panel:
@@ -239,7 +258,7 @@ def rows(
         ),
     ]
     _style(panel, ((None, GREEN),), colour=models.FieldColorModeId.THRESHOLDS)
-    _defaults(panel).no_value = "no data"
+    _defaults(panel).no_value = no_value
     for column in columns.values():
         _override(panel, column.title, _cell(column))
     return panel
@@ -264,6 +283,8 @@ def _cell(column: Column) -> dict[str, object]:
         properties["unit"] = column.unit
     if column.width:
         properties["custom.width"] = column.width
+    if column.decimals is not None:
+        properties["decimals"] = column.decimals
     if column.bar:
         properties |= {"custom.cellOptions": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}, "min": 0}
         properties["color"] = {"mode": "fixed", "fixedColor": BLUE}

@@ -11,9 +11,12 @@ INTERVAL: Final = "$__rate_interval"
 #: the dashboard's whole time range, for tables and totals
 RANGE: Final = "$__range"
 
+#: a metric that every instrumented service has, from its start
+EVERY_APP: Final = "fastperf_build_info"
 REQUESTS: Final = "http_server_request_duration_seconds"
-#: failed requests: a 5xx, or an exception after the first byte, whose status was 200 already
-FAILED: Final = 'error_type!=""'
+#: failed requests, as the objectives count them: a 5xx, or an exception after the first byte, whose status was 200
+#: already; not a client that left, nor what found no series of its own
+FAILED: Final = 'error_type!~"|ClientDisconnect|_OVERFLOW"'
 #: of a rule or a scrape: every service
 ANY_JOB: Final = 'job=~".+"'
 #: what was seen while a request was served
@@ -30,9 +33,11 @@ def by(*labels: str) -> str:
     return f" by ({', '.join(labels)})" if labels else ""
 
 
-def rate(metric: str, *matchers: str, per: tuple[str, ...] = (), over: str = INTERVAL, of: str = APP) -> str:
-    """A counter's increase per second, added up `per` label."""
-    return f"sum{by(*per)} (rate({series(metric, *matchers, of=of)}[{over}]))"
+def rate(
+    metric: str, *matchers: str, per: tuple[str, ...] = (), over: str = INTERVAL, of: str = APP, at: str = ""
+) -> str:
+    """A counter's increase per second, added up `per` label; `at` is a modifier such as ` @ end()`."""
+    return f"sum{by(*per)} (rate({series(metric, *matchers, of=of)}[{over}]{at}))"
 
 
 def increase(metric: str, *matchers: str, per: tuple[str, ...] = (), over: str = RANGE, of: str = APP) -> str:
@@ -61,9 +66,39 @@ def mean(histogram: str, *matchers: str, per: tuple[str, ...] = (), over: str = 
     return f"{total} / ({rate(f'{histogram}_count', *matchers, per=per, over=over)} > 0)"
 
 
-def quantile(share_of: float, histogram: str, *matchers: str, per: tuple[str, ...] = (), over: str = INTERVAL) -> str:
+def quantile(
+    share_of: float, histogram: str, *matchers: str, per: tuple[str, ...] = (), over: str = INTERVAL, at: str = ""
+) -> str:
     """A quantile of a histogram, as exact as its buckets are."""
-    return f"histogram_quantile({share_of:g}, {rate(f'{histogram}_bucket', *matchers, per=('le', *per), over=over)})"
+    observed = rate(f"{histogram}_bucket", *matchers, per=("le", *per), over=over, at=at)
+    return f"histogram_quantile({share_of:g}, {observed})"
+
+
+def slowest(most: int, share_of: float, histogram: str, *, per: tuple[str, ...]) -> str:
+    """A quantile over time of those that are the slowest over the whole range.
+
+    `topk` alone chooses anew at every point, and a graph then has everything that was ever among the first.
+    """
+    ranked = quantile(share_of, histogram, per=per, over=RANGE, at=" @ end()")
+    return f"{quantile(share_of, histogram, per=per)} and{on(*per)} topk({most}, {ranked})"
+
+
+def on(*labels: str) -> str:
+    """` on (a, b)`: what both sides of an operator are matched by."""
+    return f" on ({', '.join(labels)})"
+
+
+def own(expr: str) -> str:
+    """Those series, of metrics that every program has, which are instrumented services'.
+
+    Without it, `process_*` of Prometheus and the collector would be among them where all services are chosen.
+    """
+    return f"{expr} and{on('job', 'instance')} {series(EVERY_APP)}"
+
+
+def up() -> str:
+    """1 for each instance that was reached, 0 for one that was not, of services that are instrumented."""
+    return f"({series('up')} and{on('job')} max_over_time({series(EVERY_APP)}[{RANGE}]))"
 
 
 def buckets(histogram: str, *matchers: str) -> str:

@@ -4,6 +4,7 @@ from typing import Final
 
 from tools.dashboards import links
 from tools.dashboards.common import (
+    CAUSES,
     ROUTE,
     TIME,
     duration_cells,
@@ -15,7 +16,7 @@ from tools.dashboards.common import (
     share_by_segment,
 )
 from tools.dashboards.layout import Board
-from tools.dashboards.panels import Query, Row, lines, numbers, ok_below
+from tools.dashboards.panels import NONE_SEEN, STATUSES, Query, Row, lines, numbers, ok_below
 from tools.dashboards.promql import RANGE, REQUESTS, increase, mean, quantile, rate
 
 _COUNT: Final = f"{REQUESTS}_count"
@@ -42,7 +43,7 @@ _SUMMARY: Final = Row(
         ),
         numbers(
             "Requests",
-            "Requests per second.",
+            "Requests per second of the route. Good: what this hour of the day usually has.",
             "reqps",
             Query(rate(_COUNT, ROUTE), "requests"),
             width=4,
@@ -90,12 +91,13 @@ _WORK: Final = Row(
         ),
         lines(
             "Event loop held, by cause",
-            "Seconds per second in which this route held the event loop and nobody else was served. Good: none. cpu: "
-            "computing; sync_io: a blocking call; sync_db: a synchronous driver; gc: the garbage collector.",
+            "Part of the time in which this route held the event loop and nobody else was served. Good: none. "
+            f"{CAUSES}",
             "percentunit",
             Query(f"{rate(f'{_BLOCKED}_sum', ROUTE, per=('cause',))} > 0", "{{cause}}"),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
         lines(
             "Size of bodies",
@@ -128,6 +130,7 @@ BOARD: Final = Board(
                         "{{http_request_method}} {{http_response_status_code}}",
                     ),
                     stacked=True,
+                    colours=STATUSES,
                     width=6,
                 ),
                 failures(ROUTE, per=("job", "http_route", "error_type"), legend="{{error_type}}", width=6),

@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from tools.dashboards.common import SERIES_TO_ROUTE, SERIES_TO_TRACES
+from tools.dashboards.common import CAUSES, SERIES_TO_ROUTE, SERIES_TO_TRACES
 from tools.dashboards.layout import Board
-from tools.dashboards.panels import Column, Query, Row, cells, lines, numbers, ok_above, ok_below, rows
-from tools.dashboards.promql import buckets, increase, quantile, rate, series
+from tools.dashboards.panels import NONE_SEEN, Column, Query, Row, cells, lines, numbers, ok_above, ok_below, rows
+from tools.dashboards.promql import buckets, increase, own, quantile, rate, series
 
 _LAG: Final = "fastperf_event_loop_lag_seconds"
 _BLOCKED: Final = "fastperf_event_loop_blocked_seconds"
@@ -62,7 +62,7 @@ _SUMMARY: Final = Row(
             "Uptime",
             "Time since the youngest process started. Short again and again: something kills or restarts it.",
             "s",
-            Query(f"min by (job) (time() - {series('process_start_time_seconds')})", "{{job}}"),
+            Query(f"min by (job) (time() - ({own(series('process_start_time_seconds'))}))", "{{job}}"),
             width=4,
             sparkline=False,
             decimals=0,
@@ -99,22 +99,23 @@ _LOOP: Final = Row(
         ),
         lines(
             "Held, by cause",
-            "Seconds per second in which the loop was held for longer than the threshold (0.1 s as shipped). cpu: "
-            "computing; sync_io: a blocking call; sync_db: a synchronous driver; gc: the garbage collector. Good: "
-            "none.",
+            "Part of the time in which the loop was held for longer than the threshold (0.1 s as shipped). Good: none. "
+            f"{CAUSES}",
             "percentunit",
             Query(f"{rate(f'{_BLOCKED}_sum', per=('cause',))} > 0", "{{cause}}"),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
         lines(
             "Held, by route",
             "The same by the route whose code held it: everyone else waited meanwhile. A click leads to the route or "
             "its traces. Good: none.",
             "percentunit",
-            Query(f"topk(10, {rate(f'{_BLOCKED}_sum', per=('job', 'http_route'))}) > 0", "{{http_route}}"),
+            Query(f"topk(10, {rate(f'{_BLOCKED}_sum', per=('job', 'http_route'))}) > 0", "{{job}} {{http_route}}"),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
             links=(SERIES_TO_ROUTE, SERIES_TO_TRACES),
         ),
         lines(
@@ -164,18 +165,20 @@ _MEMORY: Final = Row(
             "(dashed). Good: level after the first hours.",
             "bytes",
             Query(series("fastperf_memory_unique_bytes"), f"unique {_PROCESS}"),
-            Query(series("process_resident_memory_bytes"), f"resident {_PROCESS}"),
+            Query(own(series("process_resident_memory_bytes")), f"resident {_PROCESS}"),
             Query(series("fastperf_memory_limit_bytes"), f"limit {_PROCESS}"),
             dashed=("/^limit /",),
         ),
         lines(
             "Memory that is left, and in four hours",
-            "The container's limit less its working set, and where the last hour's slope leads to (dashed). A forecast "
-            "that meets 0 is a restart to come. No limit: no data.",
+            "The container's limit less its working set, and where the last hour's slope leads to (dashed), from an "
+            "hour after the start on: what a process needs to begin with is no leak. A forecast that meets 0 is a "
+            "restart to come. No limit: no data.",
             "bytes",
             Query(series("fastperf_memory_headroom_bytes"), f"now {_PROCESS}"),
             Query(
-                f"clamp_min(predict_linear({series('fastperf_memory_headroom_bytes')}[1h], 4 * 3600), 0)",
+                f"clamp_min(predict_linear({series('fastperf_memory_headroom_bytes')}[1h], 4 * 3600), 0) "
+                f"and on (job, instance) time() - {series('process_start_time_seconds')} > 3600",
                 f"forecast {_PROCESS}",
             ),
             dashed=("/^forecast /",),
@@ -218,14 +221,14 @@ _SYSTEM: Final = Row(
             "CPU",
             "Cores that each process uses. One process runs Python on one core: at 1 it is at its end.",
             "none",
-            Query(rate("process_cpu_seconds_total", per=_EACH), _PROCESS),
+            Query(own(rate("process_cpu_seconds_total", per=_EACH)), _PROCESS),
         ),
         lines(
             "File descriptors",
             "Open descriptors as a part of the most allowed. Connections, files and sockets need one each. Good: below "
             "half, and level.",
             "percentunit",
-            Query(f"{series('process_open_fds')} / {series('process_max_fds')}", _PROCESS),
+            Query(own(f"{series('process_open_fds')} / {series('process_max_fds')}"), _PROCESS),
             maximum=1,
             limits=ok_below(0.7, 0.9),
         ),
@@ -257,18 +260,20 @@ _CACHES: Final = Row(
             {
                 f"{increase(_HITS, per=_CACHE)} / "
                 f"({increase(_HITS, per=_CACHE)} + {increase(_MISSES, per=_CACHE)} > 0)": Column(
-                    "hits", unit="percentunit", width=90, limits=((None, "red"), (0.2, "orange"), (0.5, "green"))
+                    "hits", unit="percentunit", width=75, limits=((None, "red"), (0.2, "orange"), (0.5, "green"))
                 ),
                 f"{increase(_HITS, per=_CACHE)} + {increase(_MISSES, per=_CACHE)}": Column(
-                    "look-ups", unit="short", bar=True
+                    "look-ups", unit="short", bar=True, decimals=0
                 ),
-                increase("fastperf_cache_evictions_total", per=_CACHE): Column("evictions", unit="short", width=100),
-                f"sum by (job, cache) ({series('fastperf_cache_size')})": Column("entries", unit="short", width=90),
+                increase("fastperf_cache_evictions_total", per=_CACHE): Column(
+                    "evictions", unit="short", width=85, decimals=0
+                ),
+                f"sum by (job, cache) ({series('fastperf_cache_size')})": Column("entries", unit="short", width=70),
                 f"sum by (job, cache) ({series('fastperf_cache_max_size')})": Column(
-                    "room for", unit="short", width=90
+                    "room for", unit="short", width=80
                 ),
             },
-            {"cache": Column("cache"), "job": Column("service", width=120)},
+            {"cache": Column("cache", width=290), "job": Column("service", width=80)},
             order="look-ups",
             height=8,
             width=16,

@@ -3,8 +3,8 @@
 from typing import Final
 
 from tools.dashboards.layout import Board
-from tools.dashboards.panels import GREEN, RED, Column, Query, Row, lines, numbers, ok_above, ok_below, rows
-from tools.dashboards.promql import ANY_JOB, increase, rate, series, share
+from tools.dashboards.panels import GREEN, NONE_SEEN, RED, Column, Query, Row, lines, numbers, ok_above, ok_below, rows
+from tools.dashboards.promql import ANY_JOB, increase, own, rate, series, share, up
 
 COLLECTOR: Final = 'job="otel-collector"'
 JAEGER: Final = 'job="jaeger"'
@@ -36,7 +36,7 @@ _SUMMARY: Final = Row(
             "once.",
             "short",
             Query(
-                f"{increase('fastperf_telemetry_errors_total', per=('job',))} or sum by (job) ({series('up')}) * 0",
+                f"{increase('fastperf_telemetry_errors_total', per=('job',))} or sum by (job) ({up()}) * 0",
                 "{{job}}",
             ),
             width=6,
@@ -59,7 +59,10 @@ _SUMMARY: Final = Row(
             "Scrapes that worked",
             "Share of the scrapes of each service that were answered, over the time range. Good: 100 %.",
             "percentunit",
-            Query(f"avg by (job) (avg_over_time({series('up')}[$__range]))", "{{job}}"),
+            Query(
+                f"avg by (job) (avg_over_time({series('up')}[$__range]) and on (job) {series('fastperf_build_info')})",
+                "{{job}}",
+            ),
             width=6,
             limits=ok_above(0.9, 0.999),
             decimals=1,
@@ -100,6 +103,7 @@ _APP: Final = Row(
             Query(f"{rate('fastperf_telemetry_errors_total', per=('job', 'part'))} > 0", "{{job}} {{part}}"),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
         lines(
             "Overflow by metric",
@@ -109,19 +113,20 @@ _APP: Final = Row(
             Query(f"{rate('fastperf_metric_overflow_total', per=('metric',))} > 0", "{{metric}}"),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
         lines(
             "Duration of a scrape",
             "How long /metrics takes. It runs on the app's loop or in a thread: keep it short. Good: below 0.1 s.",
             "s",
-            Query(series("scrape_duration_seconds"), "{{job}} {{instance}}"),
+            Query(own(series("scrape_duration_seconds")), "{{job}} {{instance}}"),
         ),
         lines(
             "Samples of a scrape",
             "How many samples /metrics has. It grows with routes; sample_limit in prometheus.yml ends the scrape. "
             "Good: level.",
             "short",
-            Query(series("scrape_samples_scraped"), "{{job}} {{instance}}"),
+            Query(own(series("scrape_samples_scraped")), "{{job}} {{instance}}"),
         ),
         rows(
             "What runs where",
@@ -184,6 +189,16 @@ _COLLECTOR: Final = Row(
             limits=ok_below(0.5, 0.9),
         ),
         lines(
+            "Left out and turned away",
+            "Spans per second that the filter drops, being probes, and that the memory limiter refuses, so that apps "
+            "send them again. Good: none turned away.",
+            "ops",
+            Query(_collector("otelcol_processor_filter_spans_filtered", per=("filter",)), "left out by {{filter}}"),
+            Query(f"{_collector('otelcol_processor_memory_limiter_refused_spans')} > 0", "turned away"),
+            colours={"turned away": "red"},
+            no_value=NONE_SEEN,
+        ),
+        lines(
             "Memory of the collector",
             "Resident memory. The memory limiter refuses spans before the container's limit is met. Good: level.",
             "bytes",
@@ -221,6 +236,7 @@ _STORES: Final = Row(
             "short",
             Query(f"min by (job) ({series('up', of=ANY_JOB)})", "{{job}}"),
             maximum=1,
+            fill=0,
         ),
         lines(
             "Series in Prometheus",
@@ -231,7 +247,7 @@ _STORES: Final = Row(
         ),
         lines(
             "Samples taken in",
-            "Samples per second that Prometheus stores.",
+            "Samples per second that Prometheus stores. Good: level; it grows with targets and series.",
             "ops",
             Query(
                 rate("prometheus_tsdb_head_samples_appended_total", per=("instance",), of=PROMETHEUS), "{{instance}}"
@@ -247,6 +263,7 @@ _STORES: Final = Row(
             ),
             bars=True,
             stacked=True,
+            no_value=NONE_SEEN,
         ),
     ],
 )

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.error import URLError
 
 from tools.dashboards.__main__ import FOLDER
 from tools.dashboards.picture.page import picture
@@ -13,8 +14,17 @@ from tools.dashboards.picture.prometheus import Prometheus, Window
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write one SVG for each dashboard."""
+    """Write one SVG for each dashboard; 1 where Prometheus does not answer, or refuses a query."""
     options = _options(arguments)
+    try:
+        _draw(options)
+    except (URLError, ValueError) as error:
+        print(f"Prometheus at {options.prometheus} does not answer: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _draw(options: argparse.Namespace) -> None:
     end = options.end or time.time()
     prometheus = Prometheus(options.prometheus)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -22,11 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         board = json.loads(path.read_text())
         chosen = {"job": options.job, "instance": ".+", "route": options.route if path.stem == "route" else ".+"}
         window = Window(end - options.minutes * 60, end, chosen)
-        names = [one["name"] for one in board["templating"]["list"] if one["name"] in chosen]
-        shown = "   ".join(f"{name}: {'All' if chosen[name] == '.+' else chosen[name]}" for name in names)
+        variables = {one["name"]: one["label"] for one in board["templating"]["list"] if one["name"] in chosen}
+        shown = "    ".join(
+            f"{label}: {'All' if chosen[name] == '.+' else chosen[name]}" for name, label in variables.items()
+        )
         (options.out / f"{path.stem}.svg").write_text(picture(board, prometheus, window, shown=shown))
         print(f"{options.out / path.stem}.svg")
-    return 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

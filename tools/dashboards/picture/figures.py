@@ -12,6 +12,8 @@ from tools.dashboards.picture.values import colour_of, hue, written
 #: pixels
 LINE, HEAD = 25, 26
 _BAR_LINE: Final = 26
+#: figures one above the other
+_MOST_STACKED: Final = 3
 
 Row = dict[str, str | float]
 
@@ -19,7 +21,7 @@ Row = dict[str, str | float]
 def stat(panel: Mapping[str, Any], answer: Answer, window: Window, box: Box) -> Iterator[str]:
     """A large figure for each series, and its course behind it."""
     series = answer.every
-    wide = box.width >= box.height * 2.4 or len(series) > 3
+    wide = box.width >= box.height * 2.4 or len(series) > _MOST_STACKED
     share = (box.width / len(series), box.height) if wide else (box.width, box.height / len(series))
     for number, one in enumerate(series):
         cell = Box(
@@ -36,7 +38,7 @@ def _figure(panel: Mapping[str, Any], one: Series, window: Window, cell: Box, *,
     defaults = panel["fieldConfig"]["defaults"]
     colour = colour_of(one.last, defaults["thresholds"]["steps"])
     text = written(one.last, defaults["unit"], defaults.get("decimals"))
-    size = min(30.0, cell.height * 0.5, (cell.width - 16) / max(1.0, len(text) * 0.58))
+    size = min(30.0, cell.height * (0.42 if named else 0.5), (cell.width - 16) / max(1.0, len(text) * 0.68))
     if panel["options"].get("graphMode") == "area" and len(one.points) > 1:
         yield from _sparkline(one, window, cell, colour)
     middle = cell.y + cell.height / 2 + size * 0.3
@@ -168,17 +170,22 @@ def _cell(
         link = "#5794f2" if properties.get("links") and value else ""
         yield svg.label(box.x + 4, y, value or "", colour=link, room=box.width - 8)
         return
-    text = written(value, properties.get("unit", "short"))
+    text = written(value, properties.get("unit", "short"), properties.get("decimals"))
     kind = properties.get("custom.cellOptions", {}).get("type")
     if kind == "gauge":
         most = max((one for one in column if isinstance(one, float)), default=1.0) or 1.0
-        room = box.width - 92
+        room = box.width - 104
         colour = hue(properties["color"]["fixedColor"])
         yield svg.rectangle(box.x + 4, box.y + 6, room, 13, style='class="unfilled"', radius=2)
         yield svg.rectangle(
-            box.x + 4, box.y + 6, room * value / most, 13, style=f'fill="{colour}" fill-opacity="0.8"', radius=2
+            box.x + 4,
+            box.y + 6,
+            room * max(0.0, value) / most,
+            13,
+            style=f'fill="{colour}" fill-opacity="0.8"',
+            radius=2,
         )
-        yield svg.label(box.x + box.width - 4, y, text, anchor="end")
+        yield svg.label(box.x + box.width - 18, y, text, anchor="end")
         return
     colour = colour_of(value, properties["thresholds"]["steps"]) if kind == "color-text" else ""
     yield svg.label(box.x + 4, y, text, colour=colour, bold=bool(colour))

@@ -11,7 +11,7 @@ from tools.dashboards.picture import svg
 from tools.dashboards.picture.prometheus import Answer, Series, Window
 from tools.dashboards.picture.values import PALETTE, hue, ticks, written
 
-#: pixels for the figures of the y axis, for the times below, and for a line of the legend
+#: pixels for the figures of the y axis of a heatmap, for the times below, and for a line of the legend
 LEFT, BELOW, LEGEND = 62, 20, 18
 _LEGEND_LINES: Final = 2
 
@@ -49,11 +49,13 @@ def graph(panel: Mapping[str, Any], answer: Answer, window: Window, box: Box) ->
     series = answer.every
     custom = panel["fieldConfig"]["defaults"]["custom"]
     legend_lines = legend_of(series, panel, box.width)
-    area = Box(box.x + LEFT, box.y + 6, box.width - LEFT - 8, box.height - BELOW - 6 - len(legend_lines) * LEGEND)
     stacked = custom.get("stacking", {}).get("mode") == "normal"
     tops = _stack(series) if stacked else [dict(one.points) for one in series]
     unit = panel["fieldConfig"]["defaults"].get("unit", "none")
-    axes, marks = _axes(panel, tops, answer, area, window)
+    height = box.height - BELOW - 6 - len(legend_lines) * LEGEND
+    ceiling, marks = _scale(panel, tops, height)
+    left = max(svg.width_of(written(mark, unit), 11) for mark in marks) + 16
+    axes = Axes(Box(box.x + left, box.y + 6, box.width - left - 10, height), window, ceiling)
     yield from _frame(axes, marks, unit)
     bars = custom.get("drawStyle") == "bars"
     colours = colours_of(series, panel)
@@ -70,17 +72,13 @@ def graph(panel: Mapping[str, Any], answer: Answer, window: Window, box: Box) ->
     yield from _legend(legend_lines, box)
 
 
-def _axes(
-    panel: Mapping[str, Any], tops: Sequence[Mapping[float, float]], answer: Answer, area: Box, window: Window
-) -> tuple[Axes, list[float]]:
-    """The y axis ends at the panel's maximum, else above the highest value."""
+def _scale(panel: Mapping[str, Any], tops: Sequence[Mapping[float, float]], height: float) -> tuple[float, list[float]]:
+    """Where the y axis ends, at the panel's maximum or above the highest value; and its marks."""
     defaults = panel["fieldConfig"]["defaults"]
     highest = max((value for one in tops for value in one.values()), default=0.0)
-    if answer.exemplars:
-        highest = max(highest, *(value for _, value in answer.exemplars)) if highest == 0 else highest
     ceiling = defaults.get("max")
-    marks = ticks(ceiling or highest, defaults.get("unit", "none"), most=max(2, int(area.height // 34)))
-    return Axes(area, window, ceiling or marks[-1]), marks
+    marks = ticks(ceiling or highest, defaults.get("unit", "none"), most=max(2, int(height // 34)))
+    return ceiling or marks[-1], marks
 
 
 def _stack(series: Sequence[Series]) -> list[dict[float, float]]:
@@ -182,9 +180,19 @@ def _limits(panel: Mapping[str, Any], axes: Axes) -> Iterator[str]:
 
 def _exemplars(answer: Answer, axes: Axes) -> Iterator[str]:
     """A diamond for each traced request that is in sight."""
-    for at, value in answer.exemplars:
-        if axes.window.start <= at <= axes.window.end and value <= axes.top:
-            yield diamond(axes.x(at), axes.y(value))
+    in_sight = [(at, value) for at, value in answer.exemplars if value <= axes.top]
+    for at, value in _slowest(in_sight, axes.window):
+        yield diamond(axes.x(at), axes.y(value))
+
+
+def _slowest(exemplars: Sequence[tuple[float, float]], window: Window) -> list[tuple[float, float]]:
+    """The slowest of each two steps: Grafana shows a selection too."""
+    slowest: dict[int, tuple[float, float]] = {}
+    for at, value in exemplars:
+        place = int(at // (2 * window.step))
+        if window.start <= at <= window.end and value > slowest.get(place, (0.0, -1.0))[1]:
+            slowest[place] = (at, value)
+    return list(slowest.values())
 
 
 def diamond(x: float, y: float) -> str:
@@ -272,9 +280,9 @@ def heatmap(panel: Mapping[str, Any], answer: Answer, window: Window, box: Box) 
                 opacity = 0.12 + 0.88 * math.sqrt(value / most)
                 style = f'fill="#3274d9" fill-opacity="{opacity:.2f}"'
                 yield svg.rectangle(left + 0.5, y + 0.5, axes.x(at) - left - 1, row - 1, style=style)
-    for at, value in answer.exemplars:
+    for at, value in _slowest(answer.exemplars, window):
         place = _place(value, bounds)
-        if place is not None and window.start <= at <= window.end:
+        if place is not None:
             yield diamond(axes.x(at), area.y + area.height - row * place)
     yield from times_below(axes)
 

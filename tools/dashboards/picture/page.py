@@ -8,10 +8,13 @@ from tools.dashboards.picture import figures, graphs, svg
 from tools.dashboards.picture.graphs import Box
 from tools.dashboards.picture.prometheus import Answer, Prometheus, Window
 
-#: pixels: of a column and a row of Grafana's grid, between panels, around them, above them, and of a panel's title
+#: pixels: of a column and a row of Grafana's grid, between panels, around all of them, above them, of a panel's title
 COLUMN, LINE, GAP, MARGIN, TOP, TITLE = 58.0, 36.0, 8.0, 12.0, 74.0, 30.0
 COLUMNS: Final = 24
-LABEL: Final = "Drawn by this project's renderer from the dashboard's JSON and a real Prometheus; Grafana looks a little different."
+LABEL: Final = (
+    "Drawn by this project's renderer from the dashboard's JSON and a real Prometheus; "
+    "Grafana looks a little different."
+)
 
 Draw = Callable[[Mapping[str, Any], Answer, Window, Box], Iterator[str]]
 DRAWN: Final[Mapping[str, Draw]] = {
@@ -30,8 +33,7 @@ def picture(board: Mapping[str, Any], prometheus: Prometheus, window: Window, *,
     height = TOP + max(one["gridPos"]["y"] + one["gridPos"]["h"] for one in panels) * LINE + MARGIN + 20
     width = COLUMNS * COLUMN + 2 * MARGIN
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" {svg.size(width, height)}>',
         f"<style>{svg.STYLE}</style>",
         svg.rectangle(0, 0, width, height, style='class="page"'),
         *_head(board, window, shown, width),

@@ -92,9 +92,13 @@ class Prometheus:
     def _series(self, expr: str, target: Mapping[str, Any], window: Window) -> list[Series]:
         if target.get("instant"):
             found = self._get("query", query=expr, time=window.end)["result"]
-            return [_read(one, [one["value"]], target) for one in found]
-        found = self._get("query_range", query=expr, start=window.start, end=window.end, step=window.step)["result"]
-        return [one for one in (_read(raw, raw["values"], target) for raw in found) if one.points]
+            read = [_read(one, [one["value"]], target) for one in found]
+        else:
+            asked = {"start": window.start, "end": window.end, "step": window.step}
+            read = [
+                _read(one, one["values"], target) for one in self._get("query_range", query=expr, **asked)["result"]
+            ]
+        return [one for one in read if one.points]
 
     def _exemplars(self, expr: str, window: Window) -> list[tuple[float, float]]:
         found = self._get("query_exemplars", query=expr, start=window.start, end=window.end)

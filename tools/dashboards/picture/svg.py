@@ -4,7 +4,7 @@ from html import escape
 from typing import Final
 
 #: pixels of one character of the text in size 12, on average; a font is not at hand to measure it
-CHARACTER: Final = 6.3
+CHARACTER: Final = 7.3
 
 STYLE: Final = """
   svg { --page: #f4f5f5; --card: #ffffff; --line: #d8dadd; --grid: #e9eaec; --text: #24292e; --soft: #6a737d;
@@ -21,6 +21,11 @@ STYLE: Final = """
 def number(value: float) -> str:
     """A coordinate, short."""
     return f"{value:.1f}".rstrip("0").rstrip(".")
+
+
+def size(width: float, height: float) -> str:
+    """The attributes of a whole picture."""
+    return f'width="{width:.0f}" height="{height:.0f}"'
 
 
 def label(

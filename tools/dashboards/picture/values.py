@@ -7,6 +7,8 @@ from typing import Any, Final
 _SECONDS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _BYTES: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 _THOUSANDS: Final = ((1e9, "Bil"), (1e6, "Mil"), (1e3, "K"), (1, ""))
+#: from so many seconds on, an axis counts in minutes
+_MINUTES: Final = 120.0
 _PER_SECOND: Final = {"reqps": "req/s", "ops": "ops/s"}
 
 #: Grafana's palette-classic, as far as it is distinct, and the names that the dashboards use, on light and dark alike
@@ -56,7 +58,7 @@ def _scaled(value: float, scale: Sequence[tuple[float, str]], decimals: int | No
     if value == 0:
         divisor, word = next((size, word) for size, word in scale if size == 1)
     figures = _figures(value / divisor, decimals)
-    return f"{figures} {word}" if word and len(word) > 1 or word in {"s", "h", "d", "B"} else f"{figures}{word}"
+    return f"{figures}{word}" if word in {"", "K"} else f"{figures} {word}"
 
 
 def _figures(value: float, decimals: int | None) -> str:
@@ -79,17 +81,19 @@ def hue(name: str) -> str:
 
 
 def ticks(top: float, unit: str, most: int = 5) -> list[float]:
-    """Round values from 0 up to `top`, or just above it."""
+    """Round values from 0 up to `top`, or just above it; `most` steps at most."""
     if top <= 0:
         return [0.0, 1.0]
-    base = 1024.0 if unit in {"bytes", "binBps"} else 60.0 if unit == "s" and top >= 120 else 10.0
+    base, parts = _steps(top, unit)
     size = base ** math.floor(math.log(top / most, base))
-    shares = (
-        (1, 2, 5, 10, 15, 30, 60)
-        if base == 60.0
-        else (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-        if base > 60
-        else (1, 2, 2.5, 5, 10)
-    )
-    step = next((size * part for part in shares if size * part * most >= top * 0.999), size * base)
+    step = next((size * part for part in parts if size * part * most >= top * 0.999), size * base)
     return [step * number for number in range(math.ceil(top / step - 1e-6) + 1)]
+
+
+def _steps(top: float, unit: str) -> tuple[float, tuple[float, ...]]:
+    """What a unit counts in, and parts of it that make round figures."""
+    if unit in {"bytes", "binBps"}:
+        return 1024.0, (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    if unit == "s" and top >= _MINUTES:
+        return 60.0, (1, 2, 5, 10, 15, 30, 60)
+    return 10.0, (1, 2, 2.5, 5, 10)
