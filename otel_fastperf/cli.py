@@ -1,22 +1,22 @@
-"""The command `otel-fastperf`: `doctor`, `allocations`, `check`."""
+"""The command `otel-fastperf`: `doctor`, `allocations`, `check`, `stack`."""
 
 import argparse
-import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
-from otel_fastperf.checks import Check, Level, run_checks
+from otel_fastperf.checks import Level, run_checks
 from otel_fastperf.client import DEFAULT_URL, AskingError, Service
 from otel_fastperf.errors import FastPerfError, ReportError
 from otel_fastperf.findings import Severity
 from otel_fastperf.report import Report
 from otel_fastperf.report_formats import FORMATS, report_as
+from otel_fastperf.stack_command import add_stack
+from otel_fastperf.terminal import is_coloured, print_checks
 
 OK: Final = 0
 FOUND: Final = 1
@@ -38,6 +38,14 @@ exit codes:
   check        0  all is well, or there are warnings only
                1  something is bad
                2  could not look: the app cannot be imported
+  stack init   0  written
+               1  written, but files that you changed differ from the stack's: merge FILE.new
+               2  could not look or write; nothing was written if a value is wrong
+  stack check  0  all is well, or there are warnings only
+               1  something is bad
+               2  could not look: no stack there
+  stack smoke  0  it works
+               1  a step failed
 """
 
 
@@ -94,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("target", nargs="?", metavar="MODULE:APP", help="the app, as for uvicorn; it is imported")
     check.add_argument("--factory", action="store_true", help="MODULE:APP is a function that makes the app")
     check.add_argument("--format", choices=("text", "json"), default="text")
+
+    add_stack(commands, _EXIT_CODES)
     return parser
 
 
@@ -119,7 +129,7 @@ def _doctor(options: argparse.Namespace) -> int:
     report = _report(options)
     output: Path | None = options.output
     form = options.format or _form_of(output)
-    coloured = output is None and _is_coloured(sys.stdout, os.environ)
+    coloured = output is None and is_coloured(sys.stdout, os.environ)
     text = report_as(report, form, colour=coloured)
     if output is None:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
@@ -151,11 +161,6 @@ def _read(text: str, source: str) -> Report:
 def _form_of(output: Path | None) -> str:
     suffix = output.suffix.lower() if output is not None else ""
     return {".json": "json", ".html": "html", ".htm": "html"}.get(suffix, "text")
-
-
-def _is_coloured(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    # https://no-color.org/
-    return stream.isatty() and not environ.get("NO_COLOR")
 
 
 def _exit_code(report: Report, fail_on: str) -> int:
@@ -195,29 +200,8 @@ def _check(options: argparse.Namespace) -> int:
         # what is wrong around it may be why
         bad = [check for check in run_checks(gather(None)) if check.level is Level.BAD]
         if bad:
-            _print_checks(bad, options.format)
+            print_checks(bad, options.format)
         raise
     checks = run_checks(facts)
-    _print_checks(checks, options.format)
+    print_checks(checks, options.format)
     return FOUND if any(check.level is Level.BAD for check in checks) else OK
-
-
-def _print_checks(checks: Sequence[Check], form: str) -> None:
-    if form == "json":
-        sys.stdout.write(json.dumps([asdict(check) for check in checks], indent=2) + "\n")
-    else:
-        sys.stdout.write("".join(_lines(checks, coloured=_is_coloured(sys.stdout, os.environ))))
-
-
-_COLOURS: Final = {Level.OK: "32", Level.INFO: "36", Level.WARN: "33", Level.BAD: "31"}
-
-
-def _lines(checks: Sequence[Check], *, coloured: bool) -> Iterable[str]:
-    for check in checks:
-        level = f"{check.level:<4}"
-        what = check.what.replace("\n", "\n      ")
-        if coloured:
-            level = f"\x1b[{_COLOURS[check.level]}m{level}\x1b[0m"
-        yield f"{level}  {check.name}: {what}\n"
-        if check.fix:
-            yield f"      fix: {check.fix}\n"
