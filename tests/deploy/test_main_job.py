@@ -1,0 +1,280 @@
+"""The stack's main job: the demo under load on PostgreSQL, with every server and every file as it ships.
+
+One run, of about two minutes; each test reads back from the servers' own APIs what a person would look at.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+from urllib.request import urlopen
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import make_url
+
+from demo.catalogue import CATALOGUE as BOTTLENECKS
+from demo.seed import clear
+from otel_fastperf.metrics import CATALOGUE, Metric
+from tests.demo.asking import ask_everything
+from tests.deploy.alertmanager import Webhook, stack_alertmanager
+from tests.deploy.collector import running_collector
+from tests.deploy.jaeger import Jaeger, JaegerSpan, running_jaeger
+from tests.deploy.prometheus import stack_prometheus
+from tests.deploy.servers import GRAFANA, answers, needs
+from tests.postgresql import postgresql_url
+from tests.prometheus import Prometheus
+from tests.serving import Command, free_port, run_server, wait_until
+from tools.dashboards.picture.page import flat
+from tools.dashboards.picture.prometheus import Prometheus as DashboardPrometheus
+from tools.dashboards.picture.prometheus import Window
+
+__all__ = ["postgresql_url"]
+
+pytestmark = [needs("collector", "jaeger", "prometheus", "alertmanager"), pytest.mark.timeout(400)]
+
+SERVICE: Final = "shop"
+#: requests whose trace is read back, one of each at a time, with a trace id that the client chose
+ROUTES: Final = ("/users/1", "/users/1/orders", "/products", "/orders/1", "/reports/sales", "/slow/n-plus-one")
+ROUNDS: Final = 10
+
+
+@dataclass(frozen=True)
+class House:
+    """The servers, after the load."""
+
+    shop: Command
+    jaeger: Jaeger
+    prometheus: Prometheus
+    webhook: Webhook
+    #: {trace id: path} of the requests that were asked with a trace id
+    asked: Mapping[str, str]
+    started: float
+
+
+@pytest.fixture(scope="module")
+def house(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("stack")
+    port, shop_port = free_port(), free_port()
+    with ExitStack() as servers:
+        webhook = servers.enter_context(Webhook())
+        alertmanager = servers.enter_context(stack_alertmanager(folder, webhook, quick=True))
+        jaeger = servers.enter_context(running_jaeger(folder, prometheus=port))
+        collector = servers.enter_context(
+            running_collector(folder, jaeger=jaeger.otlp_grpc_port, prometheus=port)
+        )
+        prometheus = servers.enter_context(
+            stack_prometheus(
+                folder,
+                apps={SERVICE: [f"127.0.0.1:{shop_port}"]},
+                collector=f"127.0.0.1:{collector.ports.metrics}",
+                jaeger=urlsplit(jaeger.metrics_url).netloc,
+                alertmanager=alertmanager.address,
+                port=port,
+                quick=True,
+            )
+        )
+        shop = servers.enter_context(
+            run_server(
+                ["uvicorn", "demo.app:app", "--port", "{port}", "--log-level", "warning"],
+                log=folder / "shop.log",
+                environment={
+                    "DATABASE_URL": postgresql_url,
+                    "OTEL_SERVICE_NAME": SERVICE,
+                    "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+                },
+                port=shop_port,
+            )
+        )
+        prometheus.wait_until_up()
+        started = time.time()
+        asked = asyncio.run(_load(shop.url))
+        yield House(shop, jaeger, prometheus, webhook, asked, started)
+    # the database is shared with other tests
+    clear(make_url(postgresql_url))
+
+
+async def _load(url: str) -> dict[str, str]:
+    """Every bottleneck and its twin, under the load of a few shoppers; then requests of ours, one after the other."""
+    await ask_everything(url)
+    asked: dict[str, str] = {}
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        for _ in range(ROUNDS):
+            for path in ROUTES:
+                trace_id = token_hex(16)
+                answer = await client.get(path, headers={"traceparent": f"00-{trace_id}-{token_hex(8)}-01"})
+                assert answer.status_code == 200, (path, answer.text)
+                asked[trace_id] = path
+    return asked
+
+
+# Traces
+
+
+def test_each_request_has_its_trace_in_jaeger_with_all_of_its_statements(house: House) -> None:
+    for trace_id, path in house.asked.items():
+        server, statements = _of_request(house.jaeger.wait_for(trace_id))
+        assert server.attributes["url.path"] == path
+        assert server.service == SERVICE
+        count = server.attributes["fastperf.db.query_count"]
+        assert count >= 1
+        wait_until(lambda: len(_of_request(house.jaeger.trace(trace_id))[1]) == count, what=f"{count} statements")
+        assert all(span.attributes["db.system.name"] == "postgresql" for span in statements)
+
+
+def _of_request(spans: list[JaegerSpan]) -> tuple[JaegerSpan, list[JaegerSpan]]:
+    """The request's span, and those of its statements."""
+    [server] = [span for span in spans if span.kind == "SERVER"]
+    return server, [span for span in spans if span.kind == "CLIENT" and "db.system.name" in span.attributes]
+
+
+def test_the_trace_of_a_fault_carries_its_finding(house: House) -> None:
+    trace_id = next(trace_id for trace_id, path in house.asked.items() if path == "/slow/n-plus-one")
+    server, _ = _of_request(house.jaeger.wait_for(trace_id))
+    assert "n_plus_one" in server.attributes["fastperf.findings"]
+
+
+def test_the_monitor_tab_has_calls_and_latencies_of_each_route(house: House) -> None:
+    for what in ("calls", "latencies"):
+        drawn = wait_until(lambda what=what: house.jaeger.monitor(what, SERVICE), seconds=60, what=what)
+        assert "GET /users/{user_id}" in drawn
+        assert any(value > 0 for value in drawn["GET /users/{user_id}"])
+
+
+def test_an_exemplar_leads_to_a_trace_that_jaeger_has(house: House) -> None:
+    found = house.prometheus.exemplars(f'http_server_request_duration_seconds_bucket{{job="{SERVICE}"}}')
+    ids = {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
+    assert len(ids) > 5
+    for trace_id in sorted(ids):
+        server, _ = _of_request(house.jaeger.wait_for(trace_id))
+        assert server.service == SERVICE
+
+
+# Alerts
+
+
+@pytest.fixture(scope="module")
+def alerts(house: House) -> list[dict[str, Any]]:
+    """What the webhook was told of as a ticket, once each fault was."""
+    expected = {
+        (one.kind, "" if one.kind in {"memory_growth", "cache_inefficient"} else one.faulty) for one in BOTTLENECKS
+    }
+
+    def told() -> list[dict[str, Any]]:
+        return house.webhook.alerts("ticket")
+
+    def missing() -> set[tuple[str, str]]:
+        return expected - {(one["labels"].get("kind", ""), one["labels"].get("http_route", "")) for one in told()}
+
+    try:
+        wait_until(lambda: not missing(), seconds=90)
+    except AssertionError:
+        pytest.fail(f"no alert reached the webhook for {sorted(missing())}")
+    return told()
+
+
+@pytest.mark.parametrize("bottleneck", BOTTLENECKS, ids=lambda one: one.name)
+def test_each_fault_is_told_by_an_alert_and_its_twin_is_not(bottleneck: Any, alerts: list[dict[str, Any]]) -> None:
+    routes = {one["labels"].get("http_route", "") for one in alerts if one["labels"].get("kind") == bottleneck.kind}
+    assert routes & {bottleneck.faulty, ""}
+    assert bottleneck.fixed not in {one["labels"].get("http_route", "") for one in alerts}
+
+
+def test_the_links_of_an_alert_lead_somewhere(house: House, alerts: list[dict[str, Any]]) -> None:
+    assert alerts
+    for runbook, name in {(one["annotations"]["runbook_url"], one["labels"]["alertname"]) for one in alerts}:
+        with urlopen(runbook, timeout=10) as response:
+            assert name in response.read().decode()
+    for link in {one["annotations"]["dashboard_url"] for one in alerts}:
+        parts = urlsplit(link)
+        board = _dashboards()[parts.path.removeprefix("/d/")]
+        variables = {f"var-{one['name']}" for one in board["templating"]["list"]}
+        assert set(parse_qs(parts.query)) <= variables, link
+        assert parse_qs(parts.query)["var-job"] == [SERVICE]
+
+
+# Metrics
+
+
+def test_every_rule_is_evaluated_and_every_recording_has_data(house: House) -> None:
+    #: recordings of what a test of two minutes cannot have
+    empty = {name for name in _recordings(house.prometheus) if name.endswith(":override")}
+    wait_until(lambda: not _broken(house.prometheus), what="every rule is evaluated")
+    without = {name for name in _recordings(house.prometheus) if not house.prometheus.query(name)}
+    assert without - empty - _NOT_HERE.keys() == set()
+
+
+_NOT_HERE: Final[dict[str, str]] = {
+    "job_pool:db_client_connection_timeouts:increase15m": "no wait for a connection ends in a time-out in the demo",
+    "job_part:fastperf_telemetry_errors:increase15m": "nothing fails inside telemetry",
+    "job_metric:fastperf_metric_overflow:increase15m": "no metric of the demo has so many series",
+}
+
+
+def _rules(prometheus: Prometheus) -> list[dict[str, Any]]:
+    with urlopen(f"{prometheus.url}/api/v1/rules", timeout=10) as response:
+        groups = json.load(response)["data"]["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def _broken(prometheus: Prometheus) -> list[str]:
+    return [rule["name"] for rule in _rules(prometheus) if rule["health"] != "ok"]
+
+
+def _recordings(prometheus: Prometheus) -> set[str]:
+    return {rule["name"] for rule in _rules(prometheus) if rule["type"] == "recording"}
+
+
+def _dashboards() -> dict[str, dict[str, Any]]:
+    boards = [json.loads(path.read_text()) for path in (GRAFANA / "dashboards").glob("*.json")]
+    return {board["uid"]: board for board in boards}
+
+
+#: panels, or queries of panels, that are empty here, and why
+EMPTY: Final[dict[str, str]] = {}
+
+
+@pytest.mark.parametrize("uid", sorted(_dashboards()))
+def test_every_query_of_a_dashboard_returns_data(house: House, uid: str) -> None:
+    board = _dashboards()[uid]
+    end = time.time()
+    window = Window(house.started, end, {"job": SERVICE, "instance": ".+", "route": ".+"})
+    prometheus = DashboardPrometheus(house.prometheus.url)
+    empty = []
+    for panel in flat(board):
+        answer = prometheus.answer(panel, window)
+        empty += [f"{panel['title']} {letter}" for letter, series in answer.series.items() if not series]
+    assert [name for name in empty if name not in EMPTY] == []
+
+
+# Catalogue
+
+
+def test_what_the_service_exposes_is_what_the_catalogue_says(house: House) -> None:
+    families = {family.name: family for family in text_string_to_metric_families(house.shop.get("/metrics").text)}
+    declared = {metric.name.removesuffix("_total"): metric for metric in CATALOGUE}
+    assert set(families) <= {*declared, *(f"{name}_created" for name in declared)}
+    for name, metric in declared.items():
+        if family := families.get(name):
+            assert family.type == metric.kind
+            for sample in family.samples:
+                assert set(sample.labels) - {"le"} == set(metric.labels), sample
+            if metric.buckets:
+                bounds = {float(sample.labels["le"]) for sample in family.samples if sample.name.endswith("_bucket")}
+                assert bounds == {*metric.buckets, float("inf")}
+    assert {metric.name for metric in declared.values() if not _seen(families, metric)} <= _ABSENT.keys()
+
+
+_ABSENT: Final[dict[str, str]] = {}
+
+
+def _seen(families: Mapping[str, Any], metric: Metric) -> bool:
+    return metric.name.removesuffix("_total") in families
