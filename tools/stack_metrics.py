@@ -53,5 +53,26 @@ COLLECTOR: Final = (
     COLLECTOR_ALWAYS | COLLECTOR_WITH_SPANS | COLLECTOR_WITH_PROBES | COLLECTOR_WITH_TROUBLE | COLLECTOR_TAIL_SAMPLING
 )
 
-JAEGER_ALWAYS: Final[dict[str, str]] = {}
-JAEGER_WITH_SPANS: Final[dict[str, str]] = {}
+#: Jaeger's, there from the start
+JAEGER_ALWAYS: Final = {
+    "otelcol_process_cpu_seconds": "CPU time, counter",
+    "otelcol_process_memory_rss": "resident memory, bytes",
+    "otelcol_process_uptime": "seconds since the start, counter",
+}
+
+#: Jaeger's, with the first spans. What its memory limiter refuses is in receiver_refused_spans: the limiter's own
+#: counter has another name in each of the versions.
+JAEGER_WITH_SPANS: Final = {
+    "otelcol_receiver_accepted_spans": "spans taken, counter; labels receiver, transport",
+    "otelcol_receiver_refused_spans": "spans sent back, counter",
+    "otelcol_exporter_sent_spans": "spans written; label exporter is jaeger_storage_exporter, counter",
+    "otelcol_exporter_send_failed_spans": "spans the storage did not take, counter",
+}
+
+#: Jaeger's, with the first look-up
+JAEGER_WITH_QUERIES: Final = {
+    "jaeger_storage_requests": "look-ups, counter; labels operation, result (ok, err), role, kind",
+    "jaeger_storage_latency_bucket": "seconds of look-ups, though its bounds are those of milliseconds; as above",
+}
+
+JAEGER: Final = JAEGER_ALWAYS | JAEGER_WITH_SPANS | JAEGER_WITH_QUERIES

@@ -19,6 +19,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
 from tests.deploy.servers import DEPLOY, Running, answers, program, running
 from tests.serving import free_port, wait_until
 
@@ -96,7 +98,7 @@ class Jaeger:
         return found
 
     def traces(self, service: str, *, limit: int = 1000) -> list[Summary]:
-        """The latest traces of a service in the last hour, in short."""
+        """The latest traces of a service in the last hour, in short. The limit is at most that of traces in memory."""
         now = datetime.now(UTC)
         query = {
             "query.service_name": service,
@@ -233,8 +235,8 @@ def _span(span: Mapping[str, Any], resource: dict[str, Any]) -> JaegerSpan:
         trace_id=_hex(span["traceId"], 32),
         span_id=_hex(span["spanId"], 16),
         parent_id=_hex(span.get("parentSpanId", ""), 16),
-        kind=str(span.get("kind", "")).removeprefix("SPAN_KIND_"),
-        failed=span.get("status", {}).get("code") in {2, "STATUS_CODE_ERROR"},
+        kind=Span.SpanKind.Name(span.get("kind", 0)).removeprefix("SPAN_KIND_"),
+        failed=span.get("status", {}).get("code") == Status.StatusCode.STATUS_CODE_ERROR,
         milliseconds=(int(span["endTimeUnixNano"]) - int(span["startTimeUnixNano"])) / 1e6,
         attributes=_attributes(span),
         resource=resource,

@@ -14,16 +14,18 @@ import yaml
 
 from tests.certificates import self_signed
 from tests.deploy.collector import OVERLAYS, Collector, Ports, configs, running_collector
-from tests.deploy.servers import DEPLOY, needs, program
+from tests.deploy.servers import DEPLOY, GRAFANA, needs, program
 from tests.deploy.spans import Sent, Value, export
 from tests.otlp import Receiver, accepted, rejected, unavailable
 from tests.serving import wait_until
 from tools.stack_metrics import (
+    COLLECTOR,
     COLLECTOR_ALWAYS,
     COLLECTOR_TAIL_SAMPLING,
     COLLECTOR_WITH_PROBES,
     COLLECTOR_WITH_SPANS,
     COLLECTOR_WITH_TROUBLE,
+    JAEGER,
 )
 
 #: ways to run it: the base alone, with each overlay, and with those that go together
@@ -261,6 +263,9 @@ SECRET_KEYS: Final[dict[str, Value]] = {
     "http.response.header.set-cookie": ["session=f00"],
     "http.request.header.x-api-key": ["f00"],
     "apiKey": "f00",
+    "Authorization": "f00",
+    "env.DB_PASSWORD": "f00",
+    "env.API_KEY": "f00",
     "db.password": "f00",
     "user.passwd": "f00",
     "pin.pwd": 4711,
@@ -277,7 +282,7 @@ SECRET_VALUES: Final = {
     f"sent {JWT}": "sent ****",
     "Bearer abcdef0123456789": "****",
     "authorization was basic YW5uYTpmMDA=": "authorization was ****",
-    "q=1&access_token=f00&page=2": "q=1&****&page=2",
+    "q=1&access_token=f00&page=2": "q=1&access_****&page=2",
     "postgresql://anna:f00@db:5432/shop": "postgresql****db:5432/shop",
     "card 4111 1111 1111 1111 was refused": "card**** was refused",
     "5500-0000-0000-0004": "****",
@@ -296,6 +301,9 @@ HARMLESS: Final[dict[str, Value]] = {
     "fastperf.evidence.seconds": "0.4111111111111111",
     "session.id": "3f2a",
     "cookiecutter.version": "2",
+    "secretary": "anna",
+    "is_broken": False,
+    "token_count": 3,
     "order": "ord-4111111111111111a",
     "at": 1790000000000000,
     "id": "41111111-1111-4111-8111-111111111111",
@@ -503,6 +511,15 @@ def test_tls_lets_in_who_shows_the_token(
 # Nothing is lost
 
 
+@needs("collector")
+def test_what_is_too_large_for_one_message_to_jaeger_is_sent_in_several(base: Collector, jaeger: Receiver) -> None:
+    megabyte = "x" * 1_000_000
+    spans = [Sent(f"GET /{number}", attributes={"body": megabyte}) for number in range(8)]
+    base.send(spans)
+    sent = {span.span_id for span in spans}
+    wait_until(lambda: sent <= {span.span_id for span in jaeger.spans}, what="all come out")
+
+
 class Load:
     """Sends single spans without end, and keeps the ids of those that were taken."""
 
@@ -558,6 +575,13 @@ def test_killed_twice_under_load_while_jaeger_is_down_or_slow_it_loses_no_span(t
 
 
 # Its own metrics
+
+
+def test_rules_and_dashboards_query_names_that_are_known() -> None:
+    folders = (DEPLOY / "prometheus", DEPLOY / "runbooks", GRAFANA / "dashboards")
+    texts = [path.read_text() for folder in folders for path in folder.rglob("*.*") if path.is_file()]
+    queried = {name for text in texts for name in re.findall(r"\botelcol_\w+", text)}
+    assert queried - {*COLLECTOR, *JAEGER} == set()
 
 
 @needs("collector")
