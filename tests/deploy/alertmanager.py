@@ -123,7 +123,7 @@ def configured(folder: Path, webhook: Webhook | None, *, quick: bool) -> Path:
         text = re.sub(r"^( +(?:group_wait|group_interval):) \w+$", r"\1 1s", text, flags=re.MULTILINE)
     if webhook is not None:
         (copy / "secrets" / "webhook_url").write_text(webhook.url)
-        text = with_receiver(text, "webhook", RECEIVERS)
+        text = with_receiver(text, "webhook", RECEIVERS).replace("/etc/alertmanager", str(copy))
     path.write_text(text)
     return path
 

@@ -101,10 +101,6 @@ def configured(
 
 
 def _quickened(text: str) -> str:
-    text = re.sub(
-        r"^( +(?:scrape_interval|scrape_timeout|evaluation_interval|interval|for):) \w+$",
-        r"\1 1s",
-        text,
-        flags=re.MULTILINE,
-    )
+    keys = "scrape_interval|scrape_timeout|evaluation_interval|interval|for"
+    text = re.sub(rf"^( +(?:{keys}):) \w+$", r"\1 1s", text, flags=re.MULTILINE)
     return re.sub(r"^( +keep_firing_for:) \w+$", r"\1 5s", text, flags=re.MULTILINE)

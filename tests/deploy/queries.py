@@ -42,7 +42,7 @@ FOREIGN: Final[Mapping[str, frozenset[str]]] = {
 
 
 def _ours() -> dict[str, frozenset[str]]:
-    known = {}
+    known: dict[str, frozenset[str]] = {}
     for metric in CATALOGUE:
         labels = frozenset(metric.labels)
         if metric.kind == "histogram":
@@ -108,10 +108,10 @@ def labels_of(expression: str, known: Mapping[str, frozenset[str]]) -> frozenset
 
 def _labels(node: Any, known: Mapping[str, frozenset[str]]) -> frozenset[str] | None:
     if isinstance(node, promql.VectorSelector):
-        return known[node.name]
+        return known[node.name or ""]
     if isinstance(node, promql.AggregateExpr):
-        added = {node.param.val} if node.op == "count_values" else set()
-        return frozenset(node.modifier.labels) | added if node.modifier else frozenset(added)
+        added = {node.param.val} if isinstance(node.param, promql.StringLiteral) else set()  # of count_values
+        return frozenset(added | set(node.modifier.labels if node.modifier else ()))
     if isinstance(node, promql.Call):
         return _of_call(node, known)
     if isinstance(node, promql.BinaryExpr):
@@ -148,7 +148,7 @@ def _of_operator(node: Any, known: Mapping[str, frozenset[str]]) -> frozenset[st
 
 def everything(recorded: Mapping[str, str]) -> dict[str, frozenset[str]]:
     """All metrics with their labels: ours, foreign ones, and what rules record: {name: expression}."""
-    known = {name: labels | _TARGET for name, labels in (OURS | FOREIGN).items()}
+    known = {name: labels | _TARGET for name, labels in {**OURS, **FOREIGN}.items()}
     todo = dict(recorded)
     while todo:
         ready = [name for name, text in todo.items() if all(one.name in known for one in selectors(text))]

@@ -47,7 +47,7 @@ def test_nothing_is_sent_anywhere_as_shipped() -> None:
 def test_examples_take_their_secret_from_a_file(example: Path) -> None:
     [receiver] = yaml.safe_load(example.read_text())["receivers"]
     [[settings]] = [value for key, value in receiver.items() if key.endswith("_configs")]
-    secrets = {key: value for key, value in settings.items() if "secrets/" in str(value)}
+    secrets = {key: value for key, value in settings.items() if str(value).startswith("/etc/alertmanager/secrets/")}
     assert secrets
     assert all(key.endswith("_file") for key in secrets)
     assert not {key for key in settings if key in {"url", "api_url", "routing_key", "auth_password", "service_key"}}
