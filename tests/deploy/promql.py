@@ -1,23 +1,45 @@
-"""What a PromQL expression asks for, by its syntax tree."""
+"""What a PromQL expression asks for, by its syntax tree; what there is to ask for; and which labels its result has."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import promql_parser
+import yaml
 
-#: suffixes that a histogram's name gets on the page
-HISTOGRAM: Final = ("_bucket", "_sum", "_count")
+from otel_fastperf.metrics import CATALOGUE
+from tests.deploy.servers import DEPLOY
+from tools.stack_metrics import STACK
+
+Labels = frozenset[str]
+
+RULES: Final = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
+#: what Prometheus adds to every target's series
+TARGET: Final = Labels({"job", "instance"})
+#: absent unless somebody has objectives of their own: see slo-targets.yml
+OVERRIDES: Final = {
+    f"job:slo_{name}:override": Labels({"job"})
+    for name in ("availability", "latency", "latency_threshold", "bad_requests")
+}
+
+_CARDINALITY: Final = promql_parser.VectorMatchCardinality
+#: aggregations that pick series instead of merging them
+_PICKING: Final = {"topk", "bottomk", "limitk", "limit_ratio"}
 
 
 @dataclass(frozen=True, slots=True)
 class Selector:
     """One selector: the metric, matchers by label, whether it has a window, and what it is an operand of."""
 
+    #: "" for one without a name
     metric: str
+    #: label -> the value or pattern it is compared with
     matchers: Mapping[str, str]
     window: bool
     inside: tuple[str, ...]
+
+
+# what an expression asks for
 
 
 def selectors(expr: str) -> list[Selector]:
@@ -65,9 +87,126 @@ def _labels(node: Any) -> Iterator[str]:
         yield from _labels(child)
 
 
-def metric_of(name: str) -> str:
-    """A histogram's name without the suffix that one of its series has."""
-    for suffix in HISTOGRAM:
-        if name.endswith(suffix):
-            return name.removesuffix(suffix)
-    return name
+# which labels its result has
+
+
+def labels_of(expr: str, known: Mapping[str, Labels]) -> Labels | None:
+    """Labels that each series of the result may have; None for a scalar. `known` are the metrics and their labels."""
+    return _result(promql_parser.parse(expr), known)
+
+
+def _result(node: Any, known: Mapping[str, Labels]) -> Labels | None:
+    found = node.vector_selector if isinstance(node, promql_parser.MatrixSelector) else node
+    if isinstance(found, promql_parser.VectorSelector):
+        return known[found.name or ""]
+    if isinstance(node, promql_parser.AggregateExpr):
+        return _of_aggregation(node, known)
+    if isinstance(node, promql_parser.Call):
+        return _of_call(node, known)
+    if isinstance(node, promql_parser.BinaryExpr):
+        return _of_operator(node, known)
+    for child, _ in _children(node):
+        return _result(child, known)
+    return None
+
+
+def _of_aggregation(node: Any, known: Mapping[str, Labels]) -> Labels:
+    below = _result(node.expr, known) or Labels()
+    if str(node.op) in _PICKING:
+        return below
+    added = {node.param.val} if isinstance(node.param, promql_parser.StringLiteral) else set()  # of count_values
+    if node.modifier is None:
+        return Labels(added)
+    named = Labels(node.modifier.labels)
+    return (named if node.modifier.type == promql_parser.AggModifierType.By else below - named) | added
+
+
+def _of_call(node: Any, known: Mapping[str, Labels]) -> Labels | None:
+    name = node.func.name
+    if name in {"time", "scalar"}:
+        return None
+    if name == "vector":
+        return Labels()
+    [found] = [one for one in (_result(child, known) for child in node.args) if one is not None]
+    if name == "histogram_quantile":
+        return found - {"le"}
+    return found | {node.args[1].val} if name == "label_replace" else found
+
+
+def _of_operator(node: Any, known: Mapping[str, Labels]) -> Labels | None:
+    left, right = _result(node.lhs, known), _result(node.rhs, known)
+    if left is None or right is None:
+        return left if right is None else right
+    operator = str(node.op)
+    if operator in {"and", "or", "unless"}:
+        return left & right if operator == "or" else left
+    modifier = node.modifier
+    if modifier is None or modifier.card == _CARDINALITY.OneToOne:
+        return _matched(left, modifier)
+    many = left if modifier.card == _CARDINALITY.ManyToOne else right
+    return many | Labels(modifier.group_labels or ())
+
+
+def _matched(left: Labels, modifier: Any) -> Labels:
+    """One to one, a result keeps what was matched by, also in comparisons: resultMetric() of Prometheus' engine."""
+    if modifier is None or modifier.matching is None:
+        return left
+    named = Labels(modifier.matching.labels)
+    return named if modifier.matching.type == promql_parser.LabelModifierType.Include else left - named
+
+
+# what there is to ask for
+
+
+def rules(kind: str) -> list[dict[str, Any]]:
+    """The rules that ship, of a kind: "record" or "alert"."""
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"] if kind in rule]
+
+
+def missing(expr: str, known: Mapping[str, Labels]) -> set[str]:
+    """Metrics, and labels of metrics, that an expression asks for and nobody has."""
+    asked = selectors(expr)
+    found = {one.metric for one in asked if one.metric and one.metric not in known}
+    there = {"__name__"}
+    for one in asked:
+        # without a name it may be any series, which has what targets have
+        has = known.get(one.metric, Labels()) if one.metric else TARGET
+        there |= has
+        found |= {f"{one.metric}{{{label}}}" for label in one.matchers.keys() - has - {"__name__"}}
+    return found | (labels(expr) - there)
+
+
+def _ours() -> dict[str, Labels]:
+    known: dict[str, Labels] = {}
+    for metric in CATALOGUE:
+        its = TARGET | set(metric.labels)
+        if metric.kind == "histogram":
+            known |= {f"{metric.name}_{end}": its for end in ("sum", "count")}
+            known[f"{metric.name}_bucket"] = its | {"le"}
+        else:
+            known[metric.name] = its
+    return known
+
+
+#: our series, as they stand on the page, with their labels
+OURS: Final[Mapping[str, Labels]] = _ours()
+RECORDINGS: Final[Mapping[str, str]] = {rule["record"]: rule["expr"] for rule in rules("record")}
+
+
+def _known() -> dict[str, Labels]:
+    known = {**OVERRIDES, **OURS, **{name: TARGET | set(one.labels) for name, one in STACK.items()}}
+    todo = dict(RECORDINGS)
+    while todo:
+        ready = [name for name, expr in todo.items() if all(one.metric in known for one in selectors(expr))]
+        assert ready, f"asks for what nobody shows: {todo}"
+        known |= {name: labels_of(todo.pop(name), known) or Labels() for name in ready}
+    return known
+
+
+#: all series with their labels: ours, the stack's, and what rules record
+KNOWN: Final[Mapping[str, Labels]] = _known()
+
+_GAUGES: Final = {metric.name for metric in CATALOGUE if metric.kind == "gauge"}
+#: series that only grow, those of histograms too
+COUNTERS: Final = {name for name, one in STACK.items() if one.counter} | (OURS.keys() - _GAUGES)

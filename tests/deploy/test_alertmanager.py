@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from tests.deploy.alertmanager import RECEIVERS, SHIPPED, Webhook, stack_alertmanager, with_receiver
+from tests.deploy.collector import own_metrics
 from tests.deploy.prometheus import stack_prometheus
 from tests.deploy.servers import needs, program
 from tests.serving import free_port, wait_until
+from tools.stack_metrics import ALERTMANAGER
 
 CONFIGURATION: Final = SHIPPED / "alertmanager.yml"
 EXAMPLES: Final = sorted((SHIPPED / "receivers").glob("*.yml"))
@@ -67,6 +69,11 @@ def test_examples_take_their_secret_from_a_file(example: Path) -> None:
 def test_routes(labels: dict[str, str], receiver: str) -> None:
     pairs = [f"{name}={value}" for name, value in labels.items()]
     _amtool("config", "routes", "test", f"--config.file={CONFIGURATION}", f"--verify.receivers={receiver}", *pairs)
+
+
+def test_its_own_metrics_have_the_names_that_rules_query(tmp_path: Path) -> None:
+    with Webhook() as webhook, stack_alertmanager(tmp_path, webhook, quick=True) as alertmanager:
+        assert set(ALERTMANAGER) <= set(own_metrics(f"http://{alertmanager.address}/metrics"))
 
 
 def _names(alerts: list[dict[str, Any]]) -> set[str]:

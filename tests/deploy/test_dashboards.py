@@ -15,10 +15,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from otel_fastperf.budget import Segment
 from otel_fastperf.findings import Kind
-from otel_fastperf.metrics import CATALOGUE
-from tests.deploy.promql import Selector, labels, metric_of, selectors
+from tests.deploy.promql import COUNTERS, KNOWN, OURS, missing, selectors
 from tests.deploy.servers import DEPLOY, GRAFANA
-from tools import stack_metrics
 from tools.dashboards import __main__ as generator
 from tools.dashboards.findings import MEANINGS
 from tools.dashboards.panels import SEGMENTS
@@ -41,20 +39,6 @@ QUERIES: Final = [
 ]
 #: variables as they are while a service and a route are chosen
 WINDOW: Final = Window(0, 3600, {"job": "shop", "instance": ".+", "route": "/orders"})
-
-OURS: Final = {metric.name: metric for metric in CATALOGUE}
-#: what Prometheus itself adds to every target, and says of itself
-PROMETHEUS: Final = {
-    "up",
-    "scrape_duration_seconds",
-    "scrape_samples_scraped",
-    "prometheus_tsdb_head_series",
-    "prometheus_tsdb_head_samples_appended_total",
-    "prometheus_rule_evaluation_failures_total",
-}
-TARGET: Final = {"job", "instance"}
-#: labels of metrics that are not ours
-FOREIGN_LABELS: Final = {"exporter", "filter", "rule_group"}
 
 
 def test_there_is_a_file_for_each_dashboard() -> None:
@@ -150,20 +134,13 @@ def test_a_panel_says_what_it_shows_in_which_unit_from_which_source(panel: dict[
 
 @pytest.mark.parametrize("expr", QUERIES)
 def test_a_query_asks_for_metrics_and_labels_that_exist(expr: str) -> None:
-    known_labels = set(TARGET | {"le"})
-    for selector in selectors(WINDOW.substituted(expr)):
-        known_labels |= _labels_of(selector)
-        assert selector.matchers.keys() <= _labels_of(selector), selector
-    assert labels(WINDOW.substituted(expr)) <= known_labels
+    assert missing(WINDOW.substituted(expr), KNOWN) == set()
 
 
 @pytest.mark.parametrize("expr", QUERIES)
 def test_a_query_is_about_the_chosen_services_and_instances(expr: str) -> None:
     for selector in selectors(WINDOW.substituted(expr)):
-        if metric_of(selector.metric) in OURS or selector.metric in {
-            "scrape_duration_seconds",
-            "scrape_samples_scraped",
-        }:
+        if selector.metric in OURS.keys() | {"scrape_duration_seconds", "scrape_samples_scraped"}:
             assert (selector.matchers["job"], selector.matchers["instance"]) == ("shop", ".+"), selector
         elif ":" in selector.metric:
             assert selector.matchers == {"job": "shop"}, "what is recorded per service has no instance"
@@ -174,7 +151,7 @@ def test_a_query_is_about_the_chosen_services_and_instances(expr: str) -> None:
 @pytest.mark.parametrize("expr", QUERIES)
 def test_a_counter_stands_in_a_rate_or_counts_from_its_birth(expr: str) -> None:
     for selector in selectors(WINDOW.substituted(expr)):
-        if _is_counter(selector.metric):
+        if selector.metric in COUNTERS:
             grown = selector.window and selector.inside[-1] in {"rate", "increase"}
             assert grown or "unless" in selector.inside, f"{selector.metric} is a bare counter"
 
@@ -245,7 +222,7 @@ def test_a_trace_leads_to_the_metrics_of_its_service() -> None:
     for query in settings["queries"]:
         assert "{$$__tags}" in query["query"]
         asked = selectors(query["query"].replace("{$$__tags}", '{job="shop"}'))
-        assert all(metric_of(one.metric) in OURS for one in asked)
+        assert all(one.metric in OURS for one in asked)
 
 
 def test_the_dashboards_are_read_from_files_and_cannot_be_changed() -> None:
@@ -297,28 +274,3 @@ def _links(board: dict[str, Any]) -> Iterator[str]:
         for override in config["overrides"]:
             for one in override["properties"]:
                 yield from (link["url"] for link in one["value"]) if one["id"] == "links" else ()
-
-
-def _labels_of(selector: Selector) -> set[str]:
-    """Labels of the metric that is selected; fails for one that nobody has."""
-    ours = OURS.get(selector.metric) or OURS.get(metric_of(selector.metric))
-    if ours is not None:
-        assert (ours.kind == "histogram") == (ours.name != selector.metric), f"{selector.metric} is no series"
-        return {*ours.labels, *TARGET, *({"le"} if selector.metric.endswith("_bucket") else ())}
-    foreign = PROMETHEUS | stack_metrics.COLLECTOR.keys() | _recorded()
-    assert selector.metric in foreign, f"nobody has {selector.metric}"
-    return TARGET | FOREIGN_LABELS
-
-
-def _recorded() -> set[str]:
-    """Names that the recording rules make."""
-    files = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
-    groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
-    return {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
-
-
-def _is_counter(name: str) -> bool:
-    ours = OURS.get(name) or OURS.get(metric_of(name))
-    if ours is not None:
-        return ours.kind != "gauge"
-    return name.endswith("_total") or ", counter" in stack_metrics.COLLECTOR.get(name, "")

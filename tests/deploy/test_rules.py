@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.request import urlopen
@@ -15,37 +15,22 @@ import yaml
 from otel_fastperf.findings import Kind
 from otel_fastperf.metrics import HTTP_SECONDS
 from tests.deploy.prometheus import VARIABLES, stack_prometheus
-from tests.deploy.queries import everything, grouped_by, labels_of, selectors
+from tests.deploy.promql import KNOWN, RECORDINGS, RULES, labels_of, missing, rules, selectors
 from tests.deploy.servers import DEPLOY, ROOT, needs, program
+from tests.prometheus import Prometheus
 from tests.serving import wait_until
 from tools.servers import built
+from tools.stack_metrics import PROMETHEUS_ALWAYS, PROMETHEUS_OF_TARGETS, PROMETHEUS_WITH_ALERTS, Series
 
 FOLDER: Final = DEPLOY / "prometheus"
 RUNBOOKS: Final = DEPLOY / "runbooks"
-RULES: Final = sorted((FOLDER / "rules").glob("*.yml"))
 CASES: Final = sorted((FOLDER / "tests").glob("*_test.yml"))
 DASHBOARDS: Final = {
     f"fastperf-{name}" for name in ("overview", "route", "database", "runtime", "findings", "telemetry")
 }
-#: absent unless somebody has objectives of their own: see slo-targets.yml
-OVERRIDES: Final = {
-    f"job:slo_{name}:override": frozenset({"job"})
-    for name in ("availability", "latency", "latency_threshold", "bad_requests")
-}
 Rule = dict[str, Any]
-
-
-def _rules(kind: str) -> list[Rule]:
-    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
-    return [rule for group in groups for rule in group["rules"] if kind in rule]
-
-
-RECORDINGS: Final = {
-    rule["record"]: re.sub(r"job:slo_\w+:override or on \(job\) ", "", rule["expr"]) for rule in _rules("record")
-}
-ALERTS: Final = _rules("alert")
+ALERTS: Final = rules("alert")
 NAMES: Final = sorted({alert["alert"] for alert in ALERTS})
-KNOWN: Final = everything(RECORDINGS) | OVERRIDES
 
 
 def _promtools() -> list[Any]:
@@ -160,25 +145,21 @@ def test_one_service_may_have_objectives_of_its_own(promtool: str, tmp_path: Pat
 
 
 def _expressions() -> list[Any]:
-    rules = [pytest.param(text, id=name) for name, text in RECORDINGS.items()]
+    recordings = [pytest.param(text, id=name) for name, text in RECORDINGS.items()]
     alerts = [pytest.param(alert["expr"], id=f"{alert['alert']}-{number}") for number, alert in enumerate(ALERTS)]
     pages = [
         pytest.param(query.strip(), id=f"{page.stem}-{number}")
         for page in sorted(RUNBOOKS.glob("*.md"))
         for number, query in enumerate(re.findall(r"```promql\n(.*?)```", page.read_text(), re.DOTALL))
     ]
-    return [*rules, *alerts, *pages]
+    return [*recordings, *alerts, *pages]
 
 
 @pytest.mark.parametrize("expression", _expressions())
 def test_queries_of_rules_and_runbooks_ask_for_what_there_is(expression: str) -> None:
-    for selector in selectors(expression):
-        if selector.name:
-            assert selector.name in KNOWN
-            assert set(selector.matchers) <= KNOWN[selector.name] | {"__name__"}
-        for pattern in (selector.matchers.get("le"),):
-            assert pattern is None or "." in pattern, "Prometheus 3 writes 1 as 1.0"
-    assert grouped_by(expression) <= {label for labels in KNOWN.values() for label in labels} | {"__name__"}
+    assert missing(expression, KNOWN) == set()
+    bounds = {selector.matchers["le"] for selector in selectors(expression) if "le" in selector.matchers}
+    assert all("." in bound for bound in bounds), "Prometheus 3 writes 1 as 1.0"
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
@@ -257,6 +238,8 @@ def test_prometheus_runs_the_rules_and_serves_the_runbooks(tmp_path: Path) -> No
             *("otel-collector", "jaeger", "prometheus", "alertmanager"),
         }
         assert prometheus.value('scrape_sample_limit{job="prometheus"}') == 10000
+        _assert_shown(prometheus, PROMETHEUS_OF_TARGETS | PROMETHEUS_ALWAYS, '{job="prometheus"}')
+        _assert_shown(prometheus, PROMETHEUS_WITH_ALERTS)
         url = _annotations(prometheus.url)["runbook_url"]
         assert url == f"{prometheus.url}/consoles/Watchdog.md"
         for page in RUNBOOKS.glob("*.md"):
@@ -265,6 +248,12 @@ def test_prometheus_runs_the_rules_and_serves_the_runbooks(tmp_path: Path) -> No
         assert _annotations(prometheus.url)["dashboard_url"] == "http://g.example/d/fastperf-telemetry"
         time.sleep(2)
         assert prometheus.query("prometheus_rule_evaluation_failures_total > 0") == []
+
+
+def _assert_shown(prometheus: Prometheus, names: Mapping[str, Series], matchers: str = "") -> None:
+    for name, series in names.items():
+        found = wait_until(lambda query=name + matchers: prometheus.query(query), seconds=30, what=name)
+        assert set(series.labels) <= {label for one in found for label in one["metric"]}, name
 
 
 def _annotations(url: str) -> dict[str, str]:
