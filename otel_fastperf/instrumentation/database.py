@@ -282,7 +282,7 @@ class _Observer:
         *,
         slow: bool,
     ) -> CallSite | None:
-        """Note the statement on its record. The line that ran it, if it was looked up."""
+        """Note the statement on its record. The line that ran it, where the span has to say it."""
         record, started = statement.record, statement.started
         try:
             # what background tasks run is no part of the request, which has ended
@@ -330,6 +330,8 @@ class _Observer:
         site = None
         if slow or repeated or (on_loop and not group.loop_count):
             site = call_site(sys._getframe())  # noqa: SLF001 - there is no other way to a frame
+        # the spans of its further repeats would say the same, at a tenth of what a statement's telemetry costs
+        told = slow or on_loop or site not in group.lines
         if repeated:
             line = group.lines.setdefault(site, [0, 0.0])
             line[0] += 1
@@ -344,7 +346,7 @@ class _Observer:
             if seconds > group.slowest:
                 group.slowest, group.slow_call_site = seconds, site
                 group.slow_rows = _rows(execution)
-        return site
+        return site if told else None
 
     def _signal(
         self,
