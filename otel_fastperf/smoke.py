@@ -20,6 +20,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
 from otel_fastperf.errors import FastPerfError
+from otel_fastperf.shipped import ENVIRONMENT, variables
 
 #: service that the trace is of; not one of an app, so that no dashboard counts it
 SERVICE: Final = "otel-fastperf-smoke"
@@ -54,7 +55,8 @@ class Addresses:
         Raises:
             SmokeError: A port is no number.
         """
-        values = {**_dotenv(directory / ".env"), **environ}
+        file = directory / ENVIRONMENT
+        values = {**(variables(file.read_text()) if file.is_file() else {}), **environ}
 
         def at(name: str, default: int) -> str:
             port = values.get(name) or str(default)
@@ -293,15 +295,6 @@ def _json(body: bytes) -> dict[str, Any]:
         message = "no object"
         raise ValueError(message)  # noqa: TRY004 - as json.loads does
     return found
-
-
-def _dotenv(path: Path) -> dict[str, str]:
-    """`NAME=value` of each line, as far as ports need it; nothing where there is no file."""
-    if not path.is_file():
-        return {}
-    lines = (line.strip().removeprefix("export ") for line in path.read_text().splitlines())
-    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
-    return {name.strip(): value.split(" #")[0].strip().strip("'\"") for name, _, value in pairs}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
