@@ -164,19 +164,30 @@ def check_secrets(stack: Stack) -> Iterator[Check]:
     named = re.findall(r"""^\s*file:\s*["']?\./(secrets/[\w./-]+)""", stack.text(COMPOSE), re.MULTILINE)
     for path in dict.fromkeys((SECRET, *named)):
         file = stack.folder / path
-        if not file.is_file() or not file.read_bytes().strip():
+        if _is_empty(file):
             fix = f"otel-fastperf stack init {stack.folder}" if path == SECRET else f"write it into {path}"
             yield Check("secrets", Level.BAD, f"{path} is missing or empty.", fix)
             continue
         yield from _check_secret(path, file)
-    names = re.findall(r"""_file:\s*["']?(secrets/[\w.-]+)""", stack.text(f"{_ALERTMANAGER}/alertmanager.yml"))
-    for path in (f"{_ALERTMANAGER}/{name}" for name in dict.fromkeys(names)):
+    for path in _receivers_secrets(stack):
         file = stack.folder / path
-        if not file.is_file() or not file.read_bytes().strip():
+        if _is_empty(file):
             yield Check("secrets", Level.BAD, f"{path} is missing or empty.", f"write it into {path}")
         elif not _is_readable(file, _NOBODY):
             what = f"{path} cannot be read by Alertmanager's user ({_NOBODY}): a bind mount keeps its mode."
             yield Check("secrets", Level.BAD, what, f"chmod 755 {_ALERTMANAGER}/secrets && chmod 444 {path}")
+
+
+def _receivers_secrets(stack: Stack) -> Iterator[str]:
+    """Files that Alertmanager reads when it sends, by its path for them or from the folder of its configuration."""
+    text = stack.text(f"{_ALERTMANAGER}/alertmanager.yml")
+    code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    for name in dict.fromkeys(re.findall(r"""_file:\s*["']?(?:/etc/alertmanager/)?(secrets/[\w.-]+)""", code)):
+        yield f"{_ALERTMANAGER}/{name}"
+
+
+def _is_empty(file: Path) -> bool:
+    return not file.is_file() or not file.read_bytes().strip()
 
 
 def _is_readable(file: Path, user: int) -> bool:

@@ -6,6 +6,7 @@ The stack that ships, and the programs that read it, are in tests/deploy/test_st
 import http.server
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -24,6 +25,7 @@ from tests.serving import free_port
 
 DEMO: Final = "deploy/prometheus/targets/demo.yml"
 ALERTMANAGER: Final = "deploy/alertmanager/alertmanager.yml"
+RECEIVERS: Final = source() / "deploy/alertmanager/receivers"
 RULES: Final = "deploy/prometheus/rules/alerts.yml"
 FILES: Final = {
     "docker-compose.yml": """\
@@ -460,6 +462,14 @@ def test_secrets_of_receivers_must_be_there_and_readable_in_the_container(made: 
     said = {None: "is missing or empty", 0o600: "cannot be read by Alertmanager's user (65534)"}.get(mode)
     assert len(found) == (said is not None)
     assert all(str(said) in what for what in found)
+
+
+@pytest.mark.parametrize("example", sorted(RECEIVERS.glob("*.yml")), ids=lambda example: example.stem)
+def test_the_secret_of_each_shipped_receiver_is_asked_for_once_it_is_turned_on(made: Command, example: Path) -> None:
+    made.put(ALERTMANAGER, example.read_text())
+    (secret,) = re.findall(r"_file: /etc/alertmanager/(secrets/\w+)$", example.read_text(), re.MULTILINE)
+    missing = f"deploy/alertmanager/{secret} is missing or empty."
+    assert [what for _, what in made.check()["secrets"] if what.startswith(missing)]
 
 
 @pytest.mark.parametrize("text", ["", "[]\n", "- labels: {job: shop}\n", "# - shop:8000\n"])
