@@ -31,10 +31,10 @@ demo-serve: $(READY) ## the demo shop, running until Ctrl+C
 
 stack-up: $(READY) $(PASSWORD) ## collector, Jaeger, Prometheus, Alertmanager, Grafana (WITH="demo persistent", WITH=jaeger-only)
 	$(STACK) up --detach --wait
-	@$(RUN) -m otel_fastperf.smoke $(if $(filter demo,$(WITH)),--app shop)
+	@$(RUN) -m otel_fastperf.cli.stack.smoke $(if $(filter demo,$(WITH)),--app shop)
 
 stack-smoke: $(READY) ## does the running stack work? sends a trace, finds it, prints the addresses
-	@$(RUN) -m otel_fastperf.smoke $(if $(filter demo,$(WITH)),--app shop)
+	@$(RUN) -m otel_fastperf.cli.stack.smoke $(if $(filter demo,$(WITH)),--app shop)
 
 stack-down: $(READY) ## stop the stack; its data stays (ARGS=--volumes: that too)
 	$(COMPOSE) -f docker-compose.yml -f compose.persistent.yml --profile "*" down --remove-orphans $(ARGS)

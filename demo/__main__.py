@@ -32,8 +32,8 @@ from demo.report import report
 from demo.seed import clear, seed
 from demo.server import Server, ServerError, listen, serving
 from demo.terminal import Progress, paint_for
-from otel_fastperf.report_text import verdict
-from otel_fastperf.words import Paint
+from otel_fastperf.report.formatting import Paint
+from otel_fastperf.report.text import verdict
 
 PORT: Final = 8000
 HIGHEST_PORT: Final = 65_535

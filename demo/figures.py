@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from otel_fastperf.figures import EMPTY, Histogram, Samples, histograms
+from otel_fastperf.report.histograms import EMPTY, Histogram, Samples, histograms
 
 
 class Page(Samples):

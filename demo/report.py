@@ -8,9 +8,9 @@ from demo.figures import Page, Window
 from demo.recording import Recording
 from demo.sparkline import sparkline
 from demo.waterfall import Trace, slowest, traces, waterfall
-from otel_fastperf import words
-from otel_fastperf.figures import Histogram
-from otel_fastperf.words import Paint
+from otel_fastperf.report import formatting as words
+from otel_fastperf.report.formatting import Paint
+from otel_fastperf.report.histograms import Histogram
 
 REQUESTS: Final = "http_server_request_duration_seconds"
 STATEMENTS: Final = "fastperf_request_db_statements"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Final, TextIO
 
-from otel_fastperf.words import Paint
+from otel_fastperf.report.formatting import Paint
 
 _BAR: Final = 30
 #: without a terminal: seconds between two lines

@@ -14,8 +14,8 @@ from itertools import groupby
 from typing import Final
 
 from demo.spans import SpanRecord
-from otel_fastperf import words
-from otel_fastperf.words import Paint
+from otel_fastperf.report import formatting as words
+from otel_fastperf.report.formatting import Paint
 
 NAME: Final = 40
 BAR: Final = 44

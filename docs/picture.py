@@ -18,7 +18,7 @@ COLUMNS: Final = 100
 #: pixels
 CHARACTER, LINE, SIZE, MARGIN = 7.8, 17, 13, 16
 BACKGROUND: Final = "#14161b"
-#: what otel_fastperf.words.Paint uses of the terminal's sixteen colours
+#: what otel_fastperf.report.formatting.Paint uses of the terminal's sixteen colours
 STYLES: Final = {
     "1": 'font-weight="bold" fill="#ffffff"',
     "2": 'fill="#7d8590"',

@@ -8,12 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from otel_fastperf.allocations import AllocationReport, AllocationsError
     from otel_fastperf.errors import FastPerfError, ReportError, SettingsError, SetupError
     from otel_fastperf.findings import CallSite, Finding, Kind, Severity
     from otel_fastperf.logs import add_trace_context
-    from otel_fastperf.record import RequestRecord
-    from otel_fastperf.report import Report, RouteVerdict, WorkerVerdict
+    from otel_fastperf.memory.allocations import AllocationReport, AllocationsError
+    from otel_fastperf.report.model import Report, RouteVerdict, WorkerVerdict
+    from otel_fastperf.requests.record import RequestRecord
     from otel_fastperf.settings import Settings
     from otel_fastperf.telemetry import Telemetry, setup_telemetry
 
@@ -39,22 +39,22 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "AllocationReport": "allocations",
-    "AllocationsError": "allocations",
+    "AllocationReport": "memory.allocations",
+    "AllocationsError": "memory.allocations",
     "CallSite": "findings",
     "FastPerfError": "errors",
     "Finding": "findings",
     "Kind": "findings",
-    "Report": "report",
+    "Report": "report.model",
     "ReportError": "errors",
-    "RequestRecord": "record",
-    "RouteVerdict": "report",
+    "RequestRecord": "requests.record",
+    "RouteVerdict": "report.model",
     "Settings": "settings",
     "SettingsError": "errors",
     "SetupError": "errors",
     "Severity": "findings",
     "Telemetry": "telemetry",
-    "WorkerVerdict": "report",
+    "WorkerVerdict": "report.model",
     "add_trace_context": "logs",
     "setup_telemetry": "telemetry",
 }

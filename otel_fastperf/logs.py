@@ -11,8 +11,8 @@ from typing import Any
 
 from opentelemetry import trace
 
-from otel_fastperf.guard import Guard
-from otel_fastperf.record import CURRENT
+from otel_fastperf.internals.guard import Guard
+from otel_fastperf.requests.record import CURRENT
 
 
 def trace_context() -> dict[str, str]:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext, Tracer
 
-from otel_fastperf.guard import Guard
+from otel_fastperf.findings_outlet import Findings
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
-from otel_fastperf.record import RequestRecord
-from otel_fastperf.reporting import Findings
+from otel_fastperf.requests.record import RequestRecord
 
 #: collections and holds that are remembered, for the budgets of requests that run meanwhile
 _MOST_PAUSES = 4096

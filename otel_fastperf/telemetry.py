@@ -29,30 +29,31 @@ from opentelemetry import propagate
 from opentelemetry.propagators.composite import CompositePropagator
 from starlette.applications import Starlette
 
-from otel_fastperf.allocations import AllocationReport, allocations
-from otel_fastperf.caches import Caches
+from otel_fastperf.caches.registry import Caches
 from otel_fastperf.detectors.n_plus_one import detect_n_plus_one
 from otel_fastperf.detectors.slow_query import detect_slow_query
 from otel_fastperf.detectors.sync_db_on_loop import detect_sync_db_on_loop
-from otel_fastperf.diagnosis import diagnose
 from otel_fastperf.errors import SetupError
 from otel_fastperf.exposition import Exposition, serve_on_port
 from otel_fastperf.findings import Finding
-from otel_fastperf.guard import Guard
-from otel_fastperf.instrumentation.app import Layers, install_layers
+from otel_fastperf.findings_outlet import Detector, Findings
 from otel_fastperf.instrumentation.background import instrument_background
 from otel_fastperf.instrumentation.cache import instrument_caches
-from otel_fastperf.instrumentation.database import instrument_database
 from otel_fastperf.instrumentation.debug_endpoint import DebugEndpoint
-from otel_fastperf.instrumentation.endpoints import instrument_endpoints
 from otel_fastperf.instrumentation.explain import explain_slow_queries
+from otel_fastperf.instrumentation.layers import Layers, install_layers
+from otel_fastperf.instrumentation.lifespan import is_inside_lifespan, on_a_thread, wrapped_lifespan
 from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer, SlowMiddlewares
+from otel_fastperf.instrumentation.other_telemetry import native_config
 from otel_fastperf.instrumentation.own_pages import OwnPage, OwnPages
+from otel_fastperf.instrumentation.phases import instrument_endpoints
 from otel_fastperf.instrumentation.pool import instrument_pool
 from otel_fastperf.instrumentation.requests import RequestLayer, Requests, RouterLayer
 from otel_fastperf.instrumentation.server_span import DESCRIPTION, chosen_source, server_span_from
-from otel_fastperf.lifespan import is_inside_lifespan, on_a_thread, wrapped_lifespan
+from otel_fastperf.instrumentation.statements import instrument_database
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.logs import correlate_logs
+from otel_fastperf.memory.allocations import AllocationReport, allocations
 from otel_fastperf.metrics import Metrics, installed
 from otel_fastperf.monitors.cache import monitor_caches
 from otel_fastperf.monitors.gc import monitor_gc
@@ -60,9 +61,8 @@ from otel_fastperf.monitors.loop import monitor_loop
 from otel_fastperf.monitors.memory import monitor_memory
 from otel_fastperf.monitors.threads import monitor_threads
 from otel_fastperf.monitors.watchdog import monitor_blocked_loop
-from otel_fastperf.peers import native_config
-from otel_fastperf.report import Report
-from otel_fastperf.reporting import Detector, Findings
+from otel_fastperf.report.diagnose import diagnose
+from otel_fastperf.report.model import Report
 from otel_fastperf.settings import DebugSettings, Settings, propagators_of_environment
 from otel_fastperf.signals import Signals
 from otel_fastperf.tracing import Tracing, open_tracing

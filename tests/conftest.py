@@ -10,9 +10,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import Tracer
 
 from otel_fastperf.findings import Finding
-from otel_fastperf.guard import Guard
+from otel_fastperf.findings_outlet import Findings
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
-from otel_fastperf.reporting import Findings
 from otel_fastperf.settings import FindingsSettings
 from otel_fastperf.signals import Signals
 

@@ -77,7 +77,7 @@ def broken_response_code(_telemetry: Telemetry, patch: pytest.MonkeyPatch) -> No
 
 
 def broken_route(_telemetry: Telemetry, patch: pytest.MonkeyPatch) -> None:
-    import otel_fastperf.record as record_module
+    import otel_fastperf.requests.record as record_module
 
     patch.setattr(record_module, "route_template", raises)
 

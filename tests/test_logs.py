@@ -7,9 +7,9 @@ import pytest
 import structlog
 from opentelemetry import trace
 
-from otel_fastperf.guard import Guard
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.logs import add_trace_context, correlate_logs
-from otel_fastperf.record import CURRENT, RequestRecord
+from otel_fastperf.requests.record import CURRENT, RequestRecord
 from tests.conftest import Probe
 
 GUARD = Guard(lambda part: None)

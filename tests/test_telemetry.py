@@ -27,7 +27,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from otel_fastperf import Settings, SettingsError, SetupError, Telemetry, setup_telemetry
-from otel_fastperf.peers import native_config
+from otel_fastperf.instrumentation.other_telemetry import native_config
 from tests.serving import ROOT, serve, wait_until
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from otel_fastperf.blocked import BlockedBy
+from otel_fastperf.event_loop.cause import BlockedBy
 from otel_fastperf.findings import CallSite, Finding, Kind, Severity
 from otel_fastperf.settings import LoopSettings
 

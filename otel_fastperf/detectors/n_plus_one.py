@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from otel_fastperf.findings import CallSite, Finding, Kind, Severity
-from otel_fastperf.orm import ONE_BY_ONE, Load, LoadKind
-from otel_fastperf.record import RequestRecord, StatementGroup
+from otel_fastperf.internals.frames import definition
+from otel_fastperf.requests.record import RequestRecord, StatementGroup
 from otel_fastperf.settings import DatabaseSettings
-from otel_fastperf.stack import definition
+from otel_fastperf.sql.orm_loads import ONE_BY_ONE, Load, LoadKind
 
 #: repeats that take a smaller share of the time between the first and the last are not what that time is spent on: a
 #: status that is asked for every second, a statement after each message of a stream

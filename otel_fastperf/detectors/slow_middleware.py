@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from otel_fastperf.findings import Finding, Kind, Severity
-from otel_fastperf.record import Middleware
+from otel_fastperf.requests.record import Middleware
 from otel_fastperf.settings import MiddlewareSettings
 
 #: requests of a route, one after the other, that have to show it: one alone may have waited for a loop that was busy

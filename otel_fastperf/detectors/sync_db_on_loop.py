@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from otel_fastperf.findings import Finding, Kind, Severity
-from otel_fastperf.record import RequestRecord, StatementGroup
+from otel_fastperf.requests.record import RequestRecord, StatementGroup
 from otel_fastperf.settings import DatabaseSettings
 
 #: from this many seconds on it is critical: a person notices

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from otel_fastperf.exposition.negotiation import Format, format_for, gzip_accepted
 from otel_fastperf.exposition.rendering import Renderer, content_type
-from otel_fastperf.guard import Guard
+from otel_fastperf.exposition.responses import FAILED, NO_THREAD, UNAUTHORIZED, Page, header, is_bearer
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
-from otel_fastperf.pages import FAILED, NO_THREAD, UNAUTHORIZED, Page, header, is_bearer
 from otel_fastperf.settings import MetricsSettings
 
 #: below this, gzip saves nothing that is worth its time

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from otel_fastperf.exposition.negotiation import Format
-from otel_fastperf.guard import Guard
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import CATALOGUE, Metrics
 
 #: prometheus_client 0.22 brought names outside of `[a-zA-Z0-9_:]`; older ones have nothing to escape

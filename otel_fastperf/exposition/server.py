@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from otel_fastperf.errors import SetupError
 from otel_fastperf.exposition.endpoint import NOT_ALLOWED, Exposition
-from otel_fastperf.pages import Page
+from otel_fastperf.exposition.responses import Page
 from otel_fastperf.settings import MetricsSettings
 
 #: how long a connection may keep silent; scrapes come every 15 s as a rule, and each later one connects anew

@@ -11,10 +11,10 @@ from opentelemetry import trace
 from opentelemetry.trace import Span
 from starlette.background import BackgroundTask
 
-from otel_fastperf.record import CURRENT
+from otel_fastperf.internals.redaction import error_type
+from otel_fastperf.internals.spans import fail_span
+from otel_fastperf.requests.record import CURRENT
 from otel_fastperf.signals import Signals
-from otel_fastperf.spans import fail_span
-from otel_fastperf.text import error_type
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from otel_fastperf.caches import Caches
+from otel_fastperf.caches.registry import Caches
 from otel_fastperf.signals import Signals
 
 

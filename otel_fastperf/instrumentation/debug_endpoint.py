@@ -20,10 +20,10 @@ from dataclasses import asdict
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from otel_fastperf.guard import Guard
-from otel_fastperf.pages import FAILED, NO_THREAD, UNAUTHORIZED, Page, Scope, header, is_bearer
-from otel_fastperf.report import Report
-from otel_fastperf.report_formats import report_as
+from otel_fastperf.exposition.responses import FAILED, NO_THREAD, UNAUTHORIZED, Page, Scope, header, is_bearer
+from otel_fastperf.internals.guard import Guard
+from otel_fastperf.report.formats import report_as
+from otel_fastperf.report.model import Report
 from otel_fastperf.settings import DebugSettings
 
 _NOT_FOUND: Final = Page.of(404, b"Not found.\n")
@@ -163,7 +163,7 @@ def _report_page(report: Report, form: str) -> Page:
 
 
 def _allocations_page(seconds: float) -> Page:
-    from otel_fastperf.allocations import AllocationsError, allocations
+    from otel_fastperf.memory.allocations import AllocationsError, allocations
 
     try:
         found = allocations(seconds)

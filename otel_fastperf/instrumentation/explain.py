@@ -42,14 +42,14 @@ from sqlalchemy import Dialect, Engine, Pool, QueuePool
 from sqlalchemy.pool import PoolProxiedConnection, SingletonThreadPool, StaticPool
 
 from otel_fastperf.findings import Evidence, Kind
-from otel_fastperf.plans.node import Database, Facts, Node
-from otel_fastperf.plans.plan import DATABASES, Plan, plan_of
-from otel_fastperf.plans.statement import Statement, statement_of
-from otel_fastperf.reads import only_reads
+from otel_fastperf.instrumentation.slow_statement import SlowStatement
+from otel_fastperf.internals.redaction import describe_error, error_type
 from otel_fastperf.settings import ExplainSettings
 from otel_fastperf.signals import Signals
-from otel_fastperf.statements import SlowStatement
-from otel_fastperf.text import describe_error, error_type
+from otel_fastperf.sql.plans.node import Database, Facts, Node
+from otel_fastperf.sql.plans.plan import DATABASES, Plan, plan_of
+from otel_fastperf.sql.plans.statement import Statement, statement_of
+from otel_fastperf.sql.read_only import only_reads
 
 #: statements that wait for their plan
 _MOST_WAITING: Final = 16

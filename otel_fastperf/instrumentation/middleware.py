@@ -18,14 +18,14 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 
-from otel_fastperf.budget import Phase
 from otel_fastperf.detectors.slow_middleware import REPEATS, SelfTime, detect_slow_middleware
 from otel_fastperf.findings import Finding
-from otel_fastperf.peers import chain
-from otel_fastperf.record import CURRENT, Middleware, RequestRecord
+from otel_fastperf.instrumentation.other_telemetry import chain
+from otel_fastperf.internals.frames import definition
+from otel_fastperf.requests.record import CURRENT, Middleware, RequestRecord
+from otel_fastperf.requests.time_budget import Phase
 from otel_fastperf.settings import MiddlewareSettings
 from otel_fastperf.signals import Signals
-from otel_fastperf.stack import definition
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

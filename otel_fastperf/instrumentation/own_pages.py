@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 
-from otel_fastperf.pages import ASGIApp, Scope
-from otel_fastperf.route import has_literal_route
+from otel_fastperf.exposition.responses import ASGIApp, Scope
+from otel_fastperf.requests.route import has_literal_route
 
 _logger: Final = logging.getLogger("otel_fastperf")
 

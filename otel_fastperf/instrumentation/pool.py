@@ -27,13 +27,13 @@ from sqlalchemy import Dialect, Engine, Pool, QueuePool, event
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from otel_fastperf.budget import Cause
 from otel_fastperf.detectors.pool_wait import Holders, PoolWait, detect_pool_wait
+from otel_fastperf.internals.frames import call_site
 from otel_fastperf.metrics import Metrics
-from otel_fastperf.record import CURRENT, RequestRecord
+from otel_fastperf.requests.record import CURRENT, RequestRecord
+from otel_fastperf.requests.time_budget import Cause
 from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.signals import Signals
-from otel_fastperf.stack import call_site
 
 if TYPE_CHECKING:
     # without greenlet SQLAlchemy's asyncio package cannot be imported

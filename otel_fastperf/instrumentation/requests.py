@@ -18,13 +18,13 @@ from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind
 from opentelemetry.util.http import SanitizeValue, normalise_request_header_name, normalise_response_header_name
 
-from otel_fastperf.budget import Cause, Interval, Phase, split
-from otel_fastperf.record import CURRENT, Middleware, RequestRecord
+from otel_fastperf.event_loop.delayed_requests import waits_of
+from otel_fastperf.internals.redaction import error_type
+from otel_fastperf.internals.spans import exemplar_of, fail_span
+from otel_fastperf.requests.record import CURRENT, Middleware, RequestRecord
+from otel_fastperf.requests.time_budget import Cause, Interval, Phase, split
 from otel_fastperf.settings import RequestsSettings
 from otel_fastperf.signals import Hold, Signals
-from otel_fastperf.spans import exemplar_of, fail_span
-from otel_fastperf.text import error_type
-from otel_fastperf.waits import waits_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -13,7 +13,7 @@ from opentelemetry.trace import TracerProvider
 from starlette.applications import Starlette
 
 from otel_fastperf.errors import SetupError
-from otel_fastperf.peers import is_contrib_applied, native_config
+from otel_fastperf.instrumentation.other_telemetry import is_contrib_applied, native_config
 from otel_fastperf.settings import Settings
 
 Source = Literal["own", "native", "contrib"]

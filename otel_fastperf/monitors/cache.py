@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from otel_fastperf.cache_adapters import Reading
-from otel_fastperf.caches import Caches, CacheState
+from otel_fastperf.caches.adapters import Reading
+from otel_fastperf.caches.registry import Caches, CacheState
 from otel_fastperf.detectors.cache_inefficient import CacheUse, detect_cache_inefficient
+from otel_fastperf.internals.ticker import ticking
 from otel_fastperf.settings import CacheSettings
 from otel_fastperf.signals import Signals
-from otel_fastperf.ticker import ticking
 
 
 @asynccontextmanager

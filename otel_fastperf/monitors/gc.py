@@ -17,14 +17,14 @@ from typing import Any, Final, NamedTuple
 
 from otel_fastperf.detectors.gc_pause import Pause, detect_gc_pause
 from otel_fastperf.findings import Finding
+from otel_fastperf.findings_outlet import event_attributes
+from otel_fastperf.internals.frames import call_site
+from otel_fastperf.internals.spans import exemplar_of
+from otel_fastperf.internals.ticker import ticking
 from otel_fastperf.metrics import Metrics
-from otel_fastperf.record import CURRENT, RequestRecord
-from otel_fastperf.reporting import event_attributes
+from otel_fastperf.requests.record import CURRENT, RequestRecord
 from otel_fastperf.settings import MemorySettings
 from otel_fastperf.signals import Signals
-from otel_fastperf.spans import exemplar_of
-from otel_fastperf.stack import call_site
-from otel_fastperf.ticker import ticking
 
 #: seconds between two counts when nobody scrapes
 _INTERVAL: Final = 1.0

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
-from otel_fastperf.loopclocks import idle_clock
+from otel_fastperf.event_loop.clocks import idle_clock
+from otel_fastperf.internals.ticker import ticking
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import LoopSettings
 from otel_fastperf.signals import Signals
-from otel_fastperf.ticker import ticking
 
 #: seconds that `fastperf_event_loop_utilization_ratio` is about
 _WINDOW: Final = 1.0

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
-from otel_fastperf.containers import adding_line, bytes_of_entry, container, sizes
 from otel_fastperf.detectors.memory_growth import (
     PATIENT,
     Growing,
@@ -25,8 +24,9 @@ from otel_fastperf.detectors.memory_growth import (
     steady_growth,
 )
 from otel_fastperf.findings import Finding
+from otel_fastperf.memory.growing_collections import adding_line, bytes_of_entry, container, sizes
 from otel_fastperf.metrics import Metrics
-from otel_fastperf.record import RequestRecord
+from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import MemorySettings
 from otel_fastperf.signals import Signals
 

@@ -12,13 +12,13 @@ from typing import Any, Final
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from otel_fastperf.budget import Cause
 from otel_fastperf.detectors.threadpool_wait import ThreadWait, detect_threadpool_wait
-from otel_fastperf.record import CURRENT
+from otel_fastperf.internals.frames import definition
+from otel_fastperf.internals.ticker import ticking
+from otel_fastperf.requests.record import CURRENT
+from otel_fastperf.requests.time_budget import Cause
 from otel_fastperf.settings import ThreadsSettings
 from otel_fastperf.signals import Signals
-from otel_fastperf.stack import definition
-from otel_fastperf.ticker import ticking
 
 #: seconds between two readings when nobody scrapes
 _INTERVAL: Final = 1.0

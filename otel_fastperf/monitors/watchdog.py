@@ -26,18 +26,18 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext
 
-from otel_fastperf.blocked import BlockedBy, blocked_by, by_other_threads, lost
 from otel_fastperf.detectors.blocking_call import BlockedLoop, detect_blocking_call
+from otel_fastperf.event_loop.blocks import Gap, Late, Moment, Run, Sample, longest_run, measured
+from otel_fastperf.event_loop.cause import BlockedBy, blocked_by, by_other_threads, lost
+from otel_fastperf.event_loop.clocks import Clock, wake_clock
+from otel_fastperf.event_loop.stack_sampler import Sight, look
 from otel_fastperf.findings import CallSite, Kind
-from otel_fastperf.gaps import Gap, Late, Moment, Run, Sample, longest_run, measured
-from otel_fastperf.loopclocks import Clock, wake_clock
-from otel_fastperf.record import RequestRecord
-from otel_fastperf.sampling import Sight, look
+from otel_fastperf.internals.frames import definition
+from otel_fastperf.internals.spans import exemplar_of
+from otel_fastperf.internals.ticker import ticking
+from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import LoopSettings
 from otel_fastperf.signals import Hold, Signals
-from otel_fastperf.spans import exemplar_of
-from otel_fastperf.stack import definition
-from otel_fastperf.ticker import ticking
 
 #: parts of what counts as blocked: between two beats, how much later the watchdog first looks, how often it looks then
 _BEAT: Final = 0.5

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from otel_fastperf.findings import CallSite, Finding
 
 if TYPE_CHECKING:
-    from otel_fastperf.record import RequestRecord
+    from otel_fastperf.requests.record import RequestRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

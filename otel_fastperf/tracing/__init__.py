@@ -8,7 +8,7 @@
 `transport.Transport` is the seam to the wire and `provider.FastPerfTracerProvider` the one to the span object.
 """
 
-from otel_fastperf.tracing.opening import Tracing, open_tracing
+from otel_fastperf.tracing.setup import Tracing, open_tracing
 from otel_fastperf.tracing.store import SpanStore
 
 __all__ = ["SpanStore", "Tracing", "open_tracing"]

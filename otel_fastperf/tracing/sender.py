@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-from otel_fastperf.guard import Guard
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import TracesSettings
 from otel_fastperf.tracing.forks import on_fork

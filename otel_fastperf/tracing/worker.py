@@ -16,11 +16,11 @@ from typing import Final
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
-from otel_fastperf.guard import Guard
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import TracesSettings
 from otel_fastperf.tracing.buffer import Buffer, Outcome
-from otel_fastperf.tracing.notices import Notices
+from otel_fastperf.tracing.log_once import Notices
 from otel_fastperf.tracing.transport import Answer, Transport, Verdict, address
 
 #: seconds between attempts while the receiver is in trouble: doubled from the first to the last, each ±20 %

@@ -17,7 +17,7 @@ from demo.catalogue import CATALOGUE
 from demo.figures import Page, Window
 from demo.recording import Recording
 from demo.report import REQUESTS, STATEMENTS, report
-from otel_fastperf.words import TIMES, Paint
+from otel_fastperf.report.formatting import TIMES, Paint
 from tests.postgresql import postgresql_url
 from tests.serving import ROOT, free_port, wait_until
 

@@ -3,7 +3,7 @@
 import pytest
 
 from demo.figures import Page, Window
-from otel_fastperf.figures import Histogram
+from otel_fastperf.report.histograms import Histogram
 
 INFINITY = float("inf")
 

@@ -2,7 +2,7 @@
 
 from demo.spans import SpanRecord
 from demo.waterfall import BAR, MOST_LINES, NAME, Trace, slowest, traces, waterfall
-from otel_fastperf.words import TIMES, Paint
+from otel_fastperf.report.formatting import TIMES, Paint
 
 MS = 1_000_000
 PLAIN = Paint(colour=False)

@@ -97,7 +97,7 @@ def start(docker: Engine, files: Path) -> Start:
 
 def smoke(stack: Stack, *options: str) -> str:
     """The output of the smoke test, which has to pass."""
-    command = [sys.executable, "-m", "otel_fastperf.smoke", *options]
+    command = [sys.executable, "-m", "otel_fastperf.cli.stack.smoke", *options]
     variables = {"PYTHONPATH": str(ROOT), **stack.variables}
     done = subprocess.run(command, cwd=stack.folder, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{stack.log()}"

@@ -13,8 +13,8 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from otel_fastperf.budget import Segment
 from otel_fastperf.findings import Kind
+from otel_fastperf.requests.time_budget import Segment
 from tests.deploy.promql import COUNTERS, KNOWN, OURS, missing, selectors
 from tests.deploy.servers import DEPLOY, GRAFANA
 from tools.dashboards import __main__ as generator

@@ -19,7 +19,7 @@ from zipfile import ZipFile
 import pytest
 import yaml
 
-from otel_fastperf.shipped import MANIFEST, SECRET, SLO_TARGETS, TARGETS, Answers, filled, shipped
+from otel_fastperf.cli.stack.files import MANIFEST, SECRET, SLO_TARGETS, TARGETS, Answers, filled, shipped
 from tests.deploy import engine as engines
 from tests.deploy.engine import COMPOSE, Engine, Image
 from tests.deploy.servers import ROOT, answers, needs, program, running

@@ -5,9 +5,9 @@ from typing import Any
 from opentelemetry.trace import INVALID_SPAN
 
 from otel_fastperf.findings import CallSite
-from otel_fastperf.orm import Load, LoadKind
-from otel_fastperf.record import RequestRecord, StatementGroup
-from otel_fastperf.sql import describe
+from otel_fastperf.requests.record import RequestRecord, StatementGroup
+from otel_fastperf.sql.describe import describe
+from otel_fastperf.sql.orm_loads import Load, LoadKind
 
 #: a line of the application
 LINE = CallSite("/srv/shop/orders.py", 41, "list_orders")

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from otel_fastperf.blocked import BlockedBy
 from otel_fastperf.detectors.blocking_call import BlockedLoop, detect_blocking_call
+from otel_fastperf.event_loop.cause import BlockedBy
 from otel_fastperf.findings import CallSite, Finding, Severity
 from otel_fastperf.settings import LoopSettings
 

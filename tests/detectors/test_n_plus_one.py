@@ -4,9 +4,9 @@ import pytest
 
 from otel_fastperf.detectors.n_plus_one import detect_n_plus_one
 from otel_fastperf.findings import CallSite, Finding, Severity
-from otel_fastperf.orm import Load, LoadKind
-from otel_fastperf.record import RequestRecord
+from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import DatabaseSettings
+from otel_fastperf.sql.orm_loads import Load, LoadKind
 from tests.detectors.records import LINE, changed, ended, repeated
 
 ITEMS = Load(LoadKind.LAZY, "Order", "items", many=True)

@@ -4,7 +4,7 @@ import pytest
 
 from otel_fastperf.detectors.slow_middleware import SelfTime, detect_slow_middleware
 from otel_fastperf.findings import CallSite, Finding
-from otel_fastperf.record import Middleware
+from otel_fastperf.requests.record import Middleware
 from otel_fastperf.settings import MiddlewareSettings
 
 SIGNER = Middleware("Signer", "base_http", CallSite("/srv/shop/signing.py", 12, "Signer.dispatch"))

@@ -4,7 +4,7 @@ import pytest
 
 from otel_fastperf.detectors.slow_query import detect_slow_query
 from otel_fastperf.findings import Finding, Severity
-from otel_fastperf.record import StatementGroup
+from otel_fastperf.requests.record import StatementGroup
 from otel_fastperf.settings import DatabaseSettings
 from tests.detectors.records import LINE, changed, ended, repeated
 

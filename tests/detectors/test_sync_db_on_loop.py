@@ -6,7 +6,7 @@ import pytest
 
 from otel_fastperf.detectors.sync_db_on_loop import detect_sync_db_on_loop
 from otel_fastperf.findings import CallSite, Finding, Severity
-from otel_fastperf.record import StatementGroup
+from otel_fastperf.requests.record import StatementGroup
 from otel_fastperf.settings import DatabaseSettings
 from tests.detectors.records import LINE, changed, ended, repeated
 

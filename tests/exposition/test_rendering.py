@@ -14,7 +14,7 @@ from prometheus_client.samples import Exemplar
 
 from otel_fastperf.exposition.negotiation import Format
 from otel_fastperf.exposition.rendering import Renderer, content_type
-from otel_fastperf.guard import Guard
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from tests.filled import EXEMPLAR, filled
 

@@ -16,7 +16,7 @@ import pytest
 from otel_fastperf.errors import SetupError
 from otel_fastperf.exposition import Exposition, serve_on_port
 from otel_fastperf.exposition.server import _MAX_CONNECTIONS
-from otel_fastperf.guard import Guard
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import MetricsSettings
 from tests.filled import filled

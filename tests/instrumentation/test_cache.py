@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from otel_fastperf.caches import Caches
+from otel_fastperf.caches.registry import Caches
 from otel_fastperf.errors import SetupError
 from otel_fastperf.instrumentation.cache import instrument_caches
 from tests.conftest import Probe

@@ -15,9 +15,9 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from otel_fastperf import Report, Settings, setup_telemetry
-from otel_fastperf.allocations import AllocationReport, AllocationsError, Site
-from otel_fastperf.guard import Guard
 from otel_fastperf.instrumentation.debug_endpoint import DebugEndpoint, is_from_this_machine
+from otel_fastperf.internals.guard import Guard
+from otel_fastperf.memory.allocations import AllocationReport, AllocationsError, Site
 from otel_fastperf.settings import DebugSettings
 from tests.reports import SHOP
 from tests.serving import Answer, Served, serve, wait_until
@@ -354,7 +354,7 @@ def test_post_traces_allocations_for_so_long(server: Served, monkeypatch: pytest
         site = Site("/srv/shop/pages.py", 27, 2048, 3, application=True)
         return AllocationReport(seconds, (site,), 4096)
 
-    monkeypatch.setattr("otel_fastperf.allocations.allocations", allocations)
+    monkeypatch.setattr("otel_fastperf.memory.allocations.allocations", allocations)
     answer = server.get(f"{PATH}?allocations=2.5", method="POST")
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     site = {"file": "/srv/shop/pages.py", "line": 27, "size": 2048, "count": 3, "application": True}
@@ -386,7 +386,7 @@ def test_post_takes_one_to_sixty_seconds_and_nothing_else(
     def allocations(_seconds: float) -> AllocationReport:
         raise AllocationsError("called")
 
-    monkeypatch.setattr("otel_fastperf.allocations.allocations", allocations)
+    monkeypatch.setattr("otel_fastperf.memory.allocations.allocations", allocations)
     assert server.get(f"{PATH}{query}", method="POST").status == 400
 
 
@@ -453,7 +453,7 @@ def test_it_is_found_under_a_root_path() -> None:
 
 
 def test_fastapi_s_own_span_leaves_it_out_too() -> None:
-    from otel_fastperf.peers import native_config
+    from otel_fastperf.instrumentation.other_telemetry import native_config
 
     app = FastAPI()
     if native_config(app) is None:

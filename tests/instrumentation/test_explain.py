@@ -20,11 +20,11 @@ from sqlalchemy import Connection, Engine, NullPool, StaticPool, create_engine, 
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from otel_fastperf.findings import Finding, Kind, Severity
-from otel_fastperf.instrumentation.database import instrument_database
 from otel_fastperf.instrumentation.explain import explain_slow_queries
 from otel_fastperf.instrumentation.pool import instrument_pool
+from otel_fastperf.instrumentation.slow_statement import SlowStatement
+from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.settings import DatabaseSettings, ExplainSettings
-from otel_fastperf.statements import SlowStatement
 from tests.conftest import Probe
 from tests.mariadb import with_mysql_driver
 from tests.postgresql import with_driver
@@ -603,11 +603,11 @@ FORK = """
 import os, sys, time, warnings
 from sqlalchemy import create_engine, text
 from opentelemetry.sdk.trace import TracerProvider
-from otel_fastperf.guard import Guard
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.instrumentation.explain import explain_slow_queries
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import ExplainSettings
-from otel_fastperf.statements import SlowStatement
+from otel_fastperf.instrumentation.slow_statement import SlowStatement
 from tests.conftest import signals_of
 
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12+: forking with threads

@@ -29,12 +29,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from starlette.routing import Route
 
-from otel_fastperf.budget import Cause
 from otel_fastperf.findings import Finding, Severity
-from otel_fastperf.guard import Guard
 from otel_fastperf.instrumentation.pool import _name, instrument_pool
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
-from otel_fastperf.record import CURRENT, RequestRecord
+from otel_fastperf.requests.record import CURRENT, RequestRecord
+from otel_fastperf.requests.time_budget import Cause
 from otel_fastperf.settings import DatabaseSettings
 from tests.conftest import Probe, signals_of
 from tests.postgresql import with_driver

@@ -1,620 +1,919 @@
-"""What is gathered of a request's statements: repeats, lines, slow ones, holds of the loop; and what is found."""
+"""SQL statements: one CLIENT span each, true attributes, one duration, one count on the request's record."""
 
 import asyncio
+import contextvars
+import functools
+import gc
+import inspect
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import pytest
-from opentelemetry.trace import SpanKind
-from sqlalchemy import Engine, create_engine, delete, event, insert, select, text, update
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import Session, joinedload, selectinload, subqueryload
+import sqlalchemy
+import sqlalchemy.ext.asyncio
+from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, StaticSampler
+from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
+from prometheus_client.openmetrics.exposition import generate_latest
+from sqlalchemy import (
+    URL,
+    Column,
+    Engine,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    func,
+    insert,
+    make_url,
+    select,
+    text,
+)
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
-from otel_fastperf.budget import Cause
-from otel_fastperf.detectors.n_plus_one import detect_n_plus_one
-from otel_fastperf.detectors.slow_query import detect_slow_query
-from otel_fastperf.detectors.sync_db_on_loop import detect_sync_db_on_loop
-from otel_fastperf.findings import CallSite, Finding
-from otel_fastperf.instrumentation.database import instrument_database
-from otel_fastperf.record import CURRENT, MOST_STATEMENTS, RequestRecord, StatementGroup
+from otel_fastperf.instrumentation import statements as database
+from otel_fastperf.instrumentation.statements import instrument_database
+from otel_fastperf.internals.guard import Guard
+from otel_fastperf.metrics import Metrics
+from otel_fastperf.requests.record import CURRENT, RequestRecord
 from otel_fastperf.settings import DatabaseSettings
-from otel_fastperf.signals import Hold
-from otel_fastperf.statements import SlowStatement
-from tests.conftest import Probe
-from tests.models import ROWS, Customer, Item, Order, fill
+from otel_fastperf.signals import Signals
+from tests.conftest import Probe, signals_of
 from tests.postgresql import with_driver
 
-#: SQLite in a test repeats a statement in microseconds
-SETTINGS = DatabaseSettings(n_plus_one_seconds=0, slow_query=0.05, sync_on_loop=0)
+DURATION = "db_client_operation_duration_seconds"
 
 
 @pytest.fixture
 def observed(probe: Probe) -> Iterator[Probe]:
-    with instrument_database(None, SETTINGS, probe.signals):
+    """All engines of the process, observed."""
+    with instrument_database(None, DatabaseSettings(), probe.signals):
         yield probe
-    assert probe.failures == []
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = create_engine(f"sqlite:///{tmp_path}/shop.db")
-    with engine.begin() as connection:
-        fill(connection)
-    yield engine
-    engine.dispose()
+def new_engine() -> Iterator[Callable[[str], Engine]]:
+    """Makes engines, and closes their connections in the end."""
+    with ExitStack() as stack:
+
+        def make(url: str | URL) -> Engine:
+            engine = create_engine(url)
+            stack.callback(engine.dispose)
+            return engine
+
+        yield make
+
+
+@pytest.fixture
+def engine(new_engine: Callable[[str], Engine]) -> Engine:
+    return new_engine("sqlite://")
 
 
 @asynccontextmanager
-async def async_engine(url: str) -> AsyncIterator[AsyncEngine]:
+async def async_engine(url: str | URL) -> AsyncIterator[AsyncEngine]:
     engine = create_async_engine(url)
-    async with engine.begin() as connection:
-        await connection.run_sync(fill)
     try:
         yield engine
     finally:
         await engine.dispose()
 
 
+def run(engine: Engine, statement: str = "SELECT 1", **parameters: Any) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(statement), parameters)
+
+
+async def run_async(engine: AsyncEngine, statement: str = "SELECT 1") -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text(statement))
+
+
 @contextmanager
-def request(probe: Probe, kind: str = "http") -> Iterator[RequestRecord]:
-    """A request that is being served, and has ended after the block."""
-    with probe.signals.tracer.start_as_current_span("GET /orders", kind=SpanKind.SERVER) as span:
-        record = RequestRecord(probe.signals, {"type": kind}, span, time.perf_counter())
+def request(signals: Signals, *, excluded: bool = False) -> Iterator[RequestRecord]:
+    """A request that is being served: its record, and its span as the current one."""
+    with signals.tracer.start_as_current_span("GET /orders", kind=SpanKind.SERVER) as span:
+        record = RequestRecord(signals, {"type": "http"}, span, time.perf_counter())
+        record.excluded = excluded
         token = CURRENT.set(record)
         try:
             yield record
         finally:
             CURRENT.reset(token)
-            record.ended = time.perf_counter()
 
 
-def n_plus_one(record: RequestRecord) -> list[Finding]:
-    return list(detect_n_plus_one(record, SETTINGS))
+def sql(probe: Probe) -> list[ReadableSpan]:
+    return [span for span in probe.spans() if span.kind is SpanKind.CLIENT]
 
 
-def line_of(site: CallSite | None) -> str:
-    """The text of the line, without indentation."""
-    assert site is not None
-    assert site.file == __file__
-    return Path(site.file).read_text().splitlines()[site.line - 1].strip()
+def names(probe: Probe) -> list[str]:
+    return [span.name for span in sql(probe)]
 
 
-def group_of(record: RequestRecord, summary: str) -> StatementGroup:
-    (group,) = (group for group in record.statements.values() if group.query.summary == summary)
-    return group
+def parents(probe: Probe) -> list[int | None]:
+    return [span.parent.span_id if span.parent else None for span in sql(probe)]
 
 
-def found_by(probe: Probe, engine: Engine, work: Callable[[Session], Any]) -> list[Finding]:
-    """The N+1s of a request that does this in a session, in a thread as a `def` endpoint does."""
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
 
-    def endpoint() -> None:
-        with Session(engine) as session:
-            work(session)
 
-    with request(probe) as record:
-        record.loop_thread = -1
-        endpoint()
-    return n_plus_one(record)
+def counted(
+    probe: Probe, operation: str, error: str = "", *, system: str = "sqlite", namespace: str = ":memory:"
+) -> float:
+    labels = {
+        "db_system_name": system,
+        "db_namespace": namespace,
+        "db_operation_name": operation,
+        "error_type": error,
+    }
+    return probe.value(f"{DURATION}_count", **labels) or 0.0
 
 
-# n_plus_one
+# what a statement becomes
 
 
-def test_lazy_loads_are_found_with_relationship_and_line(observed: Probe, engine: Engine) -> None:
-    def work(session: Session) -> None:
-        for order in session.scalars(select(Order)):
-            len(order.items)
+def test_a_statement_is_one_client_span_with_stable_attributes(observed: Probe, engine: Engine) -> None:
+    run(engine, "CREATE TABLE users (name TEXT)")
+    run(engine, "SELECT name FROM users WHERE name = 'ada' OR name = :name", name="grace")
+    _, span = sql(observed)
+    assert span.name == "SELECT users"
+    assert span.status.status_code is StatusCode.UNSET
+    assert attributes(span) == {
+        "db.system.name": "sqlite",
+        "db.namespace": ":memory:",
+        "db.operation.name": "SELECT",
+        "db.collection.name": "users",
+        "db.query.summary": "SELECT users",
+        "db.query.text": "SELECT name FROM users WHERE name = ? OR name = ?",
+    }
 
-    (finding,) = found_by(observed, engine, work)
-    assert finding.subject == "Order.items"
-    assert finding.evidence["repeats"] == ROWS
-    assert "selectinload(Order.items)" in finding.remedy
-    assert line_of(finding.call_site) == "len(order.items)"
 
+def test_its_duration_is_counted(observed: Probe, engine: Engine) -> None:
+    run(engine)
+    run(engine)
+    assert counted(observed, "SELECT") == 2
 
-def test_lazy_loads_of_one_instance_each_are_joined(observed: Probe, engine: Engine) -> None:
-    (finding,) = found_by(observed, engine, lambda session: [order.note for order in session.scalars(select(Order))])
-    assert "joinedload(Order.note)" in finding.remedy
 
+def test_span_and_metric_tell_the_same_duration(observed: Probe, engine: Engine) -> None:
+    run(engine)
+    (span,) = sql(observed)
+    assert span.end_time is not None
+    assert span.start_time is not None
+    labels = {"db_system_name": "sqlite", "db_namespace": ":memory:", "db_operation_name": "SELECT", "error_type": ""}
+    seconds = observed.value(f"{DURATION}_sum", **labels)
+    assert (span.end_time - span.start_time) / 1e9 == pytest.approx(seconds, abs=1e-8)
 
-def test_statements_in_a_loop_are_found(observed: Probe, engine: Engine) -> None:
-    def work(session: Session) -> None:
-        for number in range(1, ROWS + 1):
-            session.get(Item, number)
 
-    (finding,) = found_by(observed, engine, work)
-    assert finding.subject == "SELECT fastperf_items"
-    assert "WHERE fastperf_items.id IN (…)" in finding.remedy
-    assert line_of(finding.call_site) == "session.get(Item, number)"
+def test_a_clock_that_is_set_back_makes_no_negative_duration(
+    observed: Probe, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(2_000_000_000_000_000_000, 0, -3_600_000_000_000))
+    monkeypatch.setattr(time, "time_ns", lambda: next(now))
+    run(engine)
+    (span,) = sql(observed)
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert span.end_time >= span.start_time
 
 
-def test_updates_in_a_loop_are_found(observed: Probe, engine: Engine) -> None:
-    def work(session: Session) -> None:
-        for number in range(1, ROWS + 1):
-            session.connection().execute(update(Item).where(Item.id == number).values(name="ink"))
+def test_the_text_can_be_switched_off(probe: Probe, engine: Engine) -> None:
+    with instrument_database(None, DatabaseSettings(query_text=False), probe.signals):
+        run(engine)
+    (span,) = sql(probe)
+    assert "db.query.text" not in attributes(span)
+    assert attributes(span)["db.query.summary"] == "SELECT"
 
-    (finding,) = found_by(observed, engine, work)
-    assert finding.subject == "UPDATE fastperf_items"
 
+def test_the_text_is_bounded(probe: Probe, engine: Engine) -> None:
+    with instrument_database(None, DatabaseSettings(query_text_length=64), probe.signals):
+        run(engine, "SELECT " + ", ".join(f"1 AS column_{number}" for number in range(100)))
+    assert len(attributes(sql(probe)[0])["db.query.text"]) == 64
 
-def test_of_the_spans_of_a_line_the_first_that_was_looked_up_names_it(observed: Probe, engine: Engine) -> None:
-    found_by(observed, engine, lambda session: [session.get(Item, number) for number in range(1, ROWS + 1)])
-    lines = [(span.attributes or {}).get("code.function.name") for span in observed.spans()]
-    assert [line for line in lines if line] == ["<lambda>"]
 
+def test_the_sampler_sees_the_attributes(probe: Probe, engine: Engine) -> None:
+    seen: list[dict[str, Any]] = []
 
-def lazily_loaded_in_halves(session: Session) -> None:
-    orders = session.scalars(select(Order)).all()
-    for order in orders[:4]:
-        len(order.items)
-    for order in orders[4:]:
-        len(order.items)
+    class Sampler(StaticSampler):
+        def should_sample(self, *args: Any, **kwargs: Any) -> Any:
+            seen.append(inspect.signature(super().should_sample).bind(*args, **kwargs).arguments["attributes"])
+            return super().should_sample(*args, **kwargs)
 
+    tracer = TracerProvider(sampler=Sampler(Decision.RECORD_AND_SAMPLE)).get_tracer("test")
+    with instrument_database(None, DatabaseSettings(), signals_of(tracer, probe.signals.metrics, probe.signals.guard)):
+        run(engine)
+    assert seen[0]["db.query.summary"] == "SELECT"
+    assert seen[0]["db.query.text"] == "SELECT ?"
 
-def test_repeats_of_several_lines_are_no_loop(observed: Probe, engine: Engine) -> None:
-    assert found_by(observed, engine, lazily_loaded_in_halves) == []
 
+def test_comments_that_another_listener_adds_do_not_reach_us(observed: Probe, engine: Engine) -> None:
+    """As sqlcommenter does, with a trace id in each statement: a cache by text would never hit."""
 
-def eagerly(*options: Any) -> Callable[[Session], None]:
-    def work(session: Session) -> None:
-        for order in session.scalars(select(Order).options(*options)).unique():
-            assert order.items
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def comment(_conn: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: Any) -> Any:
+        return f"{statement} -- traceparent={time.time_ns()}", parameters
 
-    return work
+    run(engine)
+    assert attributes(sql(observed)[0])["db.query.text"] == "SELECT ?"
 
 
-def eagerly_in_several_batches(session: Session) -> None:
-    for _ in range(5):
-        statement = select(Order).options(selectinload(Order.items)).execution_options(populate_existing=True)
-        assert session.scalars(statement).all()
+def test_a_statement_without_a_known_verb_is_named_after_its_database(observed: Probe, engine: Engine) -> None:
+    with suppress(OperationalError):
+        run(engine, "FROBNICATE everything")
+    (span,) = sql(observed)
+    assert span.name == ":memory:"
+    assert "db.query.summary" not in attributes(span)
 
 
-def few(session: Session) -> None:
-    for number in range(1, 6):
-        session.get(Item, number)
-
-
-def pages(session: Session) -> None:
-    for page in range(9):
-        session.scalars(select(Item).order_by(Item.id).limit(1000).offset(1000 * page)).all()
-
-
-def executemany(session: Session) -> None:
-    for _ in range(9):
-        session.connection().execute(text("UPDATE fastperf_items SET name = :a"), [{"a": "x"}, {"a": "y"}])
-
-
-def insertmanyvalues(session: Session) -> None:
-    session.execute(insert(Item).returning(Item.id), [{"order_id": 1} for _ in range(3000)])
-
-
-def flushed_rows(session: Session) -> None:
-    session.add_all([Item(order_id=1) for _ in range(20)])
-    session.flush()
-
-
-def flushed_changes(session: Session) -> None:
-    for item in session.scalars(select(Item)):
-        item.name = f"{item.id}"
-    session.flush()
-
-
-def refresh_of_one(session: Session) -> None:
-    session.refresh(session.scalars(select(Order).limit(1)).one())
-
-
-def savepoints(session: Session) -> None:
-    for _ in range(9):
-        session.begin_nested().commit()
-
-
-def pragmas(session: Session) -> None:
-    for _ in range(9):
-        session.execute(text("PRAGMA user_version"))
-
-
-def different_statements(session: Session) -> None:
-    for column in (Item.id, Item.name, Item.order_id, Order.id, Order.customer_id, Customer.id, Customer.name):
-        session.scalars(select(column)).all()
-
-
-SILENT: dict[str, Callable[[Session], None]] = {
-    "selectin": eagerly(selectinload(Order.items)),
-    "subquery": eagerly(subqueryload(Order.items)),
-    "joined": eagerly(joinedload(Order.items)),
-    "several batches": eagerly_in_several_batches,
-    **{
-        work.__name__: work
-        for work in (
-            few,
-            pages,
-            executemany,
-            insertmanyvalues,
-            flushed_rows,
-            flushed_changes,
-            refresh_of_one,
-            savepoints,
-            pragmas,
-            different_statements,
-        )
-    },
-}
-
-
-@pytest.mark.parametrize("what", SILENT)
-def test_what_is_no_n_plus_one_is_silent(observed: Probe, engine: Engine, what: str) -> None:
-    assert found_by(observed, engine, SILENT[what]) == []
-
-
-def test_so_is_what_a_websocket_repeats(observed: Probe, engine: Engine) -> None:
-    with request(observed, "websocket") as record, Session(engine) as session:
-        for number in range(1, ROWS + 1):
-            session.get(Item, number)
-    assert n_plus_one(record) == []
-
-
-def test_background_work_is_no_part_of_the_request(observed: Probe, engine: Engine) -> None:
-    with request(observed) as record:
-        record.ended = time.perf_counter()
-        with Session(engine) as session:
-            for number in range(1, ROWS + 1):
-                session.get(Item, number)
-    assert record.statements == {}
-    assert record.intervals == []
-
-
-@pytest.fixture(params=["aiosqlite", "asyncpg", "psycopg"])
-def async_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Every async driver."""
-    if request.param == "aiosqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/shop.db"
-    return with_driver(request.getfixturevalue("postgresql_url"), request.param)
-
-
-AsyncWork = Callable[[AsyncSession], Awaitable[Any]]
-
-
-async def awaits_relationships(session: AsyncSession) -> None:
-    for order in (await session.scalars(select(Order))).all():
-        await order.awaitable_attrs.items
-
-
-async def lazily_in_run_sync(session: AsyncSession) -> None:
-    def lazily(sync_session: Session) -> None:
-        for order in sync_session.scalars(select(Order)):
-            len(order.items)
-
-    await session.run_sync(lazily)
-
-
-async def gets_in_a_loop(session: AsyncSession) -> None:
-    for number in range(1, ROWS + 1):
-        await session.get(Item, number)
-
-
-async def deletes_in_a_loop(session: AsyncSession) -> None:
-    for number in range(1, ROWS + 1):
-        await (await session.connection()).execute(delete(Item).where(Item.id == number))
-
-
-@pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("work", "subject", "line"),
+    ("url", "system", "others"),
     [
-        (awaits_relationships, "Order.items", "await order.awaitable_attrs.items"),
-        (lazily_in_run_sync, "Order.items", "len(order.items)"),
-        (gets_in_a_loop, "SELECT fastperf_items", "await session.get(Item, number)"),
-        (
-            deletes_in_a_loop,
-            "DELETE fastperf_items",
-            "await (await session.connection()).execute(delete(Item).where(Item.id == number))",
-        ),
+        ("mssql://h/shop", "microsoft.sql_server", {"server.address": "h", "db.namespace": "shop"}),
+        ("oracle://h:1521", "oracle.db", {"server.address": "h", "server.port": 1521}),
+        ("mysql://user:secret@h/shop", "mysql", {"server.address": "h", "db.namespace": "shop"}),
+        ("mariadb:///shop", "mariadb", {"db.namespace": "shop"}),
+        ("postgresql://?host=/run/db", "postgresql", {"server.address": "/run/db"}),
     ],
 )
-async def test_the_line_that_awaits_is_found_under_async_drivers(
-    observed: Probe, async_url: str, work: AsyncWork, subject: str, line: str
+def test_systems_have_the_names_of_the_conventions(url: str, system: str, others: dict[str, Any]) -> None:
+    parsed = make_url(url)
+    assert database._Database(parsed.get_dialect()(), parsed).attributes == {"db.system.name": system, **others}
+
+
+def test_a_mysql_url_to_a_server_that_is_mariadb_says_so() -> None:
+    dialect: Any = make_url("mysql://").get_dialect()
+    assert database._Database(dialect(is_mariadb=True), make_url("mysql://")).system == "mariadb"
+
+
+# which engines
+
+
+def test_engines_made_before_and_after_are_observed(probe: Probe, new_engine: Callable[[str], Engine]) -> None:
+    before = new_engine("sqlite://")
+    with instrument_database(None, DatabaseSettings(), probe.signals):
+        run(before)
+        run(new_engine("sqlite://"))
+    assert names(probe) == ["SELECT", "SELECT"]
+
+
+@pytest.mark.anyio
+async def test_async_engines_made_before_and_after_are_observed(probe: Probe) -> None:
+    async with async_engine("sqlite+aiosqlite://") as before:
+        with instrument_database(None, DatabaseSettings(), probe.signals):
+            await run_async(before)
+            async with async_engine("sqlite+aiosqlite://") as after:
+                await run_async(after)
+    assert names(probe) == ["SELECT", "SELECT"]
+
+
+@pytest.mark.anyio
+async def test_only_the_engines_given_are_observed(probe: Probe, new_engine: Callable[[str], Engine]) -> None:
+    ours, other = new_engine("sqlite://"), new_engine("sqlite://")
+    url = "sqlite+aiosqlite://"
+    async with async_engine(url) as our_async, async_engine(url) as other_async:
+        with instrument_database([ours, our_async], DatabaseSettings(), probe.signals):
+            run(ours)
+            await run_async(our_async)
+            run(other, "PRAGMA user_version")
+            await run_async(other_async, "PRAGMA user_version")
+    assert names(probe) == ["SELECT", "SELECT"]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_an_engine_with_execution_options_is_the_same_engine(probe: Probe, engine: Engine, *, given: bool) -> None:
+    with instrument_database([engine] if given else None, DatabaseSettings(), probe.signals):
+        run(engine.execution_options(logging_token="reports"))
+    assert names(probe) == ["SELECT"]
+
+
+def test_nothing_is_observed_after_the_end(probe: Probe, engine: Engine) -> None:
+    with instrument_database(None, DatabaseSettings(), probe.signals):
+        run(engine)
+    run(engine)
+    with suppress(DBAPIError):
+        run(engine, "SELECT nonsense")
+    assert names(probe) == ["SELECT"]
+
+
+def test_no_listener_is_left_after_the_end(probe: Probe, engine: Engine) -> None:
+    def listeners() -> list[int]:
+        events = (engine.dispatch.before_cursor_execute, engine.dispatch.after_cursor_execute)
+        return [len(each) for each in (*events, engine.dialect.dispatch.handle_error)]
+
+    before = listeners()
+    with instrument_database(None, DatabaseSettings(), probe.signals):
+        assert listeners() == [number + 1 for number in before]
+    assert listeners() == before
+
+
+def test_an_engine_that_is_gone_is_not_kept(observed: Probe) -> None:
+    engine = create_engine("sqlite://")
+    run(engine)
+    engine.dispose()
+    gone = threading.Event()
+    weakref.finalize(engine.dialect, gone.set)
+    del engine
+    gc.collect()
+    assert gone.is_set()
+
+
+# whose it is
+
+
+def test_a_statement_is_a_child_of_the_current_span(observed: Probe, engine: Engine) -> None:
+    with request(observed.signals) as record:
+        run(engine)
+    assert parents(observed) == [record.span.get_span_context().span_id]
+
+
+def test_a_statement_outside_of_any_span_is_a_root(observed: Probe, engine: Engine) -> None:
+    run(engine)
+    assert parents(observed) == [None]
+
+
+def test_the_request_knows_how_many_statements_it_ran_and_how_long_they_took(observed: Probe, engine: Engine) -> None:
+    with request(observed.signals) as record:
+        run(engine)
+        with suppress(DBAPIError):
+            run(engine, "SELECT nonsense")
+    assert record.db_statements == 2
+    assert record.db_seconds > 0
+
+
+@pytest.mark.anyio
+async def test_gathered_statements_of_an_async_engine_belong_to_their_request(observed: Probe, tmp_path: Path) -> None:
+    async with async_engine(f"sqlite+aiosqlite:///{tmp_path}/shop.db") as engine:
+        with request(observed.signals) as record:
+            await asyncio.gather(*(run_async(engine) for _ in range(5)))
+    assert record.db_statements == 5
+    assert parents(observed) == [record.span.get_span_context().span_id] * 5
+
+
+@pytest.mark.anyio
+async def test_statements_in_worker_threads_belong_to_their_request(
+    observed: Probe, new_engine: Callable[[str], Engine], tmp_path: Path
 ) -> None:
-    async with async_engine(async_url) as engine, AsyncSession(engine) as session:
-        with request(observed) as record:
-            await work(session)
-    (finding,) = n_plus_one(record)
-    assert finding.subject == subject
-    assert line_of(finding.call_site) == line
-    assert list(detect_sync_db_on_loop(record, SETTINGS)) == []
+    engine = new_engine(f"sqlite:///{tmp_path}/shop.db")
+    with request(observed.signals) as record:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(anyio.to_thread.run_sync, functools.partial(run, engine))
+    assert record.db_statements == 8
+    assert parents(observed) == [record.span.get_span_context().span_id] * 8
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("how", ["gather", "task group", "one by one"])
-async def test_a_fan_out_over_several_sessions_is_silent(observed: Probe, async_url: str, how: str) -> None:
-    async with async_engine(async_url) as engine:
-
-        async def one(number: int) -> None:
-            async with AsyncSession(engine) as session:
-                await session.get(Item, number)
-
-        with request(observed) as record:
-            if how == "gather":
-                await asyncio.gather(*map(one, range(1, 21)))
-            elif how == "task group":
-                async with asyncio.TaskGroup() as group:
-                    for number in range(1, 21):
-                        group.create_task(one(number))
-            else:
-                for number in range(1, 21):
-                    await one(number)
-    assert [finding.evidence["repeats"] for finding in n_plus_one(record)] == ([20] if how == "one by one" else [])
+def test_statements_in_a_thread_without_context_are_roots(
+    observed: Probe, new_engine: Callable[[str], Engine], tmp_path: Path
+) -> None:
+    engine = new_engine(f"sqlite:///{tmp_path}/shop.db")
+    with request(observed.signals) as record:
+        # an empty context by our own doing: threads of newer Pythons may start with a copy
+        thread = threading.Thread(target=contextvars.Context().run, args=(run, engine))
+        thread.start()
+        thread.join()
+    assert record.db_statements == 0
+    assert parents(observed) == [None]
 
 
-@pytest.mark.anyio
-async def test_eager_loads_of_async_sessions_are_silent(observed: Probe, async_url: str) -> None:
-    async with async_engine(async_url) as engine, AsyncSession(engine) as session:
-        with request(observed) as record:
-            statement = select(Customer).options(selectinload(Customer.orders).selectinload(Order.items))
-            for customer in (await session.scalars(statement)).all():
-                assert customer.orders[0].items
-    assert n_plus_one(record) == []
+class Base(DeclarativeBase):
+    pass
 
 
-# slow_query
+class User(Base):
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    orders: Mapped[list["Order"]] = relationship()
 
 
-def sleeping(engine: Engine) -> Engine:
-    """Gives the connections of an SQLite engine a function that sleeps."""
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
 
-    def sleep(seconds: float) -> int:
-        time.sleep(seconds)
+
+def test_lazy_loads_of_the_orm_are_statements(observed: Probe, engine: Engine) -> None:
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add_all(User(orders=[Order()]) for _ in range(3))
+        session.commit()
+    observed.exporter.clear()
+    with request(observed.signals) as record, Session(engine) as session:
+        assert [len(user.orders) for user in session.scalars(select(User))] == [1, 1, 1]
+    assert names(observed) == ["SELECT users"] + ["SELECT orders"] * 3
+    assert record.db_statements == 4
+
+
+def test_statements_of_an_excluded_request_leave_no_trace(observed: Probe, engine: Engine) -> None:
+    with request(observed.signals, excluded=True) as record:
+        run(engine)
+    assert names(observed) == []
+    assert counted(observed, "SELECT") == 0
+    assert record.db_statements == 0
+
+
+def test_statements_under_suppressed_instrumentation_leave_no_trace(observed: Probe, engine: Engine) -> None:
+    with suppress_instrumentation():
+        run(engine)
+    assert names(observed) == []
+    assert counted(observed, "SELECT") == 0
+
+
+def second(probe: Probe) -> Signals:
+    """Another telemetry in the same process; its spans go to the same exporter, its failures too."""
+    return signals_of(probe.signals.tracer, Metrics(), probe.signals.guard)
+
+
+@pytest.mark.parametrize("serves", ["the first", "the second"])
+def test_of_two_telemetries_the_one_that_serves_the_request_observes(
+    observed: Probe, engine: Engine, serves: str
+) -> None:
+    other = second(observed)
+    serving = observed.signals if serves == "the first" else other
+    with instrument_database(None, DatabaseSettings(), other), request(serving) as record:
+        run(engine)
+    assert names(observed) == ["SELECT"]
+    assert record.db_statements == 1
+    labels = {"db_system_name": "sqlite", "db_namespace": ":memory:", "db_operation_name": "SELECT", "error_type": ""}
+    for signals in (observed.signals, other):
+        count = signals.metrics.registry.get_sample_value(f"{DURATION}_count", labels)
+        assert count == (1 if signals is serving else None)
+
+
+def test_of_two_telemetries_one_observes_what_is_outside_of_requests(observed: Probe, engine: Engine) -> None:
+    with instrument_database(None, DatabaseSettings(), second(observed)):
+        run(engine)
+        with suppress(DBAPIError):
+            run(engine, "SELECT nonsense")
+    assert names(observed) == ["SELECT", "SELECT"]
+    assert counted(observed, "SELECT") == 1
+
+
+# several executions
+
+
+def test_executemany_is_one_batch(observed: Probe, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (a INTEGER)"))
+        connection.execute(text("INSERT INTO t VALUES (:a)"), [{"a": 1}, {"a": 2}, {"a": 3}])
+    span = sql(observed)[1]
+    assert span.name == "BATCH INSERT t"
+    assert attributes(span)["db.operation.name"] == "BATCH INSERT"
+    assert attributes(span)["db.operation.batch.size"] == 3
+    assert counted(observed, "BATCH INSERT") == 1
+
+
+def test_executemany_with_one_set_of_parameters_is_no_batch(observed: Probe, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (a INTEGER)"))
+        connection.execute(text("INSERT INTO t VALUES (:a)"), [{"a": 1}])
+    span = sql(observed)[1]
+    assert span.name == "INSERT t"
+    assert "db.operation.batch.size" not in attributes(span)
+
+
+def test_each_batch_of_insertmanyvalues_is_one_insert_of_one_text(observed: Probe, engine: Engine) -> None:
+    table = Table("t", MetaData(), Column("id", Integer, primary_key=True), Column("a", String))
+    table.create(engine)
+    observed.exporter.clear()
+    with engine.connect().execution_options(insertmanyvalues_page_size=2) as connection:
+        connection.execute(insert(table).returning(table.c.id), [{"a": str(number)} for number in range(5)])
+    assert names(observed) == ["INSERT t"] * 3
+    assert len({attributes(span)["db.query.text"] for span in sql(observed)}) == 1
+    assert all("db.operation.batch.size" not in attributes(span) for span in sql(observed))
+
+
+def test_a_default_that_runs_a_query_of_its_own_is_a_statement_of_its_own(observed: Probe, engine: Engine) -> None:
+    counter = Table("counter", MetaData(), Column("next", Integer))
+    table = Table(
+        "t",
+        MetaData(),
+        Column("id", Integer, primary_key=True, default=select(func.max(counter.c.next)).scalar_subquery()),
+        Column("a", String),
+        implicit_returning=False,
+    )
+    counter.create(engine)
+    table.create(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(counter).values(next=7))
+        observed.exporter.clear()
+        connection.execute(insert(table).values(a="x"))
+    assert [attributes(span)["db.operation.name"] for span in sql(observed)] == ["SELECT", "INSERT"]
+    assert counted(observed, "INSERT") == 2
+
+
+# failures
+
+
+def test_a_failed_statement_tells_the_database_s_code(observed: Probe, engine: Engine) -> None:
+    run(engine, "CREATE TABLE users (email TEXT UNIQUE)")
+    run(engine, "INSERT INTO users VALUES (:email)", email="ada@example.com")
+    with pytest.raises(IntegrityError):
+        run(engine, "INSERT INTO users VALUES (:email)", email="ada@example.com")
+    span = sql(observed)[-1]
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.status.description == "(sqlite3.IntegrityError) UNIQUE constraint failed: users.email"
+    assert attributes(span)["error.type"] == "SQLITE_CONSTRAINT_UNIQUE"
+    assert attributes(span)["db.response.status_code"] == "SQLITE_CONSTRAINT_UNIQUE"
+    assert counted(observed, "INSERT", "SQLITE_CONSTRAINT_UNIQUE") == 1
+    assert counted(observed, "INSERT") == 1
+
+
+def test_a_failure_without_a_code_tells_the_exception_s_type(observed: Probe, engine: Engine) -> None:
+    with pytest.raises(DBAPIError), engine.connect() as connection:
+        connection.exec_driver_sql("SELECT ?", (object(),))
+    span = sql(observed)[-1]
+    assert attributes(span)["error.type"].endswith("ProgrammingError")
+    assert "db.response.status_code" not in attributes(span)
+
+
+def test_no_value_of_a_failed_statement_is_on_its_span(observed: Probe, engine: Engine) -> None:
+    run(engine, "CREATE TABLE users (email TEXT UNIQUE)")
+    for _ in range(2):
+        with suppress(IntegrityError):
+            run(engine, "INSERT INTO users VALUES (:email)", email="ada@example.com")
+    assert len(sql(observed)) == 3
+    for span in sql(observed):
+        assert "ada@example.com" not in span.to_json()
+        assert not span.events
+
+
+def test_a_value_in_a_message_of_the_database_s_own_code_is_not_on_the_span(observed: Probe, engine: Engine) -> None:
+    """As a trigger or a function of the database may put it there."""
+
+    @event.listens_for(engine, "do_execute")
+    def refuse(_cursor: Any, _statement: str, parameters: Any, _context: Any) -> None:
+        message = f"no user {parameters[0]} here"
+        raise sqlite3.IntegrityError(message)
+
+    with pytest.raises(IntegrityError):
+        run(engine, "SELECT :email", email="ada@example.com")
+    assert sql(observed)[-1].status.description == "(sqlite3.IntegrityError) no user ? here"
+
+
+def test_an_error_of_connecting_is_no_statement(observed: Probe, new_engine: Callable[[str], Engine]) -> None:
+    engine = new_engine("sqlite:////nowhere/at/all.db")
+    with pytest.raises(OperationalError):
+        run(engine)
+    assert names(observed) == []
+    assert observed.failures == []
+
+
+def test_an_error_after_the_statement_does_not_count_it_twice(observed: Probe, engine: Engine) -> None:
+    @event.listens_for(engine, "after_cursor_execute")
+    def fail(*_args: Any) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(engine)
+    assert names(observed) == ["SELECT"]
+    assert counted(observed, "SELECT") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "system", "code"),
+    [
+        (Exception(1062, "Duplicate entry 'ada' for key 'email'"), "mysql", "1062"),
+        (Exception(1062, "Duplicate entry 'ada' for key 'email'"), "mariadb", "1062"),
+        (Exception("Lost connection"), "mysql", ""),
+        (Exception(), "mysql", ""),
+        (ConnectionResetError(104, "Connection reset by peer"), "postgresql", ""),
+        (sqlite3.OperationalError("made without a code"), "sqlite", ""),
+    ],
+)
+def test_where_drivers_keep_the_code(error: Exception, system: str, code: str) -> None:
+    assert database._status_code(error, system) == code
+
+
+class Slow:
+    """A statement of SQLite's that runs until it is let go."""
+
+    sql = "SELECT wait_for_test()"
+
+    def __init__(self) -> None:
+        self.running = threading.Event()
+        self.let_go = threading.Event()
+
+    def add_to(self, engine: AsyncEngine) -> None:
+        @event.listens_for(engine.sync_engine, "connect")
+        def add(connection: Any, _record: Any) -> None:
+            connection.create_function("wait_for_test", 0, self._wait)
+
+    def _wait(self) -> int:
+        self.running.set()
+        self.let_go.wait(30)
         return 1
 
-    @event.listens_for(engine, "connect")
-    def connected(connection: Any, _entry: Any) -> None:
-        connection.create_function("fastperf_sleep", 1, sleep)
 
-    engine.dispose()
-    return engine
-
-
-def test_a_slow_statement_is_found_with_its_line_on_finding_and_span(observed: Probe, engine: Engine) -> None:
-    sleeping(engine)
-    with request(observed) as record, engine.connect() as connection:
-        record.loop_thread = -1
-        connection.execute(text("SELECT fastperf_sleep(0.06) FROM fastperf_items WHERE id = 1 AND name <> 'secret'"))
-        connection.execute(text("SELECT 1"))
-    (finding,) = detect_slow_query(record, SETTINGS)
-    assert finding.subject == "SELECT fastperf_items"
-    assert line_of(finding.call_site).startswith("connection.execute(text(")
-    assert "EXPLAIN QUERY PLAN SELECT fastperf_sleep(?) FROM" in str(finding.evidence["explain"])
-    assert "secret" not in str(finding)
-    slow, fast = (dict(span.attributes or {}) for span in observed.spans()[-3:-1])
-    assert slow["code.file.path"] == __file__
-    assert slow["code.line.number"] == finding.call_site.line if finding.call_site else None
-    assert slow["code.function.name"] == "test_a_slow_statement_is_found_with_its_line_on_finding_and_span"
-    assert "code.file.path" not in fast
-
-
-def test_a_slow_executemany_is_found_too(observed: Probe, engine: Engine) -> None:
-    sleeping(engine)
-    with request(observed) as record, engine.connect() as connection:
-        connection.execute(text("UPDATE fastperf_items SET name = fastperf_sleep(:a)"), [{"a": 0.004}, {"a": 0.004}])
-    (finding,) = detect_slow_query(record, SETTINGS)
-    assert finding.subject == "BATCH UPDATE fastperf_items"
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["cancelled", "timed out"])
+async def test_a_cancelled_statement_is_observed_as_failed(observed: Probe, how: str) -> None:
+    slow = Slow()
+    async with async_engine("sqlite+aiosqlite://") as engine:
+        slow.add_to(engine)
+        with request(observed.signals) as record:
+            task = asyncio.create_task(run_async(engine, slow.sql))
+            assert await asyncio.to_thread(slow.running.wait, 30)
+            # SQLAlchemy closes the connection next, which waits for what runs on it
+            asyncio.get_running_loop().call_later(0.1, slow.let_go.set)
+            if how == "cancelled":
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            else:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(task, 0.001)
+    (span,) = sql(observed)
+    assert span.status.status_code is StatusCode.ERROR
+    assert attributes(span)["error.type"].endswith("CancelledError")
+    assert record.db_statements == 1
 
 
-def test_a_slow_statement_that_fails_is_found(observed: Probe, postgresql_url: str) -> None:
-    """As one that reaches the server's time limit."""
-    engine = create_engine(with_driver(postgresql_url, "psycopg"))
-    with request(observed) as record, engine.connect() as connection:
-        connection.execute(text("SET statement_timeout = 60"))
+# with opentelemetry-instrumentation-sqlalchemy
+
+
+@contextmanager
+def contrib(probe: Probe, **how: Any) -> Iterator[None]:
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(probe.exporter))
+    instrumentor = SQLAlchemyInstrumentor()
+    # it refuses SQLAlchemy 2.1 otherwise
+    instrumentor.instrument(tracer_provider=provider, skip_dep_check=True, **how)
+    try:
+        yield
+    finally:
+        instrumentor.uninstrument()
+
+
+def joined(probe: Probe) -> ReadableSpan:
+    """The one span of the one statement: contrib's, with our attributes."""
+    (span,) = [span for span in sql(probe) if span.name != "connect"]
+    assert span.instrumentation_scope is not None
+    assert span.instrumentation_scope.name == "opentelemetry.instrumentation.sqlalchemy"
+    assert attributes(span)["db.query.summary"] == "SELECT"
+    assert attributes(span)["db.system.name"] == "sqlite"
+    return span
+
+
+@pytest.mark.parametrize("first", ["contrib", "ours"])
+def test_on_an_engine_that_contrib_watches_its_span_is_joined(probe: Probe, engine: Engine, first: str) -> None:
+    ours = instrument_database(None, DatabaseSettings(), probe.signals)
+    theirs = contrib(probe, engine=engine)
+    with theirs if first == "contrib" else ours, ours if first == "contrib" else theirs:
+        run(engine)
+    joined(probe)
+    assert counted(probe, "SELECT") == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("first", ["contrib", "ours"])
+async def test_contrib_s_global_instrumentation_is_joined(probe: Probe, first: str) -> None:
+    ours, theirs = instrument_database(None, DatabaseSettings(), probe.signals), contrib(probe)
+    with theirs if first == "contrib" else ours, ours if first == "contrib" else theirs:
+        sync = sqlalchemy.create_engine("sqlite://")
+        run(sync)
+        sync.dispose()
+        joined(probe)
+        probe.exporter.clear()
+        # not this module's name, which is older than contrib's
+        engine = sqlalchemy.ext.asyncio.create_async_engine("sqlite+aiosqlite://")
+        await run_async(engine)
+        await engine.dispose()
+        joined(probe)
+
+
+def test_a_failed_statement_of_contrib_s_is_joined(observed: Probe, engine: Engine) -> None:
+    with contrib(observed, engine=engine), pytest.raises(OperationalError):
+        run(engine, "SELECT nonsense")
+    span = joined(observed)
+    assert span.status.status_code is StatusCode.ERROR
+    assert attributes(span)["error.type"] == "SQLITE_ERROR"
+    assert counted(observed, "SELECT", "SQLITE_ERROR") == 1
+
+
+# exemplars
+
+
+def exposed(probe: Probe) -> str:
+    page: bytes = generate_latest(probe.signals.metrics.registry)  # type: ignore[no-untyped-call]
+    return page.decode()
+
+
+def test_the_duration_carries_the_ids_of_its_span(observed: Probe, engine: Engine) -> None:
+    run(engine)
+    context = sql(observed)[0].get_span_context()
+    assert context is not None
+    assert f'{{span_id="{context.span_id:016x}",trace_id="{context.trace_id:032x}"}}' in exposed(observed)
+
+
+def test_of_many_fast_statements_few_are_exemplars(observed: Probe, engine: Engine) -> None:
+    for _ in range(50):
+        run(engine)
+    page = exposed(observed)
+    named = [span for span in sql(observed) if format(span.context.span_id, "016x") in page]
+    assert 1 <= len(named) < 10
+
+
+def test_exemplars_can_be_switched_off(probe: Probe, engine: Engine) -> None:
+    with instrument_database(None, DatabaseSettings(), probe.signals, exemplars=False):
+        run(engine)
+    assert "trace_id" not in exposed(probe)
+    assert counted(probe, "SELECT") == 1
+
+
+def test_a_span_that_is_not_sampled_is_no_exemplar(probe: Probe, engine: Engine) -> None:
+    tracer = TracerProvider(sampler=ALWAYS_OFF).get_tracer("test")
+    with instrument_database(None, DatabaseSettings(), signals_of(tracer, probe.signals.metrics, probe.signals.guard)):
+        run(engine)
+    assert "trace_id" not in exposed(probe)
+    assert counted(probe, "SELECT") == 1
+
+
+# never harm
+
+
+class Broken(SpanProcessor):
+    def on_start(self, span: Span, parent_context: Any = None) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_span_processor_that_fails_costs_the_span_only(engine: Engine) -> None:
+    failures: list[str] = []
+    provider = TracerProvider()
+    provider.add_span_processor(Broken())
+    signals = signals_of(provider.get_tracer("test"), Metrics(), Guard(failures.append))
+    with instrument_database(None, DatabaseSettings(), signals), request_without_span(signals) as record:
+        run(engine)
+    assert failures == ["database"]
+    assert record.db_statements == 1
+    labels = {"db_system_name": "sqlite", "db_namespace": ":memory:", "db_operation_name": "SELECT", "error_type": ""}
+    assert signals.metrics.registry.get_sample_value(f"{DURATION}_count", labels) == 1
+
+
+@contextmanager
+def request_without_span(signals: Signals) -> Iterator[RequestRecord]:
+    record = RequestRecord(signals, {"type": "http"}, INVALID_SPAN, time.perf_counter())
+    token = CURRENT.set(record)
+    yield record
+    CURRENT.reset(token)
+
+
+def test_metrics_that_fail_fail_no_statement(probe: Probe, engine: Engine) -> None:
+    class NoMetrics(Metrics):
+        def declared(self, name: str) -> Any:
+            raise ZeroDivisionError
+
+    failures: list[str] = []
+    signals = signals_of(probe.signals.tracer, NoMetrics(), Guard(failures.append))
+    with instrument_database(None, DatabaseSettings(), signals):
+        run(engine)
         with pytest.raises(OperationalError):
-            connection.execute(text("SELECT pg_sleep(10)"))
-    engine.dispose()
-    (finding,) = detect_slow_query(record, SETTINGS)
-    assert line_of(finding.call_site) == 'connection.execute(text("SELECT pg_sleep(10)"))'
+            run(engine, "SELECT nonsense")
+    assert failures == ["database", "database"]
+
+
+# PostgreSQL
+
+
+@pytest.fixture
+def namespace(postgresql_url: str) -> str:
+    return make_url(postgresql_url).database or ""
+
+
+def secret(url: str, driver: str) -> URL:
+    """The URL with a password in it, which a server that trusts its clients does not ask for."""
+    parsed = make_url(with_driver(url, driver))
+    return parsed if parsed.password else parsed.set(password="swordfish")
+
+
+@contextmanager
+def table_of(url: str) -> Iterator[str]:
+    """A table `name` of this test's own; whatever was there before is dropped."""
+    name = f"fastperf_{time.time_ns()}"
+    engine = create_engine(with_driver(url, "psycopg"))
+    run(engine, f"CREATE TABLE {name} (id SERIAL PRIMARY KEY, email TEXT UNIQUE)")
+    try:
+        yield name
+    finally:
+        run(engine, f"DROP TABLE {name}")
+        engine.dispose()
+
+
+Driven = Callable[[Sequence[tuple[str, dict[str, Any]]]], None]
+
+
+@pytest.fixture(params=["psycopg", "asyncpg", "psycopg async"])
+def driven(request: pytest.FixtureRequest, postgresql_url: str) -> Driven:
+    """Runs statements one after the other, through one of PostgreSQL's drivers; errors of the database are expected."""
+    driver, _, mode = request.param.partition(" ")
+    url = secret(postgresql_url, driver)
+
+    def sync(statements: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        engine = create_engine(url)
+        for statement, parameters in statements:
+            with suppress(DBAPIError):
+                run(engine, statement, **parameters)
+        engine.dispose()
+
+    async def asynchronous(statements: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        async with async_engine(url) as engine:
+            for statement, parameters in statements:
+                with suppress(DBAPIError):
+                    async with engine.begin() as connection:
+                        await connection.execute(text(statement), parameters)
+
+    if driver == "psycopg" and not mode:
+        return sync
+    return lambda statements: asyncio.run(asynchronous(statements))
+
+
+def test_statements_on_postgresql_say_where_they_ran(
+    probe: Probe, driven: Driven, postgresql_url: str, namespace: str
+) -> None:
+    with instrument_database(None, DatabaseSettings(), probe.signals):
+        driven([("SELECT CAST(:n AS INTEGER) + 41", {"n": 1})])
+    (span,) = sql(probe)
+    url = make_url(postgresql_url)
+    assert attributes(span)["db.system.name"] == "postgresql"
+    assert attributes(span)["db.namespace"] == namespace
+    assert attributes(span)["server.address"] == url.host
+    assert attributes(span).get("server.port") == url.port
+    assert "swordfish" not in span.to_json()
+    assert str(url.username) not in span.to_json().replace(namespace, "").replace("postgresql", "")
+    assert counted(probe, "SELECT", system="postgresql", namespace=namespace) == 1
+
+
+def test_a_failure_on_postgresql_tells_the_sqlstate_and_no_value(
+    probe: Probe, driven: Driven, postgresql_url: str, namespace: str
+) -> None:
+    """PostgreSQL's own message has the value in its DETAIL."""
+    with table_of(postgresql_url) as table, instrument_database(None, DatabaseSettings(), probe.signals):
+        statement = (f"INSERT INTO {table} (email) VALUES (:email)", {"email": "ada@example.com"})
+        driven([statement, statement])
+        span = sql(probe)[-1]
+    assert span.status.status_code is StatusCode.ERROR
+    assert attributes(span)["error.type"] == "23505"
+    assert attributes(span)["db.response.status_code"] == "23505"
+    assert "duplicate key value violates unique constraint" in (span.status.description or "")
+    assert "ada@example.com" not in span.to_json()
+    assert counted(probe, "INSERT", "23505", system="postgresql", namespace=namespace) == 1
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-async def test_slow_statements_of_postgresql_tell_their_rows(observed: Probe, postgresql_url: str, driver: str) -> None:
-    engine = create_async_engine(with_driver(postgresql_url, driver))
-    async with engine.connect() as connection:
-        with request(observed) as record:
-            await connection.execute(text("SELECT pg_sleep(0.03) FROM generate_series(1, 3)"))
-    await engine.dispose()
-    (finding,) = detect_slow_query(record, SETTINGS)
-    assert finding.evidence["rows"] == 3
-    assert line_of(finding.call_site).startswith("await connection.execute(")
-
-
-@pytest.mark.anyio
-async def test_time_in_which_somebody_held_the_event_loop_is_not_the_statement_s(
-    observed: Probe, tmp_path: Path
+async def test_a_statement_cancelled_on_postgresql_is_observed_as_failed(
+    observed: Probe, postgresql_url: str, driver: str
 ) -> None:
-    async with async_engine(f"sqlite+aiosqlite:///{tmp_path}/shop.db") as engine, engine.connect() as connection:
-
-        def hold() -> None:
-            start = time.perf_counter()
-            time.sleep(0.2)
-            observed.signals.obstacles.holds.append(Hold(start, time.perf_counter(), None, None))
-
-        # the statement is on its way when it runs
-        loop = asyncio.get_running_loop()
-        event.listen(engine.sync_engine, "before_cursor_execute", lambda *_: loop.call_soon(hold))
-        with request(observed) as record:
-            await connection.execute(text("SELECT 1"))
-    assert max(group.seconds for group in record.statements.values()) >= 0.15
-    assert list(detect_slow_query(record, SETTINGS)) == []
+    async with async_engine(with_driver(postgresql_url, driver)) as engine:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await run_async(engine, "SELECT pg_sleep(60)")
+    (span,) = sql(observed)
+    assert attributes(span)["error.type"].endswith("CancelledError")
 
 
-@pytest.fixture
-def handed_on(probe: Probe) -> Iterator[list[SlowStatement]]:
-    found: list[SlowStatement] = []
-    with instrument_database(None, SETTINGS, probe.signals, on_slow=found.append):
-        yield found
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_server_side_cursor_is_one_statement(observed: Probe, postgresql_url: str, driver: str) -> None:
+    query, options = text("SELECT * FROM generate_series(1, 1000)"), {"yield_per": 100}
+    async with async_engine(with_driver(postgresql_url, driver)) as engine, engine.connect() as connection:
+        rows = await connection.stream(query, execution_options=options)
+        assert len([row async for row in rows]) == 1000
+    (span,) = sql(observed)
+    assert attributes(span)["db.operation.name"] == "SELECT"
 
 
-def test_slow_statements_are_handed_on_as_the_driver_got_them(
-    probe: Probe, handed_on: list[SlowStatement], engine: Engine
+def test_a_sequence_of_postgresql_is_a_statement(
+    observed: Probe, postgresql_url: str, new_engine: Callable[[str], Engine]
 ) -> None:
-    sleeping(engine)
-    statement = "SELECT fastperf_sleep(:seconds) FROM fastperf_items LIMIT 1"
-    with request(probe) as record, engine.connect() as connection:
-        connection.execute(text(statement), {"seconds": 0.06})
-        connection.execute(text("SELECT 1"))
-    (slow,) = handed_on
-    (finding,) = detect_slow_query(record, SETTINGS)
-    assert slow.engine is engine
-    assert slow.text == "SELECT fastperf_sleep(?) FROM fastperf_items LIMIT 1"
-    assert tuple(slow.parameters) == (0.06,)
-    assert (slow.dialect, slow.summary, slow.record) == ("sqlite", "SELECT fastperf_items", record)
-    assert slow.fingerprint == finding.evidence["db.query.fingerprint"]
-    assert slow.seconds >= 0.06
-    assert slow.span is not None
-    ended = [span.context.span_id for span in probe.spans() if span.context is not None]
-    assert slow.span.get_span_context().span_id in ended
+    sequence = sqlalchemy.Sequence(f"fastperf_{time.time_ns()}")
+    with new_engine(with_driver(postgresql_url, "psycopg")).begin() as connection:
+        sequence.create(connection)
+        observed.exporter.clear()
+        assert connection.scalar(sequence) == 1
+        assert names(observed) == ["SELECT"]
+        sequence.drop(connection)
 
 
 @pytest.mark.anyio
-async def test_of_an_async_engine_the_sync_one_is_handed_on(
-    probe: Probe, handed_on: list[SlowStatement], postgresql_url: str
-) -> None:
-    engine = create_async_engine(with_driver(postgresql_url, "asyncpg"))
-    async with engine.connect() as connection:
-        await connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": 0.06})
-    await engine.dispose()
-    (slow,) = handed_on
-    assert slow.engine is engine.sync_engine
-    assert slow.record is None
-    assert "$1" in slow.text
-
-
-def test_an_executemany_is_not_handed_on(handed_on: list[SlowStatement], engine: Engine) -> None:
-    sleeping(engine)
-    with engine.connect() as connection:
-        connection.execute(text("UPDATE fastperf_items SET name = fastperf_sleep(:a)"), [{"a": 0.004}, {"a": 0.004}])
-    assert handed_on == []
-
-
-def test_whoever_takes_slow_statements_may_fail(probe: Probe, engine: Engine) -> None:
-    def fail(_slow: SlowStatement) -> None:
-        raise RuntimeError("no plan")
-
-    sleeping(engine)
-    with instrument_database(None, SETTINGS, probe.signals, on_slow=fail), engine.connect() as connection:
-        assert connection.execute(text("SELECT fastperf_sleep(0.06)")).scalar_one() == 1
-    assert len(probe.failures) == 1
-    assert [span.name for span in probe.spans()] == ["SELECT"]
-
-
-# sync_db_on_loop
-
-
-@pytest.mark.anyio
-async def test_synchronous_statements_on_the_event_loop_are_found(observed: Probe, engine: Engine) -> None:
-    with request(observed) as record, engine.connect() as connection:
-        connection.execute(select(Order.id))
-        connection.execute(select(Item.id))
-    (finding,) = detect_sync_db_on_loop(record, SETTINGS)
-    assert finding.evidence["statements"] == 2
-    assert finding.evidence["db.namespace"] == engine.url.database
-    assert line_of(finding.call_site).startswith("connection.execute(select(")
-
-
-@pytest.mark.anyio
-async def test_so_are_those_of_postgresql(observed: Probe, postgresql_url: str) -> None:
-    engine = create_engine(with_driver(postgresql_url, "psycopg"))
-    with request(observed) as record, engine.connect() as connection:
-        connection.execute(text("SELECT pg_sleep(0.001)"))
-    engine.dispose()
-    (finding,) = detect_sync_db_on_loop(record, DatabaseSettings())
-    assert "postgresql+asyncpg" in finding.remedy
-
-
-@pytest.mark.anyio
-async def test_those_in_threads_and_outside_of_requests_are_silent(observed: Probe, engine: Engine) -> None:
-    def read() -> None:
-        with engine.connect() as connection:
-            connection.execute(select(Order.id))
-
-    read()
-    with request(observed) as record:
-        await anyio.to_thread.run_sync(read)
-        await asyncio.to_thread(read)
-    assert record.db_statements == 2
-    assert list(detect_sync_db_on_loop(record, SETTINGS)) == []
-
-
-@pytest.mark.anyio
-async def test_those_in_a_greenlet_that_leads_back_to_a_loop_are_silent(observed: Probe, engine: Engine) -> None:
-    """As under gevent."""
-    greenlet = pytest.importorskip("greenlet")
-
-    def read() -> None:
-        CURRENT.set(record)  # a new greenlet has a context of its own
-        with engine.connect() as connection:
-            connection.execute(select(Order.id))
-
-    with request(observed) as record:
-        greenlet.greenlet(read).switch()
-    assert record.db_statements == 1
-    assert list(detect_sync_db_on_loop(record, SETTINGS)) == []
-
-
-# what is kept of it all
-
-
-def test_every_statement_is_an_interval_of_the_time_budget(observed: Probe, engine: Engine) -> None:
-    with request(observed) as record, engine.connect() as connection:
-        connection.execute(text("SELECT 1"))
-        connection.execute(text("UPDATE fastperf_items SET name = :a"), [{"a": "x"}, {"a": "y"}])
-    assert [cause for _, _, cause in record.intervals] == [Cause.DB, Cause.DB]
-    assert sum(end - start for start, end, _ in record.intervals) == pytest.approx(record.db_seconds)
-
-
-def test_a_request_keeps_a_bounded_number_of_statements(observed: Probe, engine: Engine) -> None:
-    with request(observed) as record, engine.connect() as connection:
-        for number in range(MOST_STATEMENTS + 10):
-            connection.execute(text(f"SELECT 1 AS a{number}"))
-    assert len(record.statements) == MOST_STATEMENTS
-    assert record.db_statements == MOST_STATEMENTS + 10
-
-
-def test_repeats_in_several_threads_are_all_counted(observed: Probe, engine: Engine) -> None:
-    def read() -> None:
-        token = CURRENT.set(record)
-        with engine.connect() as connection:
-            for _ in range(50):
-                connection.execute(text("SELECT 1"))
-        CURRENT.reset(token)
-
-    with request(observed) as record:
-        threads = [threading.Thread(target=read) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert group_of(record, "SELECT").count == 200
-
-
-def test_a_driver_whose_cursor_knows_nothing_costs_nothing(observed: Probe, engine: Engine) -> None:
-    class Cursor(sqlite3.Cursor):
-        @property
-        def rowcount(self) -> int:
-            raise sqlite3.ProgrammingError("closed")
-
-    class Connection(sqlite3.Connection):
-        def cursor(self, *arguments: Any) -> Any:
-            return super().cursor(Cursor)
-
-    slow = create_engine("sqlite://", connect_args={"factory": Connection})
-    sleeping(slow)
-    with request(observed) as record, slow.connect() as connection:
-        connection.execute(text("SELECT fastperf_sleep(0.06)"))
-    slow.dispose()
-    (finding,) = detect_slow_query(record, SETTINGS)
-    assert "rows" not in finding.evidence
+async def test_two_drivers_on_one_loop_are_both_observed(observed: Probe, postgresql_url: str) -> None:
+    asyncpg, psycopg = (async_engine(with_driver(postgresql_url, driver)) for driver in ("asyncpg", "psycopg"))
+    async with asyncpg as first, psycopg as second:
+        with request(observed.signals) as record:
+            await asyncio.gather(*(run_async(engine) for engine in (first, second) * 4))
+    assert record.db_statements == 8
+    assert parents(observed) == [record.span.get_span_context().span_id] * 8

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from otel_fastperf.caches import Caches
+from otel_fastperf.caches.registry import Caches
 from otel_fastperf.instrumentation.cache import instrument_caches
 from otel_fastperf.monitors.cache import monitor_caches
 from otel_fastperf.settings import CacheSettings

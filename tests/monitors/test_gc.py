@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 
 from otel_fastperf.monitors import gc as gc_module
 from otel_fastperf.monitors.gc import monitor_gc
-from otel_fastperf.record import CURRENT, RequestRecord
+from otel_fastperf.requests.record import CURRENT, RequestRecord
 from otel_fastperf.settings import MemorySettings
 from tests.conftest import Probe
 from tests.monitors.conftest import PATIENCE, Run

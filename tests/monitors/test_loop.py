@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from otel_fastperf import loopclocks
+from otel_fastperf.event_loop import clocks as loopclocks
 from otel_fastperf.monitors import loop as loop_module
 from otel_fastperf.monitors.loop import monitor_loop
 from otel_fastperf.settings import LoopSettings

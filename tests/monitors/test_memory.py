@@ -21,7 +21,7 @@ from otel_fastperf.monitors.memory import (
     tightest,
     unique_bytes,
 )
-from otel_fastperf.record import RequestRecord
+from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import MemorySettings
 from tests.conftest import Probe
 from tests.monitors.conftest import Run

@@ -26,13 +26,13 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 from starlette.middleware.base import BaseHTTPMiddleware
 
+from otel_fastperf.event_loop.delayed_requests import waits_of
 from otel_fastperf.findings import Finding
 from otel_fastperf.monitors import watchdog as watchdog_module
 from otel_fastperf.monitors.gc import monitor_gc
 from otel_fastperf.monitors.watchdog import monitor_blocked_loop
-from otel_fastperf.record import CURRENT, RequestRecord
+from otel_fastperf.requests.record import CURRENT, RequestRecord
 from otel_fastperf.settings import LoopSettings, MemorySettings
-from otel_fastperf.waits import waits_of
 from tests.conftest import Probe
 from tests.instrumentation.test_requests import observing
 from tests.monitors.conftest import Run
@@ -339,7 +339,7 @@ def test_a_process_that_was_stopped_blames_nobody(loop: str) -> None:
         f"""
         import asyncio, json, sys, uvloop
         from opentelemetry import trace
-        from otel_fastperf.guard import Guard
+        from otel_fastperf.internals.guard import Guard
         from otel_fastperf.metrics import Metrics
         from otel_fastperf.monitors.watchdog import monitor_blocked_loop
         from otel_fastperf.settings import LoopSettings

@@ -17,7 +17,7 @@ START = 4.0
 #: Opens tracing, ends spans, and ends without undoing anything: what is left to do is done by atexit.
 SCRIPT = """
 import sys, time
-from otel_fastperf.guard import Guard
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import Settings
 from otel_fastperf.tracing import open_tracing

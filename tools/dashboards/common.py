@@ -8,7 +8,7 @@ from tools.dashboards import links
 from tools.dashboards.panels import NONE_SEEN, SEGMENTS, Column, Query, cells, lines, rows
 from tools.dashboards.promql import FAILED, RANGE, REQUESTS, buckets, events, increase, mean, quantile, rate, share
 
-#: of a hold of the event loop: otel_fastperf/blocked.py
+#: of a hold of the event loop: otel_fastperf/event_loop/cause.py
 CAUSES: Final = (
     "cpu: computing; sync_io: a call that waits; gc: the garbage collector; gil_held: other threads, or C code; "
     "descheduled: the machine was busy."

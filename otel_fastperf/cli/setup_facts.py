@@ -1,0 +1,153 @@
+"""Gathers what `checks` judges: imports the app, asks the environment, the installed packages and the process."""
+
+import gc
+import importlib
+import inspect
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires
+from typing import Any, Final
+
+from starlette.applications import Starlette
+
+from otel_fastperf.cli.setup_checks import AppFacts, Facts
+from otel_fastperf.errors import FastPerfError, SettingsError, SetupError
+from otel_fastperf.instrumentation.other_telemetry import chain, is_contrib_applied, native_config
+from otel_fastperf.metrics import installed
+from otel_fastperf.requests.route import endpoints
+from otel_fastperf.settings import Settings
+from otel_fastperf.telemetry import Telemetry, telemetry_of
+
+_CONNECT_SECONDS: Final = 1.0
+
+
+class AppError(FastPerfError):
+    """The app cannot be imported. One line."""
+
+
+def gather(target: str | None, *, factory: bool = False) -> Facts:
+    """All facts; those about the app too, when it is named as `module:app`.
+
+    Raises:
+        AppError: There is no such app, or its import fails.
+    """
+    settings, wrong = _settings()
+    app: Starlette | None = None
+    if target is not None and not wrong:
+        try:
+            app = load_app(target, factory=factory)
+        except (SettingsError, SetupError) as error:
+            wrong = str(error)
+    telemetry: Telemetry | None = telemetry_of(app)
+    sync, asynchronous = _engines()
+    return Facts(
+        environ=dict(os.environ),
+        settings=settings if telemetry is None else telemetry.settings,
+        settings_error=wrong,
+        version=installed,
+        required=_required(),
+        app=None if app is None else _app_facts(app, telemetry),
+        sync_engines=sync,
+        async_engines=asynchronous,
+        contrib_sqlalchemy="opentelemetry.instrumentation.sqlalchemy" in sys.modules,
+        unreachable=_unreachable,
+        is_writable_directory=lambda path: os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK),  # noqa: PTH112
+    )
+
+
+def load_app(target: str, *, factory: bool = False) -> Starlette:
+    """The app at `module:attribute`, as uvicorn finds it: from the working directory. `factory` calls it.
+
+    Raises:
+        AppError: There is no such app, or its import fails.
+        SettingsError: As `setup_telemetry` has raised it.
+        SetupError: The same.
+    """
+    name, colon, attributes = target.partition(":")
+    if not name or not colon or not attributes:
+        message = f"{target} does not name an app. Cure: write MODULE:APP, as for uvicorn, for instance shop.main:app."
+        raise AppError(message)
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - as it stands in sys.path
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    try:
+        found: Any = importlib.import_module(name)
+        for attribute in attributes.split("."):
+            found = getattr(found, attribute)
+        found = found() if factory else found
+    except (SettingsError, SetupError):
+        raise
+    except (Exception, SystemExit) as error:
+        message = f"{target} cannot be imported: {_told(error)}. Cure: {_import_cure(error, name)}."
+        raise AppError(message) from error
+    return _the_app(target, found)
+
+
+def _the_app(target: str, found: Any) -> Starlette:
+    app = next((node for node in chain(found) if isinstance(node, Starlette)), None)
+    if app is None:
+        hint = "add --factory, if it makes the app" if inspect.isroutine(found) else "name the FastAPI app itself"
+        message = f"{target} is no FastAPI app but {type(found).__qualname__}. Cure: {hint}."
+        raise AppError(message)
+    return app
+
+
+def _told(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _import_cure(error: BaseException, name: str) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and name.startswith(error.name):
+        return "run this where the service is started, or set PYTHONPATH"
+    return "run this with the environment that the service has"
+
+
+def _settings() -> tuple[Settings | None, str]:
+    try:
+        return Settings(), ""
+    except SettingsError as error:
+        return None, str(error)
+
+
+def _required() -> tuple[str, ...]:
+    try:
+        return tuple(requires("otel-fastperf") or ())
+    except PackageNotFoundError:
+        return ()
+
+
+def _app_facts(app: Starlette, telemetry: Telemetry | None) -> AppFacts:
+    are_async = [inspect.iscoroutinefunction(inspect.unwrap(endpoint)) for endpoint in endpoints(app.routes)]
+    return AppFacts(
+        telemetry=telemetry is not None,
+        contrib=is_contrib_applied(app),
+        native=native_config(app) is not None,
+        async_routes=sum(are_async),
+        sync_routes=len(are_async) - sum(are_async),
+    )
+
+
+def _engines() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The engines that are alive, synchronous and async: `sqlite+pysqlite`, without their URLs."""
+    dialects = [engine.dialect for engine in _alive("sqlalchemy.engine.base", "Engine")]
+    named = [(f"{dialect.name}+{dialect.driver}", bool(dialect.is_async)) for dialect in dialects]
+    return (
+        tuple(name for name, is_async in named if not is_async),
+        tuple(name for name, is_async in named if is_async),
+    )
+
+
+def _alive(module: str, name: str) -> Iterator[Any]:
+    # not isinstance: objects that stand for others, as lazy ones do, would be asked for their class
+    wanted = getattr(sys.modules.get(module), name, None)
+    return (each for each in gc.get_objects() if wanted is not None and issubclass(type(each), wanted))
+
+
+def _unreachable(host: str, port: int) -> str:
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        return error.strerror or str(error) or type(error).__name__
+    return ""

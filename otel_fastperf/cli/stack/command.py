@@ -1,0 +1,204 @@
+"""`otel-fastperf stack init`, `check` and `smoke`: Prometheus, Grafana, Jaeger and the rest, as files in a folder."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from otel_fastperf.cli.output import print_checks
+from otel_fastperf.cli.setup_checks import Check, Level
+from otel_fastperf.cli.stack.checks import Stack, check_stack
+from otel_fastperf.cli.stack.files import (
+    ENVIRONMENT,
+    MANIFEST,
+    SECRET,
+    URLS,
+    Action,
+    Answers,
+    Manifest,
+    StackError,
+    Step,
+    address,
+    ensure_secret,
+    filled,
+    hash_of,
+    plan,
+    present,
+    read_manifest,
+    shipped,
+    source,
+    variables,
+    write,
+    write_file,
+)
+from otel_fastperf.cli.stack.options import Given, answers, notes
+from otel_fastperf.cli.stack.smoke import add_options, run
+from otel_fastperf.cli.stack.validators import check_tools
+from otel_fastperf.metrics import installed
+
+_OK: Final = 0
+_FOUND: Final = 1
+
+_SAID: Final = {
+    Action.UPDATE: "updated",
+    Action.REMOVE: "removed",
+    Action.REPLACE: "replaced",
+    Action.KEEP: "kept",
+    Action.OFFER: "kept",
+    Action.LEAVE: "kept",
+}
+_WHY: Final = {
+    Action.REMOVE: "no longer part of the stack",
+    Action.REPLACE: "yours is {path}.old",
+    Action.KEEP: "changed or removed by you; the stack's is as before",
+    Action.OFFER: "changed or removed by you; see: diff -u {path} {path}.new",
+    Action.LEAVE: "no longer part of the stack, but changed by you",
+}
+
+
+def add_stack(commands: Any, epilog: str) -> None:
+    """Add the command to the subparsers `commands`."""
+    what = "Prometheus, Alertmanager, Grafana, Jaeger and a collector for your app, as files for docker compose."
+    stack = commands.add_parser("stack", help=what, description=what)
+    below = stack.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, does: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
+        form = argparse.RawDescriptionHelpFormatter
+        added: argparse.ArgumentParser = below.add_parser(
+            name, help=what, description=what, epilog=epilog, formatter_class=form
+        )
+        added.set_defaults(run=does)
+        return added
+
+    init = command("init", _init, "Write the stack, or bring it up to date. Files that you changed stay as they are.")
+    usual = Answers()
+    init.add_argument("directory", type=Path, metavar="DIR", help="the stack's folder")
+    init.add_argument(
+        "--target", action="extend", nargs="+", default=[], metavar="HOST:PORT",
+        help=f"where the app has its /metrics ({' '.join(usual.targets)}: port 8000 of this machine)",
+    )  # fmt: skip
+    init.add_argument("--service", metavar="NAME", help=f"the app's OTEL_SERVICE_NAME ({usual.service})")
+    init.add_argument(
+        "--availability", metavar="PERCENT", help=f"SLO: so many requests do not fail ({usual.availability})"
+    )
+    init.add_argument(
+        "--latency", metavar="PERCENT", help=f"SLO: so many requests are faster than the threshold ({usual.latency})"
+    )
+    init.add_argument(
+        "--latency-threshold", metavar="SECONDS", help=f"SLO: a bound of the buckets ({usual.latency_threshold})"
+    )
+    for name in URLS:
+        option = f"--{name.lower().replace('_', '-')}"
+        init.add_argument(option, metavar="URL", help=f"{name} in {ENVIRONMENT}: where browsers find it")
+    init.add_argument("--force", action="store_true", help="overwrite what you changed; yours is kept as FILE.old")
+
+    check = command("check", _check, "Is the stack sound? Asks the programs that read the files, where installed.")
+    check.add_argument("directory", type=Path, metavar="DIR", help="the stack's folder")
+    check.add_argument("--format", choices=("text", "json"), default="text")
+
+    add_options(command("smoke", run, "Does the running stack work? Sends a trace, finds it, asks the others."))
+
+
+def _given(options: argparse.Namespace) -> Given:
+    urls = {name: getattr(options, name.lower()) for name in URLS}
+    return Given(
+        service=options.service,
+        targets=options.target,
+        availability=options.availability,
+        latency=options.latency,
+        latency_threshold=options.latency_threshold,
+        urls={name: url for name, url in urls.items() if url is not None},
+    )
+
+
+def _init(options: argparse.Namespace) -> int:
+    folder: Path = options.directory
+    origin, given = source(), _given(options)
+    if folder.resolve() == origin.resolve():
+        message = f"DIR={folder}: must be another folder than the one that the stack comes from. Cure: name a new one."
+        raise StackError(message)
+    before = read_manifest(folder)
+    made = answers(given, before.answers if before else _first(os.environ))
+    wanted = filled(shipped(origin), made)
+    written = before.files if before else {}
+    steps = plan(wanted, present(folder, {*wanted, *written}), written, force=options.force)
+    write(folder, steps)
+    new_secret = ensure_secret(folder)
+    hashes = {path: hash_of(content) for path, content in wanted.items()}
+    manifest = Manifest(version=installed("otel-fastperf"), answers=made, files=hashes)
+    write_file(folder / MANIFEST, manifest.to_json().encode())
+    sys.stdout.write("".join(f"{line}\n" for line in _report(folder, steps, made, given, new_secret=new_secret)))
+    return _FOUND if any(step.action is Action.OFFER for step in steps) else _OK
+
+
+def _first(environ: Mapping[str, str]) -> Answers:
+    """What is answered where nobody has: the service may be named already."""
+    name = environ.get("OTEL_SERVICE_NAME", "").strip()
+    return answers(Given(service=name or None), Answers())
+
+
+def _report(folder: Path, steps: Sequence[Step], made: Answers, given: Given, *, new_secret: bool) -> Iterator[str]:
+    yield f"The stack for {made.service} ({', '.join(made.targets)}) is in {folder}:"
+    yield from _done(steps)
+    if new_secret:
+        yield f"  made      {SECRET}: the password of Grafana's admin"
+    for note in notes(made, given):
+        yield f"  note      {note}"
+    yield ""
+    yield "Next:"
+    yield from (f"  {line}" for line in _next(folder, made))
+
+
+def _done(steps: Sequence[Step]) -> Iterator[str]:
+    created = Counter(step.path.partition("/")[0] for step in steps if step.action is Action.CREATE)
+    if created:
+        names = ", ".join(name if count == 1 else f"{name} ({count})" for name, count in created.items())
+        yield f"  written   {_files(created.total())}: {names}"
+    same = sum(step.action is Action.SAME for step in steps)
+    if same:
+        yield f"  same      {_files(same)}"
+    for step in steps:
+        if step.action in _SAID:
+            why = _WHY.get(step.action, "").format(path=step.path)
+            yield f"  {_SAID[step.action]:<9} {step.path}{f'  ({why})' if why else ''}"
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'s' * (count != 1)}"
+
+
+def _next(folder: Path, made: Answers) -> Iterable[str]:
+    there, found = (
+        shlex.quote(str(folder)),
+        variables((folder / ENVIRONMENT).read_text(encoding="utf-8", errors="replace")),
+    )
+    port = made.targets[0].rpartition(":")[2]
+    collector = f"http://localhost:{found.get('COLLECTOR_HTTP_PORT') or 4318}"
+    environment = f"OTEL_SERVICE_NAME={shlex.quote(made.service)} OTEL_EXPORTER_OTLP_ENDPOINT={collector}"
+    return (
+        f"otel-fastperf stack check {there}",
+        f"docker compose --project-directory {there} up --detach --wait",
+        f"{environment} uvicorn --host 0.0.0.0 --port {port} MODULE:APP",
+        "",
+        f"Then {address('GRAFANA_URL', found)}, as admin with the password in {folder / SECRET}",
+    )
+
+
+def _check(options: argparse.Namespace) -> int:
+    folder: Path = options.directory
+    manifest = read_manifest(folder)
+    if manifest is None:
+        message = f"DIR={folder}: has no {MANIFEST}, so it is no stack. Cure: otel-fastperf stack init {folder}"
+        raise StackError(message)
+    wanted = filled(shipped(source()), manifest.answers)
+    stack = Stack(
+        folder=folder, manifest=manifest, wanted=wanted, version=installed("otel-fastperf"), environ=os.environ
+    )
+    environ = {**variables(stack.text(ENVIRONMENT)), **os.environ}
+    checks: list[Check] = [*check_stack(stack), *check_tools(folder, wanted, environ)]
+    print_checks(checks, options.format)
+    return _FOUND if any(check.level is Level.BAD for check in checks) else _OK

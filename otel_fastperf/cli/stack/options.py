@@ -1,0 +1,170 @@
+"""What `stack init` is told about an app: each value is checked, and refused with its key, rule and cure."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal, InvalidOperation
+from typing import Final
+from urllib.parse import urlsplit
+
+from otel_fastperf.cli.stack.files import HOST, Answers, StackError
+from otel_fastperf.metrics import HTTP_SECONDS
+
+#: names of the machine that a container takes for itself
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]", "[::]")  # noqa: S104 - nothing is bound
+_TARGET: Final = re.compile(r"((?:[A-Za-z0-9](?:[\w.-]*\w)?|\[[0-9a-fA-F:.]+\])?):([0-9]{1,5})", re.ASCII)
+_MOST_PORT: Final = 65535
+_LONGEST_NAME: Final = 255
+#: an alert on a burn of 14.4 times the budget cannot fire when all requests fail and that is less
+_FAST_BURN: Final = Decimal("14.4")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """The options as they were typed; None and () are those that were not."""
+
+    service: str | None = None
+    targets: Sequence[str] = ()
+    availability: str | None = None
+    latency: str | None = None
+    latency_threshold: str | None = None
+    #: `GRAFANA_URL` -> address
+    urls: Mapping[str, str] = field(default_factory=dict)
+
+
+def answers(given: Given, before: Answers) -> Answers:
+    """What was given, and for the rest what was answered before.
+
+    Raises:
+        StackError: Values are wrong; the message has a line for each.
+    """
+    wrong: list[str] = []
+
+    def checked(value: str | None, check: Callable[[str], str], otherwise: str) -> str:
+        try:
+            return otherwise if value is None else check(value)
+        except StackError as error:
+            wrong.append(str(error))
+            return otherwise
+
+    made = replace(
+        before,
+        service=checked(given.service, _service, before.service),
+        targets=tuple(dict.fromkeys(checked(target, _target, "") for target in given.targets)) or before.targets,
+        availability=checked(given.availability, _percent("--availability"), before.availability),
+        latency=checked(given.latency, _percent("--latency"), before.latency),
+        latency_threshold=checked(given.latency_threshold, _threshold, before.latency_threshold),
+        urls={**before.urls, **{name: checked(url, _url(name), "") for name, url in given.urls.items()}},
+    )
+    if wrong:
+        raise StackError("\n".join(wrong))
+    return made
+
+
+def notes(made: Answers, given: Given) -> Iterator[str]:
+    """What the user should know about his answers."""
+    if any(_is_loopback(target) for target in given.targets):
+        yield (
+            f"localhost is the container itself inside of one: Prometheus scrapes {HOST} instead. On Linux your app"
+            " answers there if it listens on every address (uvicorn --host 0.0.0.0)."
+        )
+    for option, percent in (("--availability", made.availability), ("--latency", made.latency)):
+        if _FAST_BURN * (100 - Decimal(percent)) >= 100:  # noqa: PLR2004 - percent
+            yield (
+                f"{option} {percent}: the alert that pages at a burn of {_FAST_BURN} times the budget cannot fire: more"
+                " than all requests would have to fail. The slower ones can."
+            )
+
+
+def _is_loopback(target: str) -> bool:
+    return target.rpartition(":")[0] in {"", *_LOOPBACK}
+
+
+def _service(value: str) -> str:
+    if not value.strip() or not value.isprintable() or len(value) > _LONGEST_NAME:
+        message = (
+            f"--service {value!r}: must be the service's name, 1 to {_LONGEST_NAME} printable characters."
+            " Cure: --service shop, or whatever OTEL_SERVICE_NAME is"
+        )
+        raise StackError(message)
+    return value.strip()
+
+
+def _target(value: str) -> str:
+    found = _TARGET.fullmatch(value)
+    if found is None or not 1 <= int(found.group(2)) <= _MOST_PORT:
+        message = (
+            f"--target {value!r}: must be host:port, without scheme and path, port 1 to {_MOST_PORT}."
+            f" Cure: --target {_better(value)}"
+        )
+        raise StackError(message)
+    host, port = found.groups()
+    return f"{HOST}:{port}" if _is_loopback(value) else f"{host}:{port}"
+
+
+def _better(value: str) -> str:
+    """What may have been meant."""
+    try:
+        url = urlsplit(value if "://" in value else f"http://{value}")
+        host, port = url.hostname, url.port or (443 if url.scheme == "https" else 80 if "://" in value else 8000)
+    except ValueError:
+        host, port = None, 0
+    better = f"{host}:{port}"
+    return better if host and _TARGET.fullmatch(better) else "shop:8000"
+
+
+def _percent(option: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        number = _number(value.removesuffix("%"))
+        if number is None or not 50 <= number < 100:  # noqa: PLR2004 - percent
+            message = (
+                f"{option} {value!r}: must be a percentage from 50 to under 100; 100 leaves no budget for errors, and"
+                f" every one of them would be an alarm. Cure: {option} 99.9"
+            )
+            raise StackError(message)
+        return str(number)
+
+    return check
+
+
+def _threshold(value: str) -> str:
+    number = _number(value.removesuffix("s"))
+    for bound in HTTP_SECONDS:
+        if number == Decimal(str(bound)):
+            return str(bound)
+    bounds = ", ".join(f"{bound:g}" for bound in HTTP_SECONDS)
+    nearest = min(HTTP_SECONDS, key=lambda bound: abs(Decimal(str(bound)) - (number or Decimal("0.5"))))
+    message = (
+        f"--latency-threshold {value!r}: must be a bound of the buckets of http_server_request_duration_seconds, in"
+        f" seconds: {bounds}; between two of them nobody counts. Cure: --latency-threshold {nearest:g}"
+    )
+    raise StackError(message)
+
+
+def _number(text: str) -> Decimal | None:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _url(name: str) -> Callable[[str], str]:
+    option = f"--{name.lower().replace('_', '-')}"
+
+    def check(value: str) -> str:
+        try:
+            url = urlsplit(value)
+            is_one = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+        except ValueError:
+            is_one = False
+        # it goes into .env, JSON and YAML as it is
+        if not is_one or not re.fullmatch(r"[!%&'()*+,./:;=?@\[\]~\w-]+", value, re.ASCII) or "'" in value:
+            message = (
+                f"{option} {value!r}: must be an http or https address without spaces, quotes, # and $."
+                f" Cure: {option} https://grafana.example.com"
+            )
+            raise StackError(message)
+        return value.rstrip("/")
+
+    return check

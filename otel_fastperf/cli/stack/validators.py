@@ -1,0 +1,202 @@
+"""The programs that judge the stack's files best: those that read them.
+
+Each is asked where Docker has the image that the stack runs, or where it is installed.
+What a program refuses may be wrong, or the program may be another version or build than the stack's. So the files as
+they are shipped are the control: where a program refuses them too, it cannot judge.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from otel_fastperf.cli.setup_checks import Check, Level
+from otel_fastperf.cli.stack.files import COMPOSE, write_file
+
+_SECONDS: Final = 60.0
+#: lines of a program's words that are shown
+_MOST_LINES: Final = 12
+
+#: where a folder of the stack is in its container -> where it is in the stack
+_MOUNTS: Final = {
+    "/etc/prometheus": "deploy/prometheus",
+    "/etc/alertmanager": "deploy/alertmanager",
+    "/etc/jaeger": "deploy/jaeger",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A program, and what it is to be asked."""
+
+    name: str
+    #: what of it may be installed, the best first; each with the words that the command begins with
+    programs: tuple[tuple[str, ...], ...]
+    #: the folder of a stack -> question -> the arguments
+    questions: Callable[[Path], dict[str, list[str]]]
+    #: the service whose image has it too, and the program's name there; "" is what the image starts by itself
+    image: tuple[str, str]
+    #: what goes unlooked-at without it
+    covers: str
+    #: which of its versions cannot read the files
+    too_old: str = ""
+
+
+def _compose(folder: Path) -> dict[str, list[str]]:
+    # --no-interpolate would hide a variable that is missing
+    base = ["--project-directory", str(folder), "-f", str(folder / COMPOSE)]
+    asked = {COMPOSE: [*base, "config", "--quiet"]}
+    for overlay in sorted(folder.glob("compose.*.yml")):
+        asked[f"{COMPOSE} with {overlay.name}"] = [*base, "-f", str(overlay), "config", "--quiet"]
+    return asked
+
+
+def _prometheus(folder: Path) -> dict[str, list[str]]:
+    return _one(folder / "deploy/prometheus/prometheus.yml", "check", "config")
+
+
+def _one(file: Path, *words: str) -> dict[str, list[str]]:
+    """Nothing is asked about a file that is missing."""
+    return {file.name: [*words, str(file)]} if file.is_file() else {}
+
+
+def _rules(folder: Path) -> dict[str, list[str]]:
+    rules = [str(path) for path in sorted(folder.glob("deploy/prometheus/rules/*.yml"))]
+    return {"rules": ["check", "rules", *rules]} if rules else {}
+
+
+def _alertmanager(folder: Path) -> dict[str, list[str]]:
+    return _one(folder / "deploy/alertmanager/alertmanager.yml", "check-config")
+
+
+def _collector(folder: Path) -> dict[str, list[str]]:
+    return _layers(folder / "deploy/collector/config.yaml", folder.glob("deploy/collector/overlays/*.yaml"))
+
+
+def _jaeger(folder: Path) -> dict[str, list[str]]:
+    return _layers(folder / "deploy/jaeger/config.yaml", folder.glob("deploy/jaeger/*.yaml"))
+
+
+def _layers(base: Path, overlays: Iterable[Path]) -> dict[str, list[str]]:
+    """The configuration alone, and with each overlay."""
+    if not base.is_file():
+        return {}
+    name = f"{base.parent.name}/{base.name}"
+    asked = {name: ["validate", f"--config={base}"]}
+    for overlay in sorted({*overlays} - {base}):
+        layers = [base, *_below(overlay), overlay]
+        asked[f"{name} with {overlay.name}"] = ["validate", *(f"--config={layer}" for layer in layers)]
+    return asked
+
+
+def _below(overlay: Path) -> list[Path]:
+    """`persistent-tls.yaml` is what lies over `persistent.yaml` and `tls.yaml` together."""
+    words = overlay.stem.split("-")
+    for cut in range(1, len(words)):
+        both = [overlay.with_stem("-".join(part)) for part in (words[:cut], words[cut:])]
+        if all(path.is_file() for path in both):
+            return both
+    return []
+
+
+_PROMTOOL: Final = ("prometheus", "promtool")
+TOOLS: Final = (
+    Tool("docker compose", (("docker", "compose"), ("docker-compose",)), _compose, ("", ""), "the compose files"),
+    Tool("promtool", (("promtool",),), _prometheus, _PROMTOOL, "deploy/prometheus/prometheus.yml", r"version [012]\."),
+    Tool("promtool", (("promtool",),), _rules, _PROMTOOL, "deploy/prometheus/rules"),
+    Tool("amtool", (("amtool",),), _alertmanager, ("alertmanager", "amtool"), "deploy/alertmanager"),
+    Tool("otelcol", (("otelcol-contrib",), ("otelcol",)), _collector, ("otel-collector", ""), "deploy/collector"),
+    Tool("jaeger", (("jaeger",),), _jaeger, ("jaeger", ""), "deploy/jaeger"),
+)
+
+
+def check_tools(folder: Path, shipped: Mapping[str, bytes], environ: Mapping[str, str]) -> Iterator[Check]:
+    """Ask each program about the files in `folder`. `shipped` is what `stack init` would write."""
+    with tempfile.TemporaryDirectory(prefix="otel-fastperf-") as scratch:
+        ours, theirs = Path(scratch) / "ours", Path(scratch) / "theirs"
+        for path, content in shipped.items():
+            write_file(ours / path, content)
+        shutil.copytree(folder, theirs, ignore=shutil.ignore_patterns("secrets", ".git"), ignore_dangling_symlinks=True)
+        for copied in (ours, theirs):
+            _as_in_container(copied)
+        for tool in TOOLS:
+            yield from _ask(tool, theirs, ours, environ)
+
+
+def _as_in_container(folder: Path) -> None:
+    """Files name each other by their paths in the container: lead these to where they are here."""
+    for path in (*folder.glob("deploy/**/*.yml"), *folder.glob("deploy/**/*.yaml")):
+        text = path.read_bytes()
+        for mount, there in _MOUNTS.items():
+            text = re.sub(rb"(?<![\w.-])" + mount.encode() + rb"(?=/)", str(folder / there).encode(), text)
+        path.write_bytes(text)
+
+
+def _ask(tool: Tool, theirs: Path, ours: Path, environ: Mapping[str, str]) -> Iterator[Check]:
+    command = _in_image(tool, theirs, environ) or _installed(tool, environ)
+    if command is None:
+        what = f"Not installed: {tool.covers} could not be checked as a whole."
+        yield Check(tool.name, Level.INFO, what)
+        return
+    if tool.too_old and re.search(tool.too_old, _run([*command, "--version"], theirs, environ)[1]):
+        what = f"Too old to read {tool.covers}, which could not be checked as a whole."
+        yield Check(tool.name, Level.INFO, what)
+        return
+    control, right = tool.questions(ours), []
+    for question, arguments in tool.questions(theirs).items():
+        refused, said = _run([*command, *arguments], theirs, environ)
+        if not refused:
+            right.append(question)
+        elif question in control and _run([*command, *control[question]], ours, environ)[0]:
+            what = f"The installed one takes {question} not as it is shipped either, so it cannot judge it:\n{said}"
+            yield Check(tool.name, Level.WARN, what)
+        else:
+            yield Check(tool.name, Level.BAD, f"{question} is refused:\n{said}", "correct what is named")
+    if right:
+        yield Check(tool.name, Level.OK, f"Takes {', '.join(right)}.")
+
+
+def _installed(tool: Tool, environ: Mapping[str, str]) -> list[str] | None:
+    for program, *words in tool.programs:
+        path = shutil.which(program, path=environ.get("PATH"))
+        # docker may be there without its compose plugin
+        if path and (not words or not _run([path, *words, "version"], Path(), environ)[0]):
+            return [path, *words]
+    return None
+
+
+def _in_image(tool: Tool, theirs: Path, environ: Mapping[str, str]) -> list[str] | None:
+    """The very version that the stack runs, where Docker has its image already: nothing is pulled."""
+    service, program = tool.image
+    docker = shutil.which("docker", path=environ.get("PATH"))
+    text = (theirs / COMPOSE).read_text(encoding="utf-8", errors="replace") if (theirs / COMPOSE).is_file() else ""
+    named = re.search(rf"^  {service}:\n(?:(?:    .*|\s*)\n)*?    image: *([\w./:@-]+) *$", text, re.MULTILINE)
+    if not (service and docker and named) or _run([docker, "image", "inspect", named.group(1)], theirs, environ)[0]:
+        return None
+    scratch = theirs.parent
+    alone = ["--rm", "--pull=never", "--network=none", "--read-only", f"--user={os.getuid()}:{os.getgid()}"]
+    entry = [f"--entrypoint={program}"] if program else []
+    return [docker, "run", *alone, f"--volume={scratch}:{scratch}:ro", *entry, named.group(1)]
+
+
+def _run(command: list[str], folder: Path, environ: Mapping[str, str]) -> tuple[bool, str]:
+    """Whether it refused, and the end of what it said."""
+    try:
+        done = subprocess.run(  # noqa: S603 - programs that the user has installed, with paths of our making
+            command, cwd=folder, env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace", check=False, timeout=_SECONDS,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return True, str(error)
+    said = done.stdout.replace(f"{folder}/", "")
+    lines = [line.rstrip()[:300] for line in said.splitlines() if line.strip()]
+    return done.returncode != 0, "\n".join(_printable(line) for line in lines[-_MOST_LINES:])
+
+
+def _printable(line: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in line)

@@ -1,0 +1,32 @@
+"""What is the same for every span: how a failure stands on it, and the exemplar that leads to it."""
+
+from opentelemetry.trace import Span, Status, StatusCode
+
+from otel_fastperf.internals.redaction import describe_error
+
+
+def fail_span(span: Span, kind: str, error: BaseException | None) -> None:
+    """Mark the span as failed: `kind` is its `error.type`; `error` is what was raised, if anything was.
+
+    The `exception` event and the status are free of bound SQL parameters.
+    """
+    if not span.is_recording():
+        return
+    span.set_attribute("error.type", kind)
+    if error is None:
+        span.set_status(Status(StatusCode.ERROR))
+        return
+    text = describe_error(error)
+    span.set_status(Status(StatusCode.ERROR, text.message))
+    span.add_event(
+        "exception",
+        {"exception.type": text.type, "exception.message": text.message, "exception.stacktrace": text.stacktrace},
+    )
+
+
+def exemplar_of(span: Span) -> dict[str, str] | None:
+    """`{"trace_id": 32 hex digits, "span_id": 16}` for a histogram; None if the span is not sampled."""
+    context = span.get_span_context()
+    if not context.trace_flags.sampled:
+        return None
+    return {"trace_id": format(context.trace_id, "032x"), "span_id": format(context.span_id, "016x")}

@@ -1,0 +1,145 @@
+"""What the views of a report have in common: its headline, segments in plain words, figures as people read them."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from otel_fastperf.findings import Finding, Severity
+from otel_fastperf.report.formatting import number, seconds, size
+from otel_fastperf.report.histograms import Quantile
+from otel_fastperf.report.model import Report, WorkerVerdict
+from otel_fastperf.requests.time_budget import Segment
+
+#: segments in plain words
+PLAIN: Final[Mapping[str, str]] = {
+    Segment.MIDDLEWARE: "middleware",
+    Segment.DEPENDENCIES: "routing and dependencies",
+    Segment.HANDLER: "the endpoint itself",
+    Segment.DB: "database",
+    Segment.POOL_WAIT: "waiting for a connection",
+    Segment.THREADPOOL_WAIT: "waiting for a thread",
+    Segment.LOOP_WAIT: "waiting for the event loop",
+    Segment.GC: "garbage collection",
+    Segment.SERIALIZATION: "serialization",
+    Segment.SEND: "sending the response",
+}
+
+#: evidence that is a sentence for people: what is wrong in a statement's plan
+REMARK: Final = "plan_remark"
+
+#: seconds: the lowest and the highest bound of the buckets that latency quantiles come from
+LATENCY_BOUNDS: Final = (0.005, 10.0)
+
+_MINUTE: Final = 60.0
+_HOUR: Final = 3600.0
+_DAY: Final = 86400.0
+
+
+def headline(report: Report) -> str:
+    """`shop: 2 critical bottlenecks, 1 warning`."""
+    counts = Counter(finding.severity for finding in report.findings)
+    said = ", ".join(_counted(counts[severity], severity) for severity in reversed(Severity) if counts[severity])
+    return f"{report.service or 'This service'}: {said or 'no bottleneck was seen'}"
+
+
+def _counted(count: int, severity: Severity) -> str:
+    match severity:
+        case Severity.CRITICAL:
+            return f"{count} critical bottleneck{'s' if count > 1 else ''}"
+        case Severity.WARNING:
+            return f"{count} warning{'s' if count > 1 else ''}"
+        case Severity.INFO:
+            return f"{count} remark{'s' if count > 1 else ''}"
+
+
+def subline(report: Report) -> str:
+    """Which process, and how much it did: `pid 4711, up 2 h 5 min, 20.7 requests and 1,050 statements a second`."""
+    worker = report.worker
+    rates = f"{rate(worker.requests_per_second)} requests and {rate(worker.statements_per_second)} SQL statements"
+    return f"pid {worker.pid}, measured for {duration(worker.uptime_seconds)}, {rates} a second"
+
+
+def rate(value: float) -> str:
+    """`20.7`, `1,050`."""
+    return number(value) if value >= 99.95 else f"{value:.1f}"  # noqa: PLR2004 - three digits
+
+
+def duration(value: float) -> str:
+    """How long something has run: `42 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    if value < _MINUTE:
+        return f"{value:.0f} s"
+    if value < _HOUR:
+        return f"{value // _MINUTE:.0f} min"
+    if value < _DAY:
+        return f"{value // _HOUR:.0f} h {value % _HOUR // _MINUTE:.0f} min"
+    return f"{value // _DAY:.0f} d {value % _DAY // _HOUR:.0f} h"
+
+
+def moment(unix: float) -> str:
+    """`2025-03-01 12:00:00 UTC`."""
+    try:
+        return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):
+        return f"{unix:g}"
+
+
+def latency(value: float | None) -> Quantile | None:
+    """A route's quantile with what its buckets cannot tell: `< 5 ms`, `> 10 s`."""
+    if value is None:
+        return None
+    lowest, highest = LATENCY_BOUNDS
+    return Quantile(value, "<" if value <= lowest else ">" if value >= highest else "")
+
+
+def place(finding: Finding) -> str:
+    """The route a finding is about, in words."""
+    return finding.route or "outside of requests"
+
+
+def evidence(name: str, value: str | float | tuple[str, ...]) -> str:
+    """A piece of evidence, in the unit that its name tells."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case str():
+            return value
+        case tuple():
+            return ", ".join(value)
+        case _:
+            return _figure(name.replace(".", "_").split("_"), value)
+
+
+def _figure(parts: list[str], value: float) -> str:
+    if parts[-1] == "seconds":
+        return seconds(value) if value >= 0 else f"-{seconds(-value)}"
+    if parts[-1] == "bytes":
+        return size(value)
+    if "share" in parts or "ratio" in parts:
+        return f"{value:.1%}"
+    return f"{value:,d}" if isinstance(value, int) else f"{value:,g}"
+
+
+def gauges(worker: WorkerVerdict) -> Iterator[tuple[str, str]]:
+    """Figures of the worker that are known, with their names."""
+    yield from _loop(worker)
+    if worker.threads_limit is not None:
+        waiting = f", {number(worker.threads_waiting)} requests wait" if worker.threads_waiting else ""
+        yield "threads", f"{number(worker.threads_borrowed or 0)} of {number(worker.threads_limit)} at work{waiting}"
+    if worker.resident_bytes is not None:
+        unique = f", {size(worker.unique_bytes)} its own" if worker.unique_bytes is not None else ""
+        yield "memory", f"{size(worker.resident_bytes)} resident{unique}"
+    if worker.headroom_bytes is not None:
+        yield "to the limit", size(worker.headroom_bytes)
+    if worker.gc_share is not None:
+        yield "collector", f"{worker.gc_share:.1%} of the time"
+
+
+def _loop(worker: WorkerVerdict) -> Iterator[tuple[str, str]]:
+    if worker.loop_utilization is not None:
+        yield "event loop", f"{worker.loop_utilization:.0%} busy"
+    if worker.loop_lag_p50 is not None and worker.loop_lag_p99 is not None:
+        yield "timers late by", f"p50 {seconds(worker.loop_lag_p50)}, p99 {seconds(worker.loop_lag_p99)}"
+    if worker.blocked_seconds:
+        causes = ", ".join(f"{cause} {seconds(spent)}" for cause, spent in worker.blocked_seconds.items())
+        yield "loop was held", f"{seconds(sum(worker.blocked_seconds.values()))} ({causes})"

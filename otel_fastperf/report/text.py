@@ -1,0 +1,198 @@
+"""A report as text for a terminal, at most 100 columns: the verdict, the findings with their cures, the routes."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from otel_fastperf.findings import Evidence, Finding, Severity
+from otel_fastperf.report.formatting import (
+    GAP,
+    TIMES,
+    Paint,
+    columns,
+    number,
+    printable,
+    quantile,
+    seconds,
+    shorten,
+    width,
+    wrapped,
+)
+from otel_fastperf.report.labels import PLAIN, REMARK, evidence, gauges, headline, latency, moment, place, subline
+from otel_fastperf.report.model import Report, RouteVerdict
+from otel_fastperf.requests.time_budget import Segment
+
+COLUMNS: Final = 100
+#: routes that the verdict speaks of
+MOST_ROUTES: Final = 5
+#: characters: longer evidence is for JSON and HTML
+LONGEST_EVIDENCE: Final = 40
+#: evidence for machines, and what stands on a line of its own
+_NOT_HERE: Final = ("fingerprint", "hash", REMARK)
+#: rows of the table; JSON has all
+MOST_ROWS: Final = 50
+_INDENT: Final = "  "
+_NAME: Final = 14
+_BAR: Final = 16
+_ROUTE_COLUMNS: Final = (-29, 8, 6, 7, 7, 7, 6, -_BAR)
+
+#: work is shaded, what is waited for is a letter or a sign
+_CHARACTERS: Final[Mapping[str, str]] = {
+    Segment.DB: "█",
+    Segment.HANDLER: "▓",
+    Segment.DEPENDENCIES: "▒",
+    Segment.SERIALIZATION: "░",
+    Segment.MIDDLEWARE: "=",
+    Segment.SEND: ">",
+    Segment.POOL_WAIT: "c",
+    Segment.THREADPOOL_WAIT: "t",
+    Segment.LOOP_WAIT: "!",
+    Segment.GC: "g",
+}
+_OTHER: Final = "?"
+
+
+def to_text(report: Report, *, colour: bool) -> str:
+    """Lines of at most 100 columns, without a line break at the end; `colour` is for terminals that have it."""
+    paint = Paint(colour=colour)
+    return _joined(_verdict(report, paint), _findings(report, paint), _routes(report, paint), _end(report, paint))
+
+
+def verdict(report: Report, *, colour: bool) -> str:
+    """The beginning of `to_text`: the verdict and the findings, without the tables."""
+    paint = Paint(colour=colour)
+    return _joined(_verdict(report, paint), _findings(report, paint))
+
+
+def _joined(*sections: Iterator[str]) -> str:
+    return "\n\n".join("\n".join(lines) for lines in map(list, sections) if lines)
+
+
+def _verdict(report: Report, paint: Paint) -> Iterator[str]:
+    yield paint.bold(shorten(printable(headline(report)), COLUMNS))
+    yield paint.dim(subline(report))
+    yield ""
+    yield from _indented(report.worker.sentence)
+    if not report.routes:
+        yield from _indented("No request has been measured yet.")
+        return
+    yield ""
+    rows = [(_name(route), seconds(route.seconds)) for route in report.routes[:MOST_ROUTES]]
+    heads = columns(rows, (-min(40, max(width(name) for name, _ in rows)), 7))
+    for head, route in zip(heads, report.routes, strict=False):
+        room = COLUMNS - width(head) - 2 * len(GAP)
+        first, *rest = wrapped(printable(route.sentence), room) or [""]
+        yield f"{_INDENT}{head}{GAP}{first}".rstrip()
+        yield from (f"{' ' * (COLUMNS - room)}{line}" for line in rest)
+
+
+def _name(route: RouteVerdict) -> str:
+    return printable(f"{route.method} {route.route}")
+
+
+def _indented(text: str) -> Iterator[str]:
+    return (_INDENT + line for line in wrapped(printable(text), COLUMNS - len(_INDENT)))
+
+
+def _findings(report: Report, paint: Paint) -> Iterator[str]:
+    for count, finding in enumerate(report.findings):
+        if count:
+            yield ""
+        yield from _finding(finding, paint)
+
+
+def _finding(finding: Finding, paint: Paint) -> Iterator[str]:
+    severity = finding.severity.upper()
+    head = f"{finding.kind} in {place(finding)}" if finding.route else f"{finding.kind} {place(finding)}"
+    cost = f", {seconds(finding.seconds)} in all" if finding.seconds else ""
+    seen = f"{TIMES}{number(finding.count)}{cost}"
+    head = shorten(printable(head), COLUMNS - len(severity) - len(seen) - 2 * len(GAP))
+    yield f"{_severity(finding, paint)(severity)}{GAP}{paint.bold(head)}{GAP}{paint.dim(seen)}"
+    if finding.call_site is not None:
+        yield _INDENT + paint.cyan(shorten(printable(f"at {finding.call_site}"), COLUMNS - len(_INDENT)))
+    yield from _indented(finding.message)
+    remark = finding.evidence.get(REMARK)
+    if isinstance(remark, str):
+        yield from _indented(remark)
+    first, *rest = wrapped(printable(finding.remedy), COLUMNS - len(_INDENT) - len("fix: ")) or [""]
+    yield f"{_INDENT}{paint.green('fix:')} {first}"
+    yield from (f"{_INDENT}     {line}" for line in rest)
+    facts = _facts(finding.evidence)
+    if facts:
+        yield _INDENT + paint.dim(shorten(facts, COLUMNS - len(_INDENT)))
+    if finding.trace_ids:
+        yield _INDENT + paint.dim(shorten(printable(f"trace {finding.trace_ids[-1]}"), COLUMNS - len(_INDENT)))
+
+
+def _severity(finding: Finding, paint: Paint) -> Callable[[str], str]:
+    match finding.severity:
+        case Severity.CRITICAL:
+            return paint.red
+        case Severity.WARNING:
+            return paint.yellow
+        case Severity.INFO:
+            return paint.cyan
+
+
+def _facts(given: Evidence) -> str:
+    """Evidence in one line: what is short, and says something to a person."""
+    facts = ((name, evidence(name, value)) for name, value in given.items() if not name.endswith(_NOT_HERE))
+    short = (f"{name} {fact}" for name, fact in facts if fact and "\n" not in fact and len(fact) <= LONGEST_EVIDENCE)
+    return printable("; ".join(short))
+
+
+def _routes(report: Report, paint: Paint) -> Iterator[str]:
+    if not report.routes:
+        return
+    header = ("Routes", "requests", "errors", "p50", "p95", "p99", "SQL", "time")
+    shown = report.routes[:MOST_ROWS]
+    rows = [_row(route) for route in shown]
+    title, *lines = columns([header, *rows], _ROUTE_COLUMNS)
+    yield paint.bold(title)
+    yield from (paint.red(line) if route.errors else line for line, route in zip(lines, shown, strict=True))
+    if len(report.routes) > len(shown):
+        yield f"… and {len(report.routes) - len(shown)} more, which JSON has"
+    yield paint.dim("Most time first. SQL: mean number of statements of a request. time: where it goes,")
+    yield from _legend(report, paint)
+
+
+def _row(route: RouteVerdict) -> tuple[str, ...]:
+    quantiles = (quantile(latency(value)) for value in (route.p50, route.p95, route.p99))
+    errors = number(route.errors) if route.errors else ""
+    return (_name(route), number(route.requests), errors, *quantiles, f"{route.statements:.1f}", _bar(route.segments))
+
+
+def _bar(segments: Mapping[str, float]) -> str:
+    """One character for each sixteenth of the time, rounded so that they fill the bar."""
+    total, done, bar = sum(segments.values()), 0.0, ""
+    for segment, spent in segments.items():
+        done += spent
+        bar += _CHARACTERS.get(segment, _OTHER) * (round(_BAR * done / total) - len(bar))
+    return bar
+
+
+def _legend(report: Report, paint: Paint) -> Iterator[str]:
+    bars = {character for route in report.routes[:MOST_ROWS] for character in _bar(route.segments)}
+    entries = [f"{character} {PLAIN[segment]}" for segment, character in _CHARACTERS.items() if character in bars]
+    if _OTHER in bars:
+        entries.append(f"{_OTHER} other")
+    # words of one entry stay together
+    text = " ".join(entry.replace(" ", "\N{NO-BREAK SPACE}") for entry in entries)
+    for line in wrapped(text, COLUMNS):
+        yield paint.dim(line.replace(" ", GAP).replace("\N{NO-BREAK SPACE}", " "))
+
+
+def _end(report: Report, paint: Paint) -> Iterator[str]:
+    for name, value in gauges(report.worker):
+        yield from _entry(name, value, paint)
+    if report.troubles:
+        failed = ", ".join(f"{number(count)} {TIMES} {what}" for what, count in report.troubles.items())
+        yield from _entry("own failures", failed, paint)
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items() if version)
+    made = f"Made {moment(report.made_at)}" + (f" by {versions}" if versions else "")
+    yield from (paint.dim(line) for line in wrapped(printable(made), COLUMNS))
+
+
+def _entry(name: str, value: str, paint: Paint) -> Iterator[str]:
+    first, *rest = wrapped(printable(value), COLUMNS - _NAME - len(GAP))
+    yield f"{paint.bold(f'{name:<{_NAME}}')}{GAP}{first}"
+    yield from (f"{' ' * _NAME}{GAP}{line}" for line in rest)

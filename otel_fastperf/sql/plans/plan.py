@@ -1,0 +1,76 @@
+"""A plan as it is shown: a text for people, what is wrong in it, and a hash that is equal for plans of one shape."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+from otel_fastperf.sql.plans.mysql import MARIADB, MYSQL
+from otel_fastperf.sql.plans.node import Database, Facts, Node, Work, walk
+from otel_fastperf.sql.plans.postgresql import POSTGRESQL
+from otel_fastperf.sql.plans.remarks import remark_on
+from otel_fastperf.sql.plans.sqlite import SQLITE
+from otel_fastperf.sql.plans.statement import Statement
+
+#: by SQLAlchemy's names of dialects, where MariaDB is told from MySQL
+DATABASES: Final[dict[str, Database]] = {
+    "postgresql": POSTGRESQL,
+    "mysql": MYSQL,
+    "mariadb": MARIADB,
+    "sqlite": SQLITE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a database would execute a statement. Free of values."""
+
+    #: a line for each step and each of its conditions, indented; ends with `…` when it was cut
+    text: str
+    #: 16 hex digits; equal for plans that differ in figures only
+    hash: str
+    #: one sentence about what is wrong; "" if nothing is seen to be
+    remark: str
+    #: the first step
+    top: str
+    #: the database's estimate, in its own unit; None if it gives none
+    cost: float | None
+    #: tables that are read from end to end, with the rows of each; None where that is not known
+    scans: tuple[tuple[str, float | None], ...]
+
+
+def plan_of(database: Database, root: Node, statement: Statement, facts: Facts, *, max_length: int = 4096) -> Plan:
+    """The plan whose nodes `database.read` has given; its text has at most `max_length` characters."""
+    database.weigh(root, facts)
+    shape = "\n".join(f"{depth} {line}" for depth, line, _ in _lines(root))
+    return Plan(
+        text=_cut([f"{'  ' * depth}{line}{figures}" for depth, line, figures in _lines(root)], max_length),
+        hash=blake2b(shape.encode("utf-8", "replace"), digest_size=8).hexdigest(),
+        remark=remark_on(root, facts, statement),
+        top=root.title,
+        cost=root.cost,
+        scans=tuple((node.table, node.read) for node, _ in walk(root) if node.work is Work.SCAN),
+    )
+
+
+def _lines(root: Node) -> Iterator[tuple[int, str, str]]:
+    """Indentation, text, and the figures behind it."""
+    for node, above in walk(root):
+        yield len(above), node.title, _figures(node)
+        for detail in node.details:
+            yield len(above) + 2, detail, ""
+
+
+def _figures(node: Node) -> str:
+    figures = (("cost", node.cost), ("rows", node.rows), ("of", node.read))
+    shown = " ".join(f"{name}={figure:,.0f}" for name, figure in figures if figure is not None)
+    return f"  ({shown})" if shown else ""
+
+
+def _cut(lines: list[str], length: int) -> str:
+    """As many whole lines as fit."""
+    text = "\n".join(lines).encode("utf-8", "replace").decode("utf-8")
+    if len(text) <= length:
+        return text
+    head = text[: length - 1]
+    return head[: max(head.rfind("\n"), 0)] + "…"

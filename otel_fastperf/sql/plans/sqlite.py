@@ -1,0 +1,134 @@
+"""SQLite's `EXPLAIN QUERY PLAN`: https://www.sqlite.org/eqp.html. Its lines hold no values, no conditions, no figures.
+
+Conditions and sort keys are taken from the statement; the rows of a table from its largest rowid, which is its last
+entry and so costs one look-up.
+"""
+
+import re
+from typing import Final
+
+from otel_fastperf.sql.plans.node import MOST_NODES, Database, Facts, Node, Rows, Work, apply_facts, number, text, walk
+from otel_fastperf.sql.plans.statement import Statement, compared
+
+#: tables whose rows are asked for
+_MOST_TABLES: Final = 20
+_ACCESS: Final = re.compile(r"(?P<verb>SCAN|SEARCH)(?: TABLE)? (?P<name>\S+)(?: AS (?P<alias>\S+))?(?P<rest>.*)")
+#: what is scanned and is no table
+_NO_TABLE: Final = ("VIRTUAL TABLE", "CONSTANT ROW", "SUBQUERY", "SCAN (", "SEARCH (")
+#: fields of a line of a plan: id, parent, unused, detail
+_FIELDS: Final = 4
+#: rows that a look-up by equality gives, and the part of a table that one by a range does: SQLite's own guesses where
+#: there was no ANALYZE
+_EQUAL_ROWS: Final = 10.0
+_RANGE_SHARE: Final = 0.25
+
+
+def _prepare(seconds: float, _version: tuple[int, ...]) -> tuple[str, ...]:
+    return (f"PRAGMA busy_timeout = {max(1, int(seconds * 1000))}", "PRAGMA query_only = ON")
+
+
+def _read(rows: Rows, statement: Statement) -> Node | None:
+    root = Node(title="Query")
+    nodes: dict[object, Node] = {0: root}
+    for row in rows[:MOST_NODES]:
+        if len(row) != _FIELDS or not all(isinstance(number_, int) for number_ in row[:2]):
+            continue
+        identity, parent, _, detail = row
+        node = _node(text(detail), statement)
+        nodes.get(parent, root).children.append(node)
+        # never a line of its own descent
+        nodes.setdefault(identity, node)
+    return root if root.children else None
+
+
+def _node(detail: str, statement: Statement) -> Node:
+    node = Node(title=detail)
+    access = _ACCESS.match(detail)
+    if access is not None and not any(words in detail for words in _NO_TABLE):
+        _judge(node, access, statement)
+    elif detail.startswith("USE TEMP B-TREE FOR") and "ORDER BY" in detail:
+        node.work, node.keys = Work.SORT, statement.order
+    elif "TEMP B-TREE" in detail:
+        node.work = Work.GROUP
+    return node
+
+
+def _judge(node: Node, access: re.Match[str], statement: Statement) -> None:
+    name, rest = access["name"], access["rest"]
+    alias = access["alias"] or name
+    if access["verb"] == "SEARCH":
+        node.rows = 1.0 if "rowid=?" in rest else _EQUAL_ROWS if "=?" in rest else None
+        node.table = statement.table(alias) if access["alias"] is None else name
+        return
+    node.work = Work.SCAN
+    node.table = statement.table(alias) if access["alias"] is None else name
+    comparisons = compared(statement.text, alias, single=statement.single)
+    node.keys, node.either = comparisons.keys, comparisons.either
+
+
+def _questions(root: Node) -> tuple[str, ...]:
+    """One query for each table, since one that is no table (a name of a WITH clause) fails alone."""
+    tables = dict.fromkeys(node.table for node, _ in walk(root) if node.table)
+    return tuple(_question(table) for table in list(tables)[:_MOST_TABLES])
+
+
+def _question(table: str) -> str:
+    schema, dot, name = table.rpartition(".")
+    identifier = ".".join('"' + part.replace('"', '""') + '"' for part in ((schema, name) if dot else (name,)))
+    literal = _literal(name)
+    master = f'"{schema}".sqlite_master' if dot else "sqlite_master"
+    # of a view the largest rowid would be looked for by executing it
+    return (
+        f"SELECT {_literal(table)},"  # noqa: S608 - the names come from the database, and are quoted
+        f" CASE WHEN EXISTS (SELECT 1 FROM {master} WHERE type = 'table' AND name = {literal} COLLATE NOCASE)"
+        f" THEN (SELECT max(_rowid_) FROM {identifier}) END,"
+        f" (SELECT group_concat(c.name, char(10)) FROM pragma_index_list({literal}) i"
+        " JOIN pragma_index_info(i.name) c ON c.seqno = 0 AND i.partial = 0)"
+    )
+
+
+def _literal(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
+
+
+def _facts(rows: Rows) -> Facts:
+    sizes: dict[str, float] = {}
+    indexed: dict[str, frozenset[str]] = {}
+    for row in rows:
+        if len(row) == _FIELDS - 1 and isinstance(row[0], str):
+            sizes[row[0]] = number(row[1]) or 0
+            indexed[row[0]] = frozenset(row[2].split("\n")) if isinstance(row[2], str) else frozenset()
+    return Facts(sizes=sizes, indexed=indexed)
+
+
+def _weigh(root: Node, facts: Facts) -> None:
+    """Lines of one parent are nested loops, the first the outermost; a correlated subquery is done for each row."""
+    apply_facts(root, facts)
+    for node, _ in walk(root):
+        rows, tables = node.loops, set()
+        for child in node.children:
+            child.loops = rows if child.table or child.title.startswith("CORRELATED") else node.loops
+            if child.table:
+                tables.add(child.table)
+                rows *= max(1.0, _given(child, facts))
+            elif child.work in {Work.SORT, Work.GROUP} and not child.children:
+                # its input are the lines before it
+                child.taken = rows / node.loops if tables else None
+                child.table = tables.pop() if len(tables) == 1 else ""
+
+
+def _given(node: Node, facts: Facts) -> float:
+    size = facts.sizes.get(node.table, 0)
+    if node.work is Work.SCAN:
+        return size
+    return size * _RANGE_SHARE if node.rows is None else node.rows
+
+
+SQLITE: Final = Database(
+    explain="EXPLAIN QUERY PLAN ",
+    prepare=_prepare,
+    read=_read,
+    questions=_questions,
+    facts=_facts,
+    weigh=_weigh,
+)

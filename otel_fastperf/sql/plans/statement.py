@@ -1,0 +1,168 @@
+"""What of a statement helps to read its plan: the tables behind its aliases, its comparisons, its order, its limit.
+
+Some databases leave these out of their plans: SQLite shows no conditions and no sort keys, MySQL no tables' own names.
+Like `sql`, a reader of words: what it does not recognise is not there.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from otel_fastperf.sql.describe import describe
+
+#: characters of a condition, or of a statement, that are looked at
+_LONGEST: Final = 16 * 1024
+#: columns of one index
+_MOST_KEYS: Final = 3
+
+_PART: Final = r'(?:[^\W\d][\w$]*|"[^"]+"|`[^`]+`)'
+_NAME: Final = rf"{_PART}(?:\.{_PART}){{0,3}}"
+_CAST: Final = re.compile(
+    r'::(?:"[^"]+"|[^\W\d][\w$.]*)(?: varying| precision)?(?:\([?, ]*\))?(?: with(?:out)? time zone)?(?:\[\])*'
+)
+_LONE: Final = re.compile(rf'(?<![\w"`])\(({_NAME})\)')
+_SOURCE: Final = re.compile(rf"(?:\bFROM|\bJOIN|,)\s+({_NAME})(?:\s+AS)?\s+({_PART})", re.IGNORECASE)
+_ORDER: Final = re.compile(r"\bORDER BY\s+(.*?)(?=\bLIMIT\b|\bOFFSET\b|\bFETCH\b|\bFOR\b|\)|;|$)", re.IGNORECASE)
+_LIMIT: Final = re.compile(r"\b(?:LIMIT|FETCH (?:FIRST|NEXT)|TOP)\b", re.IGNORECASE)
+_LABEL: Final = re.compile(rf"\bAS ({_PART})(?=\s*(?:,|\bFROM\b))", re.IGNORECASE)
+_SUFFIX: Final = re.compile(r"\s+(?:ASC|DESC|NULLS (?:FIRST|LAST))", re.IGNORECASE)
+_OR: Final = re.compile(r"\bOR\b", re.IGNORECASE)
+_VALUE: Final = re.compile(r"(?:[=<>~]|\b(?:LIKE|IN|BETWEEN|IS))\s*\(?(?:[?:$%]|NOT\b|NULL\b)", re.IGNORECASE)
+_WILDCARD: Final = re.compile(r"(?:~~\*?|\b(?:I?LIKE))\s+(?:[_\w]*)'[%_]", re.IGNORECASE)
+
+_OPERAND: Final = rf"(?:\b(?P<call>[^\W\d]\w*)\((?P<argument>{_NAME})\)|(?<![\w.\"`])(?P<name>{_NAME})\)?)"
+_COMPARED: Final = re.compile(
+    rf"{_OPERAND}\s*(?P<operator>=|<=|>=|<(?![>=])|>(?!=)|~~(?!\*)|\b(?:IN|LIKE|BETWEEN|IS NULL)\b)", re.IGNORECASE
+)
+_REVERSED: Final = re.compile(rf"(?<![<>!])=\s*(?P<name>{_NAME})(?![\w.]|\s*\()")
+_EQUAL: Final = frozenset({"=", "IN", "IS NULL"})
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+#: words that are no column and no alias
+_WORDS: Final = _words(
+    "ALL AND ANY AS BETWEEN CASE CROSS DISTINCT ELSE EXCEPT EXISTS FALSE FETCH FOR FROM FULL GROUP HAVING IN INNER"
+    " INTERSECT IS JOIN LATERAL LEFT LIKE LIMIT NATURAL NOT NULL OFFSET ON OR ORDER RIGHT SELECT SOME THEN TRUE UNION"
+    " USING WHEN WHERE WINDOW"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """The columns of one table that a condition compares, those that are compared for equality first."""
+
+    keys: tuple[str, ...] = ()
+    either: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement, without values."""
+
+    text: str
+    dialect: str
+    #: alias in lower case -> table
+    tables: dict[str, str]
+    #: columns of the last ORDER BY; empty if it has anything else
+    order: tuple[str, ...]
+    limited: bool
+    #: it compares anything with a value, so it does not ask for all there is
+    chooses: bool
+    #: it has only one table, so a column without a table is a column of it
+    single: bool
+
+    def table(self, alias: str) -> str:
+        """The table behind an alias."""
+        return self.tables.get(alias.lower(), alias)
+
+
+def statement_of(sql: str, dialect: str) -> Statement:
+    """Read a statement as the driver got it. Never raises."""
+    query = describe(sql[:_LONGEST], dialect, max_length=_LONGEST)
+    orders = [match[1] for match in _ORDER.finditer(query.text)]
+    return Statement(
+        text=query.text,
+        dialect=dialect,
+        tables=_tables(query.text),
+        order=() if not orders or _has_label(orders[-1], query.text) else plain_keys(orders[-1].split(",")),
+        chooses=_VALUE.search(query.text) is not None,
+        limited=_LIMIT.search(query.text) is not None,
+        single=bool(query.collection) and not re.search(r"\bJOIN\b", query.text, re.IGNORECASE),
+    )
+
+
+def scrubbed(condition: str, dialect: str) -> str:
+    """`(email = 'a@b.c'::text)` as `(email = ?)`: no values, no casts."""
+    shown = _CAST.sub("", describe(condition[:_LONGEST], dialect, max_length=_LONGEST).text)
+    return " ".join(_LONE.sub(r"\1", shown).split())
+
+
+def starts_with_wildcard(condition: str) -> bool:
+    """True for a condition, with its values, that has a `LIKE '%…'`."""
+    return _WILDCARD.search(condition[:_LONGEST]) is not None
+
+
+def compared(condition: str, alias: str, *, single: bool = False, calls: bool = True) -> Comparisons:
+    """The columns of the table `alias` that a scrubbed condition compares. With `single`, all are of that table.
+
+    A function of a column is a key too, unless `calls` is False: not every database can have an index on it.
+    """
+    equal: dict[str, None] = {}
+    others: dict[str, None] = {}
+    for match in _COMPARED.finditer(condition):
+        call = "" if (match["call"] or "").upper() in _WORDS else match["call"] or ""
+        column = _column(match["argument"] or match["name"], alias, single=single)
+        if column and (calls or not call):
+            key = f"{call.lower()}({column})" if call else column
+            (equal if match["operator"].upper() in _EQUAL else others)[key] = None
+    for match in _REVERSED.finditer(condition):
+        column = _column(match["name"], alias, single=single)
+        if column:
+            equal[column] = None
+    either = _OR.search(condition) is not None
+    ranges = [key for key in others if key not in equal]
+    # only the last column of an index can serve a range
+    return Comparisons((*equal, *(ranges if either else ranges[:1]))[:_MOST_KEYS], either)
+
+
+def plain_keys(keys: list[str]) -> tuple[str, ...]:
+    """Columns that are sorted by, without the direction; empty if one is an expression."""
+    columns = [_SUFFIX.sub("", key).strip() for key in keys]
+    if not all(re.fullmatch(_NAME, column) for column in columns):
+        return ()
+    return tuple(_unquoted(re.findall(_PART, column)[-1]) for column in columns)[:_MOST_KEYS]
+
+
+def _has_label(order: str, shown: str) -> bool:
+    """True if it sorts by what the statement only calls so: `count(*) AS c … ORDER BY c`."""
+    labels = {label.lower() for label in _LABEL.findall(shown)}
+    return any(name.lower() in labels for name in re.findall(_PART, order))
+
+
+def _column(name: str, alias: str, *, single: bool) -> str:
+    parts = re.findall(_PART, name)
+    column = _unquoted(parts[-1])
+    if len(parts) == 1:
+        return column if single and column.upper() not in _WORDS else ""
+    return column if _bare(parts[-2]).lower() == alias.lower() else ""
+
+
+def _bare(part: str) -> str:
+    return part[1:-1] if part[:1] in {'"', "`"} else part
+
+
+def _unquoted(part: str) -> str:
+    """Without quotes that it does not need."""
+    bare = _bare(part)
+    return bare if re.fullmatch(r"[a-z_][a-z0-9_]*", bare) else part
+
+
+def _tables(shown: str) -> dict[str, str]:
+    found = {}
+    for table, alias in _SOURCE.findall(shown):
+        if alias.upper() not in _WORDS and table.upper() not in _WORDS:
+            found[_bare(alias).lower()] = ".".join(_bare(part) for part in re.findall(_PART, table))
+    return found

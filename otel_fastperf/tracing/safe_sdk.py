@@ -1,0 +1,158 @@
+"""Samplers and span processors that cannot fail the code that starts and ends spans.
+
+The SDK calls both unguarded: one that raises fails the request, or the user's own code.
+"""
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, SynchronousMultiSpanProcessor, sampling
+from opentelemetry.trace import Link, SpanKind, TraceState
+from opentelemetry.util.types import Attributes
+
+from otel_fastperf.errors import SetupError
+from otel_fastperf.internals.guard import Guard
+from otel_fastperf.settings import TracesSettings
+
+#: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ : OTEL_TRACES_SAMPLER
+_SAMPLERS: Final = {
+    "always_on": sampling.ALWAYS_ON,
+    "always_off": sampling.ALWAYS_OFF,
+    "parentbased_always_on": sampling.DEFAULT_ON,
+    "parentbased_always_off": sampling.DEFAULT_OFF,
+}
+_RATIO_SAMPLERS: Final = {
+    "traceidratio": sampling.TraceIdRatioBased,
+    "parentbased_traceidratio": sampling.ParentBasedTraceIdRatio,
+}
+
+
+def sampler_of(settings: TracesSettings, guard: Guard) -> sampling.Sampler:
+    """The sampler that the settings name, guarded.
+
+    Raises:
+        SetupError: An installed sampler (entry point `opentelemetry_traces_sampler`) cannot be made.
+    """
+    name = settings.sampler.lower()
+    if name in _SAMPLERS:
+        return GuardedSampler(_SAMPLERS[name], guard)
+    if name in _RATIO_SAMPLERS:
+        return GuardedSampler(_RATIO_SAMPLERS[name](float(settings.sampler_arg or 1.0)), guard)
+    return GuardedSampler(_installed_sampler(settings), guard)
+
+
+def _installed_sampler(settings: TracesSettings) -> sampling.Sampler:
+    try:
+        (point,) = entry_points(group="opentelemetry_traces_sampler", name=settings.sampler)
+        sampler = point.load()(settings.sampler_arg)
+    except Exception as error:
+        message = (
+            f"otel_fastperf: the sampler {settings.sampler!r} cannot be made with the argument {settings.sampler_arg!r}"
+            f" ({type(error).__name__}: {error}). Cure: correct OTEL_TRACES_SAMPLER or OTEL_TRACES_SAMPLER_ARG"
+        )
+        raise SetupError(message) from error
+    if not isinstance(sampler, sampling.Sampler):
+        message = (
+            f"otel_fastperf: the sampler {settings.sampler!r} makes a {type(sampler).__name__}, which is no"
+            " opentelemetry.sdk.trace.sampling.Sampler. Cure: correct OTEL_TRACES_SAMPLER"
+        )
+        raise SetupError(message)
+    return sampler
+
+
+class GuardedSampler(sampling.Sampler):
+    """A sampler whose failure means: do not record."""
+
+    def __init__(self, sampler: sampling.Sampler, guard: Guard) -> None:
+        self._sampler = sampler
+        self._guard = guard
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> sampling.SamplingResult:
+        """As the sampler says."""
+        try:
+            # as the SDK calls it: many samplers have no seventh parameter
+            more = () if trace_state is None else (trace_state,)
+            result = self._sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, *more)
+            result.decision.is_recording()  # type: ignore[no-untyped-call]
+        except Exception as error:  # noqa: BLE001 - the user's sampler
+            self._guard.failed("sampler", error)
+            parent = trace.get_current_span(parent_context).get_span_context()
+            return sampling.SamplingResult(sampling.Decision.DROP, trace_state=parent.trace_state)
+        return result
+
+    def get_description(self) -> str:
+        """The sampler's own."""
+        return self._sampler.get_description()
+
+
+class GuardedProcessors(SynchronousMultiSpanProcessor):
+    """The processors of one provider; one that raises is counted, and the others are called all the same."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._guard = guard
+
+    @property
+    def processors(self) -> tuple[SpanProcessor, ...]:
+        """In the order in which they are called."""
+        return self._span_processors
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Pass on."""
+        for processor in self._span_processors:
+            try:
+                processor.on_start(span, parent_context=parent_context)
+            except Exception as error:  # noqa: BLE001 - the user's processor
+                self._guard.failed("span_processor", error)
+
+    def _on_ending(self, span: Span) -> None:
+        for processor in self._span_processors:
+            try:
+                processor._on_ending(span)  # noqa: SLF001 - the SDK's hook, called by SDKs that have it
+            except Exception as error:  # noqa: BLE001
+                self._guard.failed("span_processor", error)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Pass on."""
+        for processor in self._span_processors:
+            try:
+                processor.on_end(span)
+            except Exception as error:  # noqa: BLE001
+                self._guard.failed("span_processor", error)
+
+    def shutdown(self) -> None:
+        """Pass on."""
+        for processor in self._span_processors:
+            try:
+                processor.shutdown()
+            except Exception as error:  # noqa: BLE001
+                self._guard.failed("span_processor", error)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Pass on, one after the other, until the time is up; the SDK's own goes by the system clock."""
+        deadline = time.monotonic() + timeout_millis / 1000
+        flushed = True
+        for processor in self._span_processors:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            try:
+                # a processor may answer None: the SDK's interface did until 1.39
+                flushed = processor.force_flush(int(left * 1000)) is not False and flushed
+            except Exception as error:  # noqa: BLE001
+                self._guard.failed("span_processor", error)
+                flushed = False
+        return flushed

@@ -1,0 +1,546 @@
+"""`otel-fastperf stack init` and `stack check`, on a small stack: what they write, find and print, and exit codes.
+
+The stack that ships, and the programs that read it, are in tests/deploy/test_stack_cli.py.
+"""
+
+import http.server
+import json
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from otel_fastperf.cli.main import main
+from otel_fastperf.cli.stack.files import JAEGER_UI, MANIFEST, SECRET, SLO_TARGETS, TARGETS, source
+from tests.serving import free_port
+
+DEMO: Final = "deploy/prometheus/targets/demo.yml"
+ALERTMANAGER: Final = "deploy/alertmanager/alertmanager.yml"
+RECEIVERS: Final = source() / "deploy/alertmanager/receivers"
+RULES: Final = "deploy/prometheus/rules/alerts.yml"
+FILES: Final = {
+    "docker-compose.yml": """\
+# make stack-up
+name: otel-fastperf
+services:
+  grafana:
+    ports: ["127.0.0.1:${GRAFANA_PORT:-3000}:3000"]
+  jaeger:
+    ports: ["127.0.0.1:${JAEGER_PORT:-16686}:16686"]
+
+  # --- profile demo ---
+  demo:
+    ports: ["127.0.0.1:${DEMO_PORT:-8000}:8000"]
+
+networks:
+  default: {}
+  demo-database:
+    internal: true
+
+secrets:
+  grafana_admin_password:
+    file: ./secrets/grafana_admin_password
+""",
+    "compose.persistent.yml": "services: {grafana: !override {}}\n",
+    ".env.example": "GRAFANA_PORT=3000\nJAEGER_PORT=16686\n#GRAFANA_URL=http://localhost:3000\n",
+    RULES: "groups: []\n",
+    TARGETS: "# a comment\n- targets:\n    - host.docker.internal:8000\n  labels:\n    job: my-service\n",
+    DEMO: "- targets: [demo:8000]\n",
+    "deploy/runbooks/A.md": "Do this.\n",
+    "deploy/alertmanager/receivers/slack.yml": "channel: CHANGE_ME\nto: team@example.com\n",
+    SLO_TARGETS: """\
+groups:
+  - name: slo-targets
+    rules:
+      - record: job:slo_availability:objective
+        expr: vector(0.999)
+      - record: job:slo_latency:objective
+        expr: vector(0.99)
+      - record: job:slo_latency_threshold:seconds
+        expr: vector(0.5)
+""",
+    JAEGER_UI: '{"menu": "http://localhost:3000/d/fastperf-overview"}\n',
+}
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    def checks(self) -> dict[str, list[tuple[str, str]]]:
+        """Of `--format json`: name -> level and words of each."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for check in json.loads(self.out):
+            found.setdefault(check["name"], []).append((check["level"], f"{check['what']} fix: {check['fix']}"))
+        return found
+
+
+@dataclass
+class Command:
+    """The command, with a source of files that a test may change as a later version would."""
+
+    capsys: pytest.CaptureFixture[str]
+    origin: Path
+    folder: Path
+
+    def __call__(self, *arguments: str) -> Ran:
+        self.capsys.readouterr()
+        try:
+            code = main(["stack", *arguments])
+        except SystemExit as error:  # argparse
+            code = int(str(error.code))
+        return Ran(code, *self.capsys.readouterr())
+
+    def init(self, *options: str) -> Ran:
+        return self("init", str(self.folder), *options)
+
+    def check(self) -> dict[str, list[tuple[str, str]]]:
+        return self("check", str(self.folder), "--format", "json").checks()
+
+    def ship(self, name: str, text: str) -> None:
+        (self.origin / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.origin / name).write_text(text)
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+    def put(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+
+    def names(self) -> set[str]:
+        found = self.folder.rglob("*")
+        return {path.relative_to(self.folder).as_posix() for path in found if not path.is_dir()}
+
+
+@pytest.fixture
+def stack(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    command = Command(capsys, tmp_path / "origin", tmp_path / "stack")
+    for name, text in FILES.items():
+        command.ship(name, text)
+    monkeypatch.setattr("otel_fastperf.cli.stack.command.source", lambda: command.origin)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no program of this machine is asked
+    for name in ("OTEL_SERVICE_NAME", "GRAFANA_PORT", "JAEGER_PORT", "GRAFANA_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return command
+
+
+# init
+
+
+def test_the_whole_stack_is_written_and_the_next_commands_are_said(stack: Command) -> None:
+    ran = stack.init("--target", "shop:8000", "shop-2:8000", "--service", "shop")
+    assert (ran.code, ran.err) == (0, "")
+    assert stack.names() == {*FILES, SECRET, MANIFEST, ".env", "secrets/.gitignore"} - {DEMO}
+    assert yaml.safe_load(stack.read(TARGETS)) == [{"targets": ["shop:8000", "shop-2:8000"], "labels": {"job": "shop"}}]
+    assert stack.read(SECRET).strip() not in ran.out
+    commands = ran.out[ran.out.index("Next:") :].splitlines()
+    environment = "OTEL_SERVICE_NAME=shop OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318"
+    assert commands[1:4] == [
+        f"  otel-fastperf stack check {stack.folder}",
+        f"  docker compose --project-directory {stack.folder} up --detach --wait",
+        f"  {environment} uvicorn --host 0.0.0.0 --port 8000 MODULE:APP",
+    ]
+    assert "http://localhost:3000" in commands[-1]
+
+
+def test_without_options_it_is_an_app_on_this_machine(stack: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "named")
+    assert stack.init().code == 0
+    assert yaml.safe_load(stack.read(TARGETS)) == [
+        {"targets": ["host.docker.internal:8000"], "labels": {"job": "named"}}
+    ]
+
+
+def test_slo_and_addresses_are_filled_in(stack: Command) -> None:
+    options = ["--availability", "99.5", "--latency", "95", "--latency-threshold", "0.25"]
+    ran = stack.init(*options, "--grafana-url", "https://grafana.example.com/")
+    assert ran.code == 0
+    assert [line.split()[-1] for line in stack.read(SLO_TARGETS).splitlines() if "expr" in line] == [
+        "vector(0.995)",
+        "vector(0.95)",
+        "vector(0.25)",
+    ]
+    assert json.loads(stack.read(JAEGER_UI)) == {"menu": "https://grafana.example.com/d/fastperf-overview"}
+    assert "GRAFANA_URL=https://grafana.example.com\n" in stack.read(".env")
+    assert "Then https://grafana.example.com, as admin" in ran.out
+
+
+def test_a_second_time_nothing_changes_and_the_answers_are_remembered(stack: Command) -> None:
+    stack.init("--target", "shop:8000", "--service", "shop", "--availability", "99")
+    before = {name: stack.read(name) for name in stack.names()}
+    ran = stack.init()
+    assert ran.code == 0
+    assert {name: stack.read(name) for name in stack.names()} == before
+    assert "written" not in ran.out
+    assert "The stack for shop (shop:8000)" in ran.out
+
+
+def test_another_answer_changes_what_depends_on_it(stack: Command) -> None:
+    stack.init("--service", "shop")
+    ran = stack.init("--service", "store")
+    assert (ran.code, f"updated   {TARGETS}" in ran.out) == (0, True)
+    assert 'job: "store"' in stack.read(TARGETS)
+
+
+def test_an_upgrade_changes_what_the_user_has_not(stack: Command) -> None:
+    stack.init()
+    stack.put(RULES, "groups: [] # mine\n")
+    stack.put("docker-compose.yml", "services: {} # mine\n")
+    stack.ship(RULES, "groups: [] # newer\n")
+    stack.ship("deploy/runbooks/A.md", "Do that.\n")
+    stack.ship("deploy/runbooks/B.md", "New.\n")
+    (stack.origin / "deploy/alertmanager/receivers/slack.yml").unlink()
+    ran = stack.init()
+    assert ran.code == 1
+    assert stack.read(RULES) == "groups: [] # mine\n"
+    assert stack.read(f"{RULES}.new") == "groups: [] # newer\n"
+    assert stack.read("docker-compose.yml") == "services: {} # mine\n"
+    assert "docker-compose.yml.new" not in stack.names()  # nothing of ours is new there
+    assert (stack.read("deploy/runbooks/A.md"), stack.read("deploy/runbooks/B.md")) == ("Do that.\n", "New.\n")
+    assert "deploy/alertmanager/receivers/slack.yml" not in stack.names()
+    for line in (
+        f"kept      {RULES}  (changed or removed by you; see: diff -u {RULES} {RULES}.new)",
+        "kept      docker-compose.yml  (changed or removed by you; the stack's is as before)",
+        "updated   deploy/runbooks/A.md\n",
+        "removed   deploy/alertmanager/receivers/slack.yml",
+        "written   1 file: deploy\n",
+    ):
+        assert line in ran.out
+
+
+def test_what_was_offered_once_is_not_offered_again(stack: Command) -> None:
+    stack.init()
+    stack.put(RULES, "groups: [] # mine\n")
+    stack.ship(RULES, "groups: [] # newer\n")
+    assert stack.init().code == 1
+    (stack.folder / f"{RULES}.new").unlink()
+    assert stack.init().code == 0
+    assert f"{RULES}.new" not in stack.names()
+
+
+def test_what_was_merged_into_the_stack_s_own_follows_it_again(stack: Command) -> None:
+    stack.init()
+    stack.put(RULES, "groups: [] # mine\n")
+    stack.ship(RULES, "groups: [] # newer\n")
+    stack.init()
+    (stack.folder / f"{RULES}.new").replace(stack.folder / RULES)
+    stack.ship(RULES, "groups: [] # newest\n")
+    assert stack.init().code == 0
+    assert stack.read(RULES) == "groups: [] # newest\n"
+
+
+def test_force_overwrites_and_keeps_the_user_s_beside(stack: Command) -> None:
+    stack.init()
+    password = stack.read(SECRET)
+    stack.put(RULES, "groups: [] # mine\n")
+    (stack.folder / "deploy/runbooks/A.md").unlink()
+    ran = stack.init("--force")
+    assert ran.code == 0
+    assert (stack.read(RULES), stack.read(f"{RULES}.old")) == (FILES[RULES], "groups: [] # mine\n")
+    assert "deploy/runbooks/A.md" in stack.names()
+    assert f"replaced  {RULES}  (yours is {RULES}.old)" in ran.out
+    assert stack.read(SECRET) == password
+
+
+def test_files_of_another_project_are_not_written_over(stack: Command) -> None:
+    stack.folder.mkdir()
+    stack.put("docker-compose.yml", "services: {theirs: {}}\n")
+    assert stack.init().code == 1
+    assert stack.read("docker-compose.yml") == "services: {theirs: {}}\n"
+    assert "grafana:" in stack.read("docker-compose.yml.new")
+
+
+def test_wrong_values_write_nothing_and_are_all_named(stack: Command) -> None:
+    ran = stack.init("--target", "http://shop:8000/metrics", "--availability", "100", "--grafana-url", "grafana")
+    assert (ran.code, ran.out, stack.folder.exists()) == (2, "", False)
+    assert [line.removeprefix("otel-fastperf: ").split()[0] for line in ran.err.splitlines()] == [
+        "--target",
+        "--availability",
+        "--grafana-url",
+    ]
+
+
+def test_a_folder_that_cannot_be_one(stack: Command) -> None:
+    stack.folder.touch()
+    ran = stack.init()
+    assert ran.code == 2
+    assert ran.err.count("\n") == 1
+    assert str(stack.folder) in ran.err
+
+
+def test_the_folder_that_the_stack_comes_from_is_refused(stack: Command) -> None:
+    ran = stack("init", str(stack.origin))
+    assert (ran.code, "must be another folder" in ran.err) == (2, True)
+
+
+def test_a_damaged_manifest_writes_nothing(stack: Command) -> None:
+    stack.init()
+    stack.put(MANIFEST, "{")
+    stack.ship(RULES, "groups: [] # newer\n")
+    ran = stack.init()
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "Cure: move it away" in ran.err
+    assert stack.read(RULES) == FILES[RULES]
+
+
+def test_the_checkout_is_where_the_files_are_found() -> None:
+    assert (source() / "docker-compose.yml").is_file()
+
+
+@pytest.mark.parametrize("arguments", [(), ("other",), ("init",), ("check",), ("check", ".", "--format", "xml")])
+def test_a_command_that_there_is_not(stack: Command, arguments: tuple[str, ...]) -> None:
+    ran = stack(*arguments)
+    assert (ran.code, "usage: otel-fastperf stack" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["init", "check"])
+def test_help_tells_the_exit_codes(stack: Command, command: str) -> None:
+    ran = stack(command, "--help")
+    assert (ran.code, "stack init   0  written" in ran.out) == (0, True)
+
+
+# check
+
+
+@contextmanager
+def app(page: bytes, status: int = 200) -> Iterator[int]:
+    """Something that answers for /metrics; its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/metrics" else 404)
+            self.send_header("content-length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def made(stack: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """A stack whose ports are free."""
+    stack.init()
+    for name in ("GRAFANA_PORT", "JAEGER_PORT"):
+        monkeypatch.setenv(name, str(free_port()))
+    monkeypatch.setenv("GRAFANA_URL", "http://localhost:3000")
+    return stack
+
+
+def test_a_stack_as_it_was_written_is_sound(made: Command) -> None:
+    with app(b"# HELP fastperf_findings_total Findings.\n") as port:
+        made.init("--target", f"localhost:{port}")
+        ran = made("check", str(made.folder))
+    assert ran.code == 0
+    levels = [line[:4].strip() for line in ran.out.splitlines() if line[:1] != " "]
+    assert set(levels) == {"ok", "info"}  # info: programs that are not installed
+    assert f"ok    targets: host.docker.internal:{port}/metrics answers.\n" in ran.out
+
+
+@pytest.mark.parametrize("path", [RULES, "docker-compose.yml", JAEGER_UI, TARGETS])
+def test_a_missing_file_is_bad(made: Command, path: str) -> None:
+    (made.folder / path).unlink()
+    assert ("bad", f"{path} is missing. fix: otel-fastperf stack init {made.folder} --force") in made.check()["files"]
+    assert made("check", str(made.folder)).code == 1
+
+
+def test_a_missing_page_is_not(made: Command) -> None:
+    (made.folder / "deploy/runbooks/A.md").unlink()
+    assert [level for level, _ in made.check()["files"]] == ["info"]
+
+
+def test_changed_files_and_offers_are_named(made: Command) -> None:
+    made.put(RULES, "groups: [] # mine\n")
+    made.ship(RULES, "groups: [] # newer\n")
+    made.init()
+    levels = dict(made.check()["files"])
+    assert RULES in levels["info"]
+    assert f"diff -u {RULES} {RULES}.new" in levels["warn"]
+
+
+def test_a_stack_of_another_version_is_told(made: Command) -> None:
+    manifest = json.loads(made.read(MANIFEST))
+    made.put(MANIFEST, json.dumps({**manifest, "version": "0.0.1"}))
+    assert "written by otel-fastperf 0.0.1" in dict(made.check()["files"])["info"]
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [(RULES, "groups: [\n"), (RULES, "a: b: c\n"), (JAEGER_UI, "{,}"), ("compose.mine.yml", "\t- x\n"),
+     ("deploy/prometheus/rules/mine.yml", "groups: '")],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_bad(made: Command, path: str, text: str) -> None:
+    made.put(path, text)
+    bad = [what for level, what in made.check()["syntax"] if level == "bad"]
+    assert len(bad) == 1
+    assert bad[0].startswith(f"{path} cannot be read: ")
+
+
+def test_without_pyyaml_that_is_said(made: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    made.put(RULES, "groups: [\n")
+    assert dict(made.check()["syntax"])["info"].endswith("pip install pyyaml")
+    made.put(JAEGER_UI, "{")
+    assert "bad" in dict(made.check()["syntax"])
+
+
+@pytest.mark.parametrize(("value", "word"), [("CHANGE_ME", "CHANGE_ME"), ("team@example.com", "example.com")])
+def test_a_placeholder_is_bad_where_it_counts(made: Command, value: str, word: str) -> None:
+    assert "placeholders" not in made.check()  # the example is not read by anything
+    made.put(ALERTMANAGER, f"# {value}\nreceivers:\n  - to: {value}\n")
+    assert [what for _, what in made.check()["placeholders"]] == [
+        f"{ALERTMANAGER}:3 still says {word}. fix: put your value there"
+    ]
+
+
+@pytest.mark.parametrize("content", [None, "", "\n"])
+def test_a_missing_secret_is_bad(made: Command, content: str | None) -> None:
+    (made.folder / SECRET).unlink()
+    if content is not None:
+        made.put(SECRET, content)
+    [(level, what)] = made.check()["secrets"]
+    assert (level, "is missing or empty" in what) == ("bad", True)
+    assert made.init().code == 0
+    assert [level for level, _ in made.check()["secrets"]] == ["ok"]
+
+
+def test_a_short_password_is_bad(made: Command) -> None:
+    (made.folder / SECRET).unlink()
+    made.put(SECRET, "admin\n")
+    assert [level for level, _ in made.check()["secrets"]] == ["bad"]
+
+
+def test_a_secret_that_grafana_s_user_cannot_read_is_bad(made: Command) -> None:
+    (made.folder / SECRET).chmod(0o600)
+    [(level, what)] = made.check()["secrets"]
+    assert (level, "Grafana's user (472)" in what, "chmod" in what) == ("bad", True, True)
+
+
+def test_a_secret_that_everybody_can_read_is_told(made: Command) -> None:
+    (made.folder / "secrets").chmod(0o755)
+    [(level, what)] = made.check()["secrets"]
+    assert (level, "chmod 700 secrets" in what) == ("warn", True)
+
+
+def test_other_secrets_that_compose_names_must_be_there_too(made: Command) -> None:
+    made.put("docker-compose.yml", made.read("docker-compose.yml") + "  slack:\n    file: ./secrets/slack_url\n")
+    assert ("bad", "secrets/slack_url is missing or empty. fix: write it into secrets/slack_url") in made.check()[
+        "secrets"
+    ]
+
+
+@pytest.mark.parametrize("mode", [None, 0o600, 0o444])
+def test_secrets_of_receivers_must_be_there_and_readable_in_the_container(made: Command, mode: int | None) -> None:
+    made.put(ALERTMANAGER, "receivers:\n  - name: x\n    slack_configs:\n      - api_url_file: secrets/slack_url\n")
+    folder = made.folder / "deploy/alertmanager/secrets"
+    folder.mkdir()
+    folder.chmod(0o755)
+    if mode is not None:
+        (folder / "slack_url").write_text("https://hooks.slack.com/x\n")
+        (folder / "slack_url").chmod(mode)
+    found = [what for level, what in made.check()["secrets"] if level == "bad"]
+    said = {None: "is missing or empty", 0o600: "cannot be read by Alertmanager's user (65534)"}.get(mode)
+    assert len(found) == (said is not None)
+    assert all(str(said) in what for what in found)
+
+
+@pytest.mark.parametrize("example", sorted(RECEIVERS.glob("*.yml")), ids=lambda example: example.stem)
+def test_the_secret_of_each_shipped_receiver_is_asked_for_once_it_is_turned_on(made: Command, example: Path) -> None:
+    made.put(ALERTMANAGER, example.read_text())
+    (secret,) = re.findall(r"_file: /etc/alertmanager/(secrets/\w+)$", example.read_text(), re.MULTILINE)
+    missing = f"deploy/alertmanager/{secret} is missing or empty."
+    assert [what for _, what in made.check()["secrets"] if what.startswith(missing)]
+
+
+@pytest.mark.parametrize("text", ["", "[]\n", "- labels: {job: shop}\n", "# - shop:8000\n"])
+def test_no_target_is_bad(made: Command, text: str) -> None:
+    made.put(TARGETS, text)
+    [(level, what)] = made.check()["targets"]
+    assert (level, "no target" in what, "--target" in what) == ("bad", True, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["- targets:\n    - {0}\n    - '{1}' # second\n", '- targets: [ "{0}", {1} ]\n',
+     '[{{"targets": ["{0}", "{1}"]}}]\n', '[\n  {{\n    "targets": [\n      "{0}",\n      "{1}"\n    ]\n  }}\n]\n'],
+)  # fmt: skip
+def test_targets_are_found_however_they_are_written(made: Command, text: str) -> None:
+    here = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    made.put(TARGETS, text.format(*here))
+    assert [(level, what.split()[0]) for level, what in made.check()["targets"]] == [
+        ("warn", target) for target in here
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "says"),
+    [
+        (200, b"go_goroutines 1\n", "not with metrics of otel-fastperf"),
+        (401, b"", "answers 401"),
+        (404, b"", "answers 404"),
+    ],
+)
+def test_a_target_that_answers_something_else_is_a_warning(made: Command, status: int, page: bytes, says: str) -> None:
+    with app(page, status) as port:
+        made.init("--target", f"127.0.0.1:{port}")
+        [(level, what)] = made.check()["targets"]
+    assert (level, says in what) == ("warn", True)
+
+
+def test_a_port_that_is_in_use_is_a_warning(made: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("JAEGER_PORT", str(port))
+        [(level, what)] = made.check()["ports"]
+        assert (level, f"{port} (JAEGER_PORT)" in what) == ("warn", True)
+        monkeypatch.delenv("JAEGER_PORT")
+        made.put(".env", f"JAEGER_PORT={port}\n")
+        assert f"{port} (JAEGER_PORT)" in made.check()["ports"][0][1]
+
+
+@pytest.mark.parametrize(("value", "says"), [("web", "must be a port"), ("0", "must be a port"), ("70000", "must be")])
+def test_a_port_that_is_none_is_bad(made: Command, monkeypatch: pytest.MonkeyPatch, value: str, says: str) -> None:
+    monkeypatch.setenv("JAEGER_PORT", value)
+    assert ("bad", True) in [(level, f"JAEGER_PORT='{value}' {says}" in what) for level, what in made.check()["ports"]]
+
+
+def test_two_that_want_one_port_are_bad(made: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAEGER_PORT", os.environ["GRAFANA_PORT"])
+    assert "bad" in dict(made.check()["ports"])
+
+
+def test_links_that_do_not_lead_to_grafana_are_told_with_the_command(
+    made: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRAFANA_URL")
+    monkeypatch.setenv("GRAFANA_PORT", "3999")
+    [(level, what)] = made.check()["links"]
+    assert (level, what.endswith("--grafana-url http://localhost:3999")) == ("warn", True)
+    made.init("--grafana-url", "http://localhost:3999")
+    assert "links" not in made.check()
+
+
+def test_what_is_no_stack_cannot_be_checked(stack: Command) -> None:
+    ran = stack("check", str(stack.folder))
+    assert (ran.code, ran.out) == (2, "")
+    assert f"Cure: otel-fastperf stack init {stack.folder}" in ran.err

@@ -1,0 +1,372 @@
+"""The shipped stack's files: what they become for an app, and that nothing of the user's is ever written over."""
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_fastperf.cli.stack.files import (
+    ENVIRONMENT,
+    JAEGER_UI,
+    MANIFEST,
+    SECRET,
+    SLO_TARGETS,
+    TARGETS,
+    Action,
+    Answers,
+    Manifest,
+    StackError,
+    Step,
+    ensure_secret,
+    filled,
+    hash_of,
+    plan,
+    present,
+    read_manifest,
+    shipped,
+    variables,
+    write,
+    write_file,
+)
+
+SLO: Final = """\
+groups:
+  - name: slo-targets
+    rules:
+      # 0.999 of the requests
+      - record: job:slo_availability:objective
+        expr: vector(0.999) # a comment stays
+      - record: job:slo_availability:objective
+        expr: vector(0.9)
+        labels: {job: another}
+      - record: job:slo_latency:objective
+        expr: vector(0.99)
+      - record: job:slo_latency_threshold:seconds
+        expr: |
+          # 0.5 of a second
+          vector(0.5)
+        labels:
+          le: "0.5"
+"""
+FILES: Final = {
+    "docker-compose.yml": b"""\
+# make stack-up
+name: otel-fastperf
+services:
+  grafana: {} # stays
+
+  # --- profile demo ---
+  demo: {}
+
+networks:
+  # stays too
+  default: {}
+  demo-database:
+    internal: true
+
+volumes: {}
+""",
+    ".env.example": b"# ports\nGRAFANA_PORT=3000\n#GRAFANA_URL=http://localhost:3000\n",
+    SLO_TARGETS: SLO.encode(),
+    JAEGER_UI: b'{"a": "http://localhost:3000/d/x", "b": "http://localhost:9090", "c": "http://localhost:30001"}\n',
+    TARGETS: b"# a comment\n- targets:\n    - host.docker.internal:8000\n  labels:\n    job: my-service\n",
+    "deploy/prometheus/targets/demo.yml": b"[]\n",
+    "deploy/demo/Dockerfile": b"FROM scratch\n",
+}
+
+
+# what the files become
+
+
+def test_the_target_file_names_the_app_with_the_label_that_traces_have() -> None:
+    made = filled(FILES, Answers(service='my "shop" ⛵', targets=("a:1", "[::1]:2")))
+    assert yaml.safe_load(made[TARGETS]) == [{"targets": ["a:1", "[::1]:2"], "labels": {"job": 'my "shop" ⛵'}}]
+
+
+def test_the_demo_stays_in_the_checkout() -> None:
+    """It is built there; elsewhere, its target would be an app that is down."""
+    made = filled(FILES, Answers(service="shop"))
+    assert [name for name in made if "/targets/" in name or "/demo/" in name] == [TARGETS]
+    text = made["docker-compose.yml"].decode()
+    assert yaml.safe_load(text) == {
+        "name": "otel-fastperf",
+        "services": {"grafana": {}},
+        "networks": {"default": {}},
+        "volumes": {},
+    }
+    assert "make " not in text
+    for comment in ("for shop, from", "# stays\n", "# stays too\n"):
+        assert comment in text
+
+
+def test_slo_targets_are_filled_in_where_they_stand_and_nothing_else_is_touched() -> None:
+    answers = Answers(availability="99.95", latency="95", latency_threshold="1.0")
+    changed = {
+        line
+        for line, before in zip(
+            filled(FILES, answers)[SLO_TARGETS].decode().splitlines(), SLO.splitlines(), strict=True
+        )
+        if line != before
+    }
+    assert changed == {
+        "        expr: vector(0.9995) # a comment stays",
+        "        expr: vector(0.95)",
+        "          vector(1.0)",
+        '          le: "1.0"',
+    }
+
+
+def test_without_wishes_the_slo_targets_are_as_shipped() -> None:
+    assert filled(FILES, Answers())[SLO_TARGETS] == SLO.encode()
+
+
+def test_addresses_come_into_the_environment_and_the_links_of_jaeger() -> None:
+    urls = {"GRAFANA_URL": "https://g.example.com", "RUNBOOKS_URL": "https://wiki.example.com/r"}
+    made = filled(FILES, Answers(urls=urls))
+    assert json.loads(made[JAEGER_UI]) == {
+        "a": "https://g.example.com/d/x",
+        "b": "http://localhost:9090",
+        "c": "http://localhost:30001",
+    }
+    assert made[ENVIRONMENT].decode() == (
+        "# ports\nGRAFANA_PORT=3000\nGRAFANA_URL=https://g.example.com\nRUNBOOKS_URL=https://wiki.example.com/r\n"
+    )
+    assert made[".env.example"] == FILES[".env.example"]
+
+
+def test_two_addresses_may_change_places() -> None:
+    urls = {"GRAFANA_URL": "http://localhost:9090", "PROMETHEUS_URL": "http://localhost:3000"}
+    made = json.loads(filled(FILES, Answers(urls=urls))[JAEGER_UI])
+    assert (made["a"], made["b"]) == ("http://localhost:9090/d/x", "http://localhost:3000")
+
+
+@pytest.mark.parametrize("path", [SLO_TARGETS, JAEGER_UI, TARGETS, "docker-compose.yml"])
+def test_a_file_without_the_place_to_fill_in_is_an_error(path: str) -> None:
+    with pytest.raises(StackError, match=f"{path} has no .* Cure: "):
+        filled({**FILES, path: b"{}\n"}, Answers())
+
+
+def test_shipped_are_the_stack_s_files_and_no_others(tmp_path: Path) -> None:
+    ours = (
+        "docker-compose.yml",
+        "compose.x.yml",
+        ".env.example",
+        "deploy/a/b.yml",
+        "deploy/x/secrets/.gitignore",
+        "grafana/c.json",
+    )
+    others = (
+        "pyproject.toml", ".env", "secrets/grafana_admin_password", "deploy/__pycache__/x.pyc", "x/deploy/y.yml",
+        "deploy/alertmanager/secrets/slack",
+    )  # fmt: skip
+    for name in (*ours, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert shipped(tmp_path) == {name: name.encode() for name in sorted(ours)}
+
+
+# what is done
+
+
+def put(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if not path.is_dir()}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "before", "ours", "action", "forced"),
+    [
+        (None, None, b"1", Action.CREATE, Action.CREATE),
+        (b"1", b"1", b"1", Action.SAME, Action.SAME),
+        (b"1", b"1", b"2", Action.UPDATE, Action.UPDATE),
+        (b"2", b"1", b"2", Action.SAME, Action.SAME),  # an upgrade that was broken off
+        (b"2", None, b"2", Action.SAME, Action.SAME),
+        (b"x", b"1", b"1", Action.KEEP, Action.REPLACE),
+        (b"x", b"1", b"2", Action.OFFER, Action.REPLACE),
+        (b"x", None, b"2", Action.OFFER, Action.REPLACE),  # somebody else's file
+        (None, b"1", b"1", Action.KEEP, Action.CREATE),
+        (None, b"1", b"2", Action.OFFER, Action.CREATE),
+        (b"1", b"1", None, Action.REMOVE, Action.REMOVE),
+        (b"x", b"1", None, Action.LEAVE, Action.LEAVE),
+    ],
+)
+def test_what_is_done_with_a_file(
+    theirs: bytes | None, before: bytes | None, ours: bytes | None, action: Action, forced: Action
+) -> None:
+    for force, expected in ((False, action), (True, forced)):
+        steps = plan(
+            {} if ours is None else {"a": ours},
+            {} if theirs is None else {"a": theirs},
+            {} if before is None else {"a": hash_of(before)},
+            force=force,
+        )
+        assert steps == (Step("a", expected, ours or b""),)
+
+
+def test_a_file_that_is_gone_from_both_sides_is_no_step() -> None:
+    assert plan({}, {}, {"a": hash_of(b"1")}) == ()
+
+
+contents = st.dictionaries(st.sampled_from(["a", "b/c", "b/d/e"]), st.sampled_from([b"1", b"2", b"3"]))
+
+
+@given(stacks=st.lists(st.tuples(contents, contents), min_size=1, max_size=4))
+def test_whatever_is_shipped_and_changed_nothing_of_the_user_is_lost(
+    tmp_path_factory: pytest.TempPathFactory, stacks: list[tuple[dict[str, bytes], dict[str, bytes]]]
+) -> None:
+    """Several versions, each followed by what the user writes: at the next one that is still there."""
+    folder, written = tmp_path_factory.mktemp("stack"), dict[str, str]()
+    theirs: dict[str, bytes] = {}
+    for ours, edits in stacks:
+        steps = plan(ours, present(folder, {*ours, *written}), written)
+        write(folder, steps)
+        written = {name: hash_of(text) for name, text in ours.items()}
+        there = content(folder)
+        for name, text in theirs.items():
+            assert there[name] == text
+        for name, text in ours.items():
+            assert text in (there.get(name), there.get(f"{name}.new")) or steps_of(steps, name) is Action.KEEP
+        put(folder, edits)
+        # what equals ours is not the user's: it may be brought up to date
+        theirs = {name: text for name, text in {**theirs, **edits}.items() if hash_of(text) != written.get(name)}
+
+
+def steps_of(steps: tuple[Step, ...], path: str) -> Action:
+    return next(step.action for step in steps if step.path == path)
+
+
+def test_ours_is_put_beside_and_forced_theirs_is(tmp_path: Path) -> None:
+    put(tmp_path, {"a": b"theirs", "b": b"theirs"})
+    write(tmp_path, [Step("a", Action.OFFER, b"ours"), Step("b", Action.REPLACE, b"ours")])
+    assert content(tmp_path) == {"a": b"theirs", "a.new": b"ours", "b": b"ours", "b.old": b"theirs"}
+
+
+def test_a_link_is_not_written_through(tmp_path: Path) -> None:
+    put(tmp_path, {"elsewhere": b"theirs"})
+    (tmp_path / "a").symlink_to("elsewhere")
+    write(tmp_path, [Step("a", Action.REPLACE, b"ours")])
+    assert content(tmp_path) == {"elsewhere": b"theirs", "a": b"ours", "a.old": b"theirs"}
+
+
+def test_a_folder_in_a_file_s_place_is_named(tmp_path: Path) -> None:
+    put(tmp_path, {"a/b": b"", "c": b""})
+    with pytest.raises(StackError, match=r"a must be a file, .* Cure: "):
+        present(tmp_path, ["a"])
+    with pytest.raises(StackError, match=r"c/d must be a file, .* Cure: "):
+        present(tmp_path, ["c/d"])
+
+
+def test_users_of_containers_can_read_what_is_written_whatever_the_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_file(tmp_path / "new" / "folder" / "file", b"text")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "new/folder", "new/folder/file")]
+    assert modes == [0o755, 0o755, 0o644]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "inside").touch()
+    with pytest.raises(IsADirectoryError):
+        write_file(tmp_path / "a", b"text")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+# the manifest
+
+
+def test_the_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+    manifest = Manifest(
+        version="1.2.3",
+        answers=Answers(
+            service="ship ⛵", targets=("a:1",), availability="99", latency="95", latency_threshold="1.0",
+            urls={"GRAFANA_URL": "http://g"},
+        ),
+        files={"a/b": hash_of(b"1")},
+    )  # fmt: skip
+    (tmp_path / MANIFEST).write_text(manifest.to_json())
+    assert read_manifest(tmp_path) == manifest
+    assert read_manifest(tmp_path / "nowhere") is None
+
+
+GOOD: Final = json.loads(Manifest(version="1", answers=Answers(), files={"a": "sha256:0"}).to_json())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "null", "{}", "\xff", "[" * 100_000, json.dumps({**GOOD, "files": []}),
+        json.dumps({**GOOD, "answers": None}),
+        *(json.dumps({**GOOD, "files": {path: "sha256:0"}})
+          for path in ("../x", "/etc/passwd", "a/../../x", "", ".", MANIFEST, SECRET)),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_is_none_or_leads_out_of_the_folder_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_bytes(text.encode("latin-1"))
+    with pytest.raises(StackError, match=f"{MANIFEST} .* Cure: "):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text(json.dumps({**GOOD, "schema": 2, "version": "9.9"}))
+    with pytest.raises(StackError, match=r"schema=2 is of otel-fastperf 9\.9; .* Cure: upgrade"):
+        read_manifest(tmp_path)
+
+
+# the secret
+
+
+def test_the_password_is_long_random_and_never_made_anew(tmp_path: Path) -> None:
+    assert ensure_secret(tmp_path)
+    assert ensure_secret(tmp_path / "other")
+    password = (tmp_path / SECRET).read_text().strip()
+    assert len(password) >= 32
+    assert password != (tmp_path / "other" / SECRET).read_text().strip()
+    assert not ensure_secret(tmp_path)
+    assert (tmp_path / SECRET).read_text().strip() == password
+
+
+def test_an_empty_password_is_none(tmp_path: Path) -> None:
+    put(tmp_path, {SECRET: b"\n"})
+    assert ensure_secret(tmp_path)
+    assert (tmp_path / SECRET).read_text().strip()
+
+
+def test_on_this_machine_only_the_owner_reaches_the_password_and_a_container_s_user_reads_it(tmp_path: Path) -> None:
+    ensure_secret(tmp_path)
+    folder, file = ((tmp_path / name).stat().st_mode for name in ("secrets", SECRET))
+    assert stat.S_IMODE(folder) == 0o700
+    assert file & stat.S_IROTH
+    assert not file & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+# .env
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("A=1", "1"), ("A=", ""), ("export A=1", "1"), (" A = 1 ", "1"), ("A='1 # 2' # 3", "1 # 2"), ('A="1"', "1"),
+        ("A=1 # 2", "1"), ("A=# 2", ""), ("A=1#2", "1#2"), ("A=1\nA=2", "2"), ("#A=2\nA=1", "1"),
+    ],
+)  # fmt: skip
+def test_variables_are_read_as_compose_reads_them(text: str, value: str) -> None:
+    assert variables(text)["A"] == value
+
+
+def test_comments_set_no_variables() -> None:
+    assert variables("# A=1\n#B=2\n\nnonsense\n") == {}

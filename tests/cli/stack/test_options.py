@@ -1,0 +1,123 @@
+"""What `stack init` is told: what is taken, and how the rest is refused."""
+
+import pytest
+
+from otel_fastperf.cli.stack.files import Answers, StackError
+from otel_fastperf.cli.stack.options import Given, answers, notes
+
+
+def refused(given: Given) -> str:
+    with pytest.raises(StackError) as raised:
+        answers(given, Answers())
+    for line in str(raised.value).splitlines():
+        assert "must be" in line
+        assert "Cure: --" in line
+    return str(raised.value)
+
+
+def test_what_was_not_given_stays_as_it_was() -> None:
+    before = Answers(service="shop", targets=("a:1",), availability="99", urls={"GRAFANA_URL": "http://g"})
+    assert answers(Given(), before) == before
+    made = answers(Given(latency="95", urls={"JAEGER_URL": "http://j"}), before)
+    assert (made.service, made.targets, made.availability, made.latency) == ("shop", ("a:1",), "99", "95")
+    assert made.urls == {"GRAFANA_URL": "http://g", "JAEGER_URL": "http://j"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"),
+    [
+        ("shop:8000", "shop:8000"), ("10.0.0.7:80", "10.0.0.7:80"), ("[fd00::1]:8000", "[fd00::1]:8000"),
+        ("shop.prod.example.com:9464", "shop.prod.example.com:9464"), ("my_shop:65535", "my_shop:65535"),
+        *((f"{name}:8000", "host.docker.internal:8000") for name in ("", "localhost", "127.0.0.1", "0.0.0.0", "[::1]")),
+    ],
+)  # fmt: skip
+def test_targets_are_what_prometheus_reaches_from_its_container(typed: str, taken: str) -> None:
+    assert answers(Given(targets=[typed]), Answers()).targets == (taken,)
+
+
+def test_a_target_that_is_named_twice_is_scraped_once() -> None:
+    assert answers(Given(targets=["a:1", "localhost:2", "a:1", ":2"]), Answers()).targets == (
+        "a:1",
+        "host.docker.internal:2",
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "cure"),
+    [
+        ("http://shop:8000/metrics", "shop:8000"), ("https://shop.example.com", "shop.example.com:443"),
+        ("shop", "shop:8000"), ("shop:0", "shop:8000"), ("shop:65536", "shop:8000"), ("shop:web", "shop:8000"),
+        ("", "shop:8000"), ("a b:1", "shop:8000"), ('a"\n- b:1', "shop:8000"), ("[::1", "shop:8000"),
+        ("-x:1", "shop:8000"),
+    ],
+)  # fmt: skip
+def test_other_targets_are_refused_with_what_may_have_been_meant(typed: str, cure: str) -> None:
+    said = refused(Given(targets=[typed]))
+    assert said.startswith(f"--target {typed!r}: must be host:port")
+    assert said.endswith(f"Cure: --target {cure}")
+
+
+@pytest.mark.parametrize(("typed", "taken"), [("99.9", "99.9"), ("99.95%", "99.95"), ("50", "50")])
+def test_objectives_are_percent(typed: str, taken: str) -> None:
+    made = answers(Given(availability=typed, latency=typed), Answers())
+    assert (made.availability, made.latency) == (taken, taken)
+
+
+@pytest.mark.parametrize("typed", ["100", "0.999", "49.9", "-1", "nan", "inf", "", "many", "99,9"])
+def test_an_objective_without_a_budget_is_refused(typed: str) -> None:
+    said = refused(Given(availability=typed, latency=typed)).splitlines()
+    assert [line.partition(":")[0] for line in said] == [f"--availability {typed!r}", f"--latency {typed!r}"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"), [("0.5", "0.5"), ("1", "1.0"), (".25", "0.25"), ("2.50s", "2.5"), ("10", "10.0")]
+)
+def test_the_threshold_is_a_bound_of_the_buckets_as_its_label_has_it(typed: str, taken: str) -> None:
+    assert answers(Given(latency_threshold=typed), Answers()).latency_threshold == taken
+
+
+@pytest.mark.parametrize(("typed", "cure"), [("0.3", "0.25"), ("60", "10"), ("fast", "0.5"), ("nan", "0.5")])
+def test_between_two_bounds_nobody_counts(typed: str, cure: str) -> None:
+    said = refused(Given(latency_threshold=typed))
+    assert "0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10" in said
+    assert said.endswith(f"Cure: --latency-threshold {cure}")
+
+
+@pytest.mark.parametrize("typed", ["", "  ", "a\nb", "a\x00", "x" * 256])
+def test_a_service_without_a_name_is_refused(typed: str) -> None:
+    assert refused(Given(service=typed)).startswith(f"--service {typed!r}: ")
+
+
+def test_an_address_loses_its_last_slash() -> None:
+    made = answers(Given(urls={"GRAFANA_URL": "https://example.com/grafana/"}), Answers())
+    assert made.urls == {"GRAFANA_URL": "https://example.com/grafana"}
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "grafana", "ftp://g", "http://", "http://g/a b", "http://g/'", 'http://g/"', "http://g/$X", "http://g/#",
+        "http://[::1", "http://g\\",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_or_would_break_a_file_is_refused(typed: str) -> None:
+    assert refused(Given(urls={"JAEGER_URL": typed})).startswith(f"--jaeger-url {typed!r}: ")
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    said = refused(Given(service="", targets=["a", "b:1", "c"], latency="x", latency_threshold="0.3"))
+    assert [line.split()[0] for line in said.splitlines()] == [
+        "--service", "--target", "--target", "--latency", "--latency-threshold",
+    ]  # fmt: skip
+
+
+def test_localhost_is_explained() -> None:
+    assert "uvicorn --host 0.0.0.0" in "".join(notes(Answers(), Given(targets=["localhost:8000"])))
+    assert not list(notes(Answers(), Given(targets=["shop:8000"])))
+
+
+def test_an_objective_whose_page_cannot_fire_is_explained() -> None:
+    """At 93 percent, 14.4 times the budget of 7 percent is more than all requests."""
+    assert not list(notes(Answers(availability="93.1", latency="94"), Given()))
+    said = list(notes(Answers(availability="93", latency="90"), Given()))
+    assert [line.partition(":")[0] for line in said] == ["--availability 93", "--latency 90"]

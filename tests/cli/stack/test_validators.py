@@ -1,0 +1,146 @@
+"""Asking the programs that read the stack's files; here scripts stand in, in tests/deploy the real ones."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from otel_fastperf.cli.setup_checks import Check, Level
+from otel_fastperf.cli.stack.validators import check_tools
+
+#: refuses a file with the word `wrong` in it
+STRICT: Final = """#!/bin/sh
+case "$*" in *--version*) echo "promtool, version ${VERSION:-3.14.0}"; exit 0;; esac
+for last; do :; done
+if grep -q wrong "$last"; then echo "$last: line 1: wrong"; exit 1; fi
+"""
+RULES: Final = "deploy/prometheus/rules/a.yml"
+CONFIG: Final = "deploy/prometheus/prometheus.yml"
+
+
+def asked(
+    folder: Path, shipped: Mapping[str, str], theirs: Mapping[str, str], program: str = STRICT, **environ: str
+) -> dict[str, list[Check]]:
+    """What comes out, by the tool's name, with `program` as promtool and nothing else installed."""
+    (folder / "bin").mkdir(exist_ok=True)
+    script = folder / "bin" / "promtool"
+    script.write_text(program)
+    script.chmod(0o755)
+    for name, text in theirs.items():
+        (folder / "stack" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "stack" / name).write_text(text)
+    (folder / "grep").symlink_to("/bin/grep")
+    path = f"{folder / 'bin'}:{folder}"
+    found: dict[str, list[Check]] = {}
+    for check in check_tools(folder / "stack", {k: v.encode() for k, v in shipped.items()}, {"PATH": path, **environ}):
+        found.setdefault(check.name, []).append(check)
+    return found
+
+
+def test_what_a_program_takes_is_right(tmp_path: Path) -> None:
+    files = {RULES: "fine", CONFIG: "fine"}
+    found = asked(tmp_path, files, files)["promtool"]
+    assert [(check.level, check.what) for check in found] == [
+        (Level.OK, "Takes prometheus.yml."),
+        (Level.OK, "Takes rules."),
+    ]
+
+
+def test_what_it_refuses_is_bad_with_its_words(tmp_path: Path) -> None:
+    found = asked(tmp_path, {RULES: "fine"}, {RULES: "wrong"})["promtool"]
+    assert [(check.level, check.what) for check in found] == [(Level.BAD, f"rules is refused:\n{RULES}: line 1: wrong")]
+
+
+def test_a_program_that_refuses_the_shipped_file_too_cannot_judge(tmp_path: Path) -> None:
+    found = asked(tmp_path, {RULES: "wrong"}, {RULES: "wrong too"})["promtool"]
+    assert [check.level for check in found] == [Level.WARN]
+    assert "not as it is shipped either" in found[0].what
+
+
+def test_a_file_that_only_the_user_has_has_no_control(tmp_path: Path) -> None:
+    found = asked(tmp_path, {}, {RULES: "wrong"})["promtool"]
+    assert [check.level for check in found] == [Level.BAD]
+
+
+def test_nothing_is_asked_about_a_file_that_is_missing(tmp_path: Path) -> None:
+    assert "promtool" not in asked(tmp_path, {RULES: "fine", CONFIG: "fine"}, {"x": ""})
+
+
+def test_an_old_program_is_not_asked_what_it_cannot_know(tmp_path: Path) -> None:
+    """Of promtool 2, for instance: it knows the rules, but not all of prometheus.yml."""
+    found = asked(tmp_path, {RULES: "", CONFIG: ""}, {RULES: "fine", CONFIG: "wrong"}, VERSION="2.42.0")["promtool"]
+    assert [check.level for check in found] == [Level.INFO, Level.OK]
+
+
+#: has the image of the pinned Prometheus, and runs what is said to be in it from the folder `image`
+DOCKER: Final = """#!/bin/sh
+echo "$*" >> "$LOG"
+case "$1 $2" in
+"image inspect") [ "$3" = quay.io/prometheus/prometheus:v3.14.0 ]; exit $?;;
+"run --rm") ;;
+*) exit 1;;
+esac
+for word; do
+    shift
+    case "$word" in
+    --entrypoint=*) program="${word#--entrypoint=}";;
+    quay.io/*) exec "$IMAGE/$program" "$@";;
+    esac
+done
+"""
+COMPOSE: Final = """\
+services:
+  other:
+    image: docker.io/library/other:1
+  prometheus:
+    <<: *hardened
+
+    # a comment
+    image: quay.io/prometheus/prometheus:v3.14.0
+"""
+
+
+def test_the_image_that_the_stack_runs_is_asked_before_what_is_installed(tmp_path: Path) -> None:
+    for name, text in {"bin/docker": DOCKER, "image/promtool": STRICT}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    files = {"docker-compose.yml": COMPOSE, RULES: "wrong"}
+    log = tmp_path / "log"
+    environ = {"LOG": str(log), "IMAGE": str(tmp_path / "image")}
+    found = asked(tmp_path, {RULES: "fine"}, files, "#!/bin/sh\n", **environ)["promtool"]
+    assert [(check.level, check.what) for check in found] == [(Level.BAD, f"rules is refused:\n{RULES}: line 1: wrong")]
+    ran = [line for line in log.read_text().splitlines() if line.startswith("run")]
+    assert ran
+    for line in ran:
+        assert "--pull=never --network=none --read-only" in line
+
+
+def test_what_is_not_installed_is_said(tmp_path: Path) -> None:
+    found = asked(tmp_path, {}, {RULES: "fine"})
+    for name in ("docker compose", "amtool", "otelcol", "jaeger"):
+        assert [check.level for check in found[name]] == [Level.INFO]
+        assert "Not installed" in found[name][0].what
+
+
+def test_files_find_each_other_where_they_are_here(tmp_path: Path) -> None:
+    """They name each other by the paths of their containers."""
+    program = '#!/bin/sh\ncase "$*" in *version*) exit 0;; esac\nfor last; do :; done\n. "$last"\n'
+    files = {CONFIG: 'grep -q fine "/etc/prometheus/rules/a.yml" || exit 1', RULES: "fine"}
+    found = asked(tmp_path, {}, files, program)["promtool"]
+    assert found[0].what == "Takes prometheus.yml."
+
+
+def test_secrets_are_not_copied(tmp_path: Path) -> None:
+    program = '#!/bin/sh\nif [ -e "$PWD/secrets" ]; then echo secrets; exit 1; fi\n'
+    files = {RULES: "fine", "secrets/grafana_admin_password": "hidden"}
+    assert {check.level for check in asked(tmp_path, {}, files, program)["promtool"]} == {Level.OK}
+
+
+@pytest.mark.parametrize("noise", ["\\033[31m", "\\a"])
+def test_what_a_program_says_does_not_command_the_terminal(tmp_path: Path, noise: str) -> None:
+    program = f"#!/bin/sh\nprintf 'no {noise} good'; exit 1\n"
+    found = asked(tmp_path, {}, {RULES: "fine"}, program)["promtool"]
+    assert "good" in found[-1].what
+    assert found[-1].what.replace("\n", "").isprintable()

@@ -1,0 +1,120 @@
+"""What is made of the looks at a loop between two of its beats."""
+
+import asyncio
+import weakref
+from typing import Any
+
+import pytest
+from opentelemetry.trace import INVALID_SPAN
+
+from otel_fastperf.event_loop.blocks import Gap, Late, Moment, Run, Sample, longest_run, measured
+from otel_fastperf.event_loop.stack_sampler import Sight
+from otel_fastperf.requests.record import RequestRecord
+from otel_fastperf.requests.time_budget import Cause, Phase
+
+
+class Task:
+    """What a weak reference can be had of."""
+
+
+TASKS = [Task(), Task(), Task()]
+
+
+def sample(at: float, task: int | None = 0, *, woke: float = 0.0, record: RequestRecord | None = None) -> Sample:
+    reference: Any = None if task is None else weakref.ref(TASKS[task])
+    return Sample(Moment(at, at, at), Sight(task=reference, record=record), woke, asleep=False)
+
+
+def gap_of(*samples: Sample, first_look: float = 10.07) -> Gap:
+    """The loop was free at 10 seconds."""
+    gap = Gap(Moment(10.0, 10.0, 10.0), first_look)
+    gap.samples += samples
+    return gap
+
+
+def run_of(*samples: Sample, now: float) -> tuple[float, float]:
+    run = longest_run(gap_of(*samples), Moment(now, now, now))
+    assert run is not None
+    return run.start, run.end
+
+
+def record(started: float) -> RequestRecord:
+    return RequestRecord(None, {"type": "http"}, INVALID_SPAN, started)
+
+
+def test_one_task_that_is_seen_all_the_time_held_the_loop_all_the_time() -> None:
+    assert run_of(sample(10.1), sample(10.2), now=10.3) == (10.0, 10.3)
+
+
+def test_it_began_when_the_loop_last_woke_up() -> None:
+    assert run_of(sample(10.1, woke=10.04), sample(10.2, woke=10.04), now=10.3) == (10.04, 10.3)
+
+
+def test_it_began_when_its_request_noted_something_last_before_the_first_look() -> None:
+    its = record(10.01)
+    assert run_of(sample(10.1, woke=10.005, record=its), now=10.3) == (10.01, 10.3)
+    its.phases.append((10.02, Phase.HANDLER))
+    its.waited(10.01, 10.05, Cause.DB)
+    its.phases.append((10.25, Phase.SEND))
+    assert run_of(sample(10.1, woke=10.005, record=its), now=10.3) == (10.05, 10.3)
+
+
+def test_what_is_older_than_the_gap_says_nothing() -> None:
+    assert run_of(sample(10.1, woke=9.0, record=record(3.0)), now=10.3) == (10.0, 10.3)
+
+
+def test_of_several_tasks_the_longest_counts_from_half_way_to_half_way() -> None:
+    looks = sample(10.1, 0), sample(10.2, 1), sample(10.6, 1), sample(10.8, 2)
+    start, end = run_of(*looks, now=10.9)
+    assert [start, end] == pytest.approx([10.15, 10.7])
+
+
+def test_a_task_that_has_ended_is_not_its_successor_at_the_same_address() -> None:
+    first: Any = weakref.ref(Task())
+    second: Any = weakref.ref(TASKS[0])
+    looks = [Sample(Moment(10.1 + at, 0, 0), Sight(task=task), 0.0, False) for at, task in ((0, first), (0.1, second))]
+    run = longest_run(gap_of(*looks), Moment(10.3, 0, 0))
+    assert run is not None
+    assert len(run.samples) == 1
+
+
+def test_a_gap_without_a_look_is_one_run() -> None:
+    assert run_of(now=10.5) == (10.0, 10.5)
+
+
+def test_a_loop_that_did_not_run_was_not_held() -> None:
+    stopped = Sample(Moment(10.1, 0, 0), Sight(running=False), 0.0, asleep=True)
+    assert longest_run(gap_of(stopped, sample(10.2)), Moment(10.3, 0, 0)) is None
+
+
+def test_what_was_measured_is_that_of_the_run_alone() -> None:
+    run = Run(10.0, 10.4, (sample(10.1), sample(10.2)), Moment(10.0, 5.0, 7.0), Moment(10.4, 5.1, 7.3))
+    lates = [
+        Late(9.5, 10.1, gil_wait=0.05),  # 0.1 s of it in the run, half of that for the GIL
+        Late(10.2, 10.35, gil_wait=0.2),
+        Late(10.35, 10.36, gil_wait=0.0),  # on time, as good as
+    ]
+    found = measured(run, lates, pauses=[(9.9, 10.05), (10.3, 10.32), (11.0, 11.5)])
+    assert found.seconds == pytest.approx(0.4)
+    assert found.cpu == pytest.approx(0.1)
+    assert found.others_cpu == pytest.approx(0.2)
+    assert found.gc == pytest.approx(0.07)
+    assert found.stopped == pytest.approx(0.05)
+    assert found.gil_wait == pytest.approx(0.15)
+    assert (found.asleep, found.idle) == (0.0, False)
+
+
+def test_a_run_that_nobody_has_looked_at_was_idle_as_far_as_is_known() -> None:
+    found = measured(Run(10.0, 10.4, (), Moment(10.0, 0, 0), Moment(10.4, 0, 0)), [], [])
+    assert (found.asleep, found.idle) == (None, True)
+
+
+def test_a_task_is_known_by_its_weak_reference() -> None:
+    """`asyncio.Task` gives the same one as long as it lives."""
+
+    async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        assert weakref.ref(task) is weakref.ref(task)
+
+    asyncio.run(main())

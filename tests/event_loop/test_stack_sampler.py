@@ -1,0 +1,106 @@
+"""What another thread sees of the thread that runs an event loop."""
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from otel_fastperf.event_loop.stack_sampler import Sight, look
+
+Main = Callable[["Looker"], Coroutine[Any, Any, None]]
+
+
+class Looker:
+    """Looks at the loop's thread some time later, once."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+        self.base = 0
+        self.sights: list[Sight] = []
+        # in a callback of a loop without frames, what is outside of it is what runs the loop
+        self.loop.call_soon(self._note_base)
+
+    def _note_base(self) -> None:
+        self.base = id(sys._getframe(1))
+
+    def look_in(self, seconds: float) -> threading.Thread:
+        def later() -> None:
+            time.sleep(seconds)
+            self.sights.append(look(self.loop, self.thread, self.base))
+
+        thread = threading.Thread(target=later)
+        thread.start()
+        return thread
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def seen(request: pytest.FixtureRequest) -> Callable[[Main], Sight]:
+    """What is seen of a coroutine. It runs in a loop that is run from here, and not by `asyncio.run`."""
+    module: Any = pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+
+    def run(main: Main) -> Sight:
+        lookers: list[Looker] = []
+
+        async def with_looker() -> None:
+            lookers.append(Looker())
+            await asyncio.sleep(0.05)
+            await main(lookers[0])
+
+        loop = module.new_event_loop()
+        loop.run_until_complete(with_looker())
+        loop.close()
+        (sight,) = lookers[0].sights
+        return sight
+
+    return run
+
+
+def wait() -> None:
+    time.sleep(0.3)
+
+
+def test_a_loop_that_waits_is_idle(seen: Callable[[Main], Sight]) -> None:
+    async def main(looker: Looker) -> None:
+        thread = looker.look_in(0.1)
+        await asyncio.sleep(0.3)
+        thread.join()
+
+    assert seen(main) == Sight(running=True, idle=True)
+
+
+def test_a_task_that_holds_it_is_seen_with_its_lines(seen: Callable[[Main], Sight]) -> None:
+    async def main(looker: Looker) -> None:
+        looker.look_in(0.1)
+        wait()
+
+    sight = seen(main)
+    assert not sight.idle
+    assert sight.task is not None
+    assert [frame.function for frame in sight.frames][:2] == ["wait", "main"]
+    assert sight.called is not None
+    assert sight.called.function == "wait"
+
+
+def test_a_callback_that_holds_it_is_seen_without_a_task(seen: Callable[[Main], Sight]) -> None:
+    async def main(looker: Looker) -> None:
+        looker.look_in(0.1)
+        looker.loop.call_soon(wait)
+        await asyncio.sleep(0.4)
+
+    sight = seen(main)
+    assert (sight.idle, sight.task) == (False, None)
+    assert sight.frames[0].function == "wait"
+
+
+def test_a_loop_that_does_not_run_is_seen_as_such(seen: Callable[[Main], Sight]) -> None:
+    async def main(looker: Looker) -> None:
+        loop = asyncio.new_event_loop()
+        looker.sights.append(look(loop, looker.thread, looker.base))
+        loop.close()
+
+    assert seen(main) == Sight(running=False)

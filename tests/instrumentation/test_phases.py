@@ -1,0 +1,244 @@
+"""The time budget of real requests: the segments add up to the span, and each is what the app really did."""
+
+import asyncio
+import gc
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio.to_thread
+import pytest
+from fastapi import Depends, FastAPI, HTTPException, Request, routing
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.routing import Route
+
+from otel_fastperf import Settings, Telemetry, setup_telemetry
+from otel_fastperf.instrumentation.other_telemetry import native_config
+from tests.serving import Served, serve, wait_until
+
+PREFIX = "fastperf.time."
+
+
+class Item(BaseModel):
+    name: str
+
+
+def shop() -> FastAPI:  # noqa: C901 - one small route after the other
+    app = FastAPI()
+
+    async def dependency() -> int:
+        await asyncio.sleep(0.03)
+        return 7
+
+    def sync_dependency() -> int:
+        time.sleep(0.03)
+        return 7
+
+    @app.get("/async")
+    async def plain(seven: int = Depends(dependency)) -> int:
+        await asyncio.sleep(0.05)
+        return seven
+
+    @app.get("/sync")
+    def sync(seven: int = Depends(sync_dependency)) -> int:
+        time.sleep(0.05)
+        return seven
+
+    @app.get("/large", response_model=list[Item])
+    async def large() -> list[dict[str, str]]:
+        return [{"name": str(number)} for number in range(60_000)]
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(5):
+                await asyncio.sleep(0.02)
+                yield b"piece"
+
+        return StreamingResponse(pieces())
+
+    @app.get("/response")
+    async def response() -> JSONResponse:
+        await asyncio.sleep(0.02)
+        return JSONResponse({"ok": True})
+
+    @app.get("/collect")
+    async def collect() -> None:
+        await asyncio.sleep(0.01)
+        gc.collect()
+
+    @app.get("/refused")
+    async def refused() -> None:
+        raise HTTPException(409)
+
+    @app.get("/boom")
+    async def boom() -> None:
+        await asyncio.sleep(0.02)
+        raise ValueError
+
+    @app.post("/upload")
+    async def upload(request: Request) -> int:
+        return len(await request.body())
+
+    return app
+
+
+@contextmanager
+def observed(app: FastAPI, **settings: Any) -> Iterator[tuple[Served, Telemetry]]:
+    with setup_telemetry(app, settings=Settings(**settings)) as telemetry, serve(app) as server:
+        yield server, telemetry
+
+
+def budget(telemetry: Telemetry, number: int = 1) -> dict[str, float]:
+    """Seconds by segment of the newest request; they add up to its span."""
+    wait_until(lambda: len(telemetry.spans()) >= number, what="the request's span")
+    span = telemetry.spans()[-1]
+    assert span.end_time is not None
+    assert span.start_time is not None
+    duration = (span.end_time - span.start_time) / 1e9
+    attributes = (span.attributes or {}).items()
+    spent = {name.removeprefix(PREFIX): float(value) for name, value in attributes if name.startswith(PREFIX)}  # type: ignore[arg-type]
+    assert sum(spent.values()) == pytest.approx(duration, rel=0.001, abs=2e-6)
+    return spent
+
+
+def is_about(seconds: float, spent: float) -> bool:
+    """A timer fires up to a millisecond early, and late on a machine that is busy."""
+    return seconds - 0.002 <= spent < seconds + 0.1
+
+
+def test_dependencies_and_endpoint_are_told_apart() -> None:
+    with observed(shop()) as (server, telemetry):
+        server.get("/async")
+        spent = budget(telemetry)
+    assert is_about(0.03, spent["dependencies"])
+    assert is_about(0.05, spent["handler"])
+
+
+def test_those_that_run_in_threads_too() -> None:
+    with observed(shop()) as (server, telemetry):
+        server.get("/sync")
+        spent = budget(telemetry)
+    assert is_about(0.03, spent["dependencies"])
+    assert is_about(0.05, spent["handler"])
+
+
+def test_what_is_returned_has_to_be_serialised() -> None:
+    with observed(shop()) as (server, telemetry):
+        server.get("/large")
+        spent = budget(telemetry)
+    assert spent["serialization"] > spent["handler"]
+    assert spent["serialization"] > 0.01
+
+
+def test_the_pieces_of_a_stream_are_made_by_the_endpoint() -> None:
+    with observed(shop()) as (server, telemetry):
+        server.get("/stream")
+        assert is_about(0.1, budget(telemetry)["handler"])
+
+
+@pytest.mark.parametrize("path", ["/response", "/refused", "/boom", "/nothing", "/async"])
+def test_it_adds_up_however_the_request_ends(path: str) -> None:
+    app = shop()
+
+    class Through(BaseHTTPMiddleware):
+        async def dispatch(self, request: Request, call_next: Any) -> Any:
+            return await call_next(request)
+
+    app.add_middleware(Through)
+    with observed(app) as (server, telemetry):
+        server.get(path)
+        assert budget(telemetry)
+
+
+def test_a_client_that_sends_slowly_is_not_the_apps_time() -> None:
+    with observed(shop()) as (server, telemetry):
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nConnection: close\r\n\r\nab")
+            time.sleep(0.1)
+            client.sendall(b"cd")
+            client.recv(1000)
+        spent = budget(telemetry)
+    assert spent["send"] >= 0.08
+    assert spent["handler"] < 0.05
+
+
+def test_waiting_for_a_thread_is_a_segment_and_a_finding() -> None:
+    app = shop()
+
+    @app.get("/limit")
+    async def limit() -> None:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = 1
+
+    with observed(app) as (server, telemetry):
+        server.get("/limit")
+        threads = [threading.Thread(target=server.get, args=("/sync",)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wait_until(lambda: len(telemetry.spans()) == 5, what="all spans")
+        waits = [float((span.attributes or {}).get(f"{PREFIX}threadpool_wait", 0)) for span in telemetry.spans()]  # type: ignore[arg-type]
+        assert max(waits) > 0.06
+        findings = [finding for finding in telemetry.findings() if finding.kind == "threadpool_wait"]
+    assert findings
+    assert findings[0].route == "/sync"
+    assert findings[0].call_site is not None
+    assert findings[0].call_site.function.endswith("sync")
+    assert findings[0].evidence["limit"] == 1
+
+
+def test_the_counter_adds_up_to_the_durations() -> None:
+    with observed(shop()) as (server, telemetry):
+        for path in ("/async", "/sync", "/stream", "/response"):
+            server.get(path)
+        wait_until(lambda: len(telemetry.spans()) == 4, what="all spans")
+        totals: dict[str, float] = {}
+        for family in telemetry.metrics.registry.collect():
+            for sample in family.samples:
+                totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+    spent, lasted = totals["fastperf_request_time_seconds_total"], totals["http_server_request_duration_seconds_sum"]
+    assert spent == pytest.approx(lasted, rel=0.001)
+
+
+def test_a_plain_starlette_route_is_all_handler() -> None:
+    async def endpoint(_request: Request) -> JSONResponse:
+        await asyncio.sleep(0.02)
+        return JSONResponse({})
+
+    app = FastAPI(routes=[Route("/plain", endpoint)])
+    with observed(app) as (server, telemetry):
+        server.get("/plain")
+        spent = budget(telemetry)
+    assert is_about(0.02, spent["handler"])
+    assert "dependencies" not in spent
+
+
+@pytest.mark.parametrize("source", ["native", "contrib"])
+def test_the_span_of_another_instrumentation_has_the_budget_too(source: str) -> None:
+    app = shop()
+    if source == "native" and native_config(app) is None:
+        pytest.skip("this FastAPI has no telemetry of its own")
+    telemetry = setup_telemetry(app, settings=Settings(server_span=source))
+    with telemetry, TestClient(app) as client:
+        client.get("/async")
+        span = next(span for span in telemetry.spans() if span.kind.name == "SERVER")
+        assert span.attributes is not None
+        assert is_about(0.05, float(span.attributes[f"{PREFIX}handler"]))  # type: ignore[arg-type]
+
+
+def test_shutdown_puts_the_functions_back() -> None:
+    def functions() -> list[Any]:
+        return [*map(vars(routing).get, ("solve_dependencies", "run_endpoint_function")), anyio.to_thread.run_sync]
+
+    before = functions()
+    with observed(shop()) as (server, _):
+        assert not set(functions()) & set(before)
+        server.get("/async")
+    assert functions() == before

@@ -1,0 +1,131 @@
+"""What a statement is for, read from what SQLAlchemy itself hands on; of all versions alike."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, StaticPool, create_engine, event, insert, select, text, update
+from sqlalchemy.orm import Session, immediateload, joinedload, lazyload, selectinload, subqueryload
+
+from otel_fastperf.sql.orm_loads import Load, LoadKind, load_of
+from tests.models import Customer, Item, Order, fill
+
+Work = Callable[[Session], Any]
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    with engine.begin() as connection:
+        fill(connection)
+    yield engine
+    engine.dispose()
+
+
+def loads(engine: Engine, work: Work) -> list[Load]:
+    """What each statement that `work` runs is for."""
+    found: list[Load] = []
+
+    def listen(*arguments: Any) -> None:
+        found.append(load_of(arguments[4]))
+
+    with Session(engine) as session:
+        event.listen(engine, "before_cursor_execute", listen)
+        work(session)
+        event.remove(engine, "before_cursor_execute", listen)
+    return found
+
+
+def orders(session: Session, *options: Any) -> list[Order]:
+    return list(session.scalars(select(Order).limit(1).options(*options)).unique())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "many"), [("items", True), ("customer", False), ("note", False)], ids=["o2m", "m2o", "o2o"]
+)
+def test_a_lazy_load_tells_the_relationship(engine: Engine, attribute: str, many: bool) -> None:
+    found = loads(engine, lambda session: getattr(orders(session)[0], attribute))
+    assert found[1:] == [Load(LoadKind.LAZY, "Order", attribute, many)]
+
+
+def test_so_does_one_of_the_legacy_query(engine: Engine) -> None:
+    found = loads(engine, lambda session: session.query(Order).limit(1).all()[0].items)
+    assert found[-1] == Load(LoadKind.LAZY, "Order", "items", many=True)
+
+
+def test_loading_at_once_instance_by_instance_is_as_lazy(engine: Engine) -> None:
+    found = loads(engine, lambda session: orders(session, immediateload(Order.items)))
+    assert found[1:] == [Load(LoadKind.LAZY, "Order", "items", many=True)]
+
+
+@pytest.mark.parametrize("option", [selectinload(Order.items), subqueryload(Order.items), selectinload(Order.customer)])
+def test_a_batch_of_an_eager_load_is_eager(engine: Engine, option: Any) -> None:
+    found = loads(engine, lambda session: orders(session, option))
+    assert [load.kind for load in found] == [LoadKind.QUERY, LoadKind.EAGER]
+
+
+def test_eager_loads_below_eager_and_lazy_ones_are_eager(engine: Engine) -> None:
+    nested = select(Customer).limit(1).options(selectinload(Customer.orders).selectinload(Order.items))
+    found = loads(engine, lambda session: session.scalars(nested).all())
+    assert [load.kind for load in found] == [LoadKind.QUERY, LoadKind.EAGER, LoadKind.EAGER]
+    below = select(Customer).limit(1).options(lazyload(Customer.orders).selectinload(Order.items))
+    found = loads(engine, lambda session: session.scalars(below).one().orders)
+    assert [load.kind for load in found] == [LoadKind.QUERY, LoadKind.LAZY, LoadKind.EAGER]
+
+
+def test_a_join_is_one_query(engine: Engine) -> None:
+    found = loads(engine, lambda session: orders(session, joinedload(Order.items)))
+    assert [load.kind for load in found] == [LoadKind.QUERY]
+
+
+def test_what_the_application_asks_for_is_its_own(engine: Engine) -> None:
+    assert loads(engine, lambda session: session.get(Item, 1)) == [Load(LoadKind.QUERY, "Item")]
+    assert loads(engine, lambda session: session.execute(text("SELECT 1"))) == [Load(LoadKind.QUERY)]
+    assert loads(engine, lambda session: session.execute(select(Item.__table__))) == [Load(LoadKind.QUERY)]
+    assert loads(engine, lambda session: session.connection().exec_driver_sql("SELECT 1")) == [Load(LoadKind.QUERY)]
+
+
+@pytest.mark.parametrize("how", ["deferred", "expired", "refreshed"])
+def test_loading_what_is_there_already_is_a_refresh(engine: Engine, how: str) -> None:
+    def work(session: Session) -> None:
+        customer = session.scalars(select(Customer).limit(1)).one()
+        if how == "deferred":
+            assert customer.biography == ""
+        elif how == "expired":
+            session.expire(customer)
+            assert customer.name
+        else:
+            session.refresh(customer)
+
+    assert loads(engine, work)[1:] == [Load(LoadKind.REFRESH, "Customer")]
+
+
+def test_a_flush_is_a_flush_and_dml_of_the_application_is_its_own(engine: Engine) -> None:
+    def flush(session: Session) -> None:
+        session.add(Item(id=99, order_id=1))
+        session.flush()
+
+    assert {load.kind for load in loads(engine, flush)} == {LoadKind.FLUSH}
+    dml = loads(engine, lambda session: session.execute(update(Item).where(Item.id == 1).values(name="ink")))
+    assert dml[-1].kind is LoadKind.QUERY
+    core = loads(engine, lambda session: session.connection().execute(insert(Item).values(order_id=1)))
+    assert core[-1].kind is LoadKind.QUERY
+
+
+@pytest.mark.parametrize(
+    ("limit", "offset", "kind"),
+    [
+        (100, None, LoadKind.PAGE),
+        (10, 30, LoadKind.PAGE),
+        (10, 0, LoadKind.PAGE),
+        (3, None, LoadKind.QUERY),
+        (1, None, LoadKind.QUERY),
+        (1, 4, LoadKind.QUERY),
+    ],
+)
+def test_a_page_of_a_list_is_a_page(engine: Engine, limit: int, offset: int | None, kind: LoadKind) -> None:
+    """The newest few of each of many things are not; nor is `.first()`."""
+    statement = select(Item).order_by(Item.id).limit(limit).offset(offset)
+    assert [load.kind for load in loads(engine, lambda session: session.scalars(statement).all())] == [kind]
+    core = select(Item.id).limit(limit).offset(offset)
+    assert [load.kind for load in loads(engine, lambda session: session.connection().execute(core))] == [kind]
