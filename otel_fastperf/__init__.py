@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from otel_fastperf.errors import FastPerfError, ReportError, SettingsError, SetupError
+    from otel_fastperf.errors import AllocationsError, FastPerfError, ReportError, SettingsError, SetupError
     from otel_fastperf.findings import CallSite, Finding, Kind, Severity
     from otel_fastperf.logs import add_trace_context
-    from otel_fastperf.memory.allocations import AllocationReport, AllocationsError
+    from otel_fastperf.memory.allocations import AllocationReport
     from otel_fastperf.report.model import Report, RouteVerdict, WorkerVerdict
     from otel_fastperf.requests.record import RequestRecord
     from otel_fastperf.settings import Settings
@@ -40,7 +40,7 @@ __all__ = [
 
 _HOMES: Final = {
     "AllocationReport": "memory.allocations",
-    "AllocationsError": "memory.allocations",
+    "AllocationsError": "errors",
     "CallSite": "findings",
     "FastPerfError": "errors",
     "Finding": "findings",

@@ -1,25 +1,50 @@
-"""What the package raises.
+"""The exceptions that the package raises.
 
     FastPerfError
-    ├── SettingsError    one or more settings are wrong; the message lists them all
-    ├── SetupError       the app or the installed packages cannot be instrumented as asked
-    └── ReportError      a text is no report
+    ├── SettingsError       settings are wrong
+    ├── SetupError          the app or an installed package cannot be instrumented
+    ├── AllocationsError    allocations cannot be traced now
+    ├── ReportError         a text is not a report
+    ├── AppError            the command line cannot import the app
+    ├── AskingError         the command line cannot reach the service's debug route
+    ├── StackError          a stack of containers cannot be written or read
+    └── SmokeError          a step of `otel-fastperf stack smoke` failed
 
-Nothing here is ever raised into a request: see `guard`.
+Each message names the remedy. None of these errors reaches a request: see `internals.guard`.
 """
 
 
 class FastPerfError(Exception):
-    """Base of every error raised by otel_fastperf."""
+    """Base class of the package's exceptions."""
 
 
 class SettingsError(FastPerfError):
-    """One or more settings are wrong. The message has a line for each: key, value, rule, cure."""
+    """Settings are wrong. The message lists all of them, one per line: key, value, rule, remedy."""
 
 
 class SetupError(FastPerfError):
-    """The app, or a package it runs on, cannot be instrumented as asked. The message names the cure."""
+    """The app, or a package it runs on, cannot be instrumented as requested."""
+
+
+class AllocationsError(FastPerfError):
+    """Allocations cannot be traced: a trace is already running, or an argument is out of range."""
 
 
 class ReportError(FastPerfError):
-    """A text that was to be read as a `Report` is none. The message says why, and names the cure."""
+    """A text cannot be read as a `Report`."""
+
+
+class AppError(FastPerfError):
+    """The app named on the command line cannot be imported. The message is one line."""
+
+
+class AskingError(FastPerfError):
+    """The debug route of a service cannot be read. The message is one line."""
+
+
+class StackError(FastPerfError):
+    """A stack of containers cannot be written or read. The message has one line per problem: key, value, rule."""
+
+
+class SmokeError(FastPerfError):
+    """A step of the smoke test failed. The message is one line."""

@@ -10,7 +10,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
 from prometheus_client import (
@@ -510,11 +509,3 @@ def _declare(metric: Metric, registry: CollectorRegistry) -> Any:
             return _Histogram(
                 metric.name, metric.help, metric.labels, unit=metric.unit, buckets=metric.buckets, registry=registry
             )
-
-
-def installed(package: str) -> str:
-    """The installed version of a package, or `""`."""
-    try:
-        return version(package)
-    except ModuleNotFoundError:
-        return ""

@@ -52,9 +52,10 @@ from otel_fastperf.instrumentation.requests import RequestLayer, Requests, Route
 from otel_fastperf.instrumentation.server_span import DESCRIPTION, chosen_source, server_span_from
 from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.internals.guard import Guard
+from otel_fastperf.internals.versions import installed_version
 from otel_fastperf.logs import correlate_logs
 from otel_fastperf.memory.allocations import AllocationReport, allocations
-from otel_fastperf.metrics import Metrics, installed
+from otel_fastperf.metrics import Metrics
 from otel_fastperf.monitors.cache import monitor_caches
 from otel_fastperf.monitors.gc import monitor_gc
 from otel_fastperf.monitors.loop import monitor_loop
@@ -189,7 +190,7 @@ class Telemetry:
             self.metrics.samples(lambda error: self._guard.failed("metrics_refresh", error)),
             self.findings(),
             service=name or "",
-            versions={"python": platform.python_version(), **{name: installed(name) for name in _PACKAGES}},
+            versions={"python": platform.python_version(), **{name: installed_version(name) for name in _PACKAGES}},
             now=time.time(),
             pid=os.getpid(),
             started=self._made_at,
@@ -308,7 +309,7 @@ class Telemetry:
         yield from monitors.parts()
         yield _debug_part(settings.debug)
 
-        self.metrics.build_info.child(*map(installed, _PACKAGES), source).set(1)
+        self.metrics.build_info.child(*map(installed_version, _PACKAGES), source).set(1)
 
     def _new_layers(self, stack: ExitStack, signals: Signals, exposition: Exposition) -> Layers:
         settings, app = self.settings, self._app

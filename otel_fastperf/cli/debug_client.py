@@ -10,7 +10,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
-from otel_fastperf.errors import FastPerfError
+from otel_fastperf.errors import AskingError
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 #: how long a report may take: a service whose event loop is held answers late, and that is when one asks
@@ -19,10 +19,6 @@ _REPORT_SECONDS: Final = 15.0
 _MARGIN_SECONDS: Final = 30.0
 #: a report has some 100 kB
 _MOST_BYTES: Final = 64 * 1024 * 1024
-
-
-class AskingError(FastPerfError):
-    """The service could not be asked. One line: what happened, and the cure."""
 
 
 @dataclass(frozen=True, slots=True)

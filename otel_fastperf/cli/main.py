@@ -9,11 +9,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Final
 
-from otel_fastperf.cli.debug_client import DEFAULT_URL, AskingError, Service
+from otel_fastperf.cli.debug_client import DEFAULT_URL, Service
 from otel_fastperf.cli.output import is_coloured, print_checks
 from otel_fastperf.cli.setup_checks import Level, run_checks
 from otel_fastperf.cli.stack.command import add_stack
-from otel_fastperf.errors import FastPerfError, ReportError
+from otel_fastperf.errors import AskingError, FastPerfError, ReportError
 from otel_fastperf.findings import Severity
 from otel_fastperf.report.formats import FORMATS, report_as
 from otel_fastperf.report.model import Report
@@ -191,7 +191,8 @@ def _kib(size: float) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from otel_fastperf.cli.setup_facts import AppError, gather
+    from otel_fastperf.cli.setup_facts import gather
+    from otel_fastperf.errors import AppError
 
     try:
         with redirect_stdout(sys.stderr):  # what the app prints while it is imported

@@ -13,18 +13,14 @@ from typing import Any, Final
 from starlette.applications import Starlette
 
 from otel_fastperf.cli.setup_checks import AppFacts, Facts
-from otel_fastperf.errors import FastPerfError, SettingsError, SetupError
+from otel_fastperf.errors import AppError, SettingsError, SetupError
 from otel_fastperf.instrumentation.other_telemetry import chain, is_contrib_applied, native_config
-from otel_fastperf.metrics import installed
+from otel_fastperf.internals.versions import installed_version
 from otel_fastperf.requests.route import endpoints
 from otel_fastperf.settings import Settings
 from otel_fastperf.telemetry import Telemetry, telemetry_of
 
 _CONNECT_SECONDS: Final = 1.0
-
-
-class AppError(FastPerfError):
-    """The app cannot be imported. One line."""
 
 
 def gather(target: str | None, *, factory: bool = False) -> Facts:
@@ -46,7 +42,7 @@ def gather(target: str | None, *, factory: bool = False) -> Facts:
         environ=dict(os.environ),
         settings=settings if telemetry is None else telemetry.settings,
         settings_error=wrong,
-        version=installed,
+        version=installed_version,
         required=_required(),
         app=None if app is None else _app_facts(app, telemetry),
         sync_engines=sync,

@@ -163,7 +163,8 @@ def _report_page(report: Report, form: str) -> Page:
 
 
 def _allocations_page(seconds: float) -> Page:
-    from otel_fastperf.memory.allocations import AllocationsError, allocations
+    from otel_fastperf.errors import AllocationsError
+    from otel_fastperf.memory.allocations import allocations
 
     try:
         found = allocations(seconds)

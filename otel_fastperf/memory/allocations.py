@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from otel_fastperf.errors import FastPerfError
+from otel_fastperf.errors import AllocationsError
 from otel_fastperf.internals.frames import is_application, is_own
 
 #: the longest that one may ask for, in seconds, and the most lines and frames
@@ -26,10 +26,6 @@ _NOT_OF_INTEREST: Final = (
     "<frozen importlib._bootstrap_external>",
     tracemalloc.__file__,
 )
-
-
-class AllocationsError(FastPerfError):
-    """Allocations cannot be traced now or as asked; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)

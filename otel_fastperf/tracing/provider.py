@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import SpanProcessor, Tracer, TracerProvider
 from opentelemetry.util.types import Attributes
 
 from otel_fastperf.internals.guard import Guard
-from otel_fastperf.metrics import installed
+from otel_fastperf.internals.versions import installed_version
 from otel_fastperf.settings import Settings
 from otel_fastperf.tracing.forks import on_fork
 from otel_fastperf.tracing.safe_sdk import GuardedProcessors, sampler_of
@@ -89,7 +89,7 @@ class FastPerfTracerProvider(TracerProvider):
 
 def our_tracer(provider: trace.TracerProvider) -> trace.Tracer:
     """The tracer of this package: scope, version, semantic conventions."""
-    return provider.get_tracer("otel_fastperf", installed("otel-fastperf"), _SCHEMA_URL)
+    return provider.get_tracer("otel_fastperf", installed_version("otel-fastperf"), _SCHEMA_URL)
 
 
 def service_name(provider: trace.TracerProvider) -> str | None:

@@ -15,8 +15,9 @@ from typing import Any, Final
 import pytest
 
 from otel_fastperf import Report, Severity
-from otel_fastperf.cli.debug_client import AskingError, Service
+from otel_fastperf.cli.debug_client import Service
 from otel_fastperf.cli.main import main
+from otel_fastperf.errors import AskingError
 from tests.reports import GROWTH, SHOP
 from tests.serving import ROOT, Command, free_port, run_server
 

@@ -18,7 +18,8 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from otel_fastperf.cli.stack.smoke import Addresses, SmokeError, smoke
+from otel_fastperf.cli.stack.smoke import Addresses, smoke
+from otel_fastperf.errors import SmokeError
 from tests.deploy.engine import COMPOSE
 from tests.deploy.servers import DEPLOY, ROOT
 from tests.serving import free_port, wait_until

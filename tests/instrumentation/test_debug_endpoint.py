@@ -15,9 +15,10 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from otel_fastperf import Report, Settings, setup_telemetry
+from otel_fastperf.errors import AllocationsError
 from otel_fastperf.instrumentation.debug_endpoint import DebugEndpoint, is_from_this_machine
 from otel_fastperf.internals.guard import Guard
-from otel_fastperf.memory.allocations import AllocationReport, AllocationsError, Site
+from otel_fastperf.memory.allocations import AllocationReport, Site
 from otel_fastperf.settings import DebugSettings
 from tests.reports import SHOP
 from tests.serving import Answer, Served, serve, wait_until

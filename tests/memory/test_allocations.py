@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from otel_fastperf.memory.allocations import AllocationReport, AllocationsError, Site, allocations
+from otel_fastperf.errors import AllocationsError
+from otel_fastperf.memory.allocations import AllocationReport, Site, allocations
 
 MIB = 1024 * 1024
 HERE = Path(__file__)

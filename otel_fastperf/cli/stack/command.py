@@ -20,7 +20,6 @@ from otel_fastperf.cli.stack.files import (
     Action,
     Answers,
     Manifest,
-    StackError,
     Step,
     address,
     ensure_secret,
@@ -38,7 +37,8 @@ from otel_fastperf.cli.stack.files import (
 from otel_fastperf.cli.stack.options import Given, answers, notes
 from otel_fastperf.cli.stack.smoke import add_options, run
 from otel_fastperf.cli.stack.validators import check_tools
-from otel_fastperf.metrics import installed
+from otel_fastperf.errors import StackError
+from otel_fastperf.internals.versions import installed_version
 
 _OK: Final = 0
 _FOUND: Final = 1
@@ -129,7 +129,7 @@ def _init(options: argparse.Namespace) -> int:
     write(folder, steps)
     new_secret = ensure_secret(folder)
     hashes = {path: hash_of(content) for path, content in wanted.items()}
-    manifest = Manifest(version=installed("otel-fastperf"), answers=made, files=hashes)
+    manifest = Manifest(version=installed_version("otel-fastperf"), answers=made, files=hashes)
     write_file(folder / MANIFEST, manifest.to_json().encode())
     sys.stdout.write("".join(f"{line}\n" for line in _report(folder, steps, made, given, new_secret=new_secret)))
     return _FOUND if any(step.action is Action.OFFER for step in steps) else _OK
@@ -196,7 +196,7 @@ def _check(options: argparse.Namespace) -> int:
         raise StackError(message)
     wanted = filled(shipped(source()), manifest.answers)
     stack = Stack(
-        folder=folder, manifest=manifest, wanted=wanted, version=installed("otel-fastperf"), environ=os.environ
+        folder=folder, manifest=manifest, wanted=wanted, version=installed_version("otel-fastperf"), environ=os.environ
     )
     environ = {**variables(stack.text(ENVIRONMENT)), **os.environ}
     checks: list[Check] = [*check_stack(stack), *check_tools(folder, wanted, environ)]

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from otel_fastperf.errors import FastPerfError
+from otel_fastperf.errors import StackError
 
 MANIFEST: Final = ".fastperf-stack.json"
 TARGETS: Final = "deploy/prometheus/targets/app.yml"
@@ -48,10 +48,6 @@ _TOP: Final = (COMPOSE, "compose.*.yml", ENVIRONMENT_EXAMPLE, "deploy/**/*", "gr
 #: the demo needs the checkout; a target of it that is not there would be an app that is down
 _DEMO: Final = ("deploy/demo/", "deploy/prometheus/targets/")
 _SCHEMA: Final = 1
-
-
-class StackError(FastPerfError):
-    """A stack cannot be written or read. One line: key, value, rule, cure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
 from otel_fastperf.cli.stack.files import ENVIRONMENT, variables
-from otel_fastperf.errors import FastPerfError
+from otel_fastperf.errors import SmokeError
 
 #: service that the trace is of; not one of an app, so that no dashboard counts it
 SERVICE: Final = "otel-fastperf-smoke"
@@ -32,10 +32,6 @@ _PAUSE_SECONDS: Final = 0.5
 #: for one answer
 _PATIENCE_SECONDS: Final = 5.0
 _MOST_BYTES: Final = 16 * 1024 * 1024
-
-
-class SmokeError(FastPerfError):
-    """A step failed. One line: what happened, and the cure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +109,7 @@ def _addresses(addresses: Addresses) -> str:
     return "\n" + "".join(f"{what:<12}{where}\n" for what, where in lines)
 
 
-class _Hint(FastPerfError):  # noqa: N818 - it is none
+class _Hint(Exception):  # noqa: N818 - it is none
     """Worth telling, and no failure of the stack."""
 
 

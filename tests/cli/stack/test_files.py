@@ -22,7 +22,6 @@ from otel_fastperf.cli.stack.files import (
     Action,
     Answers,
     Manifest,
-    StackError,
     Step,
     ensure_secret,
     filled,
@@ -35,6 +34,7 @@ from otel_fastperf.cli.stack.files import (
     write,
     write_file,
 )
+from otel_fastperf.errors import StackError
 
 SLO: Final = """\
 groups:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from otel_fastperf.cli.stack.files import Answers, StackError
+from otel_fastperf.cli.stack.files import Answers
 from otel_fastperf.cli.stack.options import Given, answers, notes
+from otel_fastperf.errors import StackError
 
 
 def refused(given: Given) -> str:

@@ -1,0 +1,11 @@
+"""Versions of installed packages."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def installed_version(package: str) -> str:
+    """Version of an installed package; `""` if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
