@@ -178,7 +178,7 @@ class TestHowOften:
         own.append(setup_telemetry(app))
         assert setup_telemetry(app) is own[0]
         assert setup_telemetry(app, settings=Settings()) is own[0]
-        assert "the first call's settings stay" in caplog.text
+        assert "the settings of the first call stay in force" in caplog.text
         with serve(app) as server:
             server.get("/api/items/1")
             assert names(own[0].spans()) == [GET_ITEM]
@@ -309,7 +309,7 @@ class TestUndo:
         telemetry.shutdown()
 
     def test_a_set_up_that_fails_half_way_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import otel_fastperf.telemetry as module
+        import otel_fastperf.parts as module
 
         def fails(*_args: Any, **_kwargs: Any) -> None:
             raise OSError("no")
@@ -622,7 +622,7 @@ class TestLoops:
 
         own.append(setup_telemetry(app, settings=Settings(loop={"start_after": 0})))
         for _ in range(2):  # each on a loop of its own
-            assert "otel_fastperf monitors" in TestClient(app).get("/").json()
+            assert "otel_fastperf-monitors" in TestClient(app).get("/").json()
 
     def test_without_a_lifespan_the_monitors_start_with_the_requests(self, own: list[Telemetry]) -> None:
         app = items(FastAPI())

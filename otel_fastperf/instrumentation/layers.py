@@ -11,42 +11,39 @@ Starlette builds the stack at the first request or at start-up, so `build_middle
 a stack that is already built is wrapped as it is. That makes set-up work at import, in a factory, and in the lifespan.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.middleware.errors import ServerErrorMiddleware
 
+from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer
 from otel_fastperf.instrumentation.other_telemetry import chain, contrib_middleware, is_contrib_applied
+from otel_fastperf.instrumentation.own_pages import OwnPage, OwnPages
+from otel_fastperf.instrumentation.requests import NewLoop, RequestLayer, Requests, RouterLayer
 
-Layer = Callable[[Any], Any]
+_L = TypeVar("_L", OwnPages, RequestLayer, RouterLayer, Boundary)
 
 
 class Layers:
-    """Puts our layers into one app's stack, wherever that stack comes from, and takes them out again."""
+    """Puts our layers into one app's middleware chain, whoever builds that chain, and takes them out again."""
 
     def __init__(
         self,
         app: Starlette,
+        requests: Requests,
         *,
-        outermost: Layer,
-        request: Callable[..., Any],
-        router: Layer,
-        between: Callable[[Any, Callable[..., Any]], None] = lambda _stack, _layer: None,
-        boundary: Callable[..., Any] = lambda inner, *_how: inner,
+        pages: Sequence[OwnPage] = (),
+        timer: MiddlewareTimer | None = None,
+        on_new_loop: NewLoop = lambda: None,
     ) -> None:
-        """`outermost(app)`, `request(app, join=…)`, `router(app)` and `boundary(app, …)` make the layers.
-
-        `between(stack, boundary)` puts boundaries into a stack that has been built.
-        """
+        """Without `timer`, no boundaries are placed. See `RequestLayer` for `on_new_loop`."""
         self._app = app
-        self._outermost = outermost
-        self._request = request
-        self._router = router
-        self._between = between
-        self._boundary = boundary
+        self._requests = requests
+        self._pages = pages
+        self._timer = timer
+        self._on_new_loop = on_new_loop
         self._made: list[Any] = []
 
     def place(self, stack: Any) -> Any:
@@ -54,29 +51,26 @@ class Layers:
         self._place_between(stack)
         contrib = contrib_middleware(stack)
         if contrib is not None:
-            contrib.app = self._make(self._request, contrib.app, join=True)
-            return self._make(self._outermost, stack)
-        return self._make(self._outermost, self._make(self._request, stack, join=False))
+            contrib.app = self._request_layer(contrib.app, join=True)
+            return self._own_pages(stack)
+        return self._own_pages(self._request_layer(stack, join=False))
 
     def place_inside(self, stack: ServerErrorMiddleware) -> Any:
         """For contrib applied after us: it takes the stack apart and keeps only what is under its first middleware."""
         self._place_between(stack)
-        stack.app = self._make(self._outermost, self._make(self._request, stack.app, join=True))
+        stack.app = self._own_pages(self._request_layer(stack.app, join=True))
         return stack
-
-    def _place_between(self, stack: Any) -> None:
-        self._between(stack, partial(self._make, self._boundary))
 
     def place_router(self) -> None:
         """Around the router. Mounted apps have routers of their own, inside."""
         router = self._app.router
-        router.middleware_stack = self._make(self._router, router.middleware_stack)
+        router.middleware_stack = self._kept(RouterLayer(router.middleware_stack, self._requests.signals))
 
     def make_outermost(self) -> None:
         """Once the stack is built: our own pages are answered outside of everything, whoever built the stack."""
         stack = self._app.middleware_stack
         if stack is not None and not any(stack is layer for layer in self._made):
-            self._app.middleware_stack = self._make(self._outermost, stack)
+            self._app.middleware_stack = self._own_pages(stack)
 
     def remove(self) -> None:
         """Take every layer out of the chain it is in; one that cannot be reached stays, switched off."""
@@ -86,9 +80,24 @@ class Layers:
         self._app.middleware_stack = _without(self._app.middleware_stack, own)
         self._app.router.middleware_stack = _without(self._app.router.middleware_stack, own)
         self._made.clear()
+        if self._timer is not None:
+            self._timer.remove()
 
-    def _make(self, kind: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        layer = kind(*arguments, **options)
+    def _own_pages(self, inner: Any) -> OwnPages:
+        return self._kept(OwnPages(inner, self._app, self._pages))
+
+    def _request_layer(self, inner: Any, *, join: bool) -> RequestLayer:
+        return self._kept(RequestLayer(inner, self._requests, join=join, on_new_loop=self._on_new_loop))
+
+    def _place_between(self, stack: Any) -> None:
+        if self._timer is not None:
+            self._timer.place(stack, self._boundary)
+            self._requests.middlewares = self._timer.middlewares
+
+    def _boundary(self, inner: Any, phase: int, sends: bool) -> Boundary:  # noqa: FBT001 - see MiddlewareTimer.place
+        return self._kept(Boundary(self._requests.signals, inner, phase, sends))
+
+    def _kept(self, layer: _L) -> _L:
         self._made.append(layer)
         return layer
 

@@ -52,7 +52,7 @@ async def on_a_thread(call: Callable[[], None]) -> None:
         finally:
             loop.call_soon_threadsafe(done.set)
 
-    thread = threading.Thread(target=run, name="otel_fastperf shutdown", daemon=True)
+    thread = threading.Thread(target=run, name="otel_fastperf-shutdown", daemon=True)
     thread.start()
     await done.wait()
     thread.join()  # it has nothing left to do

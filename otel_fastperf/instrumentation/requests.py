@@ -31,6 +31,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+#: called when requests arrive on a new event loop; the request waits for what it returns, if anything
+NewLoop = Callable[[], Awaitable[object] | None]
 
 #: the metric label of a request that no route served; semconv leaves `http.route` out, a named value is easier to query
 UNMATCHED: Final = "unmatched"
@@ -86,17 +88,11 @@ class _Propagation(NamedTuple):
 class Requests:
     """What all requests of one app share: settings made ready, signals, labels. Nothing of any request stays here."""
 
-    def __init__(
-        self,
-        settings: RequestsSettings,
-        signals: Signals,
-        *,
-        exemplars: bool = True,
-        middlewares: Callable[[], tuple[Middleware, ...]] = tuple,
-    ) -> None:
-        """Prepare; nothing is installed. `middlewares()` are the app's, once its stack is built."""
+    def __init__(self, settings: RequestsSettings, signals: Signals, *, exemplars: bool = True) -> None:
+        """Prepare; nothing is installed."""
         self.signals = signals
-        self.middlewares = middlewares
+        #: the app's middlewares, from the outside in; set once the chain is built
+        self.middlewares: tuple[Middleware, ...] = ()
         self.exemplars = exemplars
         self._methods = frozenset(settings.known_methods)
         self._trust = settings.trust_incoming
@@ -204,9 +200,7 @@ class Requests:
 class RequestLayer:
     """ASGI middleware, outermost of the app's own: opens, feeds and closes one `_Exchange` per request."""
 
-    def __init__(
-        self, app: ASGIApp, requests: Requests, *, join: bool, on_new_loop: Callable[[], Awaitable[object] | None]
-    ) -> None:
+    def __init__(self, app: ASGIApp, requests: Requests, *, join: bool, on_new_loop: NewLoop) -> None:
         """`join`: a SERVER span of another instrumentation is open around this layer; use it, start none.
 
         `on_new_loop` is called when a request comes on another event loop than the one before it, and so on the first;
@@ -436,7 +430,7 @@ class _Exchange(_Observed):
         self._active = requests.signals.metrics.active_requests.child(*self._labels)
         self._active.inc()
         self.record.send = self.send
-        self.record.middlewares = requests.middlewares()
+        self.record.middlewares = requests.middlewares
 
     def _start_span(self, requests: Requests, scope: Scope) -> Span:
         return requests.start_span(scope, _verb(requests.method(scope)), self.started_ns)

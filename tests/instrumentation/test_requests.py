@@ -18,33 +18,17 @@ from websockets.sync.client import connect
 
 from otel_fastperf.instrumentation.background import instrument_background
 from otel_fastperf.instrumentation.layers import Layers, install_layers
-from otel_fastperf.instrumentation.requests import RequestLayer, Requests, RouterLayer
+from otel_fastperf.instrumentation.requests import Requests
 from otel_fastperf.instrumentation.server_span import server_span_from
 from otel_fastperf.settings import RequestsSettings, Settings
 from tests.conftest import Probe
 from tests.serving import Answer, Served, serve, wait_until
 
 
-class Passed:
-    """An outermost layer that does nothing."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-        self.on = True
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self.app(scope, receive, send)
-
-
 @contextmanager
 def observing(app: FastAPI, probe: Probe, **settings: Any) -> Iterator[None]:
     """The request layers on an app, without the rest of the package."""
-    requests = Requests(RequestsSettings(**settings), probe.signals)
-
-    def layer(inner: Any, *, join: bool) -> RequestLayer:
-        return RequestLayer(inner, requests, join=join, on_new_loop=lambda: None)
-
-    layers = Layers(app, outermost=Passed, request=layer, router=lambda inner: RouterLayer(inner, probe.signals))
+    layers = Layers(app, Requests(RequestsSettings(**settings), probe.signals))
     with ExitStack() as stack:
         stack.enter_context(server_span_from("own", app, Settings(), trace.get_tracer_provider()))
         stack.enter_context(instrument_background(probe.signals))
