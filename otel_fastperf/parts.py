@@ -20,6 +20,7 @@ from otel_fastperf.errors import SetupError
 from otel_fastperf.exposition import Exposition, serve_on_port
 from otel_fastperf.instrumentation.background import instrument_background
 from otel_fastperf.instrumentation.cache import instrument_caches
+from otel_fastperf.instrumentation.client_span import client_span_description, client_spans_from
 from otel_fastperf.instrumentation.debug_endpoint import DebugEndpoint
 from otel_fastperf.instrumentation.explain import explain_slow_queries
 from otel_fastperf.instrumentation.layers import Layers, install_layers
@@ -173,8 +174,10 @@ def _database(given: Materials) -> Part:
     if not given.settings.database.enabled:
         return _off("database")
     engines = "every SQLAlchemy engine of the process" if given.engines is None else f"{len(given.engines)} engine(s)"
+    spans = client_span_description(given.settings.database.client_span)
     explained = ", slow queries explained" if given.settings.explain.enabled else ""
-    return Part("database", on=True, detail=engines + explained, installs=(_observing_database(given),))
+    detail = f"{engines}, {spans}{explained}"
+    return Part("database", on=True, detail=detail, installs=(_observing_database(given),))
 
 
 def _caches(given: Materials) -> Part:
@@ -295,6 +298,7 @@ def _observing_database(given: Materials) -> Iterator[None]:
         on_slow = None
         if settings.explain.enabled:
             on_slow = stack.enter_context(explain_slow_queries(settings.explain, signals))
+        stack.enter_context(client_spans_from(settings.database.client_span, engines, signals, given.tracing.provider))
         stack.enter_context(
             instrument_database(
                 engines, settings.database, signals, exemplars=settings.metrics.exemplars, on_slow=on_slow

@@ -293,6 +293,11 @@ class DatabaseSettings(_Group):
     """SQL spans and metrics."""
 
     enabled: bool = Field(default=True, examples=["true"], description="Measure SQL statements and connection pools.")
+    client_span: Literal["own", "contrib"] = Field(
+        default="own",
+        examples=["own"],
+        description="Source of a statement's CLIENT span: this package, or opentelemetry-instrumentation-sqlalchemy.",
+    )
     query_text: bool = Field(
         default=True,
         examples=["true"],

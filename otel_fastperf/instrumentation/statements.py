@@ -414,7 +414,7 @@ class _Observer:
     ) -> Span:
         """Put the statement on contrib's span if it made one, else on one of our own."""
         span: Span | None = getattr(execution, _CONTRIB_SPAN, None)
-        if span is not None:
+        if span is not None and span.get_span_context().is_valid:
             span.set_attributes(attributes)
         else:
             span = self._signals.tracer.start_span(

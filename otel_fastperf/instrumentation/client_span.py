@@ -1,0 +1,328 @@
+"""The source of a statement's CLIENT span: this package, or contrib's `opentelemetry-instrumentation-sqlalchemy`.
+
+A statement has exactly one CLIENT span. Contrib's instrumentation belongs to the whole process, so its state is kept
+here once, for all telemetries of the process:
+
+- With `client_span = "contrib"` it is switched on, and starts its spans through the provider of the telemetry that
+  serves the request.
+- Where it runs only because the `opentelemetry-instrument` agent found the package, which is a dependency of ours, it
+  is switched off for the engines whose spans we make.
+- If the application switched it on, it stays as it is, and our attributes go on its spans.
+
+Contrib refuses SQLAlchemy 2.1 by its dependency check only; its code works there, so the check is skipped.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from enum import Enum, auto
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from weakref import WeakSet
+
+from opentelemetry import metrics
+from opentelemetry.instrumentation.utils import unwrap
+from opentelemetry.trace import INVALID_SPAN, Span, Tracer, TracerProvider, use_span
+from sqlalchemy import Connection, Dialect, Engine, event
+
+from otel_fastperf.errors import SetupError
+from otel_fastperf.requests.record import CURRENT
+from otel_fastperf.signals import Signals
+
+if TYPE_CHECKING:
+    # without greenlet SQLAlchemy's asyncio package cannot be imported
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+ClientSpanSource = Literal["own", "contrib"]
+
+_CONTRIB: Final = "opentelemetry.instrumentation.sqlalchemy"
+_AGENT: Final = "opentelemetry.instrumentation.auto_instrumentation"
+_AGENT_SKIPS: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+
+_OWN: Final = "own CLIENT spans"
+_FROM_CONTRIB: Final = "CLIENT spans of opentelemetry-instrumentation-sqlalchemy"
+_JOINED: Final = f"{_FROM_CONTRIB}, which the application switched on"
+
+
+def client_span_description(source: ClientSpanSource) -> str:
+    """What `Telemetry.describe()` says of the source, before it is switched on."""
+    return _PROCESS.describe(source)
+
+
+@contextmanager
+def client_spans_from(
+    source: ClientSpanSource,
+    engines: "Sequence[Engine | AsyncEngine] | None",
+    signals: Signals,
+    provider: TracerProvider,
+) -> Iterator[None]:
+    """Use the source for the statements of `engines` (None: all) until the end of the block.
+
+    Raises:
+        SetupError: `contrib` cannot patch SQLAlchemy because greenlet is not installed.
+    """
+    user = _User(source, None if engines is None else _by_dialect(engines), signals, provider)
+    _PROCESS.enter(user)
+    try:
+        yield
+    finally:
+        _PROCESS.leave(user)
+
+
+class _User(NamedTuple):
+    """One telemetry: the source that it wants, for which engines (None: all), and where its spans go."""
+
+    source: ClientSpanSource
+    engines: dict[Dialect, Engine] | None
+    signals: Signals
+    provider: TracerProvider
+
+
+class _Origin(Enum):
+    """Who switched contrib's instrumentation on, before any telemetry was set up."""
+
+    NOBODY = auto()
+    APP = auto()
+    AGENT = auto()
+
+
+class _Process:
+    """Contrib's instrumentation of this process, arranged anew whenever a telemetry comes or goes, in any order."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users: list[_User] = []
+        self._origin = _Origin.NOBODY
+        self._agent = _AgentInstrumentation()
+        self._own = _OwnInstrumentation()
+
+    def describe(self, source: ClientSpanSource) -> str:
+        with self._lock:
+            origin = self._origin if self._users else _origin()
+        if origin is _Origin.APP:
+            return _JOINED
+        return _FROM_CONTRIB if source == "contrib" else _OWN
+
+    def enter(self, user: _User) -> None:
+        with self._lock:
+            if not self._users:
+                self._origin = _origin()
+            self._users.append(user)
+            try:
+                self._arrange()
+            except BaseException:
+                self._users.remove(user)
+                raise
+
+    def leave(self, user: _User) -> None:
+        with self._lock:
+            self._users.remove(user)
+            self._arrange()
+
+    def _arrange(self) -> None:
+        if self._origin is _Origin.AGENT:
+            self._agent.leave_out([user.engines for user in self._users if user.source == "own"])
+        elif self._origin is _Origin.NOBODY:
+            self._own.serve([user for user in self._users if user.source == "contrib"])
+
+
+class _AgentInstrumentation:
+    """What the agent switched on: without the engines for which we make the spans."""
+
+    def __init__(self) -> None:
+        self._engines: WeakSet[Engine] = WeakSet()
+        self._is_as_found = True
+
+    def leave_out(self, owned: list[dict[Dialect, Engine] | None]) -> None:
+        """Trace all of the agent's engines but the owned ones; None owns all. With an empty list it is as it was."""
+        if self._is_as_found and not owned:
+            return
+        self._is_as_found = not owned
+        self._engines.update(_watched_engines())
+        instrumentor = _instrumentor()
+        if instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.uninstrument()
+        ours: set[Dialect] = set()
+        for engines in owned:
+            if engines is None:
+                return
+            ours.update(engines)
+        # as the agent does; the engines that it had are handed over, since it only knows those made from now on
+        rest = [engine for engine in self._engines if engine.dialect not in ours]
+        instrumentor.instrument(skip_dep_check=True, engines=rest)
+        if owned:
+            _drop_connect_spans()
+
+
+class _OwnInstrumentation:
+    """What we switch on, for all telemetries that want contrib's spans."""
+
+    def __init__(self) -> None:
+        self._on = ExitStack()
+
+    def serve(self, users: list[_User]) -> None:
+        """Trace the engines of these telemetries, and no others."""
+        self._on.close()
+        if not users or _is_on():
+            return
+        self._on.enter_context(_instrumented(users))
+
+
+@contextmanager
+def _instrumented(users: list[_User]) -> Iterator[None]:
+    _check_greenlet()
+    chosen: dict[Dialect, Engine] = {}
+    for user in users:
+        chosen.update(user.engines or {})
+    provider = _RoutedProvider(users)
+    instrumentor = _instrumentor()
+    instrumentor.instrument(tracer_provider=provider, skip_dep_check=True, engines=list(chosen.values()))
+    _drop_connect_spans()
+    try:
+        if any(user.engines is None for user in users):
+            with _every_engine(provider):
+                yield
+        else:
+            _leave_new_engines()
+            yield
+    finally:
+        # the application may have switched it off
+        if instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.uninstrument()
+
+
+@contextmanager
+def _every_engine(provider: TracerProvider) -> Iterator[None]:
+    """Have contrib trace each engine from its first connection on.
+
+    Contrib alone sees only engines that are made after it was switched on, and by a `create_engine` that was not
+    imported before.
+    """
+    from opentelemetry.instrumentation.sqlalchemy.engine import EngineTracer
+
+    seen: WeakSet[Engine] = WeakSet()
+    tracer = provider.get_tracer(_CONTRIB)
+    usage = metrics.get_meter(_CONTRIB).create_up_down_counter("db.client.connections.usage", "connections")
+
+    def engine_connect(connection: Connection) -> None:
+        engine = connection.engine
+        if engine in seen:
+            return
+        seen.add(engine)
+        # what `execution_options()` gives passes its events on to the engine that it came from
+        while (proxied := getattr(engine, "_proxied", None)) is not None:
+            engine = proxied
+        if engine not in _watched_engines():
+            EngineTracer(tracer, engine, usage)  # type: ignore[no-untyped-call]
+
+    event.listen(Engine, "engine_connect", engine_connect)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "engine_connect", engine_connect)
+
+
+class _RoutedProvider(TracerProvider):
+    """Contrib's spans go where the telemetry that serves the request sends its own."""
+
+    def __init__(self, users: list[_User]) -> None:
+        self._users = users
+
+    def get_tracer(self, *args: Any, **kwargs: Any) -> Tracer:
+        """One tracer for all telemetries."""
+        return _RoutedTracer([(user.signals, user.provider.get_tracer(*args, **kwargs)) for user in self._users])
+
+
+class _RoutedTracer(Tracer):
+    def __init__(self, tracers: list[tuple[Signals, Tracer]]) -> None:
+        self._tracers = tracers
+
+    def start_span(self, *args: Any, **kwargs: Any) -> Span:
+        """No span for excluded requests, nor for those of a telemetry that makes its own."""
+        record = CURRENT.get()
+        if record is None:
+            return self._tracers[0][1].start_span(*args, **kwargs)
+        for signals, tracer in self._tracers:
+            if record.owner is signals and not record.excluded:
+                return tracer.start_span(*args, **kwargs)
+        return INVALID_SPAN
+
+    @contextmanager
+    def start_as_current_span(self, *args: Any, end_on_exit: bool = True, **kwargs: Any) -> Iterator[Span]:  # type: ignore[override]
+        """Required by the API; contrib uses it for `connect` spans only."""
+        with use_span(self.start_span(*args, **kwargs), end_on_exit=end_on_exit) as span:
+            yield span
+
+
+def _by_dialect(engines: "Sequence[Engine | AsyncEngine]") -> dict[Dialect, Engine]:
+    """One sync engine for each dialect: the copies that `execution_options()` gives share theirs."""
+    chosen: dict[Dialect, Engine] = {}
+    for engine in engines:
+        chosen.setdefault(engine.dialect, engine if isinstance(engine, Engine) else engine.sync_engine)
+    return chosen
+
+
+def _origin() -> _Origin:
+    if not _is_on():
+        return _Origin.NOBODY
+    return _Origin.AGENT if _agent_has_loaded_it() else _Origin.APP
+
+
+def _is_on() -> bool:
+    # what nobody has imported is not switched on, and shall not be imported for it
+    return _CONTRIB in sys.modules and bool(_instrumentor().is_instrumented_by_opentelemetry)
+
+
+def _agent_has_loaded_it() -> bool:
+    """True if the agent runs and does not skip the package, by its variable or for an SQLAlchemy that it refuses."""
+    if _AGENT not in sys.modules:
+        return False
+    from opentelemetry.instrumentation.dependencies import get_dependency_conflicts
+
+    skipped = {name.strip() for name in os.environ.get(_AGENT_SKIPS, "").split(",")}
+    refused = get_dependency_conflicts(_instrumentor().instrumentation_dependencies())
+    return refused is None and not skipped & {"sqlalchemy", "*"}
+
+
+def _instrumentor() -> Any:  # contrib checks no types
+    # imported when it is used: it takes 30 ms
+    from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+
+    return SQLAlchemyInstrumentor()
+
+
+def _watched_engines() -> WeakSet[Engine]:
+    """The engines that contrib listens to. It has no public list of them."""
+    from opentelemetry.instrumentation.sqlalchemy.engine import EngineTracer
+
+    listeners = getattr(EngineTracer, "_remove_event_listener_params", ())
+    return WeakSet(engine for reference, *_ in listeners if (engine := reference()) is not None)
+
+
+def _drop_connect_spans() -> None:
+    """Contrib traces each checkout from the pool as `connect`, for every engine; our pool metrics have it."""
+    unwrap(Engine, "connect")
+
+
+def _leave_new_engines() -> None:
+    """Have contrib trace the engines that it was given, and not all that are made from now on."""
+    for module in ("sqlalchemy", "sqlalchemy.engine", "sqlalchemy.engine.create"):
+        unwrap(import_module(module), "create_engine")
+    unwrap(import_module("sqlalchemy.ext.asyncio"), "create_async_engine")
+
+
+def _check_greenlet() -> None:
+    try:
+        import_module("sqlalchemy.ext.asyncio")
+    except ImportError as error:
+        message = (
+            "database.client_span='contrib': opentelemetry-instrumentation-sqlalchemy also patches"
+            " sqlalchemy.ext.asyncio, which needs greenlet, and greenlet is not installed."
+            " Remedy: install greenlet, or leave database.client_span at 'own'."
+        )
+        raise SetupError(message) from error
+
+
+_PROCESS: Final = _Process()
