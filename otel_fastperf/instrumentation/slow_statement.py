@@ -1,4 +1,4 @@
-"""What a statement over the threshold hands on to whoever explains it."""
+"""A statement above the slow-query threshold, as `statements` passes it to `explain`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,25 +13,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowStatement:
-    """One execution that took at least `slow_query`; never an `executemany`. Given on as soon as it has finished.
+    """One execution of at least `slow_query` seconds; never an `executemany`. Passed on as soon as it has finished.
 
-    `parameters` hold the values of the application's users: they may be sent to the database they came for, and must
-    not be shown or kept.
+    `parameters` are values of the application's users. They may be sent back to the database that they were meant for,
+    and must be neither shown nor kept.
+
+    Attributes:
+        engine: Of an async engine, its sync engine.
+        text: The text that the driver was given.
+        parameters: The parameters that the driver was given: a tuple, list or dict, depending on the driver's style.
+        dialect: SQLAlchemy's name: `postgresql`, `mysql`, `mariadb`, `sqlite`.
+        fingerprint: `sql.describe.QueryText.fingerprint`; findings carry it as evidence `db.query.fingerprint`.
+        summary: `sql.describe.QueryText.summary`.
+        seconds: Duration.
+        record: The request that ran it; None outside of requests.
+        span: Its CLIENT span, which has ended, unless it is contrib's. None if it could not be made.
     """
 
-    #: of an async engine, the sync one that it stands on
     engine: "Engine"
-    #: as the driver got it
     text: str
-    #: as the driver got them: a tuple, list or dict, by the driver's style
     parameters: Any
-    #: SQLAlchemy's name: `postgresql`, `mysql`, `mariadb`, `sqlite`
     dialect: str
-    #: `sql.QueryText.fingerprint`; findings have it as evidence `db.query.fingerprint`
     fingerprint: str
     summary: str
     seconds: float
-    #: the request it ran for; None outside of requests
     record: RequestRecord | None
-    #: its CLIENT span, which has ended; contrib's, not ended yet, where contrib made one. None if it could not be made
     span: Span | None

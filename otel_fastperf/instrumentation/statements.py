@@ -1,20 +1,20 @@
-"""SQL statements: one CLIENT span each, one duration, and one count on the record of the request that ran it.
+"""SQL statements: for each a CLIENT span, a duration, and an entry on the record of the request that ran it.
 
     before_cursor_execute   notes the time on SQLAlchemy's execution context
-    after_cursor_execute    ┐ span with start and end given, duration histogram, request record
-    handle_error            ┘ the same, as failed; a cancelled statement comes here too
+    after_cursor_execute    ┐ span with given start and end, duration histogram, request record
+    handle_error            ┘ the same for a statement that failed or was cancelled
 
-The listeners stand on the `Engine` class, so they see engines made before and after, and async ones, whose statements
-run in a greenlet that shares the task's context. Listeners of a class run before those of one engine, so the statement
-is taken as the application wrote it, before a listener that adds comments made each one unique.
+The listeners are registered on the `Engine` class. They therefore see engines made earlier and later, and async ones,
+whose statements run in a greenlet that shares the task's context. SQLAlchemy calls listeners of the class before those
+of one engine, so the text is the application's own, before a listener that adds comments makes each one unique.
 
-What detectors look at is gathered on the record: equal statements of a request in a `StatementGroup`, each statement as
-an interval of the time budget. The line that ran a statement costs as much as all the rest, so it is looked up only
-where something may be wrong: from the third repeat or so, over the threshold, and on the event loop's thread.
+The record collects what detectors need: equal statements of a request in a `StatementGroup`, each execution as an
+interval of the time budget. Finding the line that ran a statement costs as much as everything else together, so it is
+looked up only where something may be wrong: on repeats, above the slow-query threshold, and on the event loop's thread.
 
 Attributes: https://opentelemetry.io/docs/specs/semconv/db/database-spans/, the stable ones only. `error.type` is the
-database's code where there is one (SQLSTATE, `SQLITE_CONSTRAINT_UNIQUE`, MySQL's number), else the exception's type.
-The exception itself is on the SERVER span; the conventions have none on CLIENT spans.
+database's code if it has one (SQLSTATE, `SQLITE_CONSTRAINT_UNIQUE`, MySQL's number), else the exception's type. The
+exception itself is recorded on the SERVER span: the conventions have no exception event on CLIENT spans.
 """
 
 import asyncio
@@ -64,22 +64,22 @@ if TYPE_CHECKING:
 
 # https://opentelemetry.io/docs/specs/semconv/registry/attributes/db/#db-system-name
 _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
-#: where drivers, and SQLAlchemy's adapters of async ones, keep the database's own code; psycopg2 says `pgcode`
+#: attributes in which drivers, and SQLAlchemy's adapters of async drivers, keep the database's code; psycopg2: `pgcode`
 _CODES: Final = ("sqlstate", "pgcode", "sqlite_errorname")
 #: systems whose drivers raise `(1062, "Duplicate entry …")`
 _NUMBERED: Final = ("mysql", "mariadb")
-_STATEMENT: Final = "_fastperf_statement"
-#: where opentelemetry-instrumentation-sqlalchemy keeps its span, if it watches the engine too
+#: attribute of the execution context that carries the `_RunningStatement`
+_RUNNING: Final = "_fastperf_statement"
+#: attribute of the execution context that carries the span of opentelemetry-instrumentation-sqlalchemy
 _CONTRIB_SPAN: Final = "_otel_span"
 
-
-#: seconds between two exemplars, but a statement that takes this long always is one
+#: seconds between two exemplars; a statement of at least `_ALWAYS_EXEMPLARY` seconds always gets one
 _EXEMPLAR_PAUSE: Final = 0.1
 _ALWAYS_EXEMPLARY: Final = 0.1
 
-#: repeats of a statement whose line is looked up; those after them are taken for the same
+#: most repeats of a statement whose line is looked up; later ones are assumed to come from the same line
 _MOST_LOOK_UPS: Final = 100
-#: the operations that read or write rows
+#: operations that read or write rows
 _REPEATABLE: Final = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "CALL", "EXECUTE"})
 
 
@@ -92,52 +92,111 @@ def instrument_database(
     exemplars: bool = True,
     on_slow: Callable[[SlowStatement], None] | None = None,
 ) -> Iterator[None]:
-    """Observe the statements of `engines`, or of every engine of the process if None, until the end of the block.
+    """Observe the statements of `engines` (None: of every engine of the process) until the end of the block.
 
-    Of several telemetries in one process, one observes a statement: the one that serves the request, and outside of a
-    request the one that was set up first. With `exemplars` the duration carries the ids of a sampled span. `on_slow` is
-    called with each statement over the threshold, where it was run: on the event loop as a rule.
+    If several telemetries run in one process, exactly one of them observes a statement: the one that serves the
+    request, or outside of requests the one that was set up first. With `exemplars`, durations carry the ids of sampled
+    spans. `on_slow` is called with each statement above the threshold, on the thread that ran it: usually the event
+    loop's.
     """
-    observer = _Observer(engines, settings, signals, exemplars=exemplars, on_slow=on_slow)
-    listeners = (
-        ("before_cursor_execute", observer.before),
-        ("after_cursor_execute", observer.after),
-        ("handle_error", observer.failed),
+    listeners = _StatementListeners(engines, settings, signals, exemplars=exemplars, on_slow=on_slow)
+    events = (
+        ("before_cursor_execute", listeners.before),
+        ("after_cursor_execute", listeners.after),
+        ("handle_error", listeners.failed),
     )
     with ExitStack() as stack:
-        for name, listener in listeners:
+        for name, listener in events:
             event.listen(Engine, name, listener)
             stack.callback(event.remove, Engine, name, listener)
         yield
 
 
-class _Statement:
-    """A statement that runs. Parked on its execution context, which marks it as observed."""
+class _RunningStatement:
+    """A statement that is being executed; carried by its execution context, which marks it as observed.
 
-    __slots__ = ("batch_size", "many", "observer", "record", "started", "started_ns", "text")
+    `many` is True for an `executemany` and for a batch of insertmanyvalues. `batch_size` is the number of parameter
+    sets of an `executemany`, and 0 for a single execution.
+    """
+
+    __slots__ = ("batch_size", "listeners", "many", "record", "started", "started_ns", "text")
 
     def __init__(
         self,
-        observer: "_Observer",
+        listeners: "_StatementListeners",
         record: RequestRecord | None,
         text: str,
         batch_size: int,
         many: bool,  # noqa: FBT001 - called for each statement
     ) -> None:
-        self.observer = observer
+        self.listeners = listeners
         self.record = record
         self.text = text
-        #: `executemany`, or a batch of insertmanyvalues
         self.many = many
-        #: parameter sets of `executemany`; 0 for one execution
         self.batch_size = batch_size
-        # when it began by the wall clock, how long it took by one that is never set
+        # the start by the wall clock, for the span; the duration by a clock that is never set back
         self.started_ns = time.time_ns()
         self.started = time.perf_counter()
 
 
-class _Database:
-    """What is the same for all statements of an engine."""
+class _FinishedStatement:
+    """A statement that has succeeded, failed or been cancelled, and what has been found out about it so far."""
+
+    __slots__ = (
+        "ended",
+        "engine",
+        "execution",
+        "failure",
+        "many",
+        "query",
+        "record",
+        "running",
+        "seconds",
+        "site",
+        "slow",
+    )
+
+    def __init__(
+        self,
+        running: _RunningStatement,
+        execution: ExecutionContext,
+        engine: "_EngineFacts",
+        query: QueryText,
+        ended: float,
+        failure: ExceptionContext | None,
+    ) -> None:
+        self.running = running
+        self.execution = execution
+        self.engine = engine
+        self.query = query
+        self.failure = failure
+        self.record = running.record
+        self.many = running.many
+        #: by `time.perf_counter()`
+        self.ended = ended
+        self.seconds = ended - running.started
+        #: at least `slow_query` seconds, without the time in which the event loop was blocked
+        self.slow = False
+        #: the line that ran it, if its span should name it
+        self.site: CallSite | None = None
+
+    def slow_statement(self, text: str, parameters: Any, span: Span | None) -> SlowStatement:
+        """The statement as it is passed to `on_slow`."""
+        return SlowStatement(
+            engine=self.execution.engine,
+            text=text,
+            parameters=parameters,
+            dialect=self.engine.dialect,
+            fingerprint=self.query.fingerprint,
+            summary=self.query.summary,
+            seconds=self.seconds,
+            record=self.record,
+            span=span,
+        )
+
+
+class _EngineFacts:
+    """Values shared by all statements of an engine."""
 
     __slots__ = ("attributes", "dialect", "is_async", "namespace", "system")
 
@@ -148,14 +207,14 @@ class _Database:
         self.system = "mariadb" if is_mariadb else _SYSTEMS.get(dialect.name, dialect.name)
         self.namespace = url.database or (":memory:" if dialect.name == "sqlite" else "")
         self.attributes: dict[str, AttributeValue] = {DB_SYSTEM_NAME: self.system}
-        # libpq takes the host, or the directory of the Unix socket, in the query too
+        # libpq also accepts the host, or the directory of the Unix socket, in the query
         address = url.host or url.query.get("host")
         optional = ((DB_NAMESPACE, self.namespace), (SERVER_ADDRESS, address), (SERVER_PORT, url.port))
         self.attributes |= {name: value for name, value in optional if value}
 
 
-class _Observer:
-    """The listeners of one telemetry. Nothing that fails in them reaches SQLAlchemy."""
+class _StatementListeners:
+    """The event listeners of one telemetry. Their failures never reach SQLAlchemy."""
 
     def __init__(
         self,
@@ -166,7 +225,7 @@ class _Observer:
         exemplars: bool,
         on_slow: Callable[[SlowStatement], None] | None,
     ) -> None:
-        # an engine's `execution_options()` gives an engine with the same dialect, and is meant with it
+        # the copies that an engine's `execution_options()` returns share its dialect, and are observed with it
         self._dialects = None if engines is None else {engine.dialect for engine in engines}
         self._signals = signals
         self._query_text = settings.query_text
@@ -174,10 +233,10 @@ class _Observer:
         self._next_exemplar = 0.0
         self._slow_query = settings.slow_query
         self._on_slow = on_slow
-        # looking up the lines of half of the repeats is enough to know that they are one
+        # the lines of half of the repeats are enough to tell whether they are the same
         self._looks_up_from = max(2, settings.n_plus_one // 2)
         self._queries = QueryTexts(max_length=settings.query_text_length)
-        self._databases: WeakKeyDictionary[Dialect, _Database] = WeakKeyDictionary()
+        self._engines: WeakKeyDictionary[Dialect, _EngineFacts] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def before(
@@ -197,7 +256,7 @@ class _Observer:
             batch_size = 0
             if executemany:
                 text, batch_size = _batch(text, parameters, execution)
-            setattr(execution, _STATEMENT, _Statement(self, record, text, batch_size, executemany))
+            setattr(execution, _RUNNING, _RunningStatement(self, record, text, batch_size, executemany))
         except Exception as error:  # noqa: BLE001 - telemetry fails no statement
             self._signals.guard.failed("database", error)
 
@@ -210,20 +269,20 @@ class _Observer:
         execution: ExecutionContext,
         _executemany: bool,  # noqa: FBT001 - SQLAlchemy's signature
     ) -> None:
-        """`after_cursor_execute`: the statement has succeeded; its rows may still be on the way."""
+        """`after_cursor_execute`: the statement succeeded; its rows may not have been fetched yet."""
         self._finish(execution, text, parameters, None)
 
     def failed(self, failure: ExceptionContext) -> None:
-        """`handle_error`: the statement failed or was cancelled. Errors of connecting have no statement."""
+        """`handle_error`: the statement failed or was cancelled. A failure to connect has no statement."""
         if failure.execution_context is not None:
             self._finish(failure.execution_context, failure.statement or "", failure.parameters, failure)
 
     def _observes(self, dialect: Dialect, record: RequestRecord | None, execution: ExecutionContext) -> bool:
-        """True if this statement is ours to observe."""
+        """True if this telemetry is the one to observe the statement."""
         if self._dialects is not None and dialect not in self._dialects:
             return False
         if record is None:
-            if getattr(execution, _STATEMENT, None) is not None:
+            if getattr(execution, _RUNNING, None) is not None:
                 return False
         elif record.excluded or record.owner is not self._signals:
             return False
@@ -233,222 +292,193 @@ class _Observer:
         self, execution: ExecutionContext, text: str, parameters: Any, failure: ExceptionContext | None
     ) -> None:
         try:
-            # an execution context runs several statements one after the other: defaults, batches of insertmanyvalues
-            statement: _Statement | None = getattr(execution, _STATEMENT, None)
-            if statement is None or statement.observer is not self:
+            running: _RunningStatement | None = getattr(execution, _RUNNING, None)
+            if running is None or running.listeners is not self:
                 return
             ended = time.perf_counter()
-            setattr(execution, _STATEMENT, None)
-            seconds = ended - statement.started
-            database = self._database(execution)
-            slow = seconds >= self._slow_query and self._took(statement, database, ended) >= self._slow_query
-            query = self._queries.describe(statement.text, database.dialect, batch=statement.batch_size > 1)
-            site = self._record(statement, execution, database, query, ended, slow=slow)
-            span = self._signal(statement, execution, database, query, seconds, failure, site)
-            if slow and not statement.many and self._on_slow is not None:
-                self._on_slow(
-                    SlowStatement(
-                        engine=execution.engine,
-                        text=text,
-                        parameters=parameters,
-                        dialect=database.dialect,
-                        fingerprint=query.fingerprint,
-                        summary=query.summary,
-                        seconds=seconds,
-                        record=statement.record,
-                        span=span,
-                    )
-                )
+            # an execution context runs several statements one after the other: defaults, batches of insertmanyvalues
+            setattr(execution, _RUNNING, None)
+            engine = self._facts(execution)
+            query = self._queries.describe(running.text, engine.dialect, batch=running.batch_size > 1)
+            done = _FinishedStatement(running, execution, engine, query, ended, failure)
+            done.slow = done.seconds >= self._slow_query and self._unblocked_seconds(done) >= self._slow_query
+            self._record(done)
+            span = self._emit(done)
+            if done.slow and not done.many and self._on_slow is not None:
+                self._on_slow(done.slow_statement(text, parameters, span))
         except Exception as error:  # noqa: BLE001 - telemetry fails no statement
             self._signals.guard.failed("database", error)
 
-    def _took(self, statement: _Statement, database: _Database, ended: float) -> float:
-        """Seconds that a statement took, without those in which its answer lay there and the event loop was held."""
-        seconds = ended - statement.started
-        if not database.is_async:
-            return seconds
-        obstacles = self._signals.obstacles
-        if statement.record is not None and statement.record.loop_thread == threading.get_ident():
-            obstacles.settle()
-        return seconds - obstacles.held(statement.started, ended)
+    def _facts(self, execution: ExecutionContext) -> _EngineFacts:
+        facts = self._engines.get(execution.dialect)
+        if facts is None:
+            facts = self._engines[execution.dialect] = _EngineFacts(execution.dialect, execution.engine.url)
+        return facts
 
-    def _record(
-        self,
-        statement: _Statement,
-        execution: ExecutionContext,
-        database: _Database,
-        query: QueryText,
-        ended: float,
-        *,
-        slow: bool,
-    ) -> CallSite | None:
-        """Note the statement on its record. The line that ran it, where the span has to say it."""
-        record, started = statement.record, statement.started
+    def _unblocked_seconds(self, done: _FinishedStatement) -> float:
+        """Duration without the time in which the answer may have been there, but the event loop was blocked."""
+        if not done.engine.is_async:
+            return done.seconds
+        obstacles = self._signals.obstacles
+        if done.record is not None and done.record.loop_thread == threading.get_ident():
+            obstacles.settle()
+        return done.seconds - obstacles.held(done.running.started, done.ended)
+
+    # --- the request record -------------------------------------------------------------------------------------------
+
+    def _record(self, done: _FinishedStatement) -> None:
+        """Note the statement on its record, and find the line that ran it if the span should name it."""
+        record = done.record
         try:
-            # what background tasks run is no part of the request, which has ended
+            # a statement of a background task is not part of the request, which has ended
             if record is None or record.ended:
-                return call_site(sys._getframe()) if slow else None  # noqa: SLF001 - there is no other way to a frame
-            record.waited(started, ended, Cause.DB)
-            on_loop = not database.is_async and _holds_loop(record)
-            wanted = slow or on_loop or not statement.many
-            group = self._group(record, statement, database, query) if wanted else None
+                if done.slow:
+                    done.site = _calling_line()
+                return
+            record.waited(done.running.started, done.ended, Cause.DB)
+            on_loop = not done.engine.is_async and _blocks_loop(record)
+            suspicious = done.slow or on_loop
+            group = self._group(record, done) if suspicious or not done.many else None
             worker = _worker(record) if group is not None and group.count else 0
             repeats = 0
-            # a request may run statements in several threads, and `+=` is atomic by accident only
+            # a request may run statements in several threads, and `+=` is atomic only by accident
             with self._lock:
                 record.db_statements += 1
-                record.db_seconds += ended - started
+                record.db_seconds += done.seconds
                 if group is not None:
-                    repeats = group.add(started, ended, worker)
-            if group is None or not (slow or on_loop or repeats >= self._looks_up_from):
-                return None
-            return self._look_up(group, execution, ended - started, slow=slow, on_loop=on_loop)
-        except Exception as error:  # noqa: BLE001 - it costs the evidence, not the span
+                    repeats = group.add(done.running.started, done.ended, worker)
+            if group is not None and (suspicious or repeats >= self._looks_up_from):
+                self._look_up(done, group, on_loop=on_loop)
+        except Exception as error:  # noqa: BLE001 - costs the evidence, not the span
             self._signals.guard.failed("database", error)
-            return None
 
-    def _group(
-        self, record: RequestRecord, statement: _Statement, database: _Database, query: QueryText
-    ) -> StatementGroup | None:
-        key = f"{query.fingerprint} many" if statement.many else query.fingerprint
+    def _group(self, record: RequestRecord, done: _FinishedStatement) -> StatementGroup | None:
+        query, engine = done.query, done.engine
+        key = f"{query.fingerprint} many" if done.many else query.fingerprint
         group = record.statements.get(key)
         if group is None and len(record.statements) < MOST_STATEMENTS:
-            new = StatementGroup(query, database.dialect, database.system, database.namespace)
+            new = StatementGroup(query, engine.dialect, engine.system, engine.namespace)
             group = record.statements.setdefault(key, new)
-            if statement.many or query.operation not in _REPEATABLE:
+            if done.many or query.operation not in _REPEATABLE:
                 group.load = OTHER
         return group
 
-    def _look_up(
-        self, group: StatementGroup, execution: ExecutionContext, seconds: float, *, slow: bool, on_loop: bool
-    ) -> CallSite | None:
-        """What is wrong, or may be: find the line, and note what it ran. Races of threads cost a repeat at most."""
+    def _look_up(self, done: _FinishedStatement, group: StatementGroup, *, on_loop: bool) -> None:
+        """Find the line of a statement that may be a problem, and add it to its group.
+
+        Two threads of one request may race here, at the cost of one uncounted repeat.
+        """
         repeats = group.count
         if group.load is None and repeats >= self._looks_up_from:
-            group.load = load_of(execution)
+            group.load = load_of(done.execution)
         repeated = group.load is not None and group.load.kind in ONE_BY_ONE and repeats < _MOST_LOOK_UPS
         site = None
-        if slow or repeated or (on_loop and not group.loop_count):
-            site = call_site(sys._getframe())  # noqa: SLF001 - there is no other way to a frame
-        # the spans of its further repeats would say the same, at a tenth of what a statement's telemetry costs
-        told = slow or on_loop or site not in group.lines
+        if done.slow or repeated or (on_loop and not group.loop_count):
+            site = _calling_line()
+        # the spans of further repeats would name the same line, at a tenth of the cost of a statement's telemetry
+        if done.slow or on_loop or site not in group.lines:
+            done.site = site
         if repeated:
             line = group.lines.setdefault(site, [0, 0.0])
             line[0] += 1
-            line[1] += seconds
+            line[1] += done.seconds
         if on_loop:
             group.call_site = group.call_site if group.loop_count else site
             group.loop_count += 1
-            group.loop_seconds += seconds
-        if slow:
+            group.loop_seconds += done.seconds
+        if done.slow:
             group.slow_count += 1
-            group.slow_seconds += seconds
-            if seconds > group.slowest:
-                group.slowest, group.slow_call_site = seconds, site
-                group.slow_rows = _rows(execution)
-        return site if told else None
+            group.slow_seconds += done.seconds
+            if done.seconds > group.slowest:
+                group.slowest, group.slow_call_site = done.seconds, site
+                group.slow_rows = _rows(done.execution)
 
-    def _signal(
-        self,
-        statement: _Statement,
-        execution: ExecutionContext,
-        database: _Database,
-        query: QueryText,
-        seconds: float,
-        failure: ExceptionContext | None,
-        site: CallSite | None,
-    ) -> Span | None:
-        """Span and duration. The span, if one could be made."""
-        code = kind = ""
-        if failure is not None:
-            code = _status_code(failure.original_exception, database.system)
-            kind = code or error_type(failure.original_exception)
+    # --- span and metric ----------------------------------------------------------------------------------------------
+
+    def _emit(self, done: _FinishedStatement) -> Span | None:
+        """Emit the span and the duration; the span, or None if it could not be made."""
+        engine = done.engine
+        code = error_kind = ""
+        if done.failure is not None:
+            code = _status_code(done.failure.original_exception, engine.system)
+            error_kind = code or error_type(done.failure.original_exception)
         exemplar = span = None
         try:
-            attributes = self._attributes(database, query, statement.batch_size, code, kind, site)
-            name = query.summary or database.namespace or database.system
-            span = self._trace(statement, execution, name, attributes, seconds, failure)
-            exemplar = self._exemplar(span, statement.started, seconds)
+            span = self._trace(done, self._attributes(done, code, error_kind))
+            exemplar = self._exemplar(span, done)
         except Exception as error:  # noqa: BLE001 - a sampler or processor that fails costs the span, not the metric
             self._signals.guard.failed("database", error)
         duration = self._signals.metrics.db_operation_duration
-        duration.child(database.system, database.namespace, query.operation, kind).observe(seconds, exemplar)
+        duration.child(engine.system, engine.namespace, done.query.operation, error_kind).observe(
+            done.seconds, exemplar
+        )
         return span
 
-    def _database(self, execution: ExecutionContext) -> _Database:
-        database = self._databases.get(execution.dialect)
-        if database is None:
-            database = self._databases[execution.dialect] = _Database(execution.dialect, execution.engine.url)
-        return database
-
-    def _attributes(
-        self, database: _Database, query: QueryText, batch_size: int, code: str, kind: str, site: CallSite | None
-    ) -> dict[str, AttributeValue]:
-        attributes = {**database.attributes, DB_OPERATION_NAME: query.operation}
+    def _attributes(self, done: _FinishedStatement, code: str, error_kind: str) -> dict[str, AttributeValue]:
+        query, site = done.query, done.site
+        attributes = {**done.engine.attributes, DB_OPERATION_NAME: query.operation}
         if query.summary:
             attributes[DB_QUERY_SUMMARY] = query.summary
         if query.collection:
             attributes[DB_COLLECTION_NAME] = query.collection
         if self._query_text:
             attributes[DB_QUERY_TEXT] = query.text
-        if batch_size > 1:
-            attributes[DB_OPERATION_BATCH_SIZE] = batch_size
+        if done.running.batch_size > 1:
+            attributes[DB_OPERATION_BATCH_SIZE] = done.running.batch_size
         if code:
             attributes[DB_RESPONSE_STATUS_CODE] = code
-        if kind:
-            attributes[ERROR_TYPE] = kind
+        if error_kind:
+            attributes[ERROR_TYPE] = error_kind
         if site is not None:
             attributes[CODE_FILE_PATH] = site.file
             attributes[CODE_LINE_NUMBER] = site.line
             attributes[CODE_FUNCTION_NAME] = site.function
         return attributes
 
-    def _trace(
-        self,
-        statement: _Statement,
-        execution: ExecutionContext,
-        name: str,
-        attributes: dict[str, AttributeValue],
-        seconds: float,
-        failure: ExceptionContext | None,
-    ) -> Span:
-        """Put the statement on contrib's span if it made one, else on one of our own."""
-        span: Span | None = getattr(execution, _CONTRIB_SPAN, None)
+    def _trace(self, done: _FinishedStatement, attributes: dict[str, AttributeValue]) -> Span:
+        """Add the attributes to contrib's span if it made one, else make our own."""
+        span: Span | None = getattr(done.execution, _CONTRIB_SPAN, None)
         if span is not None and span.get_span_context().is_valid:
             span.set_attributes(attributes)
-        else:
-            span = self._signals.tracer.start_span(
-                name, kind=SpanKind.CLIENT, attributes=attributes, start_time=statement.started_ns
-            )
-            if failure is not None and span.is_recording():
-                span.set_status(Status(StatusCode.ERROR, _description(failure)))
-            span.end(statement.started_ns + int(seconds * 1e9))
+            return span
+        name = done.query.summary or done.engine.namespace or done.engine.system
+        started_ns = done.running.started_ns
+        span = self._signals.tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=started_ns)
+        if done.failure is not None and span.is_recording():
+            span.set_status(Status(StatusCode.ERROR, _description(done.failure)))
+        span.end(started_ns + int(done.seconds * 1e9))
         return span
 
-    def _exemplar(self, span: Span, started: float, seconds: float) -> dict[str, str] | None:
-        # Prometheus keeps one a series and scrape, and one costs 7 us, a tenth of what a statement's telemetry costs
-        if not self._exemplars or (seconds < _ALWAYS_EXEMPLARY and started < self._next_exemplar):
+    def _exemplar(self, span: Span, done: _FinishedStatement) -> dict[str, str] | None:
+        # Prometheus keeps one per series and scrape, and each costs 7 us, a tenth of a statement's telemetry
+        started = done.running.started
+        if not self._exemplars or (done.seconds < _ALWAYS_EXEMPLARY and started < self._next_exemplar):
             return None
         self._next_exemplar = started + _EXEMPLAR_PAUSE
         return exemplar_of(span)
 
 
+def _calling_line() -> CallSite | None:
+    """The line of the application that runs the current statement."""
+    return call_site(sys._getframe(1))  # noqa: SLF001 - there is no other way to a frame
+
+
 def _batch(text: str, parameters: Any, execution: ExecutionContext) -> tuple[str, int]:
     """Text and number of parameter sets of an `executemany`.
 
-    "insertmanyvalues" is one INSERT with many rows, not a batch as the conventions define it; its text has as many
-    placeholders as rows, so the one for a single row stands for it.
+    "insertmanyvalues" is one INSERT of many rows, not a batch as the conventions define it. Its text has a group of
+    placeholders for each row, so the text for a single row is used instead.
     """
     if execution.execute_style is ExecuteStyle.INSERTMANYVALUES:
         return execution.statement or text, 0
     return text, len(parameters)
 
 
-def _holds_loop(record: RequestRecord) -> bool:
-    """True where a synchronous statement stops the event loop of its request.
+def _blocks_loop(record: RequestRecord) -> bool:
+    """True if a synchronous statement that runs here blocks the event loop of its request.
 
-    Its thread is the loop's, and no greenlet lies between them: under gevent, and in greenlets that lead back to an
-    event loop, a driver may be one that gives way.
+    It does so on the loop's thread, unless it runs in a greenlet: under gevent, and in greenlets that lead back to an
+    event loop, the driver may yield.
     """
     if threading.get_ident() != record.loop_thread:
         return False
@@ -457,21 +487,21 @@ def _holds_loop(record: RequestRecord) -> bool:
 
 
 def _rows(execution: ExecutionContext) -> int:
-    """Rows that the statement read or changed, where the driver has counted them: else -1."""
+    """Number of rows that the statement read or changed; -1 if the driver does not know."""
     try:
         return int(execution.cursor.rowcount)
-    except Exception:  # noqa: BLE001 - a driver's cursor that is closed, or none
+    except Exception:  # noqa: BLE001 - the cursor may be closed or missing
         return -1
 
 
 def _worker(record: RequestRecord) -> int:
-    """Identifies the task or the thread that runs, among those of a request that are alive."""
+    """Id of the current task or thread, unique among those of the request that are alive."""
     thread = threading.get_ident()
     if thread != record.loop_thread:
         return thread
     try:
         return id(asyncio.current_task())
-    except RuntimeError:  # the loop is none of asyncio's
+    except RuntimeError:  # not an asyncio event loop
         return thread
 
 
@@ -488,5 +518,5 @@ def _status_code(error: BaseException, system: str) -> str:
 
 
 def _description(failure: ExceptionContext) -> str:
-    """The message without values. SQLAlchemy's own exception knows the parameters, so they are found in it."""
+    """The message without values: SQLAlchemy's exception knows the parameters, so they can be found and removed."""
     return describe_error(failure.sqlalchemy_exception or failure.original_exception).message

@@ -252,12 +252,12 @@ def test_a_statement_without_a_known_verb_is_named_after_its_database(observed: 
 )
 def test_systems_have_the_names_of_the_conventions(url: str, system: str, others: dict[str, Any]) -> None:
     parsed = make_url(url)
-    assert database._Database(parsed.get_dialect()(), parsed).attributes == {"db.system.name": system, **others}
+    assert database._EngineFacts(parsed.get_dialect()(), parsed).attributes == {"db.system.name": system, **others}
 
 
 def test_a_mysql_url_to_a_server_that_is_mariadb_says_so() -> None:
     dialect: Any = make_url("mysql://").get_dialect()
-    assert database._Database(dialect(is_mariadb=True), make_url("mysql://")).system == "mariadb"
+    assert database._EngineFacts(dialect(is_mariadb=True), make_url("mysql://")).system == "mariadb"
 
 
 # which engines
