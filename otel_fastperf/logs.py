@@ -5,13 +5,14 @@ structlog.configure(processors=[add_trace_context, ...])
 """
 
 import logging
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import trace
 
 from otel_fastperf.internals.guard import Guard
+from otel_fastperf.internals.patching import Patch, subscribed
 from otel_fastperf.requests.record import CURRENT
 
 
@@ -43,29 +44,25 @@ def add_trace_context(_logger: object, _method: str, event_dict: MutableMapping[
 
 @contextmanager
 def correlate_logs(guard: Guard) -> Iterator[None]:
-    """Give every record made by any stdlib logger `trace_id`, `span_id` and `route` attributes.
+    """Give every record of every stdlib logger the attributes `trace_id`, `span_id` and `route`.
 
     `Logger.makeRecord` is wrapped, not the record factory: makeRecord raises KeyError when `extra=` names an attribute
-    that the factory has set, so a factory would break apps that log `extra={"trace_id": …}`. Theirs wins here.
+    that the factory has set, so a factory would break apps that log `extra={"trace_id": …}`. Here, theirs wins.
     """
-    original = logging.Logger.makeRecord
-    on = True
+    with subscribed(logging.Logger, "makeRecord", _adding_context, object(), guard):
+        yield
 
+
+def _adding_context(original: Callable[..., logging.LogRecord], patch: Patch[Guard]) -> Any:
     def make_record(self: logging.Logger, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = original(self, *args, **kwargs)
-        if on:
+        if patch.subscribers:
             try:
                 for key, value in trace_context().items():
                     record.__dict__.setdefault(key, value)
             except Exception as error:  # noqa: BLE001 - the app's log line goes out without its trace
-                guard.failed("logs", error)
+                for guard in patch.subscribers.values():
+                    guard.failed("logs", error)
         return record
 
-    logging.Logger.makeRecord = make_record  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        # somebody may have wrapped it after us: then ours stays in their chain, switched off
-        on = False
-        if logging.Logger.makeRecord is make_record:
-            logging.Logger.makeRecord = original  # type: ignore[method-assign]
+    return make_record

@@ -3,7 +3,7 @@
 Starlette runs tasks after the last byte of the response and tells nobody, so `BackgroundTask.__call__` is wrapped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,21 +11,26 @@ from opentelemetry import trace
 from opentelemetry.trace import Span
 from starlette.background import BackgroundTask
 
+from otel_fastperf.internals.patching import Patch, subscribed
 from otel_fastperf.internals.redaction import error_type
 from otel_fastperf.internals.spans import fail_span
-from otel_fastperf.requests.record import CURRENT
+from otel_fastperf.requests.record import CURRENT, RequestRecord
 from otel_fastperf.signals import Signals
 
 
 @contextmanager
 def instrument_background(signals: Signals) -> Iterator[None]:
     """Trace the background tasks of requests that belong to `signals`."""
-    original = BackgroundTask.__call__
-    on = True
+    with subscribed(BackgroundTask, "__call__", _traced, signals, signals):
+        yield
 
+
+def _traced(original: Callable[[BackgroundTask], Awaitable[None]], patch: Patch[Signals]) -> Any:
     async def call(self: BackgroundTask) -> None:
-        span = _start(self, signals) if on else None
-        if span is None:
+        record = CURRENT.get()
+        signals = None if record is None else patch.subscribers.get(id(record.owner))
+        span = None if record is None or signals is None else _start(self, record, signals)
+        if span is None or signals is None:
             await original(self)
             return
         with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
@@ -35,21 +40,13 @@ def instrument_background(signals: Signals) -> Iterator[None]:
                 _fail(span, error, signals)
                 raise
 
-    BackgroundTask.__call__ = call  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        # somebody may have wrapped it after us: then ours stays in their chain, switched off
-        on = False
-        if BackgroundTask.__call__ is call:
-            BackgroundTask.__call__ = original  # type: ignore[method-assign]
+    return call
 
 
-def _start(task: BackgroundTask, signals: Signals) -> Span | None:
+def _start(task: BackgroundTask, record: RequestRecord, signals: Signals) -> Span | None:
     try:
-        record = CURRENT.get()
         foreign = hasattr(BackgroundTask, "_otel_original_call")  # contrib's FastAPI instrumentation traces them too
-        if record is None or record.owner is not signals or record.excluded or foreign:
+        if record.excluded or foreign:
             return None
         name = getattr(task.func, "__name__", type(task.func).__name__)
         module = getattr(task.func, "__module__", "")

@@ -11,7 +11,7 @@ Starlette builds the stack at the first request or at start-up, so `build_middle
 a stack that is already built is wrapped as it is. That makes set-up work at import, in a factory, and in the lifespan.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer
 from otel_fastperf.instrumentation.other_telemetry import chain, contrib_middleware, is_contrib_applied
 from otel_fastperf.instrumentation.own_pages import OwnPage, OwnPages
 from otel_fastperf.instrumentation.requests import NewLoop, RequestLayer, Requests, RouterLayer
+from otel_fastperf.internals.patching import Patch, subscribed
 
 _L = TypeVar("_L", OwnPages, RequestLayer, RouterLayer, Boundary)
 
@@ -39,7 +40,7 @@ class Layers:
         on_new_loop: NewLoop = lambda: None,
     ) -> None:
         """Without `timer`, no boundaries are placed. See `RequestLayer` for `on_new_loop`."""
-        self._app = app
+        self.app = app
         self._requests = requests
         self._pages = pages
         self._timer = timer
@@ -55,7 +56,13 @@ class Layers:
             return self._own_pages(stack)
         return self._own_pages(self._request_layer(stack, join=False))
 
-    def place_inside(self, stack: ServerErrorMiddleware) -> Any:
+    def place_in_new(self, stack: Any, *, is_outermost: bool) -> Any:
+        """The same for a chain that is being built; not `is_outermost` if another package wrapped the building."""
+        if not is_outermost and is_contrib_applied(self.app) and isinstance(stack, ServerErrorMiddleware):
+            return self._place_inside(stack)
+        return self.place(stack)
+
+    def _place_inside(self, stack: ServerErrorMiddleware) -> Any:
         """For contrib applied after us: it takes the stack apart and keeps only what is under its first middleware."""
         self._place_between(stack)
         stack.app = self._own_pages(self._request_layer(stack.app, join=True))
@@ -63,28 +70,28 @@ class Layers:
 
     def place_router(self) -> None:
         """Around the router. Mounted apps have routers of their own, inside."""
-        router = self._app.router
+        router = self.app.router
         router.middleware_stack = self._kept(RouterLayer(router.middleware_stack, self._requests.signals))
 
     def make_outermost(self) -> None:
         """Once the stack is built: our own pages are answered outside of everything, whoever built the stack."""
-        stack = self._app.middleware_stack
+        stack = self.app.middleware_stack
         if stack is not None and not any(stack is layer for layer in self._made):
-            self._app.middleware_stack = self._own_pages(stack)
+            self.app.middleware_stack = self._own_pages(stack)
 
     def remove(self) -> None:
         """Take every layer out of the chain it is in; one that cannot be reached stays, switched off."""
         for layer in self._made:
             layer.on = False
         own = {id(layer) for layer in self._made}
-        self._app.middleware_stack = _without(self._app.middleware_stack, own)
-        self._app.router.middleware_stack = _without(self._app.router.middleware_stack, own)
+        self.app.middleware_stack = _without(self.app.middleware_stack, own)
+        self.app.router.middleware_stack = _without(self.app.router.middleware_stack, own)
         self._made.clear()
         if self._timer is not None:
             self._timer.remove()
 
     def _own_pages(self, inner: Any) -> OwnPages:
-        return self._kept(OwnPages(inner, self._app, self._pages))
+        return self._kept(OwnPages(inner, self.app, self._pages))
 
     def _request_layer(self, inner: Any, *, join: bool) -> RequestLayer:
         return self._kept(RequestLayer(inner, self._requests, join=join, on_new_loop=self._on_new_loop))
@@ -105,32 +112,24 @@ class Layers:
 @contextmanager
 def install_layers(app: Starlette, layers: Layers) -> Iterator[None]:
     """Have the layers in the app's stack, from now on or from when it is built."""
-    original = app.build_middleware_stack
-    was_wrapped = "build_middleware_stack" in app.__dict__
-    on = True
+    with subscribed(app, "build_middleware_stack", _placing_layers, layers, layers):
+        if app.middleware_stack is not None:
+            app.middleware_stack = layers.place(app.middleware_stack)
+        layers.place_router()
+        try:
+            yield
+        finally:
+            layers.remove()
 
+
+def _placing_layers(original: Callable[[], Any], patch: Patch[Layers]) -> Any:
     def build() -> Any:
-        stack = original()
-        if not on:
-            return stack
-        wrapped_again = app.build_middleware_stack is not build
-        if wrapped_again and is_contrib_applied(app) and isinstance(stack, ServerErrorMiddleware):
-            return layers.place_inside(stack)
-        return layers.place(stack)
+        chain = original()
+        for layers in patch.subscribers.values():
+            chain = layers.place_in_new(chain, is_outermost=layers.app.build_middleware_stack is patch.wrapper)
+        return chain
 
-    app.build_middleware_stack = build  # type: ignore[method-assign]
-    if app.middleware_stack is not None:
-        app.middleware_stack = layers.place(app.middleware_stack)
-    layers.place_router()
-    try:
-        yield
-    finally:
-        on = False
-        if app.__dict__.get("build_middleware_stack") is build:
-            del app.__dict__["build_middleware_stack"]
-            if was_wrapped:
-                app.build_middleware_stack = original  # type: ignore[method-assign]
-        layers.remove()
+    return build
 
 
 def _without(stack: Any, own: set[int]) -> Any:

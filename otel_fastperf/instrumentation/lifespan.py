@@ -9,26 +9,26 @@ from typing import Any
 
 from starlette.applications import Starlette
 
+from otel_fastperf.internals.patching import Patch, subscribed
+
 Around = Callable[[AbstractAsyncContextManager[Any]], AbstractAsyncContextManager[Any]]
 
 
 @contextmanager
 def wrapped_lifespan(app: Starlette, around: Around) -> Iterator[None]:
     """Have every lifespan of the app run as `around(lifespan)`. What it yields, the app's state, is passed on."""
-    original = app.router.lifespan_context
-    on = True
-
-    def lifespan(running: Any) -> AbstractAsyncContextManager[Any]:
-        return around(original(running)) if on else original(running)
-
-    app.router.lifespan_context = lifespan
-    try:
+    with subscribed(app.router, "lifespan_context", _surrounded, around, around):
         yield
-    finally:
-        # include_router may have wrapped it again: then ours stays in the chain, switched off
-        on = False
-        if app.router.lifespan_context is lifespan:
-            app.router.lifespan_context = original
+
+
+def _surrounded(original: Callable[[Any], AbstractAsyncContextManager[Any]], patch: Patch[Around]) -> Any:
+    def lifespan(running: Any) -> AbstractAsyncContextManager[Any]:
+        inner = original(running)
+        for around in patch.subscribers.values():
+            inner = around(inner)
+        return inner
+
+    return lifespan
 
 
 def is_inside_lifespan(app: Starlette) -> bool:

@@ -11,6 +11,7 @@ loop's time, not the middleware's, and stays where it was.
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import ExitStack
 from typing import Any, Final
 
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -22,6 +23,7 @@ from otel_fastperf.detectors.slow_middleware import REPEATS, SelfTime, detect_sl
 from otel_fastperf.findings import Finding
 from otel_fastperf.instrumentation.other_telemetry import chain
 from otel_fastperf.internals.frames import definition
+from otel_fastperf.internals.patching import Patch, subscribed
 from otel_fastperf.requests.record import CURRENT, Middleware, RequestRecord
 from otel_fastperf.requests.time_budget import Phase
 from otel_fastperf.settings import MiddlewareSettings
@@ -29,6 +31,8 @@ from otel_fastperf.signals import Signals
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
+_CallNext = Callable[[Any], Awaitable[Any]]
+_DispatchFunction = Callable[[Any, _CallNext], Awaitable[Any]]
 
 #: whose middlewares are not the app's: ours, the frame that FastAPI puts around every app, other instrumentations
 _NOT_THE_APPS: Final = ("otel_fastperf.", "fastapi.", "opentelemetry.")
@@ -41,7 +45,7 @@ class MiddlewareTimer:
         self._signals = signals
         #: what was found in the stack, from the outside in; number n has the phase `Phase.MIDDLEWARE + n`
         self.middlewares: tuple[Middleware, ...] = ()
-        self._dispatches: list[_Dispatch] = []
+        self._dispatches = ExitStack()
 
     def place(self, stack: Any, boundary: Callable[..., Any]) -> None:
         """Put `boundary(inner, phase, sends)` between every middleware and what it passes requests on to."""
@@ -52,16 +56,15 @@ class MiddlewareTimer:
                 base_http = isinstance(node, BaseHTTPMiddleware)
                 node.app = boundary(node.app, Phase.MIDDLEWARE + number + 1, not base_http)
                 if base_http:
-                    self._dispatches.append(_Dispatch(node, Phase.MIDDLEWARE + number, self._signals))
+                    timer = _DispatchTimer(Phase.MIDDLEWARE + number, self._signals)
+                    self._dispatches.enter_context(subscribed(node, "dispatch_func", _timing_dispatch, self, timer))
         for kind in ("asgi", "base_http"):
             number = sum(each.kind == kind for each in self.middlewares)
             self._signals.metrics.middlewares.child(kind).set(number)
 
     def remove(self) -> None:
         """Give every `dispatch` back. The boundaries are taken out with the other layers."""
-        for dispatch in self._dispatches:
-            dispatch.remove()
-        self._dispatches.clear()
+        self._dispatches.close()
 
 
 class SlowMiddlewares:
@@ -128,25 +131,18 @@ def _returning_to(phase: int, send: Any) -> Any:
     return timed
 
 
-class _Dispatch:
-    """Stands in the place of one `BaseHTTPMiddleware`'s `dispatch_func`."""
+class _DispatchTimer:
+    """Notes when a `dispatch` of `BaseHTTPMiddleware` runs, and when it waits for the inner app."""
 
-    def __init__(self, middleware: BaseHTTPMiddleware, phase: int, signals: Signals) -> None:
-        self._middleware = middleware
-        self._covered = middleware.dispatch_func
+    def __init__(self, phase: int, signals: Signals) -> None:
         self._phase = phase
         self._signals = signals
-        middleware.dispatch_func = self
 
-    def remove(self) -> None:
-        """Put back what was there, unless somebody has put something over it since: that stays, and this with it."""
-        if self._middleware.dispatch_func is self:
-            self._middleware.dispatch_func = self._covered
-
-    async def __call__(self, request: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def run(self, dispatch: _DispatchFunction, request: Any, call_next: _CallNext) -> Any:
+        """Run `dispatch(request, call_next)`."""
         record = CURRENT.get()
         if record is None or record.owner is not self._signals:
-            return await self._covered(request, call_next)
+            return await dispatch(request, call_next)
 
         async def timed_next(request: Any) -> Any:
             record.enter(self._phase + 1)
@@ -156,10 +152,19 @@ class _Dispatch:
                 record.enter(self._phase)
 
         record.enter(self._phase)
-        response = await self._covered(request, timed_next)
-        # what follows is the body, which the inner app makes meanwhile
+        response = await dispatch(request, timed_next)
+        # the response body follows, which the inner app produces meanwhile
         record.enter(record.innermost)
         return response
+
+
+def _timing_dispatch(original: _DispatchFunction, patch: Patch[_DispatchTimer]) -> _DispatchFunction:
+    async def dispatch(request: Any, call_next: _CallNext) -> Any:
+        for timer in patch.subscribers.values():  # one: an app has one telemetry at a time
+            return await timer.run(original, request, call_next)
+        return await original(request, call_next)
+
+    return dispatch
 
 
 def _users_own(stack: Any) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import anyio.to_thread
 from fastapi import routing
 
+from otel_fastperf.internals.patching import Patch, subscribed
 from otel_fastperf.requests.record import CURRENT, RequestRecord
 from otel_fastperf.requests.time_budget import Cause, Phase
 from otel_fastperf.signals import Signals
@@ -27,9 +28,9 @@ _Timed = Callable[[RequestRecord, _Function, tuple[Any, ...], dict[str, Any]], A
 @contextmanager
 def instrument_endpoints(signals: Signals) -> Iterator[None]:
     """Note the phases of requests that belong to `signals`, until the end of the block."""
-    with ExitStack() as stack:
+    with ExitStack() as patches:
         for module, name, timed in _PLACES:
-            stack.enter_context(_wrapped(module, name, timed, signals))
+            patches.enter_context(subscribed(module, name, _timing(timed), signals, signals))
         yield
 
 
@@ -73,22 +74,16 @@ _PLACES: Final[tuple[tuple[ModuleType, str, _Timed], ...]] = (
 )
 
 
-@contextmanager
-def _wrapped(module: ModuleType, name: str, timed: _Timed, signals: Signals) -> Iterator[None]:
-    """Have the module's function go through `timed`. What was put over it meanwhile stays in its place."""
-    covered: _Function = getattr(module, name)
-    on = True
+def _timing(timed: _Timed) -> Callable[[_Function, Patch[Signals]], _Function]:
+    """What wraps a function so that calls made for a request of a subscriber go through `timed`."""
 
-    async def wrapper(*arguments: Any, **options: Any) -> Any:
-        record = CURRENT.get()
-        if not on or record is None or record.owner is not signals or record.ended:
-            return await covered(*arguments, **options)
-        return await timed(record, covered, arguments, options)
+    def wrap(original: _Function, patch: Patch[Signals]) -> _Function:
+        async def wrapper(*arguments: Any, **options: Any) -> Any:
+            record = CURRENT.get()
+            if record is None or record.ended or id(record.owner) not in patch.subscribers:
+                return await original(*arguments, **options)
+            return await timed(record, original, arguments, options)
 
-    setattr(module, name, wrapper)
-    try:
-        yield
-    finally:
-        on = False
-        if getattr(module, name) is wrapper:
-            setattr(module, name, covered)
+        return wrapper
+
+    return wrap

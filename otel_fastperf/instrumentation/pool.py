@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -29,6 +28,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from otel_fastperf.detectors.pool_wait import Holders, PoolWait, detect_pool_wait
 from otel_fastperf.internals.frames import call_site
+from otel_fastperf.internals.patching import Patch, subscribed
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.requests.record import CURRENT, RequestRecord
 from otel_fastperf.requests.time_budget import Cause
@@ -64,7 +64,7 @@ def instrument_pool(
         for name, listener in listeners:
             event.listen(Engine, name, listener)
             stack.callback(event.remove, Engine, name, listener)
-        stack.enter_context(_timed_raw_connection(observer))
+        stack.enter_context(subscribed(Engine, "raw_connection", _timing_connections, observer, observer))
         yield
 
 
@@ -117,23 +117,8 @@ class _Observer:
         self._checkout = object()
         self._create_time = object()
 
-    def obtain(self, engine: Engine, raw_connection: _RawConnection) -> PoolProxiedConnection:
-        """Get a connection as `raw_connection(engine)` does, and time it."""
-        checkout = self._asked(engine)
-        if checkout is None:
-            return raw_connection(engine)
-        try:
-            connection = raw_connection(engine)
-        except BaseException as error:
-            self._given_up(checkout, error)
-            raise
-        finally:
-            checkout.pool.pending.discard(checkout)
-        self._obtained(checkout, connection)
-        return connection
-
     def connected(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
-        """Pool event `connect`: note how long it took; `_obtained` knows for which engine."""
+        """Pool event `connect`: note how long it took; `obtained` knows for which engine."""
         try:
             # not the event `do_connect`, which engines with a `creator` do not have
             began = getattr(entry, "last_connect_time", None)
@@ -170,7 +155,8 @@ class _Observer:
         except Exception as error:  # noqa: BLE001 - the rest is to be undone too
             self._signals.guard.failed("pool", error)
 
-    def _asked(self, engine: Engine) -> _Checkout | None:
+    def asked(self, engine: Engine) -> _Checkout | None:
+        """Note that a connection is wanted. None for an engine that is not observed."""
         try:
             if self._dialects is not None and engine.dialect not in self._dialects:
                 return None
@@ -189,8 +175,9 @@ class _Observer:
             return None
         return checkout
 
-    def _given_up(self, checkout: _Checkout, error: BaseException) -> None:
-        """It timed out, was cancelled, or the database cannot be reached."""
+    def given_up(self, checkout: _Checkout, error: BaseException) -> None:
+        """Note that no connection came: a timeout, a cancellation, or an unreachable database."""
+        checkout.pool.pending.discard(checkout)
         try:
             now = time.perf_counter()
             self._note(checkout, now)
@@ -231,7 +218,9 @@ class _Observer:
             site = call_site(sys._getframe())  # noqa: SLF001 - there is no other way to a frame
             self._signals.findings.report(replace(finding, route=route, call_site=site), record)
 
-    def _obtained(self, checkout: _Checkout, connection: PoolProxiedConnection) -> None:
+    def obtained(self, checkout: _Checkout, connection: PoolProxiedConnection) -> None:
+        """Note that the connection came."""
+        checkout.pool.pending.discard(checkout)
         try:
             now = time.perf_counter()
             pool, metrics, seconds = checkout.pool, self._signals.metrics, now - checkout.since
@@ -369,32 +358,21 @@ def _remove_states(name: str, metrics: Metrics) -> None:
     metrics.pool_pending_requests.remove(name)
 
 
-class _Timed:
-    """Stands in the place of `Engine.raw_connection`; several may stand one on the other."""
+def _timing_connections(original: _RawConnection, patch: Patch[_Observer]) -> _RawConnection:
+    def raw_connection(engine: Engine) -> PoolProxiedConnection:
+        wanted = [
+            (observer, checkout)
+            for observer in patch.subscribers.values()
+            if (checkout := observer.asked(engine)) is not None
+        ]
+        try:
+            connection = original(engine)
+        except BaseException as error:
+            for observer, checkout in wanted:
+                observer.given_up(checkout, error)
+            raise
+        for observer, checkout in wanted:
+            observer.obtained(checkout, connection)
+        return connection
 
-    def __init__(self, observer: _Observer, covered: _RawConnection) -> None:
-        self._observer = observer
-        self.covered = covered
-        self.active = True
-
-    def __get__(self, engine: Engine | None, owner: type[Engine]) -> Any:
-        return self if engine is None else MethodType(self, engine)
-
-    def __call__(self, engine: Engine) -> PoolProxiedConnection:
-        if not self.active:
-            return self.covered(engine)
-        return self._observer.obtain(engine, self.covered)
-
-
-@contextmanager
-def _timed_raw_connection(observer: _Observer) -> Iterator[None]:
-    """Time `Engine.raw_connection`. What was put over it meanwhile stays where it is, when this one ends."""
-    timed = _Timed(observer, Engine.raw_connection)
-    Engine.raw_connection = timed  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        timed.active = False
-        # those that ended before the ones above them have waited for this
-        while isinstance(top := Engine.__dict__["raw_connection"], _Timed) and not top.active:
-            Engine.raw_connection = top.covered  # type: ignore[method-assign, assignment]
+    return raw_connection

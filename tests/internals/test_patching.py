@@ -1,0 +1,111 @@
+"""One wrapper for each patched function, whatever subscribes and in whatever order it leaves."""
+
+import inspect
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from otel_fastperf.internals.patching import Patch, subscribed
+
+
+class Shop:
+    """Something of another package."""
+
+    def price(self, item: str) -> str:
+        return f"price of {item}"
+
+
+class Corner(Shop):
+    """Inherits what is patched."""
+
+
+def discounting(original: Callable[..., str], patch: Patch[str]) -> Callable[..., str]:
+    def price(*arguments: Any) -> str:
+        return original(*arguments) + "".join(f", {each}" for each in patch.subscribers.values())
+
+    return price
+
+
+def test_the_wrapper_sees_the_subscribers_of_the_moment() -> None:
+    first, second = object(), object()
+    with subscribed(Shop, "price", discounting, first, "ten off"):
+        with subscribed(Shop, "price", discounting, second, "two for one"):
+            assert Shop().price("tea") == "price of tea, ten off, two for one"
+        assert Shop().price("tea") == "price of tea, ten off"
+    assert Shop().price("tea") == "price of tea"
+
+
+def test_the_last_to_leave_puts_the_original_back_in_any_order() -> None:
+    original = Shop.price
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(subscribed(Shop, "price", discounting, first, "a"))
+    second.enter_context(subscribed(Shop, "price", discounting, second, "b"))
+    first.close()
+    assert Shop().price("tea") == "price of tea, b"
+    second.close()
+    assert Shop.price is original
+
+
+def test_an_inherited_method_is_inherited_again() -> None:
+    with subscribed(Corner, "price", discounting, Corner, "a"):
+        assert (Corner().price("tea"), Shop().price("tea")) == ("price of tea, a", "price of tea")
+    assert "price" not in vars(Corner)
+
+
+def test_an_object_gets_its_own_method_back() -> None:
+    shop = Shop()
+    with subscribed(shop, "price", discounting, shop, "a"):
+        assert shop.price("tea") == "price of tea, a"
+        assert Shop().price("tea") == "price of tea"
+    assert "price" not in vars(shop)
+
+
+def test_a_wrapper_that_another_package_put_over_ours_stays_and_works() -> None:
+    original = Shop.price
+    ours = subscribed(Shop, "price", discounting, Shop, "a")
+    with ours:
+        below = Shop.price
+        Shop.price = lambda self, item: below(self, item).upper()  # type: ignore[method-assign]
+    assert Shop().price("tea") == "PRICE OF TEA"
+    Shop.price = original  # type: ignore[method-assign]
+
+
+def test_a_thousand_rounds_under_another_packages_wrapper_add_no_frame() -> None:
+    shop = Shop()
+    depths: list[int] = []
+
+    def price(item: str) -> str:
+        depths.append(len(inspect.stack(0)))
+        return item
+
+    shop.price = price  # type: ignore[method-assign]
+    with subscribed(shop, "price", discounting, shop, "a"):
+        below = shop.price
+        shop.price = lambda item: below(item)  # type: ignore[method-assign]  # noqa: PLW0108 - another package's
+        assert shop.price("tea") == "tea, a"
+    for _ in range(1000):
+        with subscribed(shop, "price", discounting, shop, "b"):
+            pass
+    with subscribed(shop, "price", discounting, shop, "c"):
+        assert shop.price("tea") == "tea, c"
+    assert depths[0] == depths[-1]
+
+
+def test_a_wrapper_that_was_thrown_out_of_the_chain_is_put_in_again() -> None:
+    shop = Shop()
+    original = shop.price
+    with subscribed(shop, "price", discounting, shop, "a"):
+        shop.price = original  # type: ignore[method-assign]
+    with subscribed(shop, "price", discounting, shop, "b"):
+        assert shop.price("tea") == "price of tea, b"
+
+
+def test_overlapping_subscribers_cost_no_frame() -> None:
+    original = Shop.price
+    places = [ExitStack() for _ in range(1000)]
+    for place in places:
+        place.enter_context(subscribed(Shop, "price", discounting, place, ""))
+    assert Shop().price("tea").startswith("price of tea")  # a nested wrapper each would be a RecursionError
+    for place in places:
+        place.close()
+    assert Shop.price is original
