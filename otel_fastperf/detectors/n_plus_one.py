@@ -1,6 +1,5 @@
 """One statement that a line repeats for each of many things, where one statement could read them all."""
 
-import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -8,6 +7,7 @@ from otel_fastperf.findings import CallSite, Finding, Kind, Severity
 from otel_fastperf.internals.frames import definition
 from otel_fastperf.requests.record import RequestRecord, StatementGroup
 from otel_fastperf.settings import DatabaseSettings
+from otel_fastperf.sql.columns import column_of_one_value
 from otel_fastperf.sql.orm_loads import ONE_BY_ONE, Load, LoadKind
 
 #: repeats that take a smaller share of the time between the first and the last are not what that time is spent on: a
@@ -17,9 +17,6 @@ _LEAST_SHARE: Final = 0.02
 #: at this share of the request, and this many seconds, it is critical
 _CRITICAL_SHARE: Final = 0.5
 _CRITICAL_SECONDS: Final = 0.5
-
-#: the column that is compared with one value
-_COMPARED: Final = re.compile(r"\bWHERE\s+([\w.\"`\[\]]+)\s*=\s*(?:[?$:%@])", re.IGNORECASE)
 
 
 def detect_n_plus_one(record: RequestRecord, settings: DatabaseSettings) -> Iterator[Finding]:
@@ -111,8 +108,7 @@ def _remedy(group: StatementGroup, load: Load) -> str:
         )
     if group.query.operation == "INSERT":
         return "insert all rows at once: session.add_all() and one flush, or session.execute(insert(…), [rows])"
-    compared = _COMPARED.search(group.query.text)
-    column = compared.group(1) if compared else "…"
+    column = column_of_one_value(group.query.text) or "…"
     if group.query.operation == "SELECT":
         return f"read all rows at once before the loop: WHERE {column} IN (…), or a JOIN to what the loop goes over"
     return f"change all rows at once: WHERE {column} IN (…), or one session.execute() with a list of parameters"

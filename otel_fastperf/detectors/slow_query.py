@@ -6,7 +6,7 @@ from typing import Final
 from otel_fastperf.findings import Finding, Kind, Severity
 from otel_fastperf.requests.record import RequestRecord, StatementGroup
 from otel_fastperf.settings import DatabaseSettings
-from otel_fastperf.sql.describe import compared_columns
+from otel_fastperf.sql.columns import compared_columns
 
 #: so many times the threshold is critical
 _CRITICAL: Final = 10

@@ -9,17 +9,14 @@ import re
 from typing import Final
 
 from otel_fastperf.sql.describe import describe
+from otel_fastperf.sql.keywords import keywords
 
 #: a longer statement is not read: it would have to be sent once more as it is
 LONGEST: Final = 64 * 1024
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 #: words that no plain SELECT has outside of quotes; REPLACE and INSERT are functions too, LOCK and SHARE are clauses
-_DENIED: Final = _words(
+_DENIED: Final = keywords(
     "ALTER ANALYZE CALL COPY CREATE DELETE DO DROP DUMPFILE EXEC EXECUTE EXPLAIN GRANT HANDLER INSERT INTO LOCK MERGE"
     " OUTFILE PRAGMA REVOKE SET SHARE TRUNCATE UPDATE"
 )

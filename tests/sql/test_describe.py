@@ -13,15 +13,8 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, 
 from sqlalchemy.dialects import mssql, mysql, oracle, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 
-from otel_fastperf.sql.describe import (
-    OPERATIONS,
-    OTHER,
-    STATEMENT_LENGTH,
-    SUMMARY_LENGTH,
-    QueryTexts,
-    compared_columns,
-    describe,
-)
+from otel_fastperf.sql.describe import STATEMENT_LENGTH, SUMMARY_LENGTH, QueryTexts, describe
+from otel_fastperf.sql.outline import OPERATIONS, OTHER
 
 DIALECTS: Final = ("postgresql", "cockroachdb", "mysql", "mariadb", "sqlite", "mssql", "oracle", "snowflake", "")
 
@@ -527,40 +520,3 @@ def test_threads_may_share_it() -> None:
     with ThreadPoolExecutor(8) as threads:
         summaries = list(threads.map(lambda statement: texts.describe(statement).summary, statements))
     assert summaries == [statement.replace(" * FROM", "") for statement in statements]
-
-
-# the columns that conditions compare
-
-
-@pytest.mark.parametrize(
-    ("statement", "columns"),
-    [
-        ("SELECT * FROM t WHERE t.a = $1::INTEGER AND t.b >= 3 AND t.c NOT IN (1, 2)", ["t.a", "t.b", "t.c"]),
-        ("SELECT * FROM t JOIN u ON u.id = t.u_id WHERE u.name ILIKE %(name)s", ["u.id", "t.u_id", "u.name"]),
-        ("SELECT a, (SELECT count(*) FROM v WHERE v.mail = u.mail) FROM u", ["v.mail", "u.mail"]),
-        ("UPDATE t SET a = 1 WHERE b BETWEEN ? AND ? AND b <> 4", ["b"]),
-        ('SELECT * FROM "T" WHERE "T"."K" = now()', ["T.K"]),
-        ("SELECT * FROM t WHERE lower(t.a) = 'x' OR t.a IS NULL", []),
-        ("SELECT * FROM t WHERE t.a = coalesce(?, t.b)", ["t.a"]),
-        ("SELECT a = b FROM t ORDER BY c", []),
-        ("SELECT * FROM t WHERE EXISTS (SELECT 1)", []),
-    ],
-)
-def test_the_columns_that_conditions_compare(statement: str, columns: list[str]) -> None:
-    assert compared_columns(describe(statement, "postgresql").text) == columns
-
-
-@given(st.text())
-def test_any_text_has_compared_columns_or_none(text: str) -> None:
-    assert isinstance(compared_columns(f"WHERE {text}"), list)
-
-
-@pytest.mark.parametrize("piece", ["a.", "a", '"', "[a", "a =", "WHERE a.", "a NOT "])
-def test_reading_columns_takes_linear_time(piece: str) -> None:
-    def seconds(text: str) -> float:
-        began = time.perf_counter()
-        compared_columns(text)
-        return time.perf_counter() - began
-
-    short, long = f"WHERE {piece * 500}", f"WHERE {piece * 4000}"
-    assert min(seconds(long) for _ in range(5)) < 24 * min(seconds(short) for _ in range(5)) + 0.001

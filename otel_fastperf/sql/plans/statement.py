@@ -8,42 +8,35 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from otel_fastperf.sql.columns import NAME, PART, Comparison, comparisons
 from otel_fastperf.sql.describe import describe
+from otel_fastperf.sql.keywords import keywords
 
 #: characters of a condition, or of a statement, that are looked at
 _LONGEST: Final = 16 * 1024
 #: columns of one index
 _MOST_KEYS: Final = 3
 
-_PART: Final = r'(?:[^\W\d][\w$]*|"[^"]+"|`[^`]+`)'
-_NAME: Final = rf"{_PART}(?:\.{_PART}){{0,3}}"
 _CAST: Final = re.compile(
     r'::(?:"[^"]+"|[^\W\d][\w$.]*)(?: varying| precision)?(?:\([?, ]*\))?(?: with(?:out)? time zone)?(?:\[\])*'
 )
-_LONE: Final = re.compile(rf'(?<![\w"`])\(({_NAME})\)')
-_SOURCE: Final = re.compile(rf"(?:\bFROM|\bJOIN|,)\s+({_NAME})(?:\s+AS)?\s+({_PART})", re.IGNORECASE)
+_LONE: Final = re.compile(rf'(?<![\w"`])\(({NAME})\)')
+_SOURCE: Final = re.compile(rf"(?:\bFROM|\bJOIN|,)\s+({NAME})(?:\s+AS)?\s+({PART})", re.IGNORECASE)
 _ORDER: Final = re.compile(r"\bORDER BY\s+(.*?)(?=\bLIMIT\b|\bOFFSET\b|\bFETCH\b|\bFOR\b|\)|;|$)", re.IGNORECASE)
 _LIMIT: Final = re.compile(r"\b(?:LIMIT|FETCH (?:FIRST|NEXT)|TOP)\b", re.IGNORECASE)
-_LABEL: Final = re.compile(rf"\bAS ({_PART})(?=\s*(?:,|\bFROM\b))", re.IGNORECASE)
+_LABEL: Final = re.compile(rf"\bAS ({PART})(?=\s*(?:,|\bFROM\b))", re.IGNORECASE)
 _SUFFIX: Final = re.compile(r"\s+(?:ASC|DESC|NULLS (?:FIRST|LAST))", re.IGNORECASE)
 _OR: Final = re.compile(r"\bOR\b", re.IGNORECASE)
 _VALUE: Final = re.compile(r"(?:[=<>~]|\b(?:LIKE|IN|BETWEEN|IS))\s*\(?(?:[?:$%]|NOT\b|NULL\b)", re.IGNORECASE)
 _WILDCARD: Final = re.compile(r"(?:~~\*?|\b(?:I?LIKE))\s+(?:[_\w]*)'[%_]", re.IGNORECASE)
 
-_OPERAND: Final = rf"(?:\b(?P<call>[^\W\d]\w*)\((?P<argument>{_NAME})\)|(?<![\w.\"`])(?P<name>{_NAME})\)?)"
-_COMPARED: Final = re.compile(
-    rf"{_OPERAND}\s*(?P<operator>=|<=|>=|<(?![>=])|>(?!=)|~~(?!\*)|\b(?:IN|LIKE|BETWEEN|IS NULL)\b)", re.IGNORECASE
-)
-_REVERSED: Final = re.compile(rf"(?<![<>!])=\s*(?P<name>{_NAME})(?![\w.]|\s*\()")
 _EQUAL: Final = frozenset({"=", "IN", "IS NULL"})
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+#: comparisons that an index can serve besides those for equality
+_RANGE: Final = frozenset({"<", ">", "<=", ">=", "~~", "LIKE", "BETWEEN"})
 
 
 #: words that are no column and no alias
-_WORDS: Final = _words(
+_WORDS: Final = keywords(
     "ALL AND ANY AS BETWEEN CASE CROSS DISTINCT ELSE EXCEPT EXISTS FALSE FETCH FOR FROM FULL GROUP HAVING IN INNER"
     " INTERSECT IS JOIN LATERAL LEFT LIKE LIMIT NATURAL NOT NULL OFFSET ON OR ORDER RIGHT SELECT SOME THEN TRUE UNION"
     " USING WHEN WHERE WINDOW"
@@ -110,40 +103,49 @@ def compared(condition: str, alias: str, *, single: bool = False, calls: bool = 
 
     A function of a column is a key too, unless `calls` is False: not every database can have an index on it.
     """
+    found = tuple(comparisons(condition))
     equal: dict[str, None] = {}
-    others: dict[str, None] = {}
-    for match in _COMPARED.finditer(condition):
-        call = "" if (match["call"] or "").upper() in _WORDS else match["call"] or ""
-        column = _column(match["argument"] or match["name"], alias, single=single)
-        if column and (calls or not call):
-            key = f"{call.lower()}({column})" if call else column
-            (equal if match["operator"].upper() in _EQUAL else others)[key] = None
-    for match in _REVERSED.finditer(condition):
-        column = _column(match["name"], alias, single=single)
-        if column:
-            equal[column] = None
+    ranges: dict[str, None] = {}
+    for comparison in found:
+        key = _key(comparison, alias, single=single, calls=calls)
+        if key and (comparison.operator in _EQUAL or comparison.operator in _RANGE):
+            (equal if comparison.operator in _EQUAL else ranges)[key] = None
+    for comparison in found:
+        if comparison.right and comparison.operator == "=":
+            column = _column(comparison.right, alias, single=single)
+            if column:
+                equal[column] = None
     either = _OR.search(condition) is not None
-    ranges = [key for key in others if key not in equal]
+    only_ranges = [key for key in ranges if key not in equal]
     # only the last column of an index can serve a range
-    return Comparisons((*equal, *(ranges if either else ranges[:1]))[:_MOST_KEYS], either)
+    return Comparisons((*equal, *(only_ranges if either else only_ranges[:1]))[:_MOST_KEYS], either)
+
+
+def _key(comparison: Comparison, alias: str, *, single: bool, calls: bool) -> str:
+    """The column on the left, or the function call on it, as a key of an index; "" if it cannot be one."""
+    call = "" if comparison.call.upper() in _WORDS else comparison.call
+    column = _column(comparison.column, alias, single=single) if comparison.column else ""
+    if not column or (call and not calls):
+        return ""
+    return f"{call.lower()}({column})" if call else column
 
 
 def plain_keys(keys: list[str]) -> tuple[str, ...]:
     """Columns that are sorted by, without the direction; empty if one is an expression."""
     columns = [_SUFFIX.sub("", key).strip() for key in keys]
-    if not all(re.fullmatch(_NAME, column) for column in columns):
+    if not all(re.fullmatch(NAME, column) for column in columns):
         return ()
-    return tuple(_unquoted(re.findall(_PART, column)[-1]) for column in columns)[:_MOST_KEYS]
+    return tuple(_unquoted(re.findall(PART, column)[-1]) for column in columns)[:_MOST_KEYS]
 
 
 def _has_label(order: str, shown: str) -> bool:
     """True if it sorts by what the statement only calls so: `count(*) AS c … ORDER BY c`."""
     labels = {label.lower() for label in _LABEL.findall(shown)}
-    return any(name.lower() in labels for name in re.findall(_PART, order))
+    return any(name.lower() in labels for name in re.findall(PART, order))
 
 
 def _column(name: str, alias: str, *, single: bool) -> str:
-    parts = re.findall(_PART, name)
+    parts = re.findall(PART, name)
     column = _unquoted(parts[-1])
     if len(parts) == 1:
         return column if single and column.upper() not in _WORDS else ""
@@ -151,7 +153,7 @@ def _column(name: str, alias: str, *, single: bool) -> str:
 
 
 def _bare(part: str) -> str:
-    return part[1:-1] if part[:1] in {'"', "`"} else part
+    return part[1:-1] if part[:1] in {'"', "`", "["} else part
 
 
 def _unquoted(part: str) -> str:
@@ -164,5 +166,5 @@ def _tables(shown: str) -> dict[str, str]:
     found = {}
     for table, alias in _SOURCE.findall(shown):
         if alias.upper() not in _WORDS and table.upper() not in _WORDS:
-            found[_bare(alias).lower()] = ".".join(_bare(part) for part in re.findall(_PART, table))
+            found[_bare(alias).lower()] = ".".join(_bare(part) for part in re.findall(PART, table))
     return found

@@ -1,0 +1,75 @@
+"""The columns that conditions compare."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_fastperf.sql.columns import column_of_one_value, compared_columns, comparisons
+from otel_fastperf.sql.describe import describe
+
+
+@pytest.mark.parametrize(
+    ("statement", "columns"),
+    [
+        ("SELECT * FROM t WHERE t.a = $1::INTEGER AND t.b >= 3 AND t.c NOT IN (1, 2)", ["t.a", "t.b", "t.c"]),
+        ("SELECT * FROM t JOIN u ON u.id = t.u_id WHERE u.name ILIKE %(name)s", ["u.id", "t.u_id", "u.name"]),
+        ("SELECT a, (SELECT count(*) FROM v WHERE v.mail = u.mail) FROM u", ["v.mail", "u.mail"]),
+        ("UPDATE t SET a = 1 WHERE b BETWEEN ? AND ? AND b <> 4", ["b"]),
+        ('SELECT * FROM "T" WHERE "T"."K" = now()', ["T.K"]),
+        ("SELECT * FROM t WHERE lower(t.a) = 'x' OR t.a IS NULL", []),
+        ("SELECT * FROM t WHERE t.a = coalesce(?, t.b)", ["t.a"]),
+        ("SELECT a = b FROM t ORDER BY c", []),
+        ("SELECT * FROM t WHERE EXISTS (SELECT 1)", []),
+    ],
+)
+def test_the_columns_that_conditions_compare(statement: str, columns: list[str]) -> None:
+    assert compared_columns(describe(statement, "postgresql").text) == columns
+
+
+@given(st.text())
+def test_any_text_has_compared_columns_or_none(text: str) -> None:
+    assert isinstance(compared_columns(f"WHERE {text}"), list)
+
+
+@pytest.mark.parametrize("piece", ["a.", "a", '"', "[a", "a =", "WHERE a.", "a NOT ", "a(", "f(a.", "= a.", "a) "])
+def test_reading_columns_takes_linear_time(piece: str) -> None:
+    def seconds(text: str) -> float:
+        began = time.perf_counter()
+        compared_columns(text)
+        return time.perf_counter() - began
+
+    short, long = f"WHERE {piece * 500}", f"WHERE {piece * 4000}"
+    assert min(seconds(long) for _ in range(5)) < 24 * min(seconds(short) for _ in range(5)) + 0.001
+
+
+@pytest.mark.parametrize(
+    ("statement", "column"),
+    [
+        ("SELECT * FROM items WHERE items.order_id = ?", "items.order_id"),
+        ('SELECT * FROM items WHERE "items"."order id" = :id', '"items"."order id"'),
+        ("SELECT * FROM items JOIN orders ON orders.id = items.order_id WHERE items.name = %(name)s", "items.name"),
+        ("SELECT * FROM items WHERE items.deleted IS NULL AND items.order_id = $1", "items.order_id"),
+        ("SELECT * FROM items WHERE lower(name) = ? AND price > ?", ""),
+        ("SELECT a = ? FROM items", ""),
+    ],
+)
+def test_the_column_of_one_value(statement: str, column: str) -> None:
+    assert column_of_one_value(describe(statement, "postgresql").text) == column
+
+
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    [
+        ("lower(email) = ?", [("email", "lower", False, "=", "", True)]),
+        ("(a.x + a.y) > b.z", [("a.y", "", True, ">", "b.z", False)]),
+        ("? = a.x", [("", "", False, "=", "a.x", False)]),
+        ("a.x not  in (?)", [("a.x", "", False, "NOT IN", "", False)]),
+        ("a.x IS NULL", [("a.x", "", False, "IS NULL", "", False)]),
+        ("a.x ~~ ?", [("a.x", "", False, "~~", "", True)]),
+        ("data ->> ? AND a.b @> c.d AND f(days => x.y)", []),
+    ],
+)
+def test_comparisons(condition: str, found: list[tuple[object, ...]]) -> None:
+    assert [tuple(comparison) for comparison in comparisons(condition)] == found
