@@ -1,26 +1,26 @@
-"""EXPLAIN of slow queries: what the database makes of a statement, on its span and in its finding.
+"""EXPLAIN of slow queries: the database's plan for a statement, on a span and in the statement's finding.
 
-    on_slow(statement)     on the app's thread or loop: one look-up, and the statement is put on a short queue
-    one daemon thread      asks the database, on a connection of its own, and hands out the answer
+    on_slow(statement)     on the app's thread or event loop: one look-up, then the statement goes on a short queue
+    one daemon thread      asks the database on its own connection, and attaches the plan to findings
 
-The thread is made on first use, one for each process. It sends `EXPLAIN`, never ANALYZE, of single SELECTs that neither
-write nor lock (`reads`), in a read-only transaction with a time limit that the database keeps. Of one statement
-(fingerprint) it asks once in a cooldown, and nothing while the engine's pool has no connection to spare: the one more
-may be the one that the server refuses to the app.
+The thread is started on first use, once per process. It sends `EXPLAIN`, never ANALYZE, and only for single SELECTs
+that neither write nor lock (`read_only`), in a read-only transaction with a time limit that the database enforces. A
+statement (by fingerprint) is explained once per cooldown. Nothing is explained while the engine's pool has no free
+connection: the database might refuse the next connection of the app because of ours.
 
-**The connection** comes from `engine.pool.recreate()`, which is what `Engine.dispose()` uses: a pool of the same kind,
-with the same creator and the same listeners. So it is made as the app's own are, by its `connect_args`, `creator` or
-`do_connect`, and set up by its `connect` listeners (search_path, roles, PRAGMAs, functions); nothing of it is in the
-app's pool nor in that pool's figures. It is used below SQLAlchemy's `Connection`, whose events therefore see nothing of
-it: no spans, no durations, no findings, be they ours or contrib's. It is closed after each plan. What the app sets in a
-transaction (`SET LOCAL`, temporary tables) is not there; then the database answers with an error, which is counted.
+**The connection** comes from `engine.pool.recreate()`, which is what `Engine.dispose()` uses: a pool of the same kind
+with the same creator and listeners. The connection is therefore made like the app's own, by its `connect_args`,
+`creator` or `do_connect`, and set up by its `connect` listeners (search_path, roles, PRAGMAs, functions), but neither
+the app's pool nor its metrics know about it. It is used below SQLAlchemy's `Connection`, so no event fires for it: no
+spans, durations or findings, ours or contrib's. It is closed after each plan. Whatever the app sets within a
+transaction (`SET LOCAL`, temporary tables) is missing there; the database then answers with an error, which is counted.
 
-Connections of async drivers belong to an event loop, so for these the thread runs one.
+Connections of async drivers belong to an event loop, so the thread runs one for them.
 
-**Where the plan goes.** A span `EXPLAIN <summary>` with the event `fastperf.explain` lies under the statement's span,
-if that is sampled: a span of its own, since by then the statement's has ended, and mostly the request's too. The
-findings `slow_query` of the fingerprint get it as evidence; as they are reported when their requests end, which may be
-later, the thread looks for new ones every half second.
+**The plan** is shown on a span `EXPLAIN <summary>` with the event `fastperf.explain`. It is a child of the statement's
+span, if that is sampled; it cannot be an event there, because the statement's span has ended by then. The `slow_query`
+findings of the statement get the plan as evidence: those in the log when the plan arrives, later ones when they are
+reported.
 """
 
 import asyncio
@@ -41,98 +41,104 @@ from opentelemetry.util.types import AttributeValue
 from sqlalchemy import Dialect, Engine, Pool, QueuePool
 from sqlalchemy.pool import PoolProxiedConnection, SingletonThreadPool, StaticPool
 
-from otel_fastperf.findings import Evidence, Kind
+from otel_fastperf.findings import Evidence, Finding, Kind
 from otel_fastperf.instrumentation.slow_statement import SlowStatement
 from otel_fastperf.internals.redaction import describe_error, error_type
+from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import ExplainSettings
 from otel_fastperf.signals import Signals
-from otel_fastperf.sql.plans.node import Database, Facts, Node
-from otel_fastperf.sql.plans.plan import DATABASES, Plan, plan_of
+from otel_fastperf.sql.plans.node import Node, PlanDialect, TableFacts
+from otel_fastperf.sql.plans.plan import PLAN_DIALECTS, Plan, plan_of
 from otel_fastperf.sql.plans.statement import Statement, statement_of
 from otel_fastperf.sql.read_only import only_reads
 
-#: statements that wait for their plan
+#: most statements in the queue
 _MOST_WAITING: Final = 16
-#: fingerprints that are remembered, with the time of their last plan, and with the plan
+#: most fingerprints whose cooldown is remembered, and whose plan is
 _MOST_FINGERPRINTS: Final = 1024
 _MOST_PLANS: Final = 256
-#: seconds between two looks for findings that have no plan yet
-_PAUSE: Final = 0.5
-#: seconds that the end of the block waits for a plan that is under way
+#: seconds to wait at the end for a plan that is being made
 _LONGEST_END: Final = 1.0
-#: seconds, besides the timeout, that connecting may take an async driver
+#: seconds that an async driver may take to connect, in addition to the timeout
 _CONNECT: Final = 5.0
-#: evidence of a finding that says which statement it is about
+#: the evidence of a finding that identifies its statement
 _FINGERPRINT: Final = "db.query.fingerprint"
-#: of these, each connection to a SQLite database in memory has a database of its own
+#: pools in which each connection to an in-memory SQLite has a database of its own
 _LONE_POOLS: Final = (SingletonThreadPool, StaticPool)
 
 
 @contextmanager
 def explain_slow_queries(settings: ExplainSettings, signals: Signals) -> Iterator[Callable[[SlowStatement], None]]:
-    """Give the call that takes slow statements in, until the end of the block. It returns at once and never raises."""
+    """Yield the callable that takes slow statements until the end of the block. It returns at once and never raises."""
     explainer = _Explainer(settings, signals)
+    stop_listening = signals.findings.add_listener(explainer.on_finding)
     try:
         yield explainer.on_slow
     finally:
+        stop_listening()
         explainer.close()
 
 
 class _ExplainError(Exception):
-    """Why there is no plan, without values of the statement."""
+    """The reason why there is no plan, without values of the statement."""
 
 
 class _Explainer:
-    """Takes statements in, on the app's path."""
+    """Takes statements and findings on the app's threads."""
 
     def __init__(self, settings: ExplainSettings, signals: Signals) -> None:
         self._settings = settings
         self._signals = signals
         self._cooldown = _Cooldown(settings.cooldown)
         self._plans = _Plans(signals)
-        #: by process id: a fork leaves the thread behind, and maybe a lock that it held
-        self._workers: dict[int, _Worker] = {}
+        #: by process id: a forked child has neither the thread nor the locks that it may hold
+        self._threads: dict[int, _ExplainThread] = {}
         self._closed = False
 
     def on_slow(self, slow: SlowStatement) -> None:
-        """Have the statement explained, unless it was a short time ago."""
+        """Queue the statement, unless it is cooling down."""
         try:
-            if self._closed or slow.dialect not in DATABASES or not self._cooldown.begin(slow.fingerprint):
+            if self._closed or slow.dialect not in PLAN_DIALECTS or not self._cooldown.begin(slow.fingerprint):
                 return
-            if not self._worker().offer(slow):
-                self._cooldown.forget(slow.fingerprint)
+            if not self._thread().offer(slow):
+                self._cooldown.cancel(slow.fingerprint)
                 self._signals.metrics.explains.child("queue_full").inc()
         except Exception as error:  # noqa: BLE001 - telemetry fails no statement
             self._signals.guard.failed("explain", error)
 
+    def on_finding(self, finding: Finding, _record: RequestRecord | None) -> None:
+        """Attach the plan of its statement to a finding that is reported after the plan was made."""
+        if finding.kind == Kind.SLOW_QUERY:
+            self._plans.attach(str(finding.evidence.get(_FINGERPRINT)))
+
     def close(self) -> None:
         """Stop the thread of this process."""
         self._closed = True
-        worker = self._workers.pop(os.getpid(), None)
-        if worker is not None:
-            worker.stop()
+        thread = self._threads.pop(os.getpid(), None)
+        if thread is not None:
+            thread.stop()
 
-    def _worker(self) -> "_Worker":
+    def _thread(self) -> "_ExplainThread":
         process = os.getpid()
-        worker = self._workers.get(process)
-        if worker is None:
-            # no lock: one that is held in a fork is held for ever
-            made = _Worker(self._settings, self._signals, self._cooldown, self._plans)
-            worker = self._workers.setdefault(process, made)
-            if worker is made:
-                worker.start()
-        return worker
+        thread = self._threads.get(process)
+        if thread is None:
+            # without a lock, since a fork could leave it locked
+            made = _ExplainThread(self._settings, self._signals, self._cooldown, self._plans)
+            thread = self._threads.setdefault(process, made)
+            if thread is made:
+                thread.start()
+        return thread
 
 
 class _Cooldown:
-    """When each statement may be explained again. Two threads that come at once may both be let through."""
+    """The time at which each statement may be explained again. Two threads may both pass at the same moment."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._until: OrderedDict[str, float] = OrderedDict()
 
     def begin(self, fingerprint: str) -> bool:
-        """True if the statement is not cooling down; then it begins to."""
+        """Start the cooldown of a statement; False if it is still cooling down."""
         now = time.monotonic()
         if now < self._until.get(fingerprint, 0.0):
             return False
@@ -142,48 +148,44 @@ class _Cooldown:
                 self._until.popitem(last=False)
         return True
 
-    def forget(self, fingerprint: str) -> None:
-        """The statement was not explained, so its next occurrence may be."""
+    def cancel(self, fingerprint: str) -> None:
+        """Allow the next execution of a statement that could not be explained."""
         self._until.pop(fingerprint, None)
 
 
 class _Plans:
-    """The plans of the statements seen last, for findings that are reported after them."""
+    """The plans of recent statements. A plan and its finding may come in either order, on different threads."""
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
         self._plans: OrderedDict[str, Evidence] = OrderedDict()
 
-    def __bool__(self) -> bool:
-        return bool(self._plans)
-
     def add(self, fingerprint: str, plan: Plan) -> None:
+        """Keep the plan, and attach it to the findings of its statement."""
         self._plans.pop(fingerprint, None)
         self._plans[fingerprint] = {"plan": plan.text, "plan_hash": plan.hash, "plan_remark": plan.remark}
         if len(self._plans) > _MOST_PLANS:
             self._plans.popitem(last=False)
+        self.attach(fingerprint)
 
-    def hand_out(self) -> None:
-        """Give each finding that has no plan, or an older one, the plan of its statement."""
-        log = self._signals.findings.log
-        wanting = {
-            fingerprint
-            for finding in log.findings()
-            if finding.kind == Kind.SLOW_QUERY
-            and (evidence := self._plans.get(fingerprint := str(finding.evidence.get(_FINGERPRINT)))) is not None
-            and finding.evidence.get("plan") != evidence["plan"]
-        }
-        for fingerprint in wanting:
-            log.annotate(
-                lambda finding, wanted=fingerprint: (  # type: ignore[misc]
-                    finding.kind == Kind.SLOW_QUERY and finding.evidence.get(_FINGERPRINT) == wanted
-                ),
-                self._plans[fingerprint],
+    def attach(self, fingerprint: str) -> None:
+        """Add the plan of the statement, if there is one, to its findings that have no plan or an older one."""
+        evidence = self._plans.get(fingerprint)
+        if evidence is None:
+            return
+
+        def lacks_it(finding: Finding) -> bool:
+            return (
+                finding.kind == Kind.SLOW_QUERY
+                and finding.evidence.get(_FINGERPRINT) == fingerprint
+                and finding.evidence.get("plan") != evidence["plan"]
             )
 
+        self._signals.findings.log.annotate(lacks_it, evidence)
 
-class _Worker:
-    """The thread of one process, and the queue before it."""
+
+class _ExplainThread:
+    """The thread of one process, and its queue."""
 
     def __init__(self, settings: ExplainSettings, signals: Signals, cooldown: _Cooldown, plans: _Plans) -> None:
         self._settings = settings
@@ -198,7 +200,7 @@ class _Worker:
         self._thread.start()
 
     def offer(self, slow: SlowStatement) -> bool:
-        """False if there is no room."""
+        """Queue the statement; False if the queue is full."""
         try:
             self._waiting.put_nowait(slow)
         except queue.Full:
@@ -207,7 +209,7 @@ class _Worker:
 
     def stop(self) -> None:
         self._stopping = True
-        # wakes the thread; where the queue is full, it is awake
+        # wakes the thread; if the queue is full, it is awake already
         with suppress(queue.Full):
             self._waiting.put_nowait(None)
         self._thread.join(_LONGEST_END)
@@ -216,33 +218,28 @@ class _Worker:
         while not self._stopping:
             try:
                 self._next()
-            except Exception as error:  # noqa: BLE001 - one plan that fails must not end the thread
+            except Exception as error:  # noqa: BLE001 - a plan that fails must not end the thread
                 self._signals.guard.failed("explain", error)
 
     def _next(self) -> None:
-        slow = None
-        with suppress(queue.Empty):
-            slow = self._waiting.get(timeout=_PAUSE if self._plans else None)
-        if self._stopping:
-            return
-        if slow is not None:
+        slow = self._waiting.get()
+        if slow is not None and not self._stopping:
             self._signals.metrics.explains.child(self._explain(slow)).inc()
-        self._plans.hand_out()
 
     def _explain(self, slow: SlowStatement) -> str:
-        """Explain one statement; the outcome."""
+        """Explain a statement; return the outcome, a label of the metric."""
         if not only_reads(slow.text, slow.dialect):
             return "not_a_read"
         pool = slow.engine.pool
         if slow.dialect == "sqlite" and isinstance(pool, _LONE_POOLS):
             return "unsupported"
         if _is_saturated(pool):
-            self._cooldown.forget(slow.fingerprint)
+            self._cooldown.cancel(slow.fingerprint)
             return "saturated"
         began = time.time_ns()
         try:
             plan = self._ask(slow)
-        except Exception as error:  # noqa: BLE001 - of any driver; its message may have values
+        except Exception as error:  # noqa: BLE001 - any driver's error; its message may contain values
             shown = describe_error(error)
             self._signals.guard.failed("explain", _ExplainError(f"{error_type(error)}: {shown.message}"))
             return "failed"
@@ -252,7 +249,7 @@ class _Worker:
 
     def _ask(self, slow: SlowStatement) -> Plan:
         dialect = slow.engine.dialect
-        database = DATABASES[_system(slow)]
+        database = PLAN_DIALECTS[_system(slow)]
         statement = statement_of(slow.text, slow.dialect)
         question = _Question(database, dialect, slow, statement, self._settings.timeout)
         with suppress_instrumentation():
@@ -269,7 +266,7 @@ class _Worker:
             return
         span = self._signals.tracer.start_span(
             f"EXPLAIN {slow.summary}".rstrip(),
-            # not CLIENT: it is no work of the app's, and shall not be counted as such
+            # not CLIENT, which would count as work of the app
             kind=SpanKind.INTERNAL,
             context=set_span_in_context(NonRecordingSpan(context), Context()),
             attributes={
@@ -284,7 +281,7 @@ class _Worker:
 
 
 def _system(slow: SlowStatement) -> str:
-    """The dialect, where MariaDB is told from MySQL."""
+    """The dialect's name, which is `mysql` for MariaDB too, except that MariaDB is `mariadb`."""
     return "mariadb" if getattr(slow.engine.dialect, "is_mariadb", False) else slow.dialect
 
 
@@ -304,7 +301,7 @@ def _event_attributes(plan: Plan) -> dict[str, AttributeValue]:
 
 
 def _is_saturated(pool: Pool) -> bool:
-    """True if the app would have to wait for its next connection. `max_overflow` has no public name."""
+    """True if the app would have to wait for its next connection. `max_overflow` has no public accessor."""
     if not isinstance(pool, QueuePool):
         return False
     overflow: int = getattr(pool, "_max_overflow", -1)
@@ -315,10 +312,10 @@ def _is_saturated(pool: Pool) -> bool:
 
 
 class _Question:
-    """One statement, and how its database is asked for the plan. Blocks; of an async engine it needs a greenlet."""
+    """Asks the database for the plan of one statement. Blocks; for an async engine it must run in a greenlet."""
 
     def __init__(
-        self, database: Database, dialect: Dialect, slow: SlowStatement, statement: Statement, timeout: float
+        self, database: PlanDialect, dialect: Dialect, slow: SlowStatement, statement: Statement, timeout: float
     ) -> None:
         self._database = database
         self._dialect = dialect
@@ -328,7 +325,7 @@ class _Question:
         self._statement = statement
         self._timeout = timeout
 
-    def ask(self) -> tuple[Node, Facts]:
+    def ask(self) -> tuple[Node, TableFacts]:
         pool = self._engine.pool.recreate()
         try:
             connection = pool.connect()
@@ -342,33 +339,33 @@ class _Question:
             pool.dispose()
         return answer
 
-    def _converse(self, connection: PoolProxiedConnection) -> tuple[Node, Facts]:
+    def _converse(self, connection: PoolProxiedConnection) -> tuple[Node, TableFacts]:
         self._begin(connection)
         rows = _fetch(connection, self._database.explain + self._text, self._parameters)
         root = self._database.read(rows, self._statement)
         if root is None:
-            message = "the database's answer is no plan that is known here"
+            message = "the database's answer is not a plan of a known format"
             raise _ExplainError(message)
         facts = self._database.facts(self._ask_facts(connection, root))
         self._dialect.do_rollback(connection)
         return root, facts
 
     def _begin(self, connection: PoolProxiedConnection) -> None:
-        """Make the session harmless, whatever the app's own listeners have left of a transaction."""
+        """Make the session harmless, even if the app's own listeners have left a transaction open."""
         self._dialect.do_commit(connection)
         if self._database.opens_transaction:
             raw = connection.dbapi_connection
             if raw is not None:
-                # without this an engine in AUTOCOMMIT would have no transaction, and `SET LOCAL` no effect
+                # an engine in AUTOCOMMIT would have no transaction otherwise, and `SET LOCAL` no effect
                 self._dialect.set_isolation_level(raw, "READ COMMITTED")
         if self._dialect.driver == "asyncpg":
-            _leave_no_names(connection.dbapi_connection)
+            _use_unnamed_statements(connection.dbapi_connection)
         version: tuple[int, ...] = getattr(self._dialect, "server_version_info", None) or ()
         for statement in self._database.prepare(self._timeout, version):
             _execute(connection, statement)
 
     def _ask_facts(self, connection: PoolProxiedConnection, root: Node) -> list[Sequence[Any]]:
-        """What can be had: a plan without them is one all the same."""
+        """The rows of all questions that the database answers; a plan is useful without them too."""
         rows: list[Sequence[Any]] = []
         for question in self._database.questions(root):
             with suppress(self._dialect.loaded_dbapi.Error):
@@ -376,21 +373,21 @@ class _Question:
         return rows
 
 
-def _leave_no_names(connection: Any) -> None:
-    """Have asyncpg prepare all under the name that the next takes over.
+def _use_unnamed_statements(connection: Any) -> None:
+    """Make asyncpg prepare everything as the unnamed statement, which the next one replaces.
 
-    It prepares whatever it executes; behind a pooler that shares connections, such as PgBouncer, a statement with a
-    name of its own would stay in the server's session when ours has ended. No public way leads there by connection.
+    It prepares whatever it executes. Behind a pooler that shares connections, such as PgBouncer, a named statement
+    would stay in the server's session after ours has ended. asyncpg has no public setting for one connection.
     """
     if hasattr(connection, "_prepared_statement_name_func"):
         connection._prepared_statement_name_func = str  # noqa: SLF001
 
 
-async def _on_a_loop(question: _Question, timeout: float) -> tuple[Node, Facts]:  # noqa: ASYNC109 - of the database
+async def _on_a_loop(question: _Question, timeout: float) -> tuple[Node, TableFacts]:  # noqa: ASYNC109 - of the database
     from sqlalchemy.util import greenlet_spawn
 
     async with asyncio.timeout(2 * timeout + _CONNECT):
-        answer: tuple[Node, Facts] = await greenlet_spawn(question.ask)
+        answer: tuple[Node, TableFacts] = await greenlet_spawn(question.ask)
         return answer
 
 
@@ -401,6 +398,6 @@ def _execute(connection: PoolProxiedConnection, statement: str) -> None:
 
 def _fetch(connection: PoolProxiedConnection, statement: str, *parameters: Any) -> list[Sequence[Any]]:
     with closing(connection.cursor()) as cursor:
-        # without parameters, drivers leave the text as it is; with none of them, `%` is still an escape
+        # not even empty parameters where there are none: with them, drivers treat `%` as an escape
         cursor.execute(statement, *parameters)
         return list(cursor.fetchall())

@@ -10,27 +10,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_fastperf.sql.plans.node import Facts
-from otel_fastperf.sql.plans.plan import DATABASES, Plan, plan_of
+from otel_fastperf.sql.plans.node import TableFacts
+from otel_fastperf.sql.plans.plan import PLAN_DIALECTS, Plan, plan_of
 from otel_fastperf.sql.plans.statement import compared, scrubbed, statement_of
 
 MIB = 1024 * 1024
-FACTS = Facts(
+FACTS = TableFacts(
     sizes={"users": 50_000.0, "orders": 200_000.0, "statuses": 2.0},
     indexed={"users": frozenset({"id"}), "orders": frozenset({"id", "status"})},
     work_memory=4 * MIB,
 )
 
 
-def plan(dialect: str, rows: list[Any], sql: str, facts: Facts = FACTS, max_length: int = 4096) -> Plan:
+def plan(dialect: str, rows: list[Any], sql: str, facts: TableFacts = FACTS, max_length: int = 4096) -> Plan:
     statement = statement_of(sql, dialect)
-    database = DATABASES[dialect]
+    database = PLAN_DIALECTS[dialect]
     root = database.read(rows, statement)
     assert root is not None
     return plan_of(database, root, statement, facts, max_length=max_length)
 
 
-def postgresql(sql: str, document: Any, facts: Facts = FACTS, max_length: int = 4096) -> Plan:
+def postgresql(sql: str, document: Any, facts: TableFacts = FACTS, max_length: int = 4096) -> Plan:
     return plan("postgresql", [(document,)], sql, facts, max_length)
 
 
@@ -38,7 +38,7 @@ def mysql(sql: str, document: Any, dialect: str = "mysql") -> Plan:
     return plan(dialect, [(document if isinstance(document, str) else json.dumps(document),)], sql)
 
 
-def sqlite(sql: str, *details: tuple[int, int, str], facts: Facts = FACTS) -> Plan:
+def sqlite(sql: str, *details: tuple[int, int, str], facts: TableFacts = FACTS) -> Plan:
     return plan("sqlite", [(identity, parent, 0, detail) for identity, parent, detail in details], sql, facts)
 
 
@@ -123,7 +123,7 @@ def test_a_condition_that_most_rows_meet_is_in_order() -> None:
 
 
 def test_a_small_table_is_in_order() -> None:
-    assert postgresql(EMAIL, SEQ_SCAN, Facts(sizes={"users": 9_999})).remark == ""
+    assert postgresql(EMAIL, SEQ_SCAN, TableFacts(sizes={"users": 9_999})).remark == ""
 
 
 def test_an_index_scan_is_in_order() -> None:
@@ -233,7 +233,7 @@ def test_a_sort_beyond_work_mem_goes_to_disk() -> None:
 
 
 def test_a_sort_in_memory_leaves_only_the_scan_to_be_named() -> None:
-    facts = Facts(sizes=FACTS.sizes, work_memory=64 * MIB)
+    facts = TableFacts(sizes=FACTS.sizes, work_memory=64 * MIB)
     remark = postgresql("SELECT * FROM orders ORDER BY created_at DESC", sorted_orders(limited=False), facts).remark
     assert "with no condition that chooses any" in remark
 
@@ -265,12 +265,12 @@ def test_rows_of_parallel_workers_are_added_up() -> None:
 
 def test_a_table_of_another_schema_is_written_with_it() -> None:
     scan = {**SEQ_SCAN[0]["Plan"], "Schema": "shop", "Relation Name": "Users", "Alias": "users"}
-    remark = postgresql(EMAIL, [{"Plan": scan}], Facts(sizes={'shop."Users"': 50_000})).remark
+    remark = postgresql(EMAIL, [{"Plan": scan}], TableFacts(sizes={'shop."Users"': 50_000})).remark
     assert 'CREATE INDEX ix_Users_email ON shop."Users" (email)' in remark
 
 
 def test_without_facts_the_rows_of_a_scan_are_guessed_by_its_cost() -> None:
-    ((table, rows),) = postgresql(EMAIL, SEQ_SCAN, Facts()).scans
+    ((table, rows),) = postgresql(EMAIL, SEQ_SCAN, TableFacts()).scans
     assert table == "users"
     assert rows == pytest.approx(49_650)
 
@@ -488,7 +488,7 @@ def test_a_look_up_of_sqlite_is_in_order() -> None:
 
 
 def test_a_table_of_unknown_size_is_in_order() -> None:
-    assert sqlite(EMAIL, (2, 0, "SCAN users"), facts=Facts()).remark == ""
+    assert sqlite(EMAIL, (2, 0, "SCAN users"), facts=TableFacts()).remark == ""
 
 
 def test_a_temporary_b_tree_for_the_first_few() -> None:
@@ -631,11 +631,11 @@ _ANSWERS = st.one_of(
 
 
 @settings(deadline=None)  # a loaded machine is slow, and the first example compiles
-@given(st.sampled_from(sorted(DATABASES)), _ANSWERS, _TEXT, st.integers(64, 1000))
+@given(st.sampled_from(sorted(PLAN_DIALECTS)), _ANSWERS, _TEXT, st.integers(64, 1000))
 def test_no_answer_makes_it_raise_and_no_text_is_longer_than_asked(
     dialect: str, rows: list[Any], sql: str, length: int
 ) -> None:
-    database = DATABASES[dialect]
+    database = PLAN_DIALECTS[dialect]
     statement = statement_of(sql, dialect)
     root = database.read(rows, statement)
     if root is not None:
@@ -661,4 +661,4 @@ def test_a_plan_as_deep_as_the_sky_is_cut() -> None:
     for _ in range(5000):
         deep = node("Materialize", deep)
     assert postgresql("SELECT 1", [{"Plan": deep}]).text.startswith("Materialize")
-    assert DATABASES["mysql"].read([("[" * 100_000,)], statement_of("SELECT 1", "mysql")) is None
+    assert PLAN_DIALECTS["mysql"].read([("[" * 100_000,)], statement_of("SELECT 1", "mysql")) is None

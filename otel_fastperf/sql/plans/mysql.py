@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from typing import Any, Final
 
-from otel_fastperf.sql.plans.node import DEEPEST, MOST_NODES, Database, Facts, Node, Rows, Work, number, text
+from otel_fastperf.sql.plans.node import DEEPEST, MOST_NODES, Node, PlanDialect, Rows, TableFacts, Work, number, text
 from otel_fastperf.sql.plans.statement import Statement, compared, plain_keys, scrubbed, starts_with_wildcard
 
 _DIALECT: Final = "mysql"
@@ -79,7 +79,7 @@ def _read(rows: Rows, statement: Statement) -> Node | None:
     block = answer.get("query_block") if isinstance(answer, _Object) else None
     if not isinstance(block, _Object):
         return None
-    reader = _Reader(statement)
+    reader = _MysqlReader(statement)
     return reader.step("query_block", block, 1, 0)
 
 
@@ -100,7 +100,7 @@ def _escape(match: re.Match[str]) -> str:
     return match[0] if match[1] in '"\\/bfnrtu' else "\\\\" + match[1]
 
 
-class _Reader:
+class _MysqlReader:
     def __init__(self, statement: Statement) -> None:
         self._statement = statement
         self._left = MOST_NODES
@@ -238,15 +238,15 @@ def _questions(_root: Node) -> tuple[str, ...]:
     return ()
 
 
-def _facts(_rows: Rows) -> Facts:
-    return Facts()
+def _facts(_rows: Rows) -> TableFacts:
+    return TableFacts()
 
 
-def _weigh(_root: Node, _facts: Facts) -> None:
+def _weigh(_root: Node, _facts: TableFacts) -> None:
     """All figures are in the plan."""
 
 
-MYSQL: Final = Database(
+MYSQL: Final = PlanDialect(
     explain="EXPLAIN FORMAT=JSON ",
     prepare=_prepare_mysql,
     read=_read,

@@ -66,7 +66,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class TableFacts:
     """What the database knows of the tables of a plan."""
 
     #: rows of each table, by its name as the plan has it
@@ -78,7 +78,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Database:
+class PlanDialect:
     """How one database is asked for a plan, and how its answers are read. All functions are pure and never raise."""
 
     #: stands before the statement
@@ -88,16 +88,16 @@ class Database:
     prepare: Callable[[float, tuple[int, ...]], tuple[str, ...]]
     #: the plan; None if it is none
     read: Callable[[Rows, Statement], Node | None]
-    #: queries for `Facts`, and how to read the rows of all of them
+    #: queries for `TableFacts`, and how to read the rows of all of them
     questions: Callable[[Node], tuple[str, ...]]
-    facts: Callable[[Rows], Facts]
+    facts: Callable[[Rows], TableFacts]
     #: complete the figures of the plan by the facts
-    weigh: Callable[[Node, Facts], None]
+    weigh: Callable[[Node, TableFacts], None]
     #: `prepare` has to be in a transaction that the driver opens
     opens_transaction: bool = False
 
 
-def apply_facts(root: Node, facts: Facts) -> None:
+def apply_facts(root: Node, facts: TableFacts) -> None:
     """Give scans the rows of their tables, and say which have an index."""
     for node, _ in walk(root):
         if node.work is Work.SCAN:

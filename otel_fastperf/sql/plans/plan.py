@@ -6,14 +6,14 @@ from hashlib import blake2b
 from typing import Final
 
 from otel_fastperf.sql.plans.mysql import MARIADB, MYSQL
-from otel_fastperf.sql.plans.node import Database, Facts, Node, Work, walk
+from otel_fastperf.sql.plans.node import Node, PlanDialect, TableFacts, Work, walk
 from otel_fastperf.sql.plans.postgresql import POSTGRESQL
 from otel_fastperf.sql.plans.remarks import remark_on
 from otel_fastperf.sql.plans.sqlite import SQLITE
 from otel_fastperf.sql.plans.statement import Statement
 
 #: by SQLAlchemy's names of dialects, where MariaDB is told from MySQL
-DATABASES: Final[dict[str, Database]] = {
+PLAN_DIALECTS: Final[dict[str, PlanDialect]] = {
     "postgresql": POSTGRESQL,
     "mysql": MYSQL,
     "mariadb": MARIADB,
@@ -39,7 +39,9 @@ class Plan:
     scans: tuple[tuple[str, float | None], ...]
 
 
-def plan_of(database: Database, root: Node, statement: Statement, facts: Facts, *, max_length: int = 4096) -> Plan:
+def plan_of(
+    database: PlanDialect, root: Node, statement: Statement, facts: TableFacts, *, max_length: int = 4096
+) -> Plan:
     """The plan whose nodes `database.read` has given; its text has at most `max_length` characters."""
     database.weigh(root, facts)
     shape = "\n".join(f"{depth} {line}" for depth, line, _ in _lines(root))

@@ -11,10 +11,10 @@ from typing import Any, Final
 from otel_fastperf.sql.plans.node import (
     DEEPEST,
     MOST_NODES,
-    Database,
-    Facts,
     Node,
+    PlanDialect,
     Rows,
+    TableFacts,
     Work,
     apply_facts,
     number,
@@ -61,7 +61,7 @@ def _read(rows: Rows, _statement: Statement) -> Node | None:
     plan = answer.get("Plan") if isinstance(answer, dict) else None
     if not isinstance(plan, dict):
         return None
-    reader = _Reader()
+    reader = _PostgresqlReader()
     root = reader.node(plan, loops=1, share=1, depth=0)
     reader.join_keys(root)
     return root
@@ -76,7 +76,7 @@ def _answer(rows: Rows) -> Any:
         return None
 
 
-class _Reader:
+class _PostgresqlReader:
     def __init__(self) -> None:
         self._left = MOST_NODES
         #: alias of each scan
@@ -224,7 +224,7 @@ def _questions(root: Node) -> tuple[str, ...]:
     return (question,)
 
 
-def _facts(rows: Rows) -> Facts:
+def _facts(rows: Rows) -> TableFacts:
     sizes: dict[str, float] = {}
     indexed: dict[str, frozenset[str]] = {}
     work_memory = 0.0
@@ -239,10 +239,10 @@ def _facts(rows: Rows) -> Facts:
         if isinstance(table, str) and isinstance(columns, str):
             indexed[table] = frozenset(columns.split("\n"))
         work_memory = (number(setting) or 0) * 1024
-    return Facts(sizes=sizes, indexed=indexed, work_memory=work_memory)
+    return TableFacts(sizes=sizes, indexed=indexed, work_memory=work_memory)
 
 
-POSTGRESQL: Final = Database(
+POSTGRESQL: Final = PlanDialect(
     explain="EXPLAIN (FORMAT JSON, VERBOSE) ",
     prepare=_prepare,
     read=_read,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from otel_fastperf.sql.plans.node import Facts, Node, Work, walk
+from otel_fastperf.sql.plans.node import Node, TableFacts, Work, walk
 from otel_fastperf.sql.plans.statement import Statement
 
 #: rows from which on reading a table from end to end, sorting or grouping is worth a word: below, some milliseconds
@@ -38,14 +38,14 @@ class _Problem:
     sentence: str
 
 
-def remark_on(root: Node, facts: Facts, statement: Statement) -> str:
+def remark_on(root: Node, facts: TableFacts, statement: Statement) -> str:
     """The remark on a plan to which the facts have been applied."""
     problems = [problem for node, above in walk(root) for problem in _problems(node, above, facts, statement)]
     worst = max(problems, key=lambda problem: (problem.rows, problem.rank), default=None)
     return "" if worst is None else worst.sentence
 
 
-def _problems(node: Node, above: tuple[Node, ...], facts: Facts, statement: Statement) -> Iterator[_Problem]:
+def _problems(node: Node, above: tuple[Node, ...], facts: TableFacts, statement: Statement) -> Iterator[_Problem]:
     if node.work is Work.SCAN:
         if node.loops >= 2:  # noqa: PLR2004 - once is no loop
             yield from _looped(node)
@@ -102,7 +102,7 @@ def _has_siblings(above: tuple[Node, ...]) -> bool:
 # --- sorts and groups -------------------------------------------------------------------------------------------------
 
 
-def _sort(node: Node, above: tuple[Node, ...], facts: Facts, statement: Statement) -> Iterator[_Problem]:
+def _sort(node: Node, above: tuple[Node, ...], facts: TableFacts, statement: Statement) -> Iterator[_Problem]:
     rows = _volume(node)
     size = rows * (node.width + _ROW_OVERHEAD) if node.width else 0
     tables = {child.table for child, _ in walk(node) if child.table}

@@ -7,7 +7,18 @@ entry and so costs one look-up.
 import re
 from typing import Final
 
-from otel_fastperf.sql.plans.node import MOST_NODES, Database, Facts, Node, Rows, Work, apply_facts, number, text, walk
+from otel_fastperf.sql.plans.node import (
+    MOST_NODES,
+    Node,
+    PlanDialect,
+    Rows,
+    TableFacts,
+    Work,
+    apply_facts,
+    number,
+    text,
+    walk,
+)
 from otel_fastperf.sql.plans.statement import Statement, compared
 
 #: tables whose rows are asked for
@@ -91,17 +102,17 @@ def _literal(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
 
 
-def _facts(rows: Rows) -> Facts:
+def _facts(rows: Rows) -> TableFacts:
     sizes: dict[str, float] = {}
     indexed: dict[str, frozenset[str]] = {}
     for row in rows:
         if len(row) == _FIELDS - 1 and isinstance(row[0], str):
             sizes[row[0]] = number(row[1]) or 0
             indexed[row[0]] = frozenset(row[2].split("\n")) if isinstance(row[2], str) else frozenset()
-    return Facts(sizes=sizes, indexed=indexed)
+    return TableFacts(sizes=sizes, indexed=indexed)
 
 
-def _weigh(root: Node, facts: Facts) -> None:
+def _weigh(root: Node, facts: TableFacts) -> None:
     """Lines of one parent are nested loops, the first the outermost; a correlated subquery is done for each row."""
     apply_facts(root, facts)
     for node, _ in walk(root):
@@ -117,14 +128,14 @@ def _weigh(root: Node, facts: Facts) -> None:
                 child.table = tables.pop() if len(tables) == 1 else ""
 
 
-def _given(node: Node, facts: Facts) -> float:
+def _given(node: Node, facts: TableFacts) -> float:
     size = facts.sizes.get(node.table, 0)
     if node.work is Work.SCAN:
         return size
     return size * _RANGE_SHARE if node.rows is None else node.rows
 
 
-SQLITE: Final = Database(
+SQLITE: Final = PlanDialect(
     explain="EXPLAIN QUERY PLAN ",
     prepare=_prepare,
     read=_read,
