@@ -1,10 +1,10 @@
-"""A small shop, with one endpoint per bottleneck that FastAPI services have, and its fixed twin.
+"""A small shop with one faulty endpoint for each bottleneck of FastAPI services, and a fixed twin beside it.
 
-    python -m demo           start it, drive it for 20 s, print what its telemetry says     (make demo)
-    python -m demo serve     keep it running under load until Ctrl-C                        (make demo-serve)
-    uvicorn demo.app:app     the service alone
+    python -m demo           start the shop, drive it for 20 s, print its telemetry     (make demo)
+    python -m demo serve     keep the shop running under load until Ctrl-C              (make demo-serve)
+    uvicorn demo.app:app     the shop alone
 
-From the bottom up: `models`, `database`, `seed`, `routers`, `bottlenecks`, `service`, `app` are the service;
-`load`, `server`, `worker`, `recording`, `figures`, `waterfall`, `report`, `terminal`, `__main__` drive it and show
-what it said.
+From the bottom up: `models`, `database`, `burning`, `seed`, `routers`, `bottlenecks`, `service` and `app` are the shop;
+`load`, `server`, `worker`, `capture`, `scrapes`, `waterfall`, `summary`, `terminal` and `__main__` drive it and print
+its telemetry.
 """

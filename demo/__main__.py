@@ -1,9 +1,9 @@
-"""The demo: start the shop, drive it, and print what its telemetry says.
+"""The demo: start the shop, drive it, and print its telemetry.
 
-    python -m demo                 20 seconds of load, then the report
+    python -m demo                 20 seconds of load, then a summary and the doctor's report
     python -m demo serve           the shop under light load until Ctrl-C
 
-`DATABASE_URL` names a PostgreSQL to run on; `OTEL_EXPORTER_OTLP_ENDPOINT` a collector or Jaeger to send traces to.
+Set `DATABASE_URL` to run on PostgreSQL, and `OTEL_EXPORTER_OTLP_ENDPOINT` to send traces to a collector or Jaeger.
 """
 
 import argparse
@@ -25,12 +25,12 @@ import httpx
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from demo.capture import Capture, fetch_diagnosis, fetch_spans, scraping
 from demo.database import database_url
 from demo.load import LIGHT, Load, Plan
-from demo.recording import Recording, fetch_diagnosis, fetch_spans, scraping
-from demo.report import report
 from demo.seed import clear, seed
 from demo.server import Server, ServerError, listen, serving
+from demo.summary import summary
 from demo.terminal import Progress, paint_for
 from otel_fastperf.report.formatting import Paint
 from otel_fastperf.report.text import verdict
@@ -38,7 +38,7 @@ from otel_fastperf.report.text import verdict
 PORT: Final = 8000
 HIGHEST_PORT: Final = 65_535
 LONGEST: Final = 3600.0
-#: room for every span of a run, so that its slowest traces are not among those that fell out
+#: room for every span of a run, so that the slowest traces are not dropped
 STORE: Final = "60000"
 
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
     options = _options(arguments)
     try:
-        with _listener(options.port) as listener, _place() as (environ, folder):
+        with _listener(options.port) as listener, _sandbox() as (environ, folder):
             return asyncio.run(_until_signalled(_COMMANDS[options.command](options, listener, environ, folder)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("\nStopped.")
@@ -54,19 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SQLAlchemyError as error:
         print(f"The database cannot be used: {getattr(error, 'orig', None) or error}", file=sys.stderr)
     except httpx.HTTPError as error:
-        print(f"The shop runs, and its telemetry does not answer: {error}", file=sys.stderr)
+        print(f"The shop is running, but its telemetry does not answer: {error}", file=sys.stderr)
     except (ServerError, ValueError) as error:
         print(error, file=sys.stderr)
     return 1
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m demo", description="The demo shop and what its telemetry says.")
+    parser = argparse.ArgumentParser(prog="python -m demo", description="Run the demo shop and print its telemetry.")
     parser.add_argument("command", nargs="?", choices=sorted(_COMMANDS), default="run", help="run (default) or serve")
-    parser.add_argument("--seconds", type=_seconds, default=20.0, help="how long `run` drives it (20)")
+    parser.add_argument("--seconds", type=_seconds, default=20.0, help="duration of the load with `run` (20)")
     parser.add_argument("--port", type=_port, help=f"port to listen on ({PORT}, or a free one)")
-    parser.add_argument("--healthy", action="store_true", help="the shop alone, without its bottlenecks")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="keep what the report was made of, as JSON")
+    parser.add_argument("--healthy", action="store_true", help="leave the bottlenecks alone")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="save the data of the summary as JSON")
     return parser.parse_args(arguments)
 
 
@@ -87,7 +87,7 @@ def _port(text: str) -> int:
 
 
 def _listener(port: int | None) -> socket.socket:
-    """On the port that was asked for, else on 8000, else on any."""
+    """Listen on the requested port; without one, on 8000 or any free port."""
     if port is not None:
         return listen(port)
     try:
@@ -97,8 +97,11 @@ def _listener(port: int | None) -> socket.socket:
 
 
 @contextmanager
-def _place() -> Iterator[tuple[dict[str, str], Path]]:
-    """A seeded database, a folder for its file and the log, all gone at the end; and the service's environment."""
+def _sandbox() -> Iterator[tuple[dict[str, str], Path]]:
+    """Make a seeded database and a folder for its file and the log; yield the service's environment and the folder.
+
+    Everything is removed at the end.
+    """
     with tempfile.TemporaryDirectory(prefix="otel-fastperf-demo-", ignore_cleanup_errors=True) as folder:
         url = database_url() if os.environ.get("DATABASE_URL") else database_url({"DATABASE_URL": _file(folder)})
         environ = {
@@ -118,7 +121,7 @@ def _file(folder: str) -> str:
 
 
 async def _until_signalled(command: Coroutine[Any, Any, None]) -> int:
-    """Run it; SIGTERM and the terminal's going away end it as Ctrl-C does."""
+    """Run the command; SIGTERM and a closed terminal end it as Ctrl-C does."""
     task = asyncio.ensure_future(command)
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
@@ -127,7 +130,7 @@ async def _until_signalled(command: Coroutine[Any, Any, None]) -> int:
 
 
 async def _run(options: argparse.Namespace, listener: socket.socket, environ: dict[str, str], folder: Path) -> None:
-    """Drive the shop for a while and print the report."""
+    """Drive the shop for a while, then print the summary and the doctor's report."""
     paint = paint_for(sys.stdout)
     load = Load(Plan(troubles=not options.healthy))
     async with _shop(listener, environ, folder, paint) as server:
@@ -135,21 +138,21 @@ async def _run(options: argparse.Namespace, listener: socket.socket, environ: di
             await _drive(server, load, options.seconds)
         spans = await fetch_spans(server.url)
         diagnosis = await fetch_diagnosis(server.url)
-    recording = Recording(_backend(environ), load.sent, tuple(scrapes), spans, _endpoint())
+    capture = Capture(_backend(environ), load.sent, tuple(scrapes), spans, _endpoint())
     if options.save:
-        options.save.write_text(recording.to_json())
-    print(f"\n{report(recording, paint)}\n")
-    print(paint.bold("The doctor's verdict") + paint.dim("   as `otel-fastperf doctor URL` gives it\n"))
+        options.save.write_text(capture.to_json())
+    print(f"\n{summary(capture, paint)}\n")
+    print(paint.bold("The doctor's report") + paint.dim("   the output of `otel-fastperf doctor URL`\n"))
     print(f"{verdict(diagnosis, colour=paint.colour)}\n")
-    print(paint.dim("The shop has stopped again. `make demo-serve` keeps it running."))
+    print(paint.dim("The shop has been stopped. `make demo-serve` keeps it running."))
 
 
 async def _serve(options: argparse.Namespace, listener: socket.socket, environ: dict[str, str], folder: Path) -> None:
-    """Keep the shop running, under light load, until the task is cancelled."""
+    """Keep the shop running under light load until the task is cancelled."""
     paint = paint_for(sys.stdout)
     load = Load(replace(LIGHT, troubles=not options.healthy))
     async with _shop(listener, environ, folder, paint) as server:
-        print(paint.dim("A few shoppers use it. Ctrl-C ends it."), flush=True)
+        print(paint.dim("A few shoppers are using it. Press Ctrl-C to stop."), flush=True)
         driving = asyncio.create_task(load.run(server.url, float("inf")))
         try:
             while not driving.done():
@@ -164,11 +167,11 @@ async def _serve(options: argparse.Namespace, listener: socket.socket, environ: 
 
 @asynccontextmanager
 async def _shop(listener: socket.socket, environ: dict[str, str], folder: Path, paint: Paint) -> AsyncIterator[Server]:
-    """The running shop; says where it is to be found."""
+    """Run the shop and print its addresses."""
     print(paint.dim(f"Starting the shop on {_backend(environ)} …"), flush=True)
     async with serving(listener, environ, folder / "server.log") as server:
-        for what, where in _addresses(server.url):
-            print(f"{what:<11}{paint.cyan(where)}", flush=True)
+        for name, where in _addresses(server.url):
+            print(f"{name:<11}{paint.cyan(where)}", flush=True)
         yield server
 
 
@@ -202,10 +205,10 @@ def _endpoint() -> str:
 def _addresses(url: str) -> Iterator[tuple[str, str]]:
     yield "Shop", f"{url}/docs"
     yield "Metrics", f"{url}/metrics"
-    yield "Diagnosis", f"{url}/debug/fastperf?format=html"
+    yield "Report", f"{url}/debug/fastperf?format=html"
     if endpoint := _endpoint():
         yield "Traces to", endpoint
-        yield "Jaeger", f"http://{urlsplit(endpoint).hostname}:16686, if it is Jaeger or hands them on to it"
+        yield "Jaeger", f"http://{urlsplit(endpoint).hostname}:16686, if the endpoint is Jaeger or forwards to it"
 
 
 if __name__ == "__main__":

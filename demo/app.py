@@ -1,12 +1,12 @@
-"""The service as it is run: `uvicorn demo.app:app`."""
+"""The shop with its telemetry: `uvicorn demo.app:app`."""
 
 from typing import Any, Final
 
 from demo.service import create_app
-from demo.spans import add_spans_route
+from demo.span_route import add_spans_route
 from otel_fastperf import Settings, setup_telemetry
 
-#: the defaults look at minutes; a demo of 20 seconds has to come to the point
+#: the defaults watch for minutes; a demo of 20 seconds needs results sooner
 _QUICK: Final[dict[str, Any]] = {
     "memory": {"interval": 0.25, "growth_window": 8, "growth_bytes": 8 * 1024 * 1024},
     "cache": {"interval": 1, "lookups": 100},

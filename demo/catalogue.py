@@ -1,4 +1,4 @@
-"""Every bottleneck of the demo: its kind, its two endpoints, and the line that is to blame."""
+"""Every bottleneck of the demo: its kind, its two endpoints, and the line to blame."""
 
 import importlib
 import inspect
@@ -10,18 +10,20 @@ from typing import Final
 class Bottleneck:
     """A faulty endpoint and its fixed twin. Both are `GET` and need no parameters."""
 
-    #: what a finding of it is called
+    #: kind of its finding
     kind: str
-    #: what both paths end in
+    #: last part of both paths
     name: str
     #: the fault, in a sentence of at most 40 characters
     fault: str
-    #: `module:function` of the code to blame, below `demo.bottlenecks`, and the text of the line in it
+    #: `module:function` to blame, below `demo.bottlenecks`, and the text of the line in it
     function: str
     code: str
-    #: how many requests have to come at once for the fault to show
+    #: concurrent requests that it takes to show the fault
     at_once: int = 1
-    #: it shows in the process only, after many requests: a client of its own sends them all the time
+    #: consecutive requests that it takes
+    in_a_row: int = 1
+    #: the fault shows only in the process, after many requests; they are sent on the clock
     steady: bool = False
 
     @property
@@ -35,7 +37,7 @@ class Bottleneck:
         return f"/fast/{self.name}"
 
     def line(self) -> tuple[str, int]:
-        """File and number of the line to blame."""
+        """Return file and number of the line to blame."""
         module, _, names = self.function.partition(":")
         found = importlib.import_module(f"demo.bottlenecks.{module}")
         for name in names.split("."):
@@ -50,42 +52,42 @@ CATALOGUE: Final = (
     Bottleneck(
         kind="n_plus_one",
         name="n-plus-one",
-        fault="Lines are fetched order by order.",
+        fault="Items are fetched order by order.",
         function="n_plus_one:orders_one_by_one",
         code="await order.awaitable_attrs.items",
     ),
     Bottleneck(
         kind="blocking_call",
         name="blocking-call",
-        fault="A synchronous client holds the loop.",
+        fault="A synchronous client blocks the loop.",
         function="blocking_call:fetch_rate",
         code="time.sleep(BANK_SECONDS)",
     ),
     Bottleneck(
         kind="blocking_call",
         name="blocking-cpu",
-        fault="A long computation holds the loop.",
+        fault="A long computation blocks the loop.",
         function="blocking_call:pack",
         code="fewest = min(fewest, first_fit(",
     ),
     Bottleneck(
         kind="sync_db_on_loop",
         name="sync-db-on-loop",
-        fault="A synchronous session holds the loop.",
-        function="sync_db_on_loop:stars_sync",
+        fault="A synchronous session blocks the loop.",
+        function="sync_db_on_loop:popular_pages_sync",
         code="session.execute(",
     ),
     Bottleneck(
         kind="slow_query",
         name="slow-query",
-        fault="A column is looked up without an index.",
+        fault="A look-up by a column without an index.",
         function="slow_query:visits_by_email",
         code="await session.execute(",
     ),
     Bottleneck(
         kind="pool_wait",
         name="pool-wait",
-        fault="A connection is held during a call.",
+        fault="A connection stays open during a call.",
         function="pool_wait:check_out_in_transaction",
         code="long_checkouts.begin()",
         at_once=4,
@@ -93,7 +95,7 @@ CATALOGUE: Final = (
     Bottleneck(
         kind="threadpool_wait",
         name="threadpool-wait",
-        fault="`def` endpoints wait in too few threads.",
+        fault="Too few threads for `def` endpoints.",
         function="threadpool_wait:print_label",
         code='@router.get("/slow/threadpool-wait")',
         at_once=12,
@@ -101,30 +103,30 @@ CATALOGUE: Final = (
     Bottleneck(
         kind="slow_middleware",
         name="slow-middleware",
-        fault="A middleware derives its key each time.",
+        fault="A middleware derives a key each time.",
         function="slow_middleware:DerivingSigner.dispatch",
         code="async def dispatch(",
-        at_once=3,
+        in_a_row=3,
     ),
     Bottleneck(
         kind="memory_growth",
         name="memory-growth",
-        fault="A cache forgets nothing.",
-        function="memory_growth:page_for_ever",
+        fault="A cache never evicts anything.",
+        function="memory_growth:page_kept_forever",
         code="pages[visitor] = render(visitor)",
         steady=True,
     ),
     Bottleneck(
         kind="gc_pause",
         name="gc-pause",
-        fault="A big graph of objects comes and goes.",
+        fault="A big object graph is built and dropped.",
         function="gc_pause:related_built_each_time",
         code="gc.collect()",
     ),
     Bottleneck(
         kind="cache_inefficient",
         name="cache-inefficient",
-        fault="The time of day is in a cache's key.",
+        fault="The time of day is part of a cache key.",
         function="cache_inefficient:shipping_at",
         code="@lru_cache(",
         steady=True,

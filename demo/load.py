@@ -1,9 +1,10 @@
-"""A load generator: shoppers who use the shop, and one client who walks through the bottlenecks.
+"""A load generator: shoppers who use the shop, and clients that walk through the bottlenecks.
 
-Closed loop: each client sends its next request when the last one is answered. What is sent is the same in every run;
-how much of it, the service decides by how fast it answers.
+The shoppers and the walk through the bottlenecks are closed loops: each sends its next request when the previous one is
+answered. The requests are the same in every run; the service's speed decides how many are sent. The steady bottlenecks
+depend on a rate (memory grows per second), so their requests are sent on the clock, however long the answers take.
 
-python -m demo.load http://demo:8000        light load on a shop that runs, until SIGTERM or Ctrl-C
+python -m demo.load http://demo:8000        light load on a running shop, until SIGTERM or Ctrl-C
 """
 
 import argparse
@@ -23,13 +24,13 @@ import httpx
 from demo.catalogue import CATALOGUE, Bottleneck
 from demo.seed import ORDERS, PRODUCTS, USERS
 
-#: seconds a client waits for an answer; longer than anything in the demo takes
+#: seconds a client waits for an answer; every endpoint of the demo is faster
 TIMEOUT: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. `route` is the template of its path, as the service's metrics have it."""
+    """One request. `route` is the template of its path, as in the service's metrics."""
 
     method: str
     route: str
@@ -60,7 +61,7 @@ def _sign_up(random: Random) -> Call:
     return Call("POST", "/users", "/users", {"name": "New", "email": f"new{random.getrandbits(48):x}@example.org"})
 
 
-#: what shoppers do, and how often of a hundred times
+#: what shoppers do, with the weight of each action out of a hundred
 SHOP: Final[tuple[tuple[int, Callable[[Random], Call]], ...]] = (
     (20, _get("/products", _search)),
     (25, _get("/products/{product_id}", lambda random: f"/products/{random.randint(1, PRODUCTS)}")),
@@ -81,7 +82,7 @@ SHOP: Final[tuple[tuple[int, Callable[[Random], Call]], ...]] = (
 
 
 def shopping(seed: int) -> Iterator[Call]:
-    """What one shopper does, without end."""
+    """Yield the requests of one shopper, endlessly."""
     random = Random(seed)
     weights, makers = zip(*SHOP, strict=True)
     while True:
@@ -89,43 +90,52 @@ def shopping(seed: int) -> Iterator[Call]:
 
 
 def troubles() -> Iterator[list[Call]]:
-    """Faulty endpoint, fixed twin, and so on through the catalogue, without end. A list is sent at once."""
-    return _through([bottleneck for bottleneck in CATALOGUE if not bottleneck.steady])
+    """Walk through the catalogue endlessly, from each faulty endpoint to its fixed twin. A list is sent at once."""
+    while True:
+        for bottleneck in CATALOGUE:
+            if not bottleneck.steady:
+                yield from _visit(bottleneck)
 
 
 def steady_troubles() -> Iterator[list[Call]]:
-    """The same for those that need many requests."""
-    return _through([bottleneck for bottleneck in CATALOGUE if bottleneck.steady])
-
-
-def _through(bottlenecks: Sequence[Bottleneck]) -> Iterator[list[Call]]:
+    """Yield the requests of all steady bottlenecks endlessly: to the faulty endpoints, then to their fixed twins."""
+    steady = [bottleneck for bottleneck in CATALOGUE if bottleneck.steady]
     while True:
-        for bottleneck in bottlenecks:
-            for path in (bottleneck.faulty, bottleneck.fixed):
-                yield [Call("GET", path, path)] * bottleneck.at_once
+        yield [Call("GET", bottleneck.faulty, bottleneck.faulty) for bottleneck in steady]
+        yield [Call("GET", bottleneck.fixed, bottleneck.fixed) for bottleneck in steady]
+
+
+def _visit(bottleneck: Bottleneck) -> Iterator[list[Call]]:
+    for path in (bottleneck.faulty, bottleneck.fixed):
+        for _ in range(bottleneck.in_a_row):
+            yield [Call("GET", path, path)] * bottleneck.at_once
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much load: shoppers, and whether the bottlenecks are part of it. Pauses are between requests, in seconds."""
+    """The amount of load: the number of shoppers, and whether the bottlenecks are part of it. Times are in seconds."""
 
     shoppers: int = 8
+    #: mean pause of a shopper between two requests
     pause: float = 0.04
     troubles: bool = True
+    #: pause between two steps of the walk through the bottlenecks
     trouble_pause: float = 0.05
+    #: time from one request of a steady bottleneck to the next
+    steady_period: float = 0.2
 
 
 @dataclass(slots=True)
 class Load:
-    """Drives a service and counts what came back."""
+    """Drives a service and counts the outcomes."""
 
     plan: Plan
-    #: by method and route, and by status or the name of the client's exception
+    #: by method and route, then by status or the name of the client's exception
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
     def sent(self) -> dict[str, int]:
-        """Requests that were answered, or failed, by method and route."""
+        """Number of requests that were answered or failed, by method and route."""
         sent: Counter[str] = Counter()
         for (name, _), number in self.outcomes.items():
             sent[name] += number
@@ -133,13 +143,13 @@ class Load:
 
     @property
     def failed(self) -> int:
-        """Answers with a 5xx, or cut short."""
+        """Number of answers that were a 5xx or were cut short."""
         return sum(number for (_, outcome), number in self.outcomes.items() if not outcome.startswith(("2", "4")))
 
     async def run(self, url: str, seconds: float) -> None:
-        """Send requests for so long; those under way then are waited for, so that both sides count the same."""
+        """Send requests for `seconds`, then wait for the last answers, so that both sides count the same."""
         until = time.monotonic() + seconds
-        # uvicorn closes a connection that was idle for 5 s; a request sent at that moment would be lost
+        # uvicorn closes a connection after 5 s of idling; a request sent at that moment would be lost
         limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)
         async with (
             httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits) as client,
@@ -149,7 +159,7 @@ class Load:
                 group.create_task(self._shop(client, number, until))
             if self.plan.troubles:
                 group.create_task(self._make_trouble(client, troubles(), until))
-                group.create_task(self._make_trouble(client, steady_troubles(), until))
+                group.create_task(self._keep_up_trouble(client, until))
 
     async def _shop(self, client: httpx.AsyncClient, number: int, until: float) -> None:
         pauses = Random(-1 - number)
@@ -166,8 +176,17 @@ class Load:
                 return
             await asyncio.gather(*(self._send(client, call) for call in calls))
 
+    async def _keep_up_trouble(self, client: httpx.AsyncClient, until: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            for calls in steady_troubles():
+                await asyncio.sleep(self.plan.steady_period)
+                if time.monotonic() > until:
+                    return
+                for call in calls:
+                    group.create_task(self._send(client, call))
+
     async def _send(self, client: httpx.AsyncClient, call: Call) -> None:
-        # uvicorn hangs up after a failure without saying so, and the next request on the connection would be lost
+        # uvicorn closes the connection after a failure without announcing it; the next request on it would be lost
         headers = {"connection": "close"} if call.route.startswith("/failures/") else None
         try:
             response = await client.request(call.method, call.path, json=call.json, headers=headers)
@@ -177,15 +196,15 @@ class Load:
         self.outcomes[call.name, outcome] += 1
 
 
-#: what `python -m demo serve` and `python -m demo.load` send: a few requests a second
-LIGHT: Final = Plan(shoppers=2, pause=0.4, trouble_pause=1.0)
+#: the load of `python -m demo serve` and `python -m demo.load`: a few requests a second
+LIGHT: Final = Plan(shoppers=2, pause=0.4, trouble_pause=1.0, steady_period=1.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Drive a service that runs; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m demo.load", description="Light load on a shop that runs.")
+    """Drive a running service; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m demo.load", description="Light load on a running shop.")
     parser.add_argument("url", help="the shop's address, such as http://demo:8000")
-    parser.add_argument("--healthy", action="store_true", help="the shop alone, without its bottlenecks")
+    parser.add_argument("--healthy", action="store_true", help="leave the bottlenecks alone")
     options = parser.parse_args(arguments)
     asyncio.run(_until_signalled(Load(replace(LIGHT, troubles=not options.healthy)), options.url))
     return 0

@@ -82,8 +82,8 @@ class DaySales(BaseModel):
     revenue_cents: int
 
 
-class Visits(BaseModel):
-    """How many pages a customer looked at."""
+class OrderVisits(BaseModel):
+    """How many pages the customer of an order has looked at."""
 
-    user_id: int
+    order_id: int
     visits: int

@@ -22,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import CreateSchema, DropSchema
 
+from demo.burning import at_speed
 from demo.database import SCHEMA, sync_engine
 from demo.models import Base, Item, Order, Product, Review, User, Visit
 
@@ -132,10 +133,11 @@ def _reviews(random: Random) -> Iterator[dict[str, Any]]:
 
 
 def _visits() -> Any:
-    """Rows that the database makes by itself: far too many to send."""
+    """Generate the rows in the database: they are too many to send."""
+    visits = at_speed(VISITS)
     counter = select(literal(1, Integer).label("i")).cte("numbers", recursive=True)
-    numbers = counter.union_all(select(counter.c.i + 1).where(counter.c.i < VISITS))
-    user = (numbers.c.i - 1) // (VISITS // USERS) + 1
+    numbers = counter.union_all(select(counter.c.i + 1).where(counter.c.i < visits))
+    user = (numbers.c.i - 1) // (visits // USERS) + 1
     email = literal("customer") + cast(user, String) + literal("@example.org")
     path = literal("/products/") + cast(numbers.c.i * 31 % PRODUCTS + 1, String)
     return insert(Visit).from_select(["user_id", "email", "path"], select(user, email, path).order_by(numbers.c.i))

@@ -1,4 +1,4 @@
-"""The service as a process of its own, so that what is measured is the service and not its client."""
+"""The service in a process of its own, so that measurements do not include its client."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ STOP_SECONDS: Final = 8.0
 
 
 class ServerError(Exception):
-    """The service cannot start, or ended by itself. The message says why, as far as its log tells."""
+    """The service cannot start or has exited. The message quotes the end of its log."""
 
 
 def listen(port: int) -> socket.socket:
@@ -30,20 +30,20 @@ def listen(port: int) -> socket.socket:
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
-        message = f"Port {port} cannot be used: {os.strerror(error.errno or 0)}."
+        message = f"Port {port} cannot be used: {os.strerror(error.errno or 0)}. Remedy: choose another --port."
         raise ServerError(message) from error
 
 
 @asynccontextmanager
 async def serving(listener: socket.socket, environ: Mapping[str, str], log: Path) -> AsyncIterator["Server"]:
-    """Run the service on this socket until the block is left; its output goes to `log`.
+    """Run the service on this socket during the `with` block; its output goes to `log`.
 
     Raises:
-        ServerError: it ended before it answered.
+        ServerError: It exited before it answered.
     """
     url = f"http://{HOST}:{listener.getsockname()[1]}"
     with log.open("wb") as output, listener:
-        # A session of its own: Ctrl-C in the terminal is for the parent, which then stops the service in order.
+        # in a session of its own, so that Ctrl-C reaches only the parent, which then stops the service properly
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "demo.worker", str(listener.fileno())),
             env=os.environ | environ,
@@ -69,7 +69,7 @@ class Server:
         self._log = log
 
     async def started(self) -> None:
-        """Wait until it answers."""
+        """Wait until the service answers."""
         deadline = time.monotonic() + START_SECONDS
         async with httpx.AsyncClient(base_url=self.url) as client:
             while time.monotonic() < deadline:
@@ -81,12 +81,12 @@ class Server:
         self._give_up(f"did not answer within {START_SECONDS:.0f} s")
 
     def check(self) -> None:
-        """Raise if it has ended."""
+        """Raise `ServerError` if the service has exited."""
         if self._process.returncode is not None:
-            self._give_up(f"ended with exit code {self._process.returncode}")
+            self._give_up(f"exited with code {self._process.returncode}")
 
     async def stop(self) -> None:
-        """Ask it to end; make it end when it does not."""
+        """Terminate the service; kill it if it does not exit in time."""
         if self._process.returncode is None:
             self._process.terminate()
             try:
@@ -97,4 +97,4 @@ class Server:
 
     def _give_up(self, reason: str) -> None:
         last = self._log.read_text(errors="replace").strip().splitlines()[-15:]
-        raise ServerError("\n  ".join((f"The service {reason}. Its last words:", *last)))
+        raise ServerError("\n  ".join((f"The service {reason}. The end of its log:", *last)))

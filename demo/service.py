@@ -1,4 +1,4 @@
-"""The shop's FastAPI app, without any telemetry: `demo.app` adds it."""
+"""The shop's FastAPI app without telemetry, which `demo.app` adds."""
 
 import gc
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ from demo.database import Database, database_url
 from demo.routers import clock, failures, orders, products, reports, users
 from demo.seed import seed
 
-#: threads for `def` endpoints; anyio's default is 40. Small, so that `bottlenecks.threadpool_wait` needs few requests
+#: threads for `def` endpoints; few, so that `bottlenecks.threadpool_wait` needs few requests (anyio's default is 40)
 THREADS: Final = 4
 
 _ROUTERS: Final = (
@@ -36,7 +36,7 @@ _ROUTERS: Final = (
 
 
 def create_app(url: URL | None = None) -> FastAPI:
-    """The service on this database, `DATABASE_URL`'s by default; it connects, and seeds, when it starts."""
+    """Make the service for this database, by default that of `DATABASE_URL`. At start-up it connects, and seeds it."""
     app = FastAPI(title="Shop", summary="A small shop with ten bottlenecks.", lifespan=_lifespan)
     app.state.database = Database(url or database_url())
     slow_middleware.add_middlewares(app)
@@ -55,6 +55,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database: Database = app.state.database
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     await anyio.to_thread.run_sync(seed, database.url)
+    # the faults that burn CPU must take equally long on every machine
+    app.state.slow_query_orders = await anyio.to_thread.run_sync(slow_query.calibrated_orders, database.url)
+    app.state.sync_db_visits = await anyio.to_thread.run_sync(sync_db_on_loop.calibrated_visits, database.url)
     app.state.graph = gc_pause.frozen_graph()
     try:
         yield

@@ -7,7 +7,7 @@ _BARS: Final = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float], *, low: float | None = None, high: float | None = None) -> str:
-    """One character a value, from `low` to `high`; those of the values by default."""
+    """Draw one character per value, scaled from `low` to `high`; by default from the lowest to the highest value."""
     if not values:
         return ""
     low, high = min(values) if low is None else low, max(values) if high is None else high

@@ -1,4 +1,4 @@
-"""The terminal: whether it has colour, and a bar that moves in it."""
+"""The terminal: its colours and a progress bar."""
 
 import os
 import sys
@@ -9,18 +9,18 @@ from typing import Final, TextIO
 from otel_fastperf.report.formatting import Paint
 
 _BAR: Final = 30
-#: without a terminal: seconds between two lines
+#: seconds between two lines of progress if the output is no terminal
 _PLAIN_SECONDS: Final = 5.0
 
 
 def paint_for(stream: TextIO, environ: Mapping[str, str] = os.environ) -> Paint:
-    """Colours, when `stream` is a terminal that has them and nobody objects (https://no-color.org)."""
+    """Colour if `stream` is a terminal that supports it and `NO_COLOR` is unset (https://no-color.org)."""
     wanted = not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
     return Paint(colour=wanted and stream.isatty())
 
 
 class Progress:
-    """A bar that moves on one line of a terminal; without a terminal a line now and then."""
+    """A progress bar on one line of a terminal; a line every few seconds in other outputs."""
 
     def __init__(self, title: str, seconds: float, *, stream: TextIO = sys.stdout, paint: Paint | None = None) -> None:
         self._title = title
@@ -31,7 +31,7 @@ class Progress:
         self._said = time.monotonic()
 
     def show(self, elapsed: float, more: str) -> None:
-        """`elapsed` seconds are over; `more` is what else there is to say."""
+        """Show that `elapsed` seconds have passed, followed by the text `more`."""
         elapsed = min(elapsed, self._seconds)
         if self._moves:
             clock = f"{elapsed:3.0f} / {self._seconds:.0f} s"
@@ -42,7 +42,7 @@ class Progress:
         self._stream.flush()
 
     def clear(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._moves:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

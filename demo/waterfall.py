@@ -1,4 +1,4 @@
-"""A trace as a waterfall in the terminal: who called what, when, for how long; repeats folded into one line.
+"""A trace as a waterfall in the terminal: each span with its start and duration, repeats folded into one line.
 
 ::
 
@@ -13,33 +13,33 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from demo.spans import SpanRecord
+from demo.span_route import SpanRecord
 from otel_fastperf.report import formatting as words
 from otel_fastperf.report.formatting import Paint
 
 NAME: Final = 40
 BAR: Final = 44
-#: this many equal statements in a row, and more, are one line
+#: number of equal consecutive spans from which they are folded into one line
 FOLD: Final = 3
-#: lines of one trace
+#: most lines of one trace
 MOST_LINES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A request's span and all that lie under it."""
+    """A request's span and all spans below it."""
 
     root: SpanRecord
     children: dict[str, list[SpanRecord]]
 
     @property
     def statements(self) -> int:
-        """Spans of SQL statements."""
+        """Number of spans of SQL statements."""
         return sum(span.kind == "CLIENT" for spans in self.children.values() for span in spans)
 
 
 def traces(spans: Iterable[SpanRecord]) -> list[Trace]:
-    """The requests among the spans, in the order in which they ended."""
+    """Group spans into the traces of requests, in the order in which the requests ended."""
     by_trace: dict[str, list[SpanRecord]] = defaultdict(list)
     for span in spans:
         by_trace[span.trace_id].append(span)
@@ -54,7 +54,7 @@ def _trace(root: SpanRecord, members: Iterable[SpanRecord]) -> Trace:
 
 
 def slowest(found: Iterable[Trace], most: int) -> list[Trace]:
-    """The slowest trace of each route, slowest first."""
+    """Return the slowest trace of each route, slowest first."""
     by_route: dict[str, Trace] = {}
     for trace in found:
         best = by_route.get(trace.root.name)
@@ -76,7 +76,7 @@ class _Line:
 
     @property
     def seconds(self) -> float:
-        """Of all its spans together; what is between them is not theirs."""
+        """Sum of its spans; the time between them does not count."""
         return sum(span.seconds for span in self.spans)
 
     @property
@@ -85,13 +85,13 @@ class _Line:
 
 
 def waterfall(trace: Trace, paint: Paint) -> list[str]:
-    """Lines of the trace, the request's own first."""
+    """Return the lines of the trace, the request's own first."""
     lines = list(_lines(trace, trace.root, 0))
     end = max(span.end for line in lines for span in line.spans)
     scale = BAR / max(end - trace.root.start, 1)
     shown = [_show(line, trace.root.start, scale, paint) for line in lines[:MOST_LINES]]
     if len(lines) > MOST_LINES:
-        shown.append(paint.dim(f"  … and {len(lines) - MOST_LINES} lines more"))
+        shown.append(paint.dim(f"  … and {len(lines) - MOST_LINES} more lines"))
     return shown
 
 

@@ -1,4 +1,4 @@
-"""The service's process: uvicorn on a socket that its parent listens on already, so no other program can take the port.
+"""The service's process: uvicorn on a socket that its parent opened, so no other program can take the port.
 
 python -m demo.worker 7        7 is the socket's file descriptor
 """

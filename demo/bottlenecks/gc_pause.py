@@ -1,20 +1,26 @@
-"""`gc_pause`: the garbage collector walks a big graph of objects, and the whole process stands still.
+"""`gc_pause`: the garbage collector walks a big graph of objects and stops the whole process meanwhile.
 
-The graph knows which products are bought together; its objects refer to each other in circles.
+The graph knows which products are bought together. Its objects refer to each other in cycles.
 """
 
 import asyncio
 import gc
+import math
+import time
 from typing import Final
 
 from fastapi import APIRouter, Request
 
+from demo.burning import at_speed
+
 router = APIRouter(tags=["gc_pause"])
 
-#: objects of a graph; collecting it takes some 0.1 s
-SIZE: Final = 300_000
-#: objects that are linked before the event loop may do something else
+#: CPU time for which collecting a graph stops the process; the threshold of `gc_pause` is 0.05 s
+PAUSE_SECONDS: Final = 0.08
+#: objects that are linked before the event loop may run something else
 BATCH: Final = 2_000
+#: size of the graph whose collection is measured; the collection of a larger one takes at least proportionally longer
+_MEASURED_BATCHES: Final = 25
 
 
 class Node:
@@ -28,50 +34,78 @@ class Node:
 
 
 class Graph:
-    """Products and those that go with them."""
+    """Products, linked to those that are bought with them."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
+        self.batches = 0
 
-    def add(self, numbers: range) -> None:
-        """Add nodes, each with links to three that are there."""
-        for number in numbers:
+    def add_batch(self) -> None:
+        """Add a batch of nodes, each linked to three earlier ones."""
+        self.batches += 1
+        first = len(self.nodes)
+        for number in range(first, first + at_speed(BATCH)):
             self.nodes.append(node := Node(number))
             node.related = [self.nodes[number * step % len(self.nodes)] for step in (31, 7_919, 104_729)]
             node.related[0].related[-1] = node
 
     def related(self, number: int) -> list[int]:
-        """Numbers of the products that go with this one."""
+        """Return the numbers of the products that are bought with this one."""
         return [node.number for node in self.nodes[number].related]
 
 
 @router.get("/slow/gc-pause")
-async def related_built_each_time(product: int = 42) -> dict[str, list[int]]:
-    """Build the graph for each request, and have it collected at once "to save memory"."""
-    related = await _related(product)
+async def related_built_each_time(request: Request, product: int = 42) -> dict[str, list[int]]:
+    """Build the graph for each request and collect it at once "to save memory"."""
+    related = await _related(product, request.app.state.graph.batches)
     gc.collect()
     return {"related": related}
 
 
-async def _related(product: int) -> list[int]:
+async def _related(product: int, batches: int) -> list[int]:
     graph = Graph()
-    for start in range(0, SIZE, BATCH):
-        graph.add(range(start, start + BATCH))
+    for _ in range(batches):
+        graph.add_batch()
         await asyncio.sleep(0)
     return graph.related(product)
 
 
 @router.get("/fast/gc-pause")
 async def related_built_once(request: Request, product: int = 42) -> dict[str, list[int]]:
-    """Look it up in the graph that was built and frozen at the start."""
+    """Look the product up in the graph that was built and frozen at start-up."""
     graph: Graph = request.app.state.graph
     return {"related": graph.related(product)}
 
 
 def frozen_graph() -> Graph:
-    """A graph the collector no longer looks at, nor at anything else that lives by now. Call it once, at the start."""
-    graph = Graph()
-    graph.add(range(SIZE))
+    """Build a graph that takes `PAUSE_SECONDS` to collect once it is dropped, and freeze it.
+
+    Call it once, at start-up: the collector then ignores the graph and every other object that exists by now.
+    """
+    gc.collect()
+    gc.freeze()  # measure the graph alone
+    graph = _built(_batches_for(PAUSE_SECONDS))
     gc.collect()
     gc.freeze()
+    return graph
+
+
+def _batches_for(seconds: float) -> int:
+    """Measure how large a graph must be to take this much CPU time when it is collected."""
+    taken = min(_collection_seconds(_MEASURED_BATCHES) for _ in range(3))
+    return math.ceil(_MEASURED_BATCHES * seconds / taken)
+
+
+def _collection_seconds(batches: int) -> float:
+    graph = _built(batches)
+    del graph
+    started = time.thread_time()
+    gc.collect()
+    return time.thread_time() - started
+
+
+def _built(batches: int) -> Graph:
+    graph = Graph()
+    for _ in range(batches):
+        graph.add_batch()
     return graph

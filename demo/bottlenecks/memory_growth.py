@@ -1,4 +1,4 @@
-"""`memory_growth`: a cache that forgets nothing, and one that does."""
+"""`memory_growth`: a cache that never evicts anything, and one that does."""
 
 from functools import lru_cache
 from itertools import count
@@ -8,18 +8,18 @@ from fastapi import APIRouter
 
 router = APIRouter(tags=["memory_growth"])
 
-#: 512 KiB each
-LINES: Final = 8_192
-#: where the demo starts over: it should not take its machine down
-MOST_PAGES: Final = 400
+#: lines of a page; each has 64 bytes, so a page has 1 MiB
+LINES: Final = 16_384
+#: number of pages after which the demo starts over, so that it does not exhaust the machine's memory
+MOST_PAGES: Final = 200
 
 pages: Final[dict[str, bytes]] = {}
 _visitors: Final = count(1)
 
 
 @router.get("/slow/memory-growth")
-async def page_for_ever() -> dict[str, int]:
-    """Keep each visitor's page for ever."""
+async def page_kept_forever() -> dict[str, int]:
+    """Keep each visitor's page forever."""
     visitor = f"visitor {next(_visitors)}"
     if visitor not in pages:
         pages[visitor] = render(visitor)
@@ -30,17 +30,17 @@ async def page_for_ever() -> dict[str, int]:
 
 
 @router.get("/fast/memory-growth")
-async def page_for_a_while() -> dict[str, int]:
-    """Keep the last pages. Each visitor looks at theirs four times."""
+async def page_kept_for_a_while() -> dict[str, int]:
+    """Keep the latest pages. Each visitor views the page four times."""
     return {"bytes": len(recent_page(f"visitor {next(_visitors) // 4}"))}
 
 
 @lru_cache(maxsize=4)
 def recent_page(visitor: str) -> bytes:
-    """The visitor's page."""
+    """Return the visitor's page."""
     return render(visitor)
 
 
 def render(visitor: str) -> bytes:
-    """A page of 512 KiB."""
-    return b"\n".join(f"<li>offer for {visitor}".ljust(63).encode() for _ in range(LINES)) + b"\n"
+    """Render a page of 1 MiB."""
+    return f"{f'<li>offer for {visitor}':<63}\n".encode() * LINES

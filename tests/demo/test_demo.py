@@ -1,4 +1,4 @@
-"""`python -m demo` as a user runs it: it drives the shop, reports what telemetry says, and leaves nothing behind."""
+"""`python -m demo` as a user runs it: it drives the shop, prints its telemetry, and leaves nothing behind."""
 
 import os
 import re
@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from demo.capture import Capture
 from demo.catalogue import CATALOGUE
-from demo.figures import Page, Window
-from demo.recording import Recording
-from demo.report import REQUESTS, STATEMENTS, report
+from demo.scrapes import Page, Window
+from demo.summary import REQUESTS, STATEMENTS, summary
 from otel_fastperf.report.formatting import TIMES, Paint
 from tests.postgresql import postgresql_url
 from tests.serving import ROOT, free_port, wait_until
@@ -29,7 +29,7 @@ class Run:
     """A run that has ended."""
 
     output: str
-    recording: Recording
+    capture: Capture
     window: Window
     leftovers: list[str]
 
@@ -69,16 +69,16 @@ class Demo:
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The whole demo, once for each database."""
-    temporary, saved = tmp_path_factory.mktemp("demo"), tmp_path_factory.mktemp("saved") / "recording.json"
+    temporary, saved = tmp_path_factory.mktemp("demo"), tmp_path_factory.mktemp("saved") / "capture.json"
     environ = {}
     if request.param == "postgresql":
         environ["DATABASE_URL"] = request.getfixturevalue("postgresql_url")
     demo = Demo("--seconds", "12", "--save", str(saved), temporary=temporary, **environ)
     assert demo.finish() == 0, demo.output
-    recording = Recording.from_json(saved.read_text())
-    first, last = recording.scrapes[0], recording.scrapes[-1]
+    capture = Capture.from_json(saved.read_text())
+    first, last = capture.scrapes[0], capture.scrapes[-1]
     window = Window([first[0], last[0]], [Page(first[1]), Page(last[1])])
-    return Run(demo.output, recording, window, demo.leftovers)
+    return Run(demo.output, capture, window, demo.leftovers)
 
 
 def test_it_reports_every_section_in_a_hundred_columns_and_leaves_no_file(run: Run) -> None:
@@ -94,7 +94,7 @@ def test_the_service_counted_what_its_client_sent_route_by_route(run: Run) -> No
         f"{method} {route}": histogram.count
         for (method, route), histogram in run.window.histograms(REQUESTS, "http_request_method", "http_route").items()
     }
-    assert counted == run.recording.sent
+    assert counted == run.capture.sent
     assert "its client counted the same" in run.output
 
 
@@ -118,17 +118,17 @@ def test_the_repeated_statement_is_folded_in_its_waterfall(run: Run) -> None:
 
 def test_its_own_routes_are_no_traffic(run: Run) -> None:
     own = {"/health", "/demo/spans", "/metrics"}
-    assert not {span.name for span in run.recording.spans} & {f"GET {path}" for path in own}
+    assert not {span.name for span in run.capture.spans} & {f"GET {path}" for path in own}
     assert not {route for (route,) in run.window.histograms(REQUESTS, "http_route")} & own
 
 
 def test_telemetry_itself_did_not_fail(run: Run) -> None:
-    assert re.search(r"own failures +none$", run.output, re.MULTILINE), run.output
+    assert re.search(r"own errors +none$", run.output, re.MULTILINE), run.output
 
 
-def test_the_report_is_made_of_the_recording_alone(run: Run) -> None:
-    assert report(run.recording, Paint(colour=False)) in run.output
-    coloured = report(run.recording, Paint(colour=True))
+def test_the_summary_is_made_of_the_capture_alone(run: Run) -> None:
+    assert summary(run.capture, Paint(colour=False)) in run.output
+    coloured = summary(run.capture, Paint(colour=True))
     assert re.sub(r"\x1b\[\d+m", "", coloured) in run.output
 
 
@@ -188,7 +188,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         demo = Demo("--port", str(port), temporary=tmp_path)
         assert demo.finish() == 1
-    assert demo.output == f"Port {port} cannot be used: Address already in use.\n"
+    assert demo.output == f"Port {port} cannot be used: Address already in use. Remedy: choose another --port.\n"
 
 
 def test_a_database_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_database_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_service_that_does_not_start_is_quoted(tmp_path: Path) -> None:
     demo = Demo(temporary=tmp_path, OTEL_FASTPERF_METRICS_PATH="metrics")
     assert demo.finish() == 1
-    assert "The service ended with exit code 1. Its last words:" in demo.output
+    assert "The service exited with code 1. The end of its log:" in demo.output
     assert "must start with / and name a path" in demo.output
 
 

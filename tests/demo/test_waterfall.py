@@ -1,6 +1,6 @@
 """A trace as a waterfall: indented, to scale, repeats folded."""
 
-from demo.spans import SpanRecord
+from demo.span_route import SpanRecord
 from demo.waterfall import BAR, MOST_LINES, NAME, Trace, slowest, traces, waterfall
 from otel_fastperf.report.formatting import TIMES, Paint
 

@@ -22,7 +22,7 @@ from sqlalchemy import make_url
 from demo.catalogue import CATALOGUE as BOTTLENECKS
 from demo.seed import clear
 from otel_fastperf.metrics import CATALOGUE
-from tests.demo.asking import ask_everything
+from tests.demo.clients import ask_everything
 from tests.deploy.alertmanager import Webhook, stack_alertmanager
 from tests.deploy.collector import running_collector
 from tests.deploy.jaeger import Jaeger, JaegerSpan, running_jaeger

@@ -1,4 +1,4 @@
-"""What a report is made of, taken from a running service as Prometheus and a collector would take it."""
+"""The data of the summary, read from a running service as Prometheus and a collector would read it."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import httpx
 
-from demo.spans import PATH, SpanRecord
+from demo.span_route import PATH, SpanRecord
 from otel_fastperf import Report
 
 SCRAPE_SECONDS: Final = 1.0
@@ -21,26 +21,26 @@ Scrape = tuple[float, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
-    """All that a report is made of."""
+class Capture:
+    """Everything that the summary shows."""
 
     #: `SQLite` or `PostgreSQL`
     database: str
-    #: requests the client sent, by method and route: `GET /products/{product_id}`
+    #: requests that the client sent, by method and route: `GET /products/{product_id}`
     sent: dict[str, int]
     scrapes: tuple[Scrape, ...]
     spans: tuple[SpanRecord, ...]
-    #: where spans went instead, when they were exported
+    #: the endpoint to which spans were exported; then none are captured
     exported_to: str = ""
 
     def to_json(self) -> str:
-        """As `from_json` takes it."""
+        """Serialize for `from_json`."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, recorded: str) -> Self:
-        """What `to_json` wrote."""
-        values = json.loads(recorded)
+    def from_json(cls, text: str) -> Self:
+        """Read the output of `to_json`."""
+        values = json.loads(text)
         values["scrapes"] = tuple((at, page) for at, page in values["scrapes"])
         values["spans"] = tuple(SpanRecord(**span) for span in values["spans"])
         return cls(**values)
@@ -48,7 +48,7 @@ class Recording:
 
 @asynccontextmanager
 async def scraping(url: str) -> AsyncIterator[list[Scrape]]:
-    """Read `/metrics` before, every second, and after; the list is complete when the block is left."""
+    """Read `/metrics` before, every second during, and after the `with` block; then the list is complete."""
     scrapes: list[Scrape] = []
     done = asyncio.Event()
     started = time.monotonic()
@@ -69,7 +69,7 @@ async def scraping(url: str) -> AsyncIterator[list[Scrape]]:
         try:
             yield scrapes
             done.set()
-            # A page that was asked for before is not the last word: scrapes that overlap share one.
+            # overlapping scrapes share one page, so the last one must not overlap
             await scraper
             await scrape()
         finally:
@@ -78,14 +78,14 @@ async def scraping(url: str) -> AsyncIterator[list[Scrape]]:
 
 
 async def fetch_spans(url: str) -> tuple[SpanRecord, ...]:
-    """The finished spans the service has kept."""
+    """Return the finished spans that the service has kept."""
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT) as client:
         spans = (await client.get(PATH)).raise_for_status().json()
     return tuple(SpanRecord(**span) for span in spans)
 
 
 async def fetch_diagnosis(url: str) -> Report:
-    """What the service says of itself, as `otel-fastperf doctor` asks for it."""
+    """Return the service's report, as `otel-fastperf doctor` requests it."""
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT) as client:
         answer = await client.get("/debug/fastperf", params={"format": "json"})
     return Report.from_json(answer.raise_for_status().text)

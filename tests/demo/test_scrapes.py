@@ -2,7 +2,7 @@
 
 import pytest
 
-from demo.figures import Page, Window
+from demo.scrapes import Page, Window
 from otel_fastperf.report.histograms import Histogram
 
 INFINITY = float("inf")

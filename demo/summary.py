@@ -1,11 +1,11 @@
-"""What the telemetry of a run said, as text: pure functions from a recording to lines of at most 100 columns."""
+"""The telemetry of a run as text: pure functions from a capture to lines of at most 100 columns."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from demo.capture import Capture
 from demo.catalogue import CATALOGUE
-from demo.figures import Page, Window
-from demo.recording import Recording
+from demo.scrapes import Page, Window
 from demo.sparkline import sparkline
 from demo.waterfall import Trace, slowest, traces, waterfall
 from otel_fastperf.report import formatting as words
@@ -14,38 +14,41 @@ from otel_fastperf.report.histograms import Histogram
 
 REQUESTS: Final = "http_server_request_duration_seconds"
 STATEMENTS: Final = "fastperf_request_db_statements"
-#: waterfalls that are shown, besides the one with most statements
+#: waterfalls that are shown, apart from the one with most statements
 MOST_TRACES: Final = 5
 
 
-def report(recording: Recording, paint: Paint) -> str:
-    """The whole report."""
-    window = Window([at for at, _ in recording.scrapes], [Page(page) for _, page in recording.scrapes])
+def summary(capture: Capture, paint: Paint) -> str:
+    """Return the whole summary."""
+    window = Window([at for at, _ in capture.scrapes], [Page(page) for _, page in capture.scrapes])
     sections = (
-        head(recording, window, paint),
+        head(capture, window, paint),
         requests(window, paint),
         bottlenecks(window, paint),
-        slow_traces(recording, paint),
-        runtime(recording, window, paint),
+        slow_traces(capture, paint),
+        runtime(capture, window, paint),
     )
     return "\n\n".join("\n".join(section) for section in sections if section)
 
 
-def head(recording: Recording, window: Window, paint: Paint) -> list[str]:
-    """How much was done, and whether both sides counted the same."""
-    counted, sent = round(window.histogram(REQUESTS).count), sum(recording.sent.values())
+def head(capture: Capture, window: Window, paint: Paint) -> list[str]:
+    """Title with the number of requests, and whether both sides counted the same."""
+    counted, sent = round(window.histogram(REQUESTS).count), sum(capture.sent.values())
     rate = counted / window.seconds
-    title = f"The shop, {window.seconds:.0f} s on {recording.database}: {counted:,} requests, {rate:.0f} a second"
+    title = f"The shop, {window.seconds:.0f} s on {capture.database}: {counted:,} requests, {rate:.0f}/s"
     if counted == sent:
-        return [paint.bold(title), paint.dim("Counted by the service itself; its client counted the same.")]
-    return [paint.bold(title), paint.red(f"Its client counted {sent:,}: the two should agree.")]
+        return [paint.bold(title), paint.dim("Counted by the service; its client counted the same.")]
+    return [
+        paint.bold(title),
+        paint.red(f"Counted by the service; its client counted {sent:,}."),
+    ]
 
 
 _REQUEST_COLUMNS: Final = (-31, 7, 8, 8, 8, 5, -21)
 
 
 def requests(window: Window, paint: Paint) -> list[str]:
-    """The shop's own routes, busiest first: rate, latency, statements, errors."""
+    """Table of the shop's own routes, busiest first: rate, latency, statements, errors."""
     durations = window.histograms(REQUESTS, "http_request_method", "http_route")
     statements = window.histograms(STATEMENTS, "http_route")
     failures = _failures(window)
@@ -65,14 +68,14 @@ def requests(window: Window, paint: Paint) -> list[str]:
 
 
 def _failures(window: Window) -> dict[tuple[str, str], str]:
-    """How often and as what they failed, by method and route."""
+    """Number and exceptions of failed requests, by method and route."""
     labels = ("http_request_method", "http_route", "error_type")
     counts = window.increase(f"{REQUESTS}_count", *labels)
     failures: dict[tuple[str, str], str] = {}
     for (method, route, error), count in counts.items():
         if error and count:
-            what = (failures.get((method, route)), f"{count:.0f} {words.TIMES} {_last_name(error)}")
-            failures[method, route] = ", ".join(filter(None, what))
+            parts = (failures.get((method, route)), f"{count:.0f} {words.TIMES} {_last_name(error)}")
+            failures[method, route] = ", ".join(filter(None, parts))
     return failures
 
 
@@ -85,7 +88,7 @@ _TWIN_COLUMNS: Final = (-18, 9, 6, 9, 6, -40)
 
 
 def bottlenecks(window: Window, paint: Paint) -> list[str]:
-    """Each faulty endpoint that was called beside its fixed twin: mean duration and statements."""
+    """Table of the faulty endpoints beside their fixed twins: mean duration and statements."""
     durations = window.histograms(REQUESTS, "http_route")
     statements = window.histograms(STATEMENTS, "http_route")
 
@@ -99,19 +102,19 @@ def bottlenecks(window: Window, paint: Paint) -> list[str]:
         for one in CATALOGUE
         if (one.faulty,) in durations
     ]
-    header = ("Bottlenecks", "/slow/", "SQL", "/fast/", "SQL", "what is wrong with the slow one")
+    header = ("Bottlenecks", "/slow/", "SQL", "/fast/", "SQL", "fault of /slow/")
     return _table(header, rows, _TWIN_COLUMNS, paint, paint.dim) if rows else []
 
 
-def slow_traces(recording: Recording, paint: Paint) -> list[str]:
-    """Waterfalls of the slowest traces, one a route, and of the one with most statements."""
-    found = traces(recording.spans)
+def slow_traces(capture: Capture, paint: Paint) -> list[str]:
+    """Waterfalls of the slowest traces, one per route, and of the one with most statements."""
+    found = traces(capture.spans)
     if not found:
-        where = recording.exported_to or "nowhere"
-        return [paint.bold("Slowest traces"), f"  Spans went to {where}; none are kept here."]
+        where = capture.exported_to or "nowhere"
+        return [paint.bold("Slowest traces"), f"  Spans were exported to {where}; the shop keeps none."]
     shown = slowest(found, MOST_TRACES)
     busiest = max(found, key=lambda trace: trace.statements)
-    lines = [paint.bold("Slowest traces") + paint.dim(f"   one a route, of {len(found):,} that are kept")]
+    lines = [paint.bold("Slowest traces") + paint.dim(f"   one per route, out of {len(found):,}")]
     for trace in shown:
         lines += _indented(trace, paint)
     if busiest not in shown:
@@ -123,10 +126,10 @@ def _indented(trace: Trace, paint: Paint) -> Iterator[str]:
     return (f"  {line}" for line in waterfall(trace, paint))
 
 
-def runtime(recording: Recording, window: Window, paint: Paint) -> list[str]:
-    """Event loop, threads, database, memory, and the telemetry itself."""
-    rows = [*_loop(window), *_threads(window), *_database(window), *_memory(window), *_telemetry(recording, window)]
-    return [f"{paint.bold(f'{name:<14}')}{what:<14}{value}".rstrip() for name, what, value in rows]
+def runtime(capture: Capture, window: Window, paint: Paint) -> list[str]:
+    """Table of event loop, threads, database, memory, and the telemetry itself."""
+    rows = [*_loop(window), *_threads(window), *_database(window), *_memory(window), *_telemetry(capture, window)]
+    return [f"{paint.bold(f'{name:<14}')}{quantity:<14}{value}".rstrip() for name, quantity, value in rows]
 
 
 Row = tuple[str, str, str]
@@ -147,8 +150,8 @@ _THREAD_GAUGES: Final = ("limit", "borrowed", "waiting")
 def _threads(window: Window) -> Iterator[Row]:
     limit, borrowed, waiting = (window.values(f"fastperf_threadpool_{name}") for name in _THREAD_GAUGES)
     if limit:
-        most = f"{max(borrowed):.0f} at work, {max(waiting):.0f} requests waiting"
-        yield "Thread pool", "threads", f"{limit[-1]:.0f} allowed; most that a scrape saw: {most}"
+        most = f"{max(borrowed):.0f} in use, {max(waiting):.0f} requests waiting"
+        yield "Thread pool", "threads", f"limit {limit[-1]:.0f}; highest values scraped: {most}"
         yield "", "wait", _spread(window.histogram("fastperf_threadpool_wait_seconds"))
 
 
@@ -158,7 +161,7 @@ def _database(window: Window) -> Iterator[Row]:
     yield (
         "Database",
         "statements",
-        f"{_spread(statements)}  {words.number(statements.count)}, {words.number(rate)} a second",
+        f"{_spread(statements)}  {words.number(statements.count)}, {words.number(rate)}/s",
     )
     waits = window.histograms("db_client_connection_wait_time_seconds", "db_client_connection_pool_name")
     for (pool,), wait in sorted(waits.items()):
@@ -177,18 +180,18 @@ def _memory(window: Window) -> Iterator[Row]:
         yield "", f"GC, gen {generation[0]}", f"{_spread(pause)}  {words.number(pause.count)} pauses"
 
 
-def _telemetry(recording: Recording, window: Window) -> Iterator[Row]:
+def _telemetry(capture: Capture, window: Window) -> Iterator[Row]:
     spans = window.increase("fastperf_spans_total", "outcome")
     outcomes = ", ".join(f"{words.number(count)} {outcome}" for (outcome,), count in sorted(spans.items()) if count)
-    kept = f"{len(recording.spans):,} kept in the process" if recording.spans else ""
+    kept = f"{len(capture.spans):,} kept in the process" if capture.spans else ""
     errors = window.increase("fastperf_telemetry_errors_total", "part")
     failed = ", ".join(f"{words.number(count)} in {part}" for (part,), count in sorted(errors.items()) if count)
     yield "Telemetry", "spans", ", ".join(filter(None, (kept, outcomes))) or "none"
-    yield "", "own failures", failed or "none"
+    yield "", "own errors", failed or "none"
 
 
 def _spread(histogram: Histogram) -> str:
-    """`p50 1.2 ms   p99 87 ms   max ≤ 250 ms`, in columns."""
+    """Columns such as `p50 1.2 ms   p99 87 ms   max ≤ 250 ms`."""
     if not histogram.count:
         return "-"
     p50, p99 = (words.quantile(histogram.quantile(share)) for share in (0.5, 0.99))
@@ -206,7 +209,7 @@ def _table(
     paint: Paint,
     last: Callable[[str], str],
 ) -> list[str]:
-    """A bold header and the rows; `last` paints the last column."""
+    """Return a bold header and the rows; `last` paints the last column."""
     title, *body = words.columns([header, *rows], widths)
     before = sum(abs(width) + len(words.GAP) for width in widths[:-1])
     return [paint.bold(title), *(line[:before] + last(line[before:]) for line in body)]

@@ -5,7 +5,7 @@ import pytest
 from fastapi import FastAPI
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from demo.spans import PATH, SpanRecord, add_spans_route
+from demo.span_route import PATH, SpanRecord, add_spans_route
 from tests.conftest import Probe
 
 pytestmark = pytest.mark.anyio

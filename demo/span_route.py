@@ -1,7 +1,7 @@
-"""Finished spans on their way from the service to the report: `GET /demo/spans`, for this machine only.
+"""`GET /demo/spans`: the finished spans of the service, for clients on this machine only.
 
-A service of yours would export them (`OTEL_EXPORTER_OTLP_ENDPOINT`); without an endpoint they stay in the process, and
-this route hands them out.
+A real service exports its spans (`OTEL_EXPORTER_OTLP_ENDPOINT`). Without an endpoint they stay in the process, and this
+route serves them.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,9 +19,9 @@ _LOOPBACK: Final = {"127.0.0.1", "::1"}
 
 @dataclass(frozen=True, slots=True)
 class SpanRecord:
-    """What the report needs of a span.
+    """The parts of a span that the summary needs.
 
-    Ids are hexadecimal, times are nanoseconds since 1970, `error` and `parent_id` are `""` without one.
+    Ids are hexadecimal; times are nanoseconds since 1970; `error` and `parent_id` are `""` if there is none.
     """
 
     trace_id: str
@@ -35,12 +35,12 @@ class SpanRecord:
 
     @property
     def seconds(self) -> float:
-        """From start to end."""
+        """Duration."""
         return (self.end - self.start) / 1e9
 
 
 def records(spans: Iterable[ReadableSpan]) -> list[dict[str, Any]]:
-    """Spans as JSON has them."""
+    """Convert spans for JSON."""
     return [asdict(_record(span)) for span in spans]
 
 
@@ -61,11 +61,11 @@ def _record(span: ReadableSpan) -> SpanRecord:
 
 
 def add_spans_route(app: FastAPI, spans: Callable[[], Iterable[ReadableSpan]]) -> None:
-    """Have the app answer `PATH` with what `spans()` returns, to callers on this machine."""
+    """Serve the spans that `spans()` returns under `PATH`, to clients on this machine."""
 
-    def hand_out(request: Request) -> JSONResponse:
+    def serve_spans(request: Request) -> JSONResponse:
         if request.client is None or request.client.host not in _LOOPBACK:
             raise HTTPException(404)
         return JSONResponse(records(spans()))
 
-    app.add_api_route(PATH, hand_out, include_in_schema=False)
+    app.add_api_route(PATH, serve_spans, include_in_schema=False)
