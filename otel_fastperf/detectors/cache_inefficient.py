@@ -1,4 +1,4 @@
-"""`cache_inefficient`: a cache that mostly misses, or one without a limit that grows and grows."""
+"""`cache_inefficient`: a cache mostly misses, or has no limit and keeps growing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,64 +7,71 @@ from typing import Final
 from otel_fastperf.findings import CallSite, Finding, Kind, Severity
 from otel_fastperf.settings import CacheSettings
 
-#: times `settings.lookups` after which a cache that is still filling is judged all the same
+#: multiple of `settings.lookups` after which a cache is judged even if it is still filling
 _WARM_AFTER: Final = 5
-#: stretches of `settings.lookups` look-ups, one after the other, in each of which a cache without a limit has grown
+#: consecutive periods of `settings.lookups` look-ups in which a cache without a limit must have grown
 _GROWING: Final = 3
-#: new entries per look-up under which growth is not worth a word
+#: minimum number of new entries per look-up for growth to be reported
 _GROWTH_SHARE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheUse:
-    """How a cache was used, over a stretch of at least `settings.lookups` look-ups."""
+    """Use of a cache over a period of at least `settings.lookups` look-ups.
+
+    Attributes:
+        name: Name of the cache.
+        lookups: Number of look-ups in the period.
+        hits: Number of hits in the period.
+        lookups_so_far: Number of look-ups since the cache was first observed.
+        size: Number of entries; None if unknown.
+        grown: Number of entries added in the period; None if unknown.
+        maxsize: Limit on the number of entries; None without a limit or if unknown.
+        growing: Number of consecutive periods, up to this one, in which the cache has grown.
+        call_site: Where the cached function is defined.
+    """
 
     name: str
     lookups: int
     hits: int
-    #: look-ups since the cache is observed
     lookups_so_far: int
-    #: entries now, and how many more than before; None where that is not known
     size: int | None = None
     grown: int | None = None
-    #: most entries; None without a limit, or where it is not known
     maxsize: int | None = None
-    #: stretches without a break, this one included, in which it has grown
     growing: int = 0
-    #: where the cached function is defined
     call_site: CallSite | None = None
 
     @property
     def hit_ratio(self) -> float:
-        """Share of the look-ups that the cache answered, 0 to 1."""
+        """Share of look-ups that were hits, 0 to 1."""
         return self.hits / self.lookups if self.lookups else 1.0
 
     @property
     def full(self) -> bool:
-        """Each new entry drives out an old one."""
+        """Whether each new entry evicts an old one."""
         return self.size is not None and self.maxsize is not None and self.size >= self.maxsize
 
 
 def detect_cache_inefficient(use: CacheUse, settings: CacheSettings) -> Iterator[Finding]:
-    """A cache whose hit ratio is under `settings.hit_ratio`; or one that has no limit, is large, and grows."""
+    """Yield a finding for a hit ratio below `settings.hit_ratio`, or for a large cache without a limit that grows."""
     if use.lookups < settings.lookups:
         return
     if use.hit_ratio < settings.hit_ratio and _is_warm(use, settings):
-        yield _finding(use, _misses(use), _cure_of_misses(use))
+        yield _finding(use, _misses(use), _remedy_for_misses(use))
     elif _grows_without_bound(use, settings):
         yield _finding(
             use,
-            f"Cache {use.name} has no limit and {use.size:,} entries, {use.grown:,} more in its last"
+            f"Cache {use.name} has no limit and {use.size:,} entries, {use.grown:,} of them added in its last"
             f" {use.lookups:,} look-ups.",
-            "Give it a limit, such as `@lru_cache(maxsize=1024)` or `cachetools.TTLCache(maxsize=1024, ttl=60)`.",
+            "Limit it, for example with `@lru_cache(maxsize=1024)` or `cachetools.TTLCache(maxsize=1024, ttl=60)`.",
         )
 
 
 def _is_warm(use: CacheUse, settings: CacheSettings) -> bool:
-    """Is it no longer filling? Until then every first look-up of a key is a miss, and no fault."""
+    """Whether the cache has filled up. Until then the first look-up of every key is an inevitable miss."""
     misses = use.lookups - use.hits
-    forgets = use.grown is not None and misses >= 2 * use.grown
-    return use.full or forgets or use.lookups_so_far >= _WARM_AFTER * settings.lookups
+    evicts = use.grown is not None and misses >= 2 * use.grown
+    return use.full or evicts or use.lookups_so_far >= _WARM_AFTER * settings.lookups
 
 
 def _grows_without_bound(use: CacheUse, settings: CacheSettings) -> bool:
@@ -78,20 +85,20 @@ def _grows_without_bound(use: CacheUse, settings: CacheSettings) -> bool:
 
 
 def _misses(use: CacheUse) -> str:
-    message = f"Cache {use.name} answered {use.hits:,} of its last {use.lookups:,} look-ups ({use.hit_ratio:.0%})"
+    message = f"Cache {use.name} had {use.hits:,} hits in its last {use.lookups:,} look-ups ({use.hit_ratio:.0%})"
     if use.size is None:
         return f"{message}."
-    room = f"of at most {use.maxsize:,}" if use.maxsize is not None else "and no limit"
-    return f"{message}; it has {use.size:,} entries {room}."
+    limit = f"of at most {use.maxsize:,}" if use.maxsize is not None else "and no limit"
+    return f"{message}. It has {use.size:,} entries {limit}."
 
 
-def _cure_of_misses(use: CacheUse) -> str:
-    key = "Leave out of the key what the result does not depend on, such as the time, the request or a session"
+def _remedy_for_misses(use: CacheUse) -> str:
+    key = "Remove from the key whatever does not affect the result, such as the time, the request or a session."
     if use.full:
-        return f"{key}; where the keys do come back, raise `maxsize` over their number (now {use.maxsize:,})."
+        return f"{key} If keys do recur, raise `maxsize` above their number (now {use.maxsize:,})."
     if use.maxsize is None and use.size is not None:
-        return f"{key}; and give the cache a `maxsize`. Where no key ever comes back, take the cache away."
-    return f"{key}; where the keys do come back, let entries live longer (TTL)."
+        return f"{key} Set a `maxsize`. If no key ever recurs, remove the cache."
+    return f"{key} If keys do recur, let entries live longer (TTL)."
 
 
 def _finding(use: CacheUse, message: str, remedy: str) -> Finding:

@@ -1,4 +1,4 @@
-"""`gc_pause`: the garbage collector stopped the process for longer than it should."""
+"""`gc_pause`: the garbage collector stopped the process for too long."""
 
 import gc
 from collections.abc import Iterator, Sequence
@@ -7,37 +7,42 @@ from typing import Final, NamedTuple
 from otel_fastperf.findings import CallSite, Finding, Kind, Severity
 from otel_fastperf.settings import MemorySettings
 
-#: a pause of so many seconds, or so large a share of the last minute, stops the others for longer than they can bear
+#: length in seconds and share of the last minute from which a pause is critical
 _CRITICAL_SECONDS: Final = 1.0
 _CRITICAL_SHARE: Final = 0.1
 
 _TUNING: Final = (
-    "call `gc.freeze()` at the end of start-up, so that what lives for ever is not walked again, and"
-    " `gc.set_threshold(50_000, 20, 100)`, so that it runs less often"
+    "call `gc.freeze()` at the end of start-up, so that long-lived objects are not walked again, and"
+    " `gc.set_threshold(50_000, 20, 100)`, so that the collector runs less often"
 )
 
 
 class Pause(NamedTuple):
-    """One collection that took long."""
+    """One long collection.
+
+    Attributes:
+        generation: The oldest generation that was collected.
+        seconds: Duration.
+        cpu_seconds: CPU time of its thread; for the rest of the duration the thread did not run.
+        collected: Number of objects freed.
+        explicit: True for a call of `gc.collect()`, False if the interpreter started the collection.
+        site: The application's line that called `gc.collect()` or happened to allocate.
+    """
 
     generation: int
     seconds: float
-    #: what its thread has worked of that; the rest the machine was busy with others
     cpu_seconds: float
-    #: objects that it freed
     collected: int
-    #: it was asked for, by `gc.collect()`; False for one that the interpreter began by itself
     explicit: bool
-    #: the application's line that asked for it, or that happened to allocate
     site: CallSite | None = None
 
 
 def detect_gc_pause(pauses: Sequence[Pause], share: float, settings: MemorySettings) -> Iterator[Finding]:
-    """The long ones among the pauses of one request, or one outside of requests, as one finding.
+    """Yield one finding for the long pauses of one request, or for one long pause outside of requests.
 
-    `share` is the collector's share of the last minute, 0 to 1. An explicit collection is the fault of the line that
-    asks for it. One that began by itself is the fault of nobody in particular: it walks everything that lives, in the
-    request of whoever allocates next. Only time on the CPU makes a pause long: else a busy machine would.
+    `share` is the collector's share of the last minute, 0 to 1. An explicit collection is attributed to the line that
+    calls it. An automatic one has no line to blame: it walks all live objects, in whichever request allocates next.
+    Only CPU time counts; otherwise a busy machine would make every pause long.
     """
     long = [pause for pause in pauses if pause.cpu_seconds >= settings.gc_pause]
     if not long:
@@ -69,9 +74,9 @@ def detect_gc_pause(pauses: Sequence[Pause], share: float, settings: MemorySetti
 
 
 def _message(pause: Pause, share: float) -> str:
-    who = "`gc.collect()`" if pause.explicit else f"The garbage collector (generation {pause.generation})"
+    name = "`gc.collect()`" if pause.explicit else f"The garbage collector (generation {pause.generation})"
     return (
-        f"{who} stopped the whole process for {pause.seconds * 1000:.0f} ms and freed {pause.collected:,} objects; the"
+        f"{name} stopped the whole process for {pause.seconds * 1000:.0f} ms and freed {pause.collected:,} objects; the"
         f" collector took {share:.1%} of the last minute."
     )
 
@@ -79,5 +84,7 @@ def _message(pause: Pause, share: float) -> str:
 def _remedy(pause: Pause) -> str:
     if pause.explicit:
         where = f" at {pause.site}" if pause.site is not None else ""
-        return f"Take out the `gc.collect()`{where}: the collector runs by itself. Where that takes long, {_TUNING}."
-    return f"Let the collector walk less: {_TUNING}; and keep big data in few objects, such as arrays and bytes."
+        return (
+            f"Remove the `gc.collect()`{where}: the collector runs automatically. If its own runs take long, {_TUNING}."
+        )
+    return f"Reduce the collector's work: {_TUNING}. Keep big data in few objects, such as arrays and bytes."

@@ -1,7 +1,7 @@
-"""What the application keeps at the top of its modules: the names by which people know their caches and containers.
+"""The application's module globals, under the names that its developers know.
 
-Values are looked at by their exact type only: some objects (proxies, lazy modules) run code when they are asked for an
-attribute, and may fail then, or load what nobody needs.
+Values are inspected only by their exact type: accessing an attribute of a proxy or a lazy module runs code, which may
+fail or trigger imports.
 """
 
 import sys
@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from otel_fastperf.internals.frames import is_application
 
-#: types whose `__dict__` is one: that of `functools.lru_cache` is in C
+#: types whose `__dict__` can be read without running code of the app
 _WRAPPING: Final = (FunctionType, type(lru_cache(int)))
 
 
 def application_modules() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and globals of the application's modules that are loaded, the main program included."""
+    """Yield names and globals of the application's loaded modules, including the main program."""
     for name, module in tuple(sys.modules.items()):
         if not issubclass(type(module), ModuleType):
             continue
@@ -28,9 +28,9 @@ def application_modules() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def named_values() -> Iterator[tuple[str, Any]]:
-    """Every global of the application, and what stands in its classes: `shop.prices.Prices.of_product` and its value.
+    """Yield the application's globals and the attributes of its classes, with names like `shop.prices.Prices.of`.
 
-    Functions and classes are named where they are defined, and not where they are imported.
+    Members of a class are yielded only for the module that defines the class.
     """
     for module, namespace in application_modules():
         for name, value in tuple(namespace.items()):
@@ -44,12 +44,12 @@ def named_values() -> Iterator[tuple[str, Any]]:
 
 
 def name_of(value: object) -> str | None:
-    """The first name under which the application keeps this very object; None when it stands nowhere at the top."""
+    """Return the first name under which the application holds this object; None if it is no global."""
     return next((name for name, named in named_values() if named is value), None)
 
 
 def wrapped(value: Any) -> Iterator[Any]:
-    """A function and those that it wraps, outermost first, as `functools.wraps` notes them."""
+    """Yield a function and those that it wraps according to `functools.wraps`, outermost first."""
     seen: set[int] = set()
     while value is not None and id(value) not in seen:
         seen.add(id(value))

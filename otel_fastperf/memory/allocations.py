@@ -1,6 +1,6 @@
-"""Which lines of the application allocate what stays: tracemalloc, on demand and for some seconds only.
+"""The lines of the application that allocate lasting memory: tracemalloc, on demand and for a few seconds.
 
-It makes every allocation of the process slower while it runs (see `allocations`), so nothing here runs by itself.
+tracemalloc slows every allocation of the process down (see `allocations`), so nothing here runs automatically.
 """
 
 import threading
@@ -13,12 +13,12 @@ from typing import Final
 from otel_fastperf.errors import AllocationsError
 from otel_fastperf.internals.frames import is_application, is_own
 
-#: the longest that one may ask for, in seconds, and the most lines and frames
+#: upper bounds of the arguments: seconds, lines and frames
 LONGEST: Final = 60.0
 MOST: Final = 100
 MOST_FRAMES: Final = 25
 
-#: tracemalloc is the process's: two at once would stop it for each other
+#: there is one tracemalloc per process: two users would stop it for each other
 _ONE_AT_A_TIME: Final = threading.Lock()
 
 _NOT_OF_INTEREST: Final = (
@@ -29,59 +29,73 @@ _NOT_OF_INTEREST: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """A line, and what it allocated that was still there at the end."""
+class AllocationSite:
+    """A line and the memory it allocated that was not freed before the end.
+
+    Attributes:
+        file: Path of the source file.
+        line: Line number.
+        size: Increase in bytes.
+        count: Increase in memory blocks.
+        application: Whether the line belongs to the application. False if no frame of the application was recorded.
+    """
 
     file: str
     line: int
-    #: bytes and blocks more than at the beginning
     size: int
     count: int
-    #: the line is the application's; False where none of it stood in the last frames before the allocation
     application: bool
 
     def __str__(self) -> str:
-        """`shop/pages.py:27: 40,960 KiB in 80 blocks`: the last two parts of the path are enough to find it."""
+        """Format as `shop/pages.py:27: 40,960 KiB in 80 blocks`, with the last two parts of the path."""
         parts = self.file.replace("\\", "/").split("/")
         return f"{'/'.join(parts[-2:])}:{self.line}: {self.size / 1024:,.0f} KiB in {self.count:,} blocks"
 
 
 @dataclass(frozen=True, slots=True)
 class AllocationReport:
-    """What was allocated in so many seconds and still there at the end, most bytes first."""
+    """Memory that was allocated while tracing and not freed before the end.
+
+    Attributes:
+        seconds: Duration of the tracing.
+        sites: The lines that allocated it, most bytes first.
+        size: Increase in bytes, over all lines.
+    """
 
     seconds: float
-    sites: tuple[Site, ...]
-    #: bytes more than at the beginning, of all lines
+    sites: tuple[AllocationSite, ...]
     size: int
 
     def __str__(self) -> str:
-        """One line for each site."""
+        """Format as a heading and one line per site."""
         head = f"{self.size / 1024:,.0f} KiB more after {self.seconds:.1f} s"
         return "\n".join((head, *map(str, self.sites)))
 
 
 def allocations(seconds: float = 10.0, most: int = 20, *, frames: int = 1) -> AllocationReport:
-    """Trace all allocations of the process for some seconds; the lines that kept most memory.
+    """Trace all allocations of the process for a while and report the lines that kept most memory.
 
-    Blocks the calling thread meanwhile: from a coroutine, call it as `await asyncio.to_thread(allocations, 10)`. The
-    app serves on, and takes about twice as long for a request. tracemalloc that runs already (`PYTHONTRACEMALLOC`) is
-    used as it is, and goes on.
+    Blocks the calling thread: in a coroutine, call `await asyncio.to_thread(allocations, 10)`. The app keeps serving
+    requests, but each takes about twice as long. If tracemalloc is already running (`PYTHONTRACEMALLOC`), it is used
+    as configured and left running.
 
     Args:
-        seconds: How long, up to 60.
-        most: Lines in the report, up to 100.
-        frames: Frames of each allocation, up to 25. With more than one, what a library allocates counts for the line of
-            the application that led to it; with five, a request takes about five times as long.
+        seconds: Duration, up to 60.
+        most: Maximum number of lines in the report, up to 100.
+        frames: Recorded frames per allocation, up to 25. With more than one, allocations of a library are attributed to
+            the line of the application that called it; with five, requests take about five times as long.
 
     Raises:
-        AllocationsError: Somebody else is about it, or an argument is out of bounds.
+        AllocationsError: Allocations are already being traced, or an argument is out of bounds.
     """
     if not (0 < seconds <= LONGEST and 1 <= most <= MOST and 1 <= frames <= MOST_FRAMES):
-        message = f"allocations takes up to {LONGEST:.0f} seconds, 1 to {MOST} lines and 1 to {MOST_FRAMES} frames"
+        message = (
+            f"allocations(seconds={seconds:g}, most={most}, frames={frames}) is out of bounds. Remedy: pass up to"
+            f" {LONGEST:.0f} seconds, 1 to {MOST} lines and 1 to {MOST_FRAMES} frames."
+        )
         raise AllocationsError(message)
     if not _ONE_AT_A_TIME.acquire(blocking=False):
-        message = "allocations are being traced already; ask again when that is over"
+        message = "Allocations are already being traced. Remedy: try again when that has ended."
         raise AllocationsError(message)
     try:
         return _traced(seconds, most, frames)
@@ -90,18 +104,18 @@ def allocations(seconds: float = 10.0, most: int = 20, *, frames: int = 1) -> Al
 
 
 def _traced(seconds: float, most: int, frames: int) -> AllocationReport:
-    foreign = tracemalloc.is_tracing()
-    if not foreign:
+    running = tracemalloc.is_tracing()
+    if not running:
         tracemalloc.start(frames)
     try:
-        # who traces all the time has a first snapshot to compare with; else there is nothing before
-        before = tracemalloc.take_snapshot() if foreign else None
+        # if tracing has just started, there are no earlier allocations to compare with
+        before = tracemalloc.take_snapshot() if running else None
         started = time.perf_counter()
         time.sleep(seconds)
         passed = time.perf_counter() - started
         after = tracemalloc.take_snapshot()
     finally:
-        if not foreign:
+        if not running:
             tracemalloc.stop()
     return _report(before, after, passed, most)
 
@@ -117,7 +131,7 @@ def _report(
             total[0] += size
             total[1] += count
     sites = [
-        Site(file, line, size, count, application=is_application(file))
+        AllocationSite(file, line, size, count, application=is_application(file))
         for (file, line), (size, count) in sums.items()
         if size > 0
     ]
@@ -134,7 +148,7 @@ def _differences(
 
 
 def _site_of(traceback: tracemalloc.Traceback) -> tuple[str, int] | None:
-    """The application's line that is nearest to the allocation, else the allocation's own; None for our own."""
+    """Return the application's line closest to the allocation, or else the allocating line; None if it is ours."""
     frames = [(frame.filename, frame.lineno) for frame in reversed(traceback)]
     if not frames or frames[0][0] in _NOT_OF_INTEREST:
         return None

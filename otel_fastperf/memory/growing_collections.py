@@ -1,7 +1,7 @@
-"""Containers at the top of the application's modules: how many entries they have, and which line adds to them.
+"""Collections (dicts, lists, sets, deques) held by the application's modules: their sizes and the line that adds to them.
 
-What keeps growing is, as a rule, a dict or a list that a module holds, a class, or one object that a module holds. To
-count entries costs a millisecond, which allocation tracing does not; a container deeper down it does not see.
+A leak is usually a dict or list held by a module, by a class, or by an object that a module holds. Counting entries
+takes a millisecond, unlike allocation tracing. Collections nested deeper are not seen.
 """
 
 import ast
@@ -19,41 +19,41 @@ from typing import Any, Final
 from otel_fastperf.findings import CallSite
 from otel_fastperf.internals.app_globals import application_modules, named_values, wrapped
 
-#: exact types: others may run code of the app when they are asked for their length
-_CONTAINERS: Final = frozenset({dict, list, set, deque, OrderedDict, defaultdict})
-#: containers below which is nothing to see, and most that are counted
+#: exact types, because `len()` of a subclass may run code of the app
+_COLLECTIONS: Final = frozenset({dict, list, set, deque, OrderedDict, defaultdict})
+#: minimum number of entries for a collection to be counted, and most collections that are counted
 _FEW: Final = 10
 _MOST: Final = 5_000
-#: entries that are weighed, newest first where there is an order
-_WEIGHED: Final = 20
-#: methods that add to a container
+#: number of entries that are measured, newest first if the collection is ordered
+_MEASURED: Final = 20
+#: methods that add to a collection
 _ADDING: Final = frozenset({"add", "append", "appendleft", "extend", "insert", "setdefault", "update"})
-#: lines of a function that are parsed to find the one that adds
+#: most lines of a function that are parsed to find the one that adds
 _LONGEST_FUNCTION: Final = 500
 
 
 def sizes() -> dict[str, int]:
-    """Entries of every container that has some, by name."""
-    return {name: len(value) for name, value in islice(_containers(), _MOST) if len(value) >= _FEW}
+    """Count the entries of every collection that has a few, by name."""
+    return {name: len(value) for name, value in islice(_collections(), _MOST) if len(value) >= _FEW}
 
 
-def container(name: str) -> Any:
-    """The container of that name; None when it is gone."""
-    return next((value for known, value in _containers() if known == name), None)
+def collection(name: str) -> Any:
+    """Return the collection of that name; None if it is gone."""
+    return next((value for known, value in _collections() if known == name), None)
 
 
 def bytes_of_entry(value: Any) -> float:
-    """Bytes that an entry takes, from the last few: itself, and what it refers to directly."""
+    """Estimate the bytes per entry from the latest entries and the objects they refer to directly."""
     try:
         entries: Any = value.values() if isinstance(value, Mapping) else value
-        newest = list(islice(reversed(entries), _WEIGHED))
-    except (TypeError, RuntimeError):  # a set has no order; a deque may change in this moment
-        newest = list(islice(tuple(value) if len(value) < _MOST else value, _WEIGHED))
-    return sum(map(_weight, newest)) / len(newest) if newest else 0.0
+        newest = list(islice(reversed(entries), _MEASURED))
+    except (TypeError, RuntimeError):  # a set has no order; a deque may change during iteration
+        newest = list(islice(tuple(value) if len(value) < _MOST else value, _MEASURED))
+    return sum(map(_size, newest)) / len(newest) if newest else 0.0
 
 
-def _weight(entry: Any) -> int:
-    return sys.getsizeof(entry) + sum(sys.getsizeof(part) for part in islice(_parts(entry), _WEIGHED))
+def _size(entry: Any) -> int:
+    return sys.getsizeof(entry) + sum(sys.getsizeof(part) for part in islice(_parts(entry), _MEASURED))
 
 
 def _parts(entry: Any) -> Iterator[Any]:
@@ -65,18 +65,18 @@ def _parts(entry: Any) -> Iterator[Any]:
         yield from _attributes(entry).values()
 
 
-def _containers() -> Iterator[tuple[str, Any]]:
+def _collections() -> Iterator[tuple[str, Any]]:
     modules = {name for name, _ in application_modules()}
     seen: set[int] = set()
     for name, value in named_values():
         for known, held in ((name, value), *_held(name, value, modules)):
-            if type(held) in _CONTAINERS and id(held) not in seen:
+            if type(held) in _COLLECTIONS and id(held) not in seen:
                 seen.add(id(held))
                 yield known, held
 
 
 def _held(name: str, value: Any, modules: set[str]) -> Iterator[tuple[str, Any]]:
-    """What an object of one of the application's own classes has as attributes, and the state of its app."""
+    """Yield the attributes of an object of the application's own classes, or the state of its app."""
     kind = type(value)
     if issubclass(kind, type):
         return
@@ -99,9 +99,9 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 
 def adding_line(name: str, value: Any) -> CallSite | None:
-    """The line of the application that adds to a container, where there is one alone.
+    """Return the line of the application that adds to a collection; None unless there is exactly one.
 
-    Looked for in the functions that name it: `pages[key] = …`, `pages.append(…)`, `self.pages[key] = …`.
+    Searches the functions that mention the collection for `pages[key] = …`, `pages.append(…)`, `self.pages[key] = …`.
     """
     found = {
         CallSite(function.__code__.co_filename, line, function.__code__.co_qualname)
@@ -122,7 +122,7 @@ def _functions() -> Iterator[FunctionType]:
 
 
 def _spelled(function: FunctionType, name: str, value: Any) -> str | None:
-    """The word by which a function calls the container, if it does."""
+    """Return the name under which a function uses the collection; None if it does not."""
     names = _names(function.__code__)
     for word in names:
         if function.__globals__.get(word) is value:
@@ -140,13 +140,13 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _additions(function: FunctionType, word: str) -> Iterator[int]:
-    """Lines of a function that add to what it calls `word`."""
+    """Yield the lines of a function that add to the collection it calls `word`."""
     first = function.__code__.co_firstlineno
-    # not `inspect.getsource`: it asks every module that is loaded
+    # not `inspect.getsource`, which searches every loaded module
     lines = linecache.getlines(function.__code__.co_filename)[first - 1 :][:_LONGEST_FUNCTION]
     try:
         tree = ast.parse(textwrap.dedent("".join(inspect.getblock(lines))))
-    except (SyntaxError, ValueError, tokenize.TokenError):  # too long, or a file that is another one by now
+    except (SyntaxError, ValueError, tokenize.TokenError):  # too long, or the file has changed
         return
     for node in ast.walk(tree):
         if any(_is(target, word) for target in _added_to(node)):
@@ -154,7 +154,7 @@ def _additions(function: FunctionType, word: str) -> Iterator[int]:
 
 
 def _added_to(node: ast.AST) -> Iterator[ast.expr]:
-    """What a statement or a call adds to, if it does."""
+    """Yield the expressions to which a statement or a call adds."""
     if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         yield from (target.value for target in targets if isinstance(target, ast.Subscript))

@@ -1,7 +1,7 @@
-"""Memory that is this process's alone, how much room its cgroup (container) leaves, and whether it grows and grows.
+"""Memory unique to this process (USS), the headroom of its cgroup (container), and steady growth.
 
-RSS is `process_resident_memory_bytes`, prometheus_client's own. It counts pages that are shared with other workers in
-each of them; USS counts none of those. Linux only: elsewhere, and without a limit, the series are absent.
+prometheus_client already exports RSS as `process_resident_memory_bytes`, which counts pages shared between workers once
+for each worker. USS excludes shared pages. Linux only: on other systems, and without a limit, the series are absent.
 """
 
 import gc
@@ -17,14 +17,14 @@ from typing import Any, Final, NamedTuple
 
 from otel_fastperf.detectors.memory_growth import (
     PATIENT,
-    Growing,
-    Sample,
-    Surroundings,
+    GrowingCollection,
+    GrowthContext,
+    MemorySample,
     detect_memory_growth,
     steady_growth,
 )
 from otel_fastperf.findings import Finding
-from otel_fastperf.memory.growing_collections import adding_line, bytes_of_entry, container, sizes
+from otel_fastperf.memory.growing_collections import adding_line, bytes_of_entry, collection, sizes
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import MemorySettings
@@ -32,31 +32,31 @@ from otel_fastperf.signals import Signals
 
 _PROC: Final = Path("/proc/self")
 
-#: cgroup v1 has no word for "no limit", only the largest number of whole pages
+#: cgroup v1 spells "no limit" as the largest number of whole pages
 _UNLIMITED: Final = 1 << 60
 
-#: samples of a window that are kept
+#: samples that are kept per window
 _SAMPLES: Final = 60
-#: readings in a window, at least, whatever the interval
+#: minimum number of readings per window, whatever the interval
 _LEAST_READINGS: Final = 12
-#: start-up and warm-up take up to this part of the first window
+#: share of the first window that is left out for start-up and warm-up
 _WARM_UP: Final = 1 / 3
 
-#: times in a window that the entries of the application's containers are counted, in milliseconds
+#: number of times per window that collection sizes are counted; counting takes milliseconds
 _COUNTS: Final = 6
-#: containers that are named, and the share of the growth that each must have to be
+#: most collections that are named, and the minimum share of the growth for each
 _MOST_NAMED: Final = 3
 _NAMED_SHARE: Final = 0.1
 
-#: a reading takes milliseconds; one that takes longer is left to end by itself
+#: longest time to wait at shutdown for a reading in progress
 _JOIN_SECONDS: Final = 1.0
 
 
 @asynccontextmanager
 async def monitor_memory(settings: MemorySettings, signals: Signals) -> AsyncIterator[None]:
-    """Read at once and then every `settings.interval` seconds, in a thread: the kernel walks all pages for the USS.
+    """Read memory at once and then every `settings.interval` seconds, or more often if `growth_window` is short.
 
-    More often where the window of `memory_growth` is so short that it would have too few readings.
+    Reads in a background thread, because the kernel walks all pages of the process to compute its USS.
     """
     stop = threading.Event()
     growth = _Growth(settings, signals)
@@ -66,15 +66,15 @@ async def monitor_memory(settings: MemorySettings, signals: Signals) -> AsyncIte
         due = time.monotonic()
         while True:
             try:
-                growth.look_at(_report(signals.metrics, _PROC), time.monotonic())
+                growth.add(_measure(signals.metrics, _PROC), time.monotonic())
             except Exception as error:  # noqa: BLE001 - the next reading may succeed
                 signals.guard.failed("memory_monitor", error)
-            # by the clock, as long as it leaves a rest: a window has its readings also where each takes long
+            # on the clock, so that a window has enough readings even if they are slow; with at least half a pause
             due = max(due + interval, time.monotonic() + interval / 2)
             if stop.wait(due - time.monotonic()):
                 return
 
-    thread = threading.Thread(target=run, name="otel_fastperf memory", daemon=True)
+    thread = threading.Thread(target=run, name="otel_fastperf-memory", daemon=True)
     forget = signals.findings.add_detector(growth.request_ended)
     thread.start()
     try:
@@ -85,35 +85,36 @@ async def monitor_memory(settings: MemorySettings, signals: Signals) -> AsyncIte
         thread.join(_JOIN_SECONDS)
 
 
-class _Readings(NamedTuple):
-    #: bytes; None where it is not known, or without a limit
+class _Usage(NamedTuple):
+    """Memory in bytes; None if unknown or without a limit."""
+
     unique: int | None
     headroom: int | None
 
 
-def _report(metrics: Metrics, proc: Path) -> _Readings:
+def _measure(metrics: Metrics, proc: Path) -> _Usage:
     unique = unique_bytes(_read(proc / "smaps_rollup"))
     if unique is not None:
-        metrics.gauge("fastperf_memory_unique_bytes").set(unique)
+        metrics.memory_unique.set(unique)
     group = tightest(memory_cgroups(_read(proc / "cgroup"), _read(proc / "mountinfo")))
     if group is not None:
-        metrics.gauge("fastperf_memory_limit_bytes").set(group.limit)
-        metrics.gauge("fastperf_memory_headroom_bytes").set(group.headroom)
-    return _Readings(unique, None if group is None else group.headroom)
+        metrics.memory_limit.set(group.limit)
+        metrics.memory_headroom.set(group.headroom)
+    return _Usage(unique, None if group is None else group.headroom)
 
 
 class _Growth:
-    """The series of readings, thinned: the least of each stretch of time is what the detector looks at."""
+    """The series of readings, thinned to the lowest one of each short period, and the judgement of it."""
 
     def __init__(self, settings: MemorySettings, signals: Signals) -> None:
         self._settings = settings
         self._signals = signals
-        self._samples: deque[Sample] = deque(maxlen=PATIENT * _SAMPLES + 1)
-        self._stretch = settings.growth_window / _SAMPLES
+        self._samples: deque[MemorySample] = deque(maxlen=PATIENT * _SAMPLES + 1)
+        self._period = settings.growth_window / _SAMPLES
         self._requests = 0
-        #: nothing is kept, and nothing reported, before
+        #: time before which nothing is kept, later the time before which nothing is reported
         self._not_before = 0.0
-        #: entries of the application's containers at some times of the window
+        #: numbers of entries in the application's collections at some times in the window
         self._counts: deque[tuple[float, dict[str, int]]] = deque(maxlen=_COUNTS + 1)
 
     def request_ended(self, _record: RequestRecord) -> Iterable[Finding]:
@@ -121,23 +122,23 @@ class _Growth:
         self._requests += 1
         return ()
 
-    def look_at(self, readings: _Readings, now: float) -> None:
-        """Take a reading in, and report when memory has grown; then not again for a window."""
+    def add(self, usage: _Usage, now: float) -> None:
+        """Add a reading. Report growth, at most once per window."""
         if not self._not_before:
             self._not_before = now + self._settings.growth_window * _WARM_UP
-        if readings.unique is None or (now < self._not_before and not self._samples):
+        if usage.unique is None or (now < self._not_before and not self._samples):
             return
-        self._add(Sample(now, readings.unique, gc.get_stats()[-1]["collections"], self._requests))
+        self._keep(MemorySample(now, usage.unique, gc.get_stats()[-1]["collections"], self._requests))
         self._count_entries(now)
         if now >= self._not_before:
-            self._judge(readings.headroom, now)
+            self._judge(usage.headroom, now)
 
     def _judge(self, headroom: int | None, now: float) -> None:
         growth = steady_growth(self._samples, self._settings)
         if not growth:
             return
-        around = Surroundings(headroom, self._growing(now, _NAMED_SHARE * growth))
-        for finding in detect_memory_growth(self._samples, self._settings, around):
+        context = GrowthContext(headroom, self._growing(now, _NAMED_SHARE * growth))
+        for finding in detect_memory_growth(self._samples, self._settings, context):
             self._not_before = now + self._settings.growth_window
             self._signals.findings.report(finding)
 
@@ -145,43 +146,43 @@ class _Growth:
         if not self._counts or now - self._counts[-1][0] >= self._settings.growth_window / _COUNTS:
             try:
                 self._counts.append((now, sizes()))
-            except Exception as error:  # noqa: BLE001 - containers go without a name, memory is watched all the same
-                self._signals.guard.failed("memory_containers", error)
+            except Exception as error:  # noqa: BLE001 - growth is then reported without a collection's name
+                self._signals.guard.failed("memory_collections", error)
 
-    def _growing(self, now: float, least: float) -> tuple[Growing, ...]:
-        """The application's containers that hold a part of the growth worth naming, the largest part first."""
+    def _growing(self, now: float, least: float) -> tuple[GrowingCollection, ...]:
+        """Return the collections that hold a considerable part of the growth, largest part first."""
         try:
             before = next((counts for at, counts in self._counts if at >= now - self._settings.growth_window * 1.1), {})
             return _grown(before, sizes(), least)
         except Exception as error:  # noqa: BLE001
-            self._signals.guard.failed("memory_containers", error)
+            self._signals.guard.failed("memory_collections", error)
             return ()
 
-    def _add(self, sample: Sample) -> None:
+    def _keep(self, sample: MemorySample) -> None:
         last = self._samples[-1] if self._samples else None
-        if last is None or sample.at >= last.at + self._stretch:
+        if last is None or sample.at >= last.at + self._period:
             self._samples.append(sample)
         elif sample.used < last.used:
             self._samples[-1] = sample._replace(at=last.at)
 
 
-def _grown(before: dict[str, int], after: dict[str, int], least: float) -> tuple[Growing, ...]:
-    """Containers that have at least so many bytes more than before."""
+def _grown(before: dict[str, int], after: dict[str, int], least: float) -> tuple[GrowingCollection, ...]:
+    """Return the collections that have grown by at least `least` bytes."""
     weighed: list[tuple[float, str, Any]] = []
     for name, entries in after.items():
         grown = entries - before.get(name, 0)
-        if grown > 0 and (value := container(name)) is not None:
+        if grown > 0 and (value := collection(name)) is not None:
             weighed.append((grown * bytes_of_entry(value), name, value))
     weighed.sort(key=lambda each: -each[0])
     return tuple(
-        Growing(name, after[name], after[name] - before.get(name, 0), int(weight), adding_line(name, value))
+        GrowingCollection(name, after[name], after[name] - before.get(name, 0), int(weight), adding_line(name, value))
         for weight, name, value in weighed[:_MOST_NAMED]
         if weight >= least
     )
 
 
 def unique_bytes(smaps_rollup: str) -> int | None:
-    """USS from the text of `/proc/<pid>/smaps_rollup`: the sum of its `Private_*` lines; None without any."""
+    """Sum up the `Private_*` lines of `/proc/<pid>/smaps_rollup`, which is the USS; None without any."""
     kilobytes = re.findall(r"^Private_\w+:\s+(\d+) kB$", smaps_rollup, re.MULTILINE)
     return sum(map(int, kilobytes)) * 1024 if kilobytes else None
 
@@ -190,7 +191,7 @@ def unique_bytes(smaps_rollup: str) -> int | None:
 class LimitedGroup:
     """A cgroup with a memory limit, in bytes.
 
-    `working_set` is usage less the file cache that the kernel can drop first, as kubelet counts for eviction:
+    `working_set` is the usage minus the file cache that the kernel can drop first, as kubelet defines it for eviction:
     https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/
     """
 
@@ -199,18 +200,18 @@ class LimitedGroup:
 
     @property
     def headroom(self) -> int:
-        """Bytes until the kernel has nothing cheap left to free."""
+        """Bytes left until the kernel runs out of memory that is cheap to free."""
         return max(0, self.limit - self.working_set)
 
 
 def tightest(directories: Iterator[Path]) -> LimitedGroup | None:
-    """Of these cgroups the one that will hit its limit first; None when none has a limit."""
+    """Return the cgroup that is closest to its limit; None if none has a limit."""
     groups = filter(None, map(limited_group, directories))
     return min(groups, key=lambda group: group.headroom, default=None)
 
 
 def limited_group(directory: Path) -> LimitedGroup | None:
-    """The limit of one cgroup, v2 or v1, from its directory; None when it has none or cannot be read."""
+    """Read the limit of one cgroup, v2 or v1, from its directory; None without a limit or if it cannot be read."""
     for limit, usage, cache in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -223,11 +224,11 @@ def limited_group(directory: Path) -> LimitedGroup | None:
 
 
 def memory_cgroups(cgroup: str, mountinfo: str) -> Iterator[Path]:
-    """Directories of the cgroups that bound the process's memory: its own, then those above as far as they are mounted.
+    """Yield the directories of the cgroups that limit the process's memory: its own, then all mounted ones above it.
 
     Takes the texts of `/proc/<pid>/cgroup` and `/proc/<pid>/mountinfo` (proc_pid_cgroup(5), proc_pid_mountinfo(5)).
-    A container sees its own cgroup as the root of a mount, whatever path the host has it under; a path outside of every
-    mount means just that.
+    A container sees its own cgroup as the root of a mount, whatever the path on the host. So if the path lies outside
+    of every mount, the first mount is the process's cgroup.
     """
     version, path = _memory_path(cgroup)
     mounts = list(_memory_mounts(version, mountinfo))
@@ -240,7 +241,7 @@ def memory_cgroups(cgroup: str, mountinfo: str) -> Iterator[Path]:
 
 
 def _memory_path(cgroup: str) -> tuple[str, PurePosixPath]:
-    """The kind of the hierarchy that has the memory controller, as mountinfo names it, and the process's path in it."""
+    """Return the file system type of the hierarchy with the memory controller, and the process's path in it."""
     paths: dict[str, str] = {}
     for line in cgroup.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -251,7 +252,7 @@ def _memory_path(cgroup: str) -> tuple[str, PurePosixPath]:
 
 
 def _memory_mounts(version: str, mountinfo: str) -> Iterator[tuple[PurePosixPath, Path]]:
-    """Where that hierarchy is mounted: which cgroup of it is the mount's root, and the mount point."""
+    """Yield the mounts of that hierarchy: the cgroup at the mount's root, and the mount point."""
     for line in mountinfo.splitlines():
         mount, _, kind = line.partition(" - ")
         words = kind.split()
@@ -261,7 +262,7 @@ def _memory_mounts(version: str, mountinfo: str) -> Iterator[tuple[PurePosixPath
 
 
 def _read(path: Path) -> str:
-    """The text of a file; empty when there is none to read."""
+    """Read the text of a file; empty if it cannot be read."""
     try:
         return path.read_text()
     except OSError:

@@ -56,7 +56,7 @@ def test_a_long_trace_is_cut_and_says_so() -> None:
     many = [span(2 + number, 1, f"SELECT table{number}", number, number + 1) for number in range(30)]
     lines = waterfall(request(*many), PLAIN)
     assert len(lines) == MOST_LINES + 1
-    assert lines[-1] == "  … and 21 lines more"
+    assert lines[-1] == "  … and 21 more lines"
 
 
 def test_what_failed_says_how() -> None:

@@ -22,7 +22,7 @@ from sqlalchemy import make_url
 from demo.catalogue import CATALOGUE as BOTTLENECKS
 from demo.seed import clear
 from otel_fastperf.metrics import CATALOGUE
-from tests.demo.clients import ask_everything
+from tests.demo.clients import call_everything
 from tests.deploy.alertmanager import Webhook, stack_alertmanager
 from tests.deploy.collector import running_collector
 from tests.deploy.jaeger import Jaeger, JaegerSpan, running_jaeger
@@ -104,7 +104,7 @@ def house(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 async def _load(url: str) -> dict[str, str]:
     """Every bottleneck and its twin, under the load of a few shoppers; then requests of ours, one after the other."""
-    await ask_everything(url)
+    await call_everything(url)
     asked: dict[str, str] = {}
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         for _ in range(ROUNDS):

@@ -18,7 +18,7 @@ from otel_fastperf import Report, Settings, setup_telemetry
 from otel_fastperf.errors import AllocationsError
 from otel_fastperf.instrumentation.debug_endpoint import DebugEndpoint, is_from_this_machine
 from otel_fastperf.internals.guard import Guard
-from otel_fastperf.memory.allocations import AllocationReport, Site
+from otel_fastperf.memory.allocations import AllocationReport, AllocationSite
 from otel_fastperf.settings import DebugSettings
 from tests.reports import SHOP
 from tests.serving import Answer, Served, serve, wait_until
@@ -352,7 +352,7 @@ async def test_where_no_thread_can_be_started_that_is_said(monkeypatch: pytest.M
 
 def test_post_traces_allocations_for_so_long(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     def allocations(seconds: float) -> AllocationReport:
-        site = Site("/srv/shop/pages.py", 27, 2048, 3, application=True)
+        site = AllocationSite("/srv/shop/pages.py", 27, 2048, 3, application=True)
         return AllocationReport(seconds, (site,), 4096)
 
     monkeypatch.setattr("otel_fastperf.memory.allocations.allocations", allocations)

@@ -1,4 +1,4 @@
-"""The names under which an application keeps its caches and containers."""
+"""The names under which an application holds its caches and collections."""
 
 import functools
 import sys
@@ -33,7 +33,7 @@ cache = {}
 
 
 class Touchy:
-    """A proxy outside of its context."""
+    """A proxy that is used outside of its context."""
 
     def __getattribute__(self, name: str) -> Any:
         raise RuntimeError("working outside of request context")
@@ -50,7 +50,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
     return module
 
 
-def test_the_application_s_modules_are_those_of_no_package_and_not_of_python(shop: ModuleType) -> None:
+def test_modules_of_packages_and_of_python_are_not_the_application_s(shop: ModuleType) -> None:
     names = {name for name, _ in application_modules()}
     assert "made_up_shop" in names
     assert not names & {"functools", "json", "fastapi", "pytest", "otel_fastperf", "otel_fastperf.settings"}
@@ -65,16 +65,16 @@ def test_globals_and_attributes_of_classes_have_a_name(shop: ModuleType) -> None
     assert named["made_up_shop.Prices.in_euros"] is shop.Prices.in_euros
 
 
-def test_an_object_that_fails_when_it_is_asked_is_not_asked(shop: ModuleType) -> None:
+def test_attributes_of_unknown_objects_are_not_accessed(shop: ModuleType) -> None:
     assert "made_up_shop.current" in dict(named_values())
 
 
-def test_a_value_is_known_by_its_identity(shop: ModuleType) -> None:
+def test_a_value_is_recognised_by_identity(shop: ModuleType) -> None:
     assert name_of(shop.cache) == "made_up_shop.cache"
     assert name_of({}) is None
 
 
-def test_a_module_that_is_no_module_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_in_place_of_a_module_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "made_up_object", Touchy())
     assert list(application_modules())
 

@@ -1,4 +1,4 @@
-"""Allocation sites on demand: which line kept how much, while it was traced."""
+"""Allocation sites on demand: the lines that kept memory while it was traced."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from otel_fastperf.errors import AllocationsError
-from otel_fastperf.memory.allocations import AllocationReport, Site, allocations
+from otel_fastperf.memory.allocations import AllocationReport, AllocationSite, allocations
 
 MIB = 1024 * 1024
 HERE = Path(__file__)
@@ -24,7 +24,7 @@ def line_of(code: str) -> int:
 
 @contextmanager
 def meanwhile(work: Callable[[], object]) -> Iterator[None]:
-    """Do it every hundredth of a second, in another thread."""
+    """Do the work every hundredth of a second in another thread."""
     stop = threading.Event()
 
     def run() -> None:
@@ -53,10 +53,10 @@ def test_the_line_that_keeps_memory_comes_first_with_its_bytes() -> None:
     assert MIB <= site.size <= len(kept) * (MIB + 1024)
     assert site.application
     assert 0.5 <= report.seconds < 5
-    assert str(report).splitlines()[1].startswith(f"tests/memory/test_allocations.py:{site.line}: ")
+    assert str(report).splitlines()[1].startswith(f"memory/test_allocations.py:{site.line}: ")
 
 
-def test_what_was_freed_again_does_not_count() -> None:
+def test_freed_memory_does_not_count() -> None:
     def use() -> None:
         bytearray(MIB)
 
@@ -65,7 +65,7 @@ def test_what_was_freed_again_does_not_count() -> None:
     assert sum(site.size for site in report.sites) < MIB
 
 
-def test_with_more_frames_what_a_library_allocates_counts_for_the_line_that_called_it() -> None:
+def test_with_more_frames_allocations_of_a_library_count_for_the_line_that_called_it() -> None:
     document, kept = json.dumps(["x" * 1000 for _ in range(1000)]), []
 
     def load() -> None:
@@ -77,14 +77,14 @@ def test_with_more_frames_what_a_library_allocates_counts_for_the_line_that_call
     assert (Path(deep.sites[0].file), deep.sites[0].line) == (HERE, line_of("kept.append(json.loads(document))"))
 
 
-def test_tracemalloc_runs_only_meanwhile() -> None:
+def test_tracemalloc_runs_only_during_the_call() -> None:
     assert not tracemalloc.is_tracing()
     with meanwhile(lambda: None):
         allocations(0.05)
     assert not tracemalloc.is_tracing()
 
 
-def test_tracing_that_runs_already_goes_on_and_only_the_difference_counts() -> None:
+def test_tracing_that_is_already_running_continues_and_only_the_difference_counts() -> None:
     tracemalloc.start()
     try:
         before = bytearray(8 * MIB)
@@ -96,7 +96,7 @@ def test_tracing_that_runs_already_goes_on_and_only_the_difference_counts() -> N
     assert all(site.size < MIB for site in report.sites)
 
 
-def test_a_second_one_at_the_same_time_is_refused() -> None:
+def test_a_concurrent_call_is_refused() -> None:
     first = threading.Thread(target=allocations, args=(0.5,))
     first.start()
     deadline = time.monotonic() + 10
@@ -111,13 +111,13 @@ def test_a_second_one_at_the_same_time_is_refused() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"seconds": 0}, {"seconds": 61}, {"most": 0}, {"most": 101}, {"frames": 0}])
-def test_what_is_asked_for_is_bounded(arguments: Any) -> None:
+def test_arguments_are_bounded(arguments: Any) -> None:
     with pytest.raises(AllocationsError, match="up to 60 seconds"):
         allocations(**arguments)
     assert not tracemalloc.is_tracing()
 
 
-def test_the_report_has_as_many_lines_as_asked_for_and_none_of_ours_nor_of_imports() -> None:
+def test_the_report_is_limited_and_has_no_line_of_ours_or_of_imports() -> None:
     kept: list[object] = []
     with meanwhile(lambda: kept.append([{}, [], set()])):
         report = allocations(0.2, most=2)
@@ -126,7 +126,7 @@ def test_the_report_has_as_many_lines_as_asked_for_and_none_of_ours_nor_of_impor
 
 
 def test_a_report_reads_as_a_table() -> None:
-    site = Site("/srv/shop/pages.py", 27, 40 * MIB, 80, application=True)
+    site = AllocationSite("/srv/shop/pages.py", 27, 40 * MIB, 80, application=True)
     assert str(AllocationReport(10.0, (site,), 41 * MIB)) == (
         "41,984 KiB more after 10.0 s\nshop/pages.py:27: 40,960 KiB in 80 blocks"
     )

@@ -1,4 +1,4 @@
-"""USS and the cgroup's limit: the reading, from made files, and the monitor, on this process."""
+"""USS and the cgroup's limit: read from prepared files, and monitored in this process."""
 
 import asyncio
 import gc
@@ -78,16 +78,16 @@ def test_unique_memory_is_the_sum_of_all_private_pages() -> None:
     assert unique_bytes(SMAPS_ROLLUP) == (3000 + 35332 + 2048) * 1024
 
 
-def test_a_kernel_without_smaps_rollup_tells_nothing() -> None:
+def test_without_smaps_rollup_unique_memory_is_unknown() -> None:
     assert unique_bytes("") is None
 
 
 def test_the_cgroup_of_a_container_is_the_root_of_its_mount() -> None:
-    """Docker and Kubernetes, cgroup v2, a cgroup namespace of its own."""
+    """Docker and Kubernetes with cgroup v2 and a cgroup namespace."""
     assert list(memory_cgroups("0::/\n", OTHER_MOUNTS + mounted("/sys/fs/cgroup"))) == [Path("/sys/fs/cgroup")]
 
 
-def test_a_nested_cgroup_is_bounded_by_all_that_are_above_it() -> None:
+def test_a_nested_cgroup_is_limited_by_all_cgroups_above_it() -> None:
     """A systemd service on a host."""
     assert list(memory_cgroups("0::/system.slice/shop.service\n", mounted("/sys/fs/cgroup"))) == [
         Path("/sys/fs/cgroup/system.slice/shop.service"),
@@ -96,15 +96,15 @@ def test_a_nested_cgroup_is_bounded_by_all_that_are_above_it() -> None:
     ]
 
 
-def test_a_mount_of_a_part_of_the_hierarchy_begins_at_that_part() -> None:
+def test_a_mount_of_a_part_of_the_hierarchy_starts_at_that_part() -> None:
     """Docker on cgroup v1: the path is the host's, and so is the root of the mount."""
     cgroup = "9:name=systemd:/docker/4f1d\n4:cpu,cpuacct:/docker/4f1d\n3:memory:/docker/4f1d/worker\n0::/\n"
     mounts = OTHER_MOUNTS + mounted("/sys/fs/cgroup/memory", "/docker/4f1d", "cgroup", "rw,memory")
     assert list(memory_cgroups(cgroup, mounts)) == [Path("/sys/fs/cgroup/memory/worker"), Path("/sys/fs/cgroup/memory")]
 
 
-def test_the_v1_hierarchy_counts_where_it_has_the_memory_controller() -> None:
-    """Both mounted, as systemd's hybrid set-up has it."""
+def test_the_v1_hierarchy_counts_if_it_has_the_memory_controller() -> None:
+    """Both are mounted in systemd's hybrid set-up."""
     mounts = mounted("/sys/fs/cgroup/unified") + mounted("/sys/fs/cgroup/memory", "/", "cgroup", "rw,memory")
     assert next(memory_cgroups("3:memory:/a\n0::/b\n", mounts)) == Path("/sys/fs/cgroup/memory/a")
     assert next(memory_cgroups("3:cpu:/a\n0::/b\n", mounts)) == Path("/sys/fs/cgroup/unified/b")
@@ -112,11 +112,11 @@ def test_the_v1_hierarchy_counts_where_it_has_the_memory_controller() -> None:
 
 @pytest.mark.parametrize("path", ["/../../other", "/kubepods/pod1/container"])
 def test_a_path_outside_of_the_mount_means_the_mount(path: str) -> None:
-    """A process moved out of its cgroup namespace, or a mount that another namespace made."""
+    """A process moved out of its cgroup namespace, or a mount made in another namespace."""
     assert list(memory_cgroups(f"0::{path}\n", mounted("/sys/fs/cgroup", "/kubepods/pod2"))) == [Path("/sys/fs/cgroup")]
 
 
-def test_of_several_mounts_the_one_that_holds_the_path_counts() -> None:
+def test_of_several_mounts_the_one_with_the_path_counts() -> None:
     mounts = mounted("/elsewhere", "/other") + mounted("/sys/fs/cgroup", "/mine")
     assert list(memory_cgroups("0::/mine\n", mounts)) == [Path("/sys/fs/cgroup")]
 
@@ -127,9 +127,7 @@ def test_without_cgroups_there_is_none(cgroup: str, mountinfo: str) -> None:
 
 
 @pytest.mark.parametrize("made", [lambda path: v2(path, "1000", 700, 200), lambda path: v1(path, 1000, 700, 200)])
-def test_headroom_is_the_limit_less_usage_that_the_kernel_cannot_drop_first(
-    tmp_path: Path, made: Callable[[Path], Path]
-) -> None:
+def test_headroom_is_the_limit_minus_the_working_set(tmp_path: Path, made: Callable[[Path], Path]) -> None:
     group = limited_group(made(tmp_path))
     assert group == LimitedGroup(limit=1000, working_set=500)
     assert group.headroom == 500
@@ -156,8 +154,8 @@ def test_headroom_is_never_negative(tmp_path: Path) -> None:
     assert group.headroom == 0
 
 
-def test_the_tightest_cgroup_is_the_one_that_hits_its_limit_first(tmp_path: Path) -> None:
-    """A pod of 3000 whose side-car has eaten all but 100 kills a container of 1000 that uses only 200."""
+def test_the_tightest_cgroup_is_the_one_closest_to_its_limit(tmp_path: Path) -> None:
+    """A container that uses 200 of 1000 is killed if its pod has only 100 of 3000 left."""
     pod = v2(tmp_path / "pod", "3000", 2900)
     container = v2(pod / "container", "1000", 200)
     directories = memory_cgroups("0::/pod/container\n", mounted(v2(tmp_path, "max", 5000)))
@@ -179,7 +177,7 @@ def test_limit_and_headroom_are_on_the_page_of_a_limited_process(tmp_path: Path)
     (proc / "cgroup").write_text("0::/\n")
     (proc / "mountinfo").write_text(mounted(v2(tmp_path / "cgroup", str(512 * MB), 200 * MB, 50 * MB)))
     metrics = Metrics()
-    memory_module._report(metrics, proc)
+    memory_module._measure(metrics, proc)
     assert metrics.registry.get_sample_value("fastperf_memory_unique_bytes") == 40380 * 1024
     assert metrics.registry.get_sample_value("fastperf_memory_limit_bytes") == 512 * MB
     assert metrics.registry.get_sample_value("fastperf_memory_headroom_bytes") == 362 * MB
@@ -187,12 +185,12 @@ def test_limit_and_headroom_are_on_the_page_of_a_limited_process(tmp_path: Path)
 
 def test_without_linux_or_a_limit_the_series_are_absent(tmp_path: Path) -> None:
     metrics = Metrics()
-    memory_module._report(metrics, tmp_path)
+    memory_module._measure(metrics, tmp_path)
     assert not [family.name for family in metrics.registry.collect() if family.name.startswith("fastperf_memory")]
 
 
 @linux
-def test_memory_that_only_this_process_has_is_seen(run: Run, probe: Probe, until: Until) -> None:
+def test_memory_unique_to_this_process_is_measured(run: Run, probe: Probe, until: Until) -> None:
     async def main() -> None:
         async with monitor_memory(SETTINGS, probe.signals):
             await until(lambda: unique() > 0)
@@ -209,7 +207,7 @@ def test_memory_that_only_this_process_has_is_seen(run: Run, probe: Probe, until
     assert unique() <= (probe.value("process_resident_memory_bytes") or 0.0) * 1.2
 
 
-def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> None:
+def test_it_stops_completely_and_can_be_restarted(run: Run, probe: Probe) -> None:
     async def main() -> None:
         before = threading.enumerate(), asyncio.all_tasks()
         for _ in range(2):
@@ -220,7 +218,7 @@ def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> 
     run(main())
 
 
-def test_a_reading_that_fails_is_counted_and_the_next_one_is_made(
+def test_a_failed_reading_is_counted_and_the_next_one_is_made(
     run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory_module, "_PROC", None)
@@ -257,7 +255,7 @@ def test_the_reading_is_off_the_event_loop(run: Run, probe: Probe, until: Until)
 # Growth
 
 
-#: a window in which the dozen readings that it needs have time, also in a process as large as a whole test suite's
+#: a window long enough for a dozen readings, even in a process as large as that of the whole test suite
 GROWTH = MemorySettings(interval=0.1, growth_window=5, growth_bytes=8 * MB)
 
 
@@ -299,7 +297,7 @@ def test_bursts_are_not(run: Run, probe: Probe) -> None:
 
 
 class Watch:
-    """A series of made readings, ten seconds apart."""
+    """A series of simulated readings, ten seconds apart."""
 
     def __init__(self, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
         self.growth = memory_module._Growth(MemorySettings(), probe.signals)
@@ -310,7 +308,7 @@ class Watch:
     def goes_on(self, curve: Callable[[float], float], seconds: float, *, headroom: int | None = None) -> None:
         end = self.now + seconds
         while self.now < end:
-            self.growth.look_at(memory_module._Readings(int(curve(self.now - 1000) * MB), headroom), self.now)
+            self.growth.add(memory_module._Usage(int(curve(self.now - 1000) * MB), headroom), self.now)
             self.now += 10
 
     def found(self) -> int:
@@ -323,7 +321,7 @@ def watch(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 
 def test_the_time_after_the_start_is_left_out(watch: Watch) -> None:
-    """The first third of a window: 200 seconds, in which half of it is loaded."""
+    """The first third of a window has 200 seconds, in which half of the memory is loaded."""
     watch.goes_on(lambda at: 100 + min(at, 400), 3600)
     assert watch.found() == 0
 
@@ -353,12 +351,12 @@ def test_requests_are_counted_for_the_growth_of_each(watch: Watch, probe: Probe)
 def test_the_series_is_bounded_however_often_memory_is_read(probe: Probe) -> None:
     growth = memory_module._Growth(MemorySettings(interval=0.1), probe.signals)
     for number in range(30_000):
-        growth.look_at(memory_module._Readings(100 * MB + number % 7, None), 1000 + number / 10)
+        growth.add(memory_module._Usage(100 * MB + number % 7, None), 1000 + number / 10)
     assert len(growth._samples) <= 181
     assert {sample.used for sample in growth._samples} == {100 * MB}
 
 
-def test_a_container_of_the_application_that_grows_is_named_with_the_line_that_adds_to_it(
+def test_a_growing_collection_is_named_with_the_line_that_adds_to_it(
     watch: Watch, probe: Probe, shop: ModuleType
 ) -> None:
     def curve(at: float) -> float:
