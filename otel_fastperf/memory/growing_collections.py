@@ -1,4 +1,4 @@
-"""Collections (dicts, lists, sets, deques) held by the application's modules: their sizes and the line that adds to them.
+"""Collections (dicts, lists, sets, deques) of the application's modules: their sizes, and the line that adds to them.
 
 A leak is usually a dict or list held by a module, by a class, or by an object that a module holds. Counting entries
 takes a millisecond, unlike allocation tracing. Collections nested deeper are not seen.
