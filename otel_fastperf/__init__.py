@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from otel_fastperf.errors import AllocationsError, FastPerfError, ReportError, SettingsError, SetupError
     from otel_fastperf.findings import CallSite, Finding, Kind, Severity
+    from otel_fastperf.findings_outlet import Detector
     from otel_fastperf.logs import add_trace_context
     from otel_fastperf.memory.allocations import AllocationReport
     from otel_fastperf.report.model import Report, RouteVerdict, WorkerVerdict
-    from otel_fastperf.requests.record import RequestRecord
+    from otel_fastperf.requests.view import RequestView, StatementView
     from otel_fastperf.settings import Settings
     from otel_fastperf.telemetry import Telemetry, setup_telemetry
 
@@ -21,17 +22,19 @@ __all__ = [
     "AllocationReport",
     "AllocationsError",
     "CallSite",
+    "Detector",
     "FastPerfError",
     "Finding",
     "Kind",
     "Report",
     "ReportError",
-    "RequestRecord",
+    "RequestView",
     "RouteVerdict",
     "Settings",
     "SettingsError",
     "SetupError",
     "Severity",
+    "StatementView",
     "Telemetry",
     "WorkerVerdict",
     "add_trace_context",
@@ -42,12 +45,14 @@ _HOMES: Final = {
     "AllocationReport": "memory.allocations",
     "AllocationsError": "errors",
     "CallSite": "findings",
+    "Detector": "findings_outlet",
     "FastPerfError": "errors",
     "Finding": "findings",
     "Kind": "findings",
     "Report": "report.model",
     "ReportError": "errors",
-    "RequestRecord": "requests.record",
+    "RequestView": "requests.view",
+    "StatementView": "requests.view",
     "RouteVerdict": "report.model",
     "Settings": "settings",
     "SettingsError": "errors",

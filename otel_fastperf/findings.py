@@ -111,24 +111,28 @@ class Finding:
 
 
 class FindingLog:
-    """The findings of one process, merged by fingerprint; over `most` the one that was seen longest ago goes."""
+    """The findings of one process, merged by fingerprint.
 
-    def __init__(self, most: int) -> None:
+    Holds up to `most`. Beyond that, the finding not seen for longest is dropped, and `on_drop` is called with it.
+    """
+
+    def __init__(self, most: int, on_drop: Callable[[Finding], object] = lambda _finding: None) -> None:
         self._most = most
+        self._on_drop = on_drop
         self._findings: OrderedDict[str, Finding] = OrderedDict()
         self._lock = threading.Lock()
-        #: findings that were forgotten because there was no room
-        self.forgotten = 0
 
     def add(self, finding: Finding) -> bool:
         """Take one in; True when it is new."""
         fingerprint = finding.fingerprint
+        dropped = None
         with self._lock:
             known = self._findings.pop(fingerprint, None)
             self._findings[fingerprint] = finding if known is None else known.merged(finding)
             if len(self._findings) > self._most:
-                self._findings.popitem(last=False)
-                self.forgotten += 1
+                _, dropped = self._findings.popitem(last=False)
+        if dropped is not None:
+            self._on_drop(dropped)
         return known is None
 
     def annotate(self, wanted: Callable[[Finding], bool], evidence: Evidence) -> None:

@@ -1,6 +1,6 @@
-"""Where findings go: the log, `fastperf_findings_total`, an event on the span that suffered, one warning each.
+"""The outlet for findings: the log, `fastperf_findings_total`, an event on the span, and one warning each.
 
-Detectors of requests are run from here too, so that the built-in ones and the users' own are treated alike.
+Built-in and custom detectors run here, so both are treated alike.
 """
 
 import logging
@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from opentelemetry.util.types import AttributeValue
 
@@ -17,13 +17,20 @@ from otel_fastperf.internals.guard import Guard
 from otel_fastperf.internals.spans import exemplar_of
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.requests.record import RequestRecord
+from otel_fastperf.requests.view import RequestView
 from otel_fastperf.settings import FindingsSettings
 
-#: A detector of your own: looks at a request that has ended, and must neither keep nor change it.
-Detector: TypeAlias = Callable[[RequestRecord], Iterable[Finding]]
+#: Looks at a finished request and yields the bottlenecks that it sees.
+Detector: TypeAlias = Callable[[RequestView], Iterable[Finding]]
+#: The built-in ones read all that is recorded.
+BuiltInDetector: TypeAlias = Callable[[RequestRecord], Iterable[Finding]]
 
-#: Told of every finding as it is reported, with the request it is about, if there is one. On whichever thread that is.
-Listener: TypeAlias = Callable[[Finding, RequestRecord | None], object]
+#: Is told of each finding as it is reported, with its request, if it has one. On the thread that reports.
+FindingListener: TypeAlias = Callable[[Finding, RequestRecord | None], object]
+#: Is told of each request when it has ended and its detectors have run. On the event loop's thread.
+RequestListener: TypeAlias = Callable[[RequestRecord], object]
+
+_T = TypeVar("_T")
 
 _logger: Final = logging.getLogger("otel_fastperf.findings")
 
@@ -34,42 +41,65 @@ class Findings:
     """The outlet for findings of one `Telemetry`. Safe to call from any thread; never raises."""
 
     def __init__(self, settings: FindingsSettings, metrics: Metrics, guard: Guard) -> None:
-        self.log = FindingLog(settings.most)
+        self.log = FindingLog(settings.most, lambda finding: metrics.findings_dropped.child(finding.kind).inc())
         self._disabled = frozenset(settings.disabled)
         self._enabled = settings.enabled
         self._metrics = metrics
         self._guard = guard
-        self._detectors: list[Detector] = []
-        self._listeners: tuple[Listener, ...] = ()
+        self._detectors: tuple[BuiltInDetector, ...] = ()
+        self._finding_listeners: tuple[FindingListener, ...] = ()
+        self._request_listeners: tuple[RequestListener, ...] = ()
         self._warnings = _Warnings(settings.warnings_per_minute, metrics)
 
-    def add_detector(self, detector: Detector) -> Callable[[], None]:
-        """Have `detector` look at every request that has ended; returns the call that undoes this."""
-        self._detectors.append(detector)
-        return lambda: self._detectors.remove(detector)
+    # The three tuples are replaced, never changed: a detector or listener may remove itself while it is called.
 
-    def add_listener(self, listener: Listener) -> Callable[[], None]:
-        """Tell `listener` of each single finding, before it is merged; returns the call that undoes this."""
-        self._listeners = (*self._listeners, listener)
+    def add_detector(self, detector: BuiltInDetector) -> Callable[[], None]:
+        """Run `detector` on every finished request; returns the function that removes it."""
+        self._detectors = (*self._detectors, detector)
 
         def remove() -> None:
-            self._listeners = tuple(each for each in self._listeners if each is not listener)
+            self._detectors = _without(self._detectors, detector)
 
         return remove
 
-    def examine(self, record: RequestRecord) -> None:
-        """Run the detectors over a request that has ended, and report what they find, on its span."""
-        if not self._enabled:
-            return
-        for detector in self._detectors:
+    def add_finding_listener(self, listener: FindingListener) -> Callable[[], None]:
+        """Tell `listener` of each single finding, before it is merged; returns the function that removes it."""
+        self._finding_listeners = (*self._finding_listeners, listener)
+
+        def remove() -> None:
+            self._finding_listeners = _without(self._finding_listeners, listener)
+
+        return remove
+
+    def add_request_listener(self, listener: RequestListener) -> Callable[[], None]:
+        """Tell `listener` of each request that has ended; returns the function that removes it."""
+        self._request_listeners = (*self._request_listeners, listener)
+
+        def remove() -> None:
+            self._request_listeners = _without(self._request_listeners, listener)
+
+        return remove
+
+    def request_ended(self, record: RequestRecord) -> None:
+        """Run the detectors on a request that has ended, report what they find on its span, then tell the listeners."""
+        if self._enabled:
+            for detector in self._detectors:
+                self._detect(detector, record)
+        for listener in self._request_listeners:
             try:
-                for finding in detector(record):
-                    self.report(finding, record)
-            except Exception as error:  # noqa: BLE001 - one detector that fails is one finding less
-                self._guard.failed("detector", error)
+                listener(record)
+            except Exception as error:  # noqa: BLE001 - a listener that fails misses one request
+                self._guard.failed("request_listener", error)
+
+    def _detect(self, detector: BuiltInDetector, record: RequestRecord) -> None:
+        try:
+            for finding in detector(record):
+                self.report(finding, record)
+        except Exception as error:  # noqa: BLE001 - a detector that fails loses its own findings only
+            self._guard.failed("detector", error)
 
     def report(self, finding: Finding, record: RequestRecord | None = None) -> None:
-        """Take a finding in. With the request that suffered, its span gets an event and the finding its trace id."""
+        """Take a finding. With a request, its span gets an event, and the finding gets its trace id."""
         if not self._enabled or finding.kind in self._disabled:
             return
         try:
@@ -95,12 +125,16 @@ class Findings:
                 record.span.add_event(f"fastperf.{finding.kind}", event_attributes(finding))
         if is_new:
             self._warnings.warn(finding)
-        for listener in self._listeners:
+        for listener in self._finding_listeners:
             listener(finding, record)
 
 
+def _without(items: tuple[_T, ...], removed: _T) -> tuple[_T, ...]:
+    return tuple(item for item in items if item is not removed)
+
+
 class _Warnings:
-    """One structured warning for each new finding, so many a minute at most; those that are held back are counted."""
+    """One structured warning for each new finding, up to a limit per minute; suppressed ones are counted."""
 
     def __init__(self, per_minute: int, metrics: Metrics) -> None:
         self._per_minute = per_minute
@@ -126,7 +160,7 @@ class _Warnings:
 
 
 def event_attributes(finding: Finding) -> dict[str, AttributeValue]:
-    """A finding as attributes of a span's event; https://opentelemetry.io/docs/specs/semconv/code/ for the line."""
+    """A finding as span event attributes. `code.*`: https://opentelemetry.io/docs/specs/semconv/code/."""
     attributes: dict[str, AttributeValue] = {
         "fastperf.finding.kind": finding.kind,
         "fastperf.finding.severity": finding.severity.value,

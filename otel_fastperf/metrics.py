@@ -237,6 +237,12 @@ _CACHES: Final = (
 _FINDINGS: Final = (
     Metric("fastperf_findings_total", "counter", "Bottlenecks that were seen, by kind.", ("kind", "http_route")),
     Metric(
+        "fastperf_findings_dropped_total",
+        "counter",
+        "Merged findings dropped from the log because it was full (`findings.most`).",
+        ("kind",),
+    ),
+    Metric(
         "fastperf_findings_suppressed_total",
         "counter",
         "Warnings and spans about bottlenecks that were held back, there being too many of them.",
@@ -434,6 +440,7 @@ class Metrics:
     cache_max_size = _Declared[Family]("fastperf_cache_max_size")
 
     findings = _Declared[Family]("fastperf_findings_total")
+    findings_dropped = _Declared[Family]("fastperf_findings_dropped_total")
     findings_suppressed = _Declared[Family]("fastperf_findings_suppressed_total")
     explains = _Declared[Family]("fastperf_explain_total")
 

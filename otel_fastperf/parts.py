@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from otel_fastperf.findings_outlet import Detector
+    from otel_fastperf.findings_outlet import BuiltInDetector
 
 _logger: Final = logging.getLogger("otel_fastperf")
 
@@ -279,7 +279,7 @@ async def _serving_on_port(exposition: Exposition, settings: MetricsSettings) ->
 @contextmanager
 def _detecting(given: Materials) -> Iterator[None]:
     settings = given.settings
-    detectors: tuple[Detector, ...] = (
+    detectors: tuple[BuiltInDetector, ...] = (
         SlowMiddlewares(settings.middleware),
         partial(detect_n_plus_one, settings=settings.database),
         partial(detect_slow_query, settings=settings.database),

@@ -15,6 +15,7 @@ from otel_fastperf.instrumentation.lifespan import on_a_thread
 from otel_fastperf.memory.allocations import AllocationReport, allocations
 from otel_fastperf.parts import Part
 from otel_fastperf.report.model import Report
+from otel_fastperf.requests.view import RequestView
 from otel_fastperf.settings import Settings
 
 if TYPE_CHECKING:
@@ -113,10 +114,24 @@ class Telemetry:
     def add_detector(self, detector: Detector) -> Callable[[], None]:
         """Run your own detector on every finished request; returns a function that removes it.
 
-        `detector(record)` is called on the event loop and yields a `Finding` for each bottleneck that it sees. It must
-        not change or keep the record. If it raises, the failure is counted and only its own findings are lost.
+        `detector(request)` is called on the event loop and yields a `Finding` for each bottleneck that it sees in the
+        `RequestView`, which it must not keep. If it raises, the failure is counted and only its own findings are lost.
         """
         return self._findings.add_detector(detector)
+
+    def add_finding_listener(self, listener: Callable[[Finding, RequestView | None], object]) -> Callable[[], None]:
+        """Call `listener(finding, request)` for each single finding; returns a function that removes it.
+
+        `request` is None for a finding that belongs to no request. Called on the thread that reports the finding.
+        """
+        return self._findings.add_finding_listener(listener)
+
+    def add_request_listener(self, listener: Callable[[RequestView], object]) -> Callable[[], None]:
+        """Call `listener(request)` for each finished request, after its detectors; returns a function that removes it.
+
+        Called on the event loop. If it raises, the failure is counted.
+        """
+        return self._findings.add_request_listener(listener)
 
     def observe_cache(self, cache: _C, name: str | None = None) -> _C:
         """Measure hits, misses, evictions and size of a cache; returns the cache.

@@ -82,10 +82,13 @@ def test_the_worst_comes_first() -> None:
     ]
 
 
-def test_the_log_is_bounded_and_counts_what_it_forgot() -> None:
-    log = log_of(*(replace(SLOW, subject=str(number)) for number in range(5)), most=3)
+def test_the_log_is_bounded_and_tells_what_it_drops() -> None:
+    dropped: list[Finding] = []
+    log = FindingLog(3, dropped.append)
+    for number in range(5):
+        log.add(replace(SLOW, subject=str(number)))
     assert {each.subject for each in log.findings()} == {"2", "3", "4"}
-    assert log.forgotten == 2
+    assert [each.subject for each in dropped] == ["0", "1"]
 
 
 def test_a_finding_that_is_seen_again_is_not_the_oldest() -> None:

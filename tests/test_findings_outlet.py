@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,7 +99,7 @@ def test_a_kind_that_is_switched_off_leaves_no_trace(probe: Probe, record: Reque
 def test_all_can_be_switched_off(probe: Probe, record: RequestRecord) -> None:
     findings = outlet(probe, enabled=False)
     findings.add_detector(lambda _record: [FOUND])
-    findings.examine(record)
+    findings.request_ended(record)
     findings.report(FOUND)
     assert findings.log.findings() == ()
 
@@ -111,11 +112,62 @@ def test_a_detector_of_the_users_sees_each_request_until_it_is_taken_away(probe:
         yield Finding(kind="too_late", severity=Severity.INFO, subject="me", message="m.", remedy="r")
 
     remove = probe.signals.findings.add_detector(own)
-    probe.signals.findings.examine(record)
+    probe.signals.findings.request_ended(record)
     remove()
-    probe.signals.findings.examine(record)
+    probe.signals.findings.request_ended(record)
     assert seen == [record]
     assert [finding.kind for finding in probe.findings()] == ["too_late"]
+
+
+def test_a_detector_that_removes_itself_hides_the_request_from_no_other(probe: Probe, record: RequestRecord) -> None:
+    findings = probe.signals.findings
+
+    def once(_ended: RequestRecord) -> Iterator[Finding]:
+        remove()
+        yield from ()
+
+    remove = findings.add_detector(once)
+    findings.add_detector(lambda _record: [FOUND])
+    findings.request_ended(record)
+    assert [finding.kind for finding in probe.findings()] == ["slow_query"]
+
+
+def test_a_request_listener_is_told_after_the_detectors(probe: Probe, record: RequestRecord) -> None:
+    findings = probe.signals.findings
+    told: list[list[str]] = []
+    remove = findings.add_request_listener(lambda ended: told.append(list(ended.findings)))
+    findings.add_detector(lambda _record: [FOUND])
+    findings.request_ended(record)
+    remove()
+    findings.request_ended(record)
+    assert told == [["slow_query"]]
+
+
+def test_request_listeners_work_with_findings_switched_off(probe: Probe, record: RequestRecord) -> None:
+    findings = outlet(probe, enabled=False)
+    told: list[RequestRecord] = []
+    findings.add_request_listener(told.append)
+    findings.request_ended(record)
+    assert told == [record]
+
+
+def test_a_request_listener_that_fails_is_counted(probe: Probe, record: RequestRecord) -> None:
+    told: list[RequestRecord] = []
+
+    def broken(_ended: RequestRecord) -> None:
+        raise ZeroDivisionError
+
+    probe.signals.findings.add_request_listener(broken)
+    probe.signals.findings.add_request_listener(told.append)
+    probe.signals.findings.request_ended(record)
+    assert (probe.failures, told) == (["request_listener"], [record])
+
+
+def test_a_finding_dropped_from_a_full_log_is_counted(probe: Probe) -> None:
+    findings = outlet(probe, most=1)
+    findings.report(FOUND)
+    findings.report(replace(FOUND, subject="another"))
+    assert probe.value("fastperf_findings_dropped_total", kind="slow_query") == 1
 
 
 def test_a_detector_that_fails_is_counted_and_costs_no_other(probe: Probe, record: RequestRecord) -> None:
@@ -124,7 +176,7 @@ def test_a_detector_that_fails_is_counted_and_costs_no_other(probe: Probe, recor
 
     probe.signals.findings.add_detector(broken)
     probe.signals.findings.add_detector(lambda _record: [FOUND])
-    probe.signals.findings.examine(record)
+    probe.signals.findings.request_ended(record)
     assert probe.failures == ["detector"]
     assert [finding.kind for finding in probe.findings()] == ["slow_query"]
 

@@ -71,7 +71,7 @@ _LONE_POOLS: Final = (SingletonThreadPool, StaticPool)
 def explain_slow_queries(settings: ExplainSettings, signals: Signals) -> Iterator[Callable[[SlowStatement], None]]:
     """Yield the callable that takes slow statements until the end of the block. It returns at once and never raises."""
     explainer = _Explainer(settings, signals)
-    stop_listening = signals.findings.add_listener(explainer.on_finding)
+    stop_listening = signals.findings.add_finding_listener(explainer.on_finding)
     try:
         yield explainer.on_slow
     finally:

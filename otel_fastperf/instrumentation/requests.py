@@ -524,7 +524,7 @@ class _Exchange(_Observed):
         record, signals = self.record, self.requests.signals
         signals.obstacles.settle()
         record.budget = split(record.started, record.ended, record.phases, self._intervals())
-        signals.findings.examine(record)
+        signals.findings.request_ended(record)
         self._annotate(route, failure)
 
     def _intervals(self) -> list[Interval]:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -66,7 +66,7 @@ async def monitor_gc(settings: MemorySettings, signals: Signals) -> AsyncIterato
         gc.callbacks.append(pauses.collector_called)
         stack.callback(gc.callbacks.remove, pauses.collector_called)
         stack.callback(signals.metrics.on_refresh(pauses.count))
-        stack.callback(signals.findings.add_detector(long.request_ended))
+        stack.callback(signals.findings.add_request_listener(long.request_ended))
         stack.enter_context(ticking(_INTERVAL, tick, failed))
         yield
 
@@ -180,12 +180,10 @@ class _LongPauses:
             self._unseen = error
         self._noted.append(_Noted(pause, ended, CURRENT.get()))
 
-    def request_ended(self, record: RequestRecord) -> Iterable[Finding]:
-        """A detector by its signature. It reports by itself: a pause that nobody asked for belongs to no route."""
-        if not self._noted and not self._waiting:
-            return ()
-        self._report(record, self._taken(lambda noted: noted.record is record))
-        return ()
+    def request_ended(self, record: RequestRecord) -> None:
+        """Report the pauses of a request that has ended."""
+        if self._noted or self._waiting:
+            self._report(record, self._taken(lambda noted: noted.record is record))
 
     def report(self, patience: float) -> None:
         """Report what belongs to no request that is still to end, within `patience` seconds. Called at each tick."""

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,7 +23,6 @@ from otel_fastperf.detectors.memory_growth import (
     detect_memory_growth,
     steady_growth,
 )
-from otel_fastperf.findings import Finding
 from otel_fastperf.memory.growing_collections import adding_line, bytes_of_entry, collection, sizes
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.requests.record import RequestRecord
@@ -75,7 +74,7 @@ async def monitor_memory(settings: MemorySettings, signals: Signals) -> AsyncIte
                 return
 
     thread = threading.Thread(target=run, name="otel_fastperf-memory", daemon=True)
-    forget = signals.findings.add_detector(growth.request_ended)
+    forget = signals.findings.add_request_listener(growth.request_ended)
     thread.start()
     try:
         yield
@@ -117,10 +116,9 @@ class _Growth:
         #: numbers of entries in the application's collections at some times in the window
         self._counts: deque[tuple[float, dict[str, int]]] = deque(maxlen=_COUNTS + 1)
 
-    def request_ended(self, _record: RequestRecord) -> Iterable[Finding]:
-        """A detector by its signature; it counts."""
+    def request_ended(self, _record: RequestRecord) -> None:
+        """Count the request."""
         self._requests += 1
-        return ()
 
     def add(self, usage: _Usage, now: float) -> None:
         """Add a reading. Report growth, at most once per window."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from otel_fastperf.findings import CallSite, Finding
 
 if TYPE_CHECKING:
-    from otel_fastperf.requests.record import RequestRecord
+    from otel_fastperf.requests.view import RequestView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,22 +57,21 @@ class _Seen:
 
 
 class Recorder:
-    """Takes notes of requests and findings, on whichever thread they come."""
+    """Notes requests and findings. Safe to call from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: dict[tuple[int, float], _Seen] = {}
         self._findings: list[Finding] = []
 
-    def ended(self, record: "RequestRecord") -> tuple[Finding, ...]:
-        """As a detector: takes note of a request that has ended, and finds nothing."""
+    def ended(self, record: "RequestView") -> None:
+        """Note a request that has ended."""
         request = _request(record)
         with self._lock:
             self._of(record).request = request
-        return ()
 
-    def found(self, finding: Finding, record: "RequestRecord | None") -> None:
-        """As a listener: takes note of a finding."""
+    def found(self, finding: Finding, record: "RequestView | None") -> None:
+        """Note a finding."""
         with self._lock:
             self._findings.append(finding)
             if record is not None:
@@ -98,12 +97,12 @@ class Recorder:
         with self._lock:
             return tuple(self._findings)
 
-    def _of(self, record: "RequestRecord") -> _Seen:
+    def _of(self, record: "RequestView") -> _Seen:
         # a record must not be kept; its address alone is soon another one's
         return self._seen.setdefault((id(record), record.started), _Seen())
 
 
-def _request(record: "RequestRecord") -> Request:
+def _request(record: "RequestView") -> Request:
     scope = record.scope
     return Request(
         method=scope.get("method", "GET"),
@@ -117,7 +116,7 @@ def _request(record: "RequestRecord") -> Request:
     )
 
 
-def _statements(record: "RequestRecord") -> Iterator[Statement]:
+def _statements(record: "RequestView") -> Iterator[Statement]:
     for group in record.statements.values():
         often = max(group.lines, key=lambda line: group.lines[line][0]) if group.lines else None
         yield Statement(

@@ -60,9 +60,8 @@ class FastPerf:
         if is_own:
             self._stack.callback(telemetry.shutdown)
         self._watched[id(app)] = telemetry
-        self._stack.callback(telemetry.add_detector(self._recorder.ended))
-        outlet = telemetry._findings  # noqa: SLF001 - single findings, not merged ones, are for this package alone
-        self._stack.callback(outlet.add_listener(self._recorder.found))
+        self._stack.callback(telemetry.add_request_listener(self._recorder.ended))
+        self._stack.callback(telemetry.add_finding_listener(self._recorder.found))
         return telemetry
 
     @property

@@ -28,14 +28,14 @@ from collections.abc import Iterator
 
 from fastapi import FastAPI
 
-from otel_fastperf import Finding, RequestRecord, Severity, setup_telemetry
+from otel_fastperf import Finding, RequestView, Severity, setup_telemetry
 
 app = FastAPI()
 telemetry = setup_telemetry(app)
 kept = []
 
 
-def look(record: RequestRecord) -> Iterator[Finding]:
+def look(record: RequestView) -> Iterator[Finding]:
     if record.route == "/slow":
         yield Finding(
             kind="house_rule", severity=Severity.WARNING, subject="slow", message="/slow is slow.", remedy="hurry up"

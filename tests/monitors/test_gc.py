@@ -233,7 +233,7 @@ def a_request(probe: Probe, path: str = "/reports") -> RequestRecord:
 def ended(probe: Probe, record: RequestRecord) -> None:
     """As the request layer ends it."""
     record.ended = time.perf_counter()
-    probe.signals.findings.examine(record)
+    probe.signals.findings.request_ended(record)
     record.span.end()
 
 
