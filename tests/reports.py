@@ -13,8 +13,8 @@ N_PLUS_ONE: Final = Finding(
     kind=Kind.N_PLUS_ONE,
     severity=Severity.CRITICAL,
     subject="Order.items",
-    message="'SELECT items' ran 50 times, 0.385 s in all: Order.items is loaded for each Order by itself.",
-    remedy="load them together: select(Order).options(selectinload(Order.items))",
+    message="'SELECT items' ran 50 times, 0.385 s in total: Order.items is loaded separately for each Order.",
+    remedy="Load all of them at once: select(Order).options(selectinload(Order.items)).",
     evidence={
         "repeats": 50,
         "seconds": 0.385,

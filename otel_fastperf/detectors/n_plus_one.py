@@ -1,4 +1,4 @@
-"""One statement that a line repeats for each of many things, where one statement could read them all."""
+"""A statement that one line runs once per item, where a single statement could read them all."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -10,20 +10,21 @@ from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.sql.columns import column_of_one_value
 from otel_fastperf.sql.orm_loads import ONE_BY_ONE, Load, LoadKind
 
-#: repeats that take a smaller share of the time between the first and the last are not what that time is spent on: a
-#: status that is asked for every second, a statement after each message of a stream
+#: minimum share of the time between the first and the last repeat; below it the time goes elsewhere: a status that is
+#: polled every second, a statement after each message of a stream
 _LEAST_SHARE: Final = 0.02
 
-#: at this share of the request, and this many seconds, it is critical
+#: minimum share of the request, and minimum seconds, for a critical finding
 _CRITICAL_SHARE: Final = 0.5
 _CRITICAL_SECONDS: Final = 0.5
 
 
 def detect_n_plus_one(record: RequestRecord, settings: DatabaseSettings) -> Iterator[Finding]:
-    """A finding for each line that repeats a statement `settings.n_plus_one` times, one after the other.
+    """Yield a finding for each line that repeats a statement `settings.n_plus_one` times, one after the other.
 
-    Eager loads, flushes, pages of a list and parallel executions are none. A websocket repeats by nature. With
-    `settings.n_plus_one_seconds` at 0 it does not matter how fast they are: a test's database is empty and near.
+    Eager loads, flushes, pages of a list and parallel executions do not count, and neither do websockets, which repeat
+    statements by nature. With `settings.n_plus_one_seconds = 0` fast repeats count too, for tests with an empty and
+    local database.
     """
     if record.scope["type"] == "websocket":
         return
@@ -39,7 +40,7 @@ def detect_n_plus_one(record: RequestRecord, settings: DatabaseSettings) -> Iter
 
 
 class _Line(NamedTuple):
-    """Repeats of one line."""
+    """The repeats of a statement at one line."""
 
     site: CallSite | None
     repeats: int
@@ -47,7 +48,7 @@ class _Line(NamedTuple):
 
 
 def _lines(group: StatementGroup) -> Iterator[_Line]:
-    """Those whose line was not looked up are those of the only line there is."""
+    """Repeats by line. If only one line is known, the repeats that were not looked up belong to it."""
     if len(group.lines) == 1:
         yield _Line(next(iter(group.lines)), group.count, group.seconds)
         return
@@ -75,10 +76,10 @@ def _finding(record: RequestRecord, group: StatementGroup, load: Load, line: _Li
         kind=Kind.N_PLUS_ONE,
         severity=Severity.CRITICAL if critical else Severity.WARNING,
         subject=relationship or summary,
-        message=f"{summary!r} ran {line.repeats} times, {line.seconds:.3f} s in all: {_reason(load)}.",
+        message=f"{summary!r} ran {line.repeats} times, {line.seconds:.3f} s in total: {_reason(load)}.",
         remedy=_remedy(group, load),
         evidence=evidence,
-        # a response model reads relationships while no line of the application runs
+        # while a response model reads relationships, no line of the application is on the call stack
         call_site=line.site or definition(record.scope.get("endpoint")),
         seconds=line.seconds,
     )
@@ -90,25 +91,24 @@ def _relationship(load: Load) -> str:
 
 def _reason(load: Load) -> str:
     if load.attribute:
-        return f"{_relationship(load)} is loaded for each {load.entity} by itself"
+        return f"{_relationship(load)} is loaded separately for each {load.entity}"
     if load.kind is LoadKind.REFRESH:
-        return f"expired or deferred attributes are loaded for each {load.entity or 'instance'} by itself"
-    return "once for each of many things, one after the other"
+        return f"expired or deferred attributes are loaded separately for each {load.entity or 'instance'}"
+    return "once per item, one after the other"
 
 
 def _remedy(group: StatementGroup, load: Load) -> str:
     if load.attribute:
         loader = "selectinload" if load.many else "joinedload"
-        return f"load them together: select({load.entity}).options({loader}({_relationship(load)}))"
+        return f"Load all of them at once: select({load.entity}).options({loader}({_relationship(load)}))."
     if load.kind is LoadKind.REFRESH:
-        name = load.entity or "the class"
         return (
-            f"select all of {name} that are needed at once before the loop; undefer() what is deferred, and make the"
-            " session with expire_on_commit=False if they are used after a commit"
+            f"Select all {load.entity or 'instances'} needed by the loop at once before it, with undefer() for deferred"
+            " attributes. If they expired in a commit, create the session with expire_on_commit=False."
         )
     if group.query.operation == "INSERT":
-        return "insert all rows at once: session.add_all() and one flush, or session.execute(insert(…), [rows])"
+        return "Insert all rows at once: session.add_all() with one flush, or session.execute(insert(…), [rows])."
     column = column_of_one_value(group.query.text) or "…"
     if group.query.operation == "SELECT":
-        return f"read all rows at once before the loop: WHERE {column} IN (…), or a JOIN to what the loop goes over"
-    return f"change all rows at once: WHERE {column} IN (…), or one session.execute() with a list of parameters"
+        return f"Read all rows with one statement before the loop: WHERE {column} IN (…), or a JOIN."
+    return f"Change all rows at once: WHERE {column} IN (…), or one session.execute() with a list of parameters."

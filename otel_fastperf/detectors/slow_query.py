@@ -1,4 +1,4 @@
-"""One statement that takes long by itself."""
+"""A single statement that takes long."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -8,16 +8,16 @@ from otel_fastperf.requests.record import RequestRecord, StatementGroup
 from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.sql.columns import compared_columns
 
-#: so many times the threshold is critical
+#: multiple of the threshold from which a finding is critical
 _CRITICAL: Final = 10
 
-#: columns that are named
+#: most columns named in the remedy
 _MOST_COLUMNS: Final = 4
 
-#: characters of a line that is shown in the remedy; a longer one stands in the evidence only
+#: most characters of an EXPLAIN line in the remedy; a longer one is in the evidence only
 _LONGEST_LINE: Final = 500
 
-#: SQLAlchemy's dialect -> what makes a SELECT tell where its time goes
+#: SQLAlchemy's dialect -> prefix that shows where the time of a SELECT goes
 _EXPLAIN: Final = {
     "postgresql": "EXPLAIN (ANALYZE, BUFFERS)",
     "cockroachdb": "EXPLAIN ANALYZE",
@@ -29,7 +29,7 @@ _EXPLAIN: Final = {
 
 
 def detect_slow_query(record: RequestRecord, settings: DatabaseSettings) -> Iterator[Finding]:
-    """A finding for each statement that took `settings.slow_query` seconds once or more often."""
+    """Yield a finding for each statement that took `settings.slow_query` seconds at least once."""
     for group in tuple(record.statements.values()):
         if group.slow_count:
             yield _finding(group, settings)
@@ -52,7 +52,7 @@ def _finding(group: StatementGroup, settings: DatabaseSettings) -> Finding:
         evidence["explain"] = explain
     rows = f" for {group.slow_rows} rows" if group.slow_rows >= 0 else ""
     often = (
-        f", and was slow {group.slow_count} times, {group.slow_seconds:.3f} s in all" if group.slow_count > 1 else ""
+        f"; {group.slow_count} slow executions took {group.slow_seconds:.3f} s in total" if group.slow_count > 1 else ""
     )
     return Finding(
         kind=Kind.SLOW_QUERY,
@@ -69,17 +69,21 @@ def _finding(group: StatementGroup, settings: DatabaseSettings) -> Finding:
 def _remedy(group: StatementGroup, explain: str) -> str:
     query = group.query
     columns = compared_columns(query.text)[:_MOST_COLUMNS]
-    fixes = [f"an index on what it compares ({', '.join(columns)})" if columns else "an index that it can use"]
-    if query.operation == "SELECT" and " LIMIT " not in query.text.upper():
-        fixes.append("a limit() on the rows it reads")
+    index = f"Add an index on ({', '.join(columns)})" if columns else "Add an index that the statement can use"
+    unlimited = query.operation == "SELECT" and " LIMIT " not in query.text.upper()
+    remedy = f"{index}, or limit() the number of rows." if unlimited else f"{index}."
     if not explain:
-        return " or ".join(fixes)
-    line = explain if len(explain) <= _LONGEST_LINE else "the line `explain` of the evidence"
-    return f"{' or '.join(fixes)}; with values in place of the markers, this shows what it does: {line}"
+        return remedy
+    if len(explain) > _LONGEST_LINE:
+        return f"{remedy} To see the plan, fill in the parameters of `explain` in the evidence and run it."
+    return f"{remedy} To see the plan, fill in the parameters and run: {explain}"
 
 
 def _explain(group: StatementGroup) -> str:
-    """A line to paste. ANALYZE runs the statement, so what writes is explained without; a text that was cut is not."""
+    """The EXPLAIN line to paste; "" if there is none, as for a text that was cut.
+
+    ANALYZE executes the statement, so it is left out for statements that write.
+    """
     query, explain = group.query, _EXPLAIN.get(group.dialect)
     if explain is None or not query.text or query.text.endswith("…"):
         return ""

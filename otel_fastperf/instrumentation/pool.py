@@ -206,6 +206,7 @@ class _Observer:
             pool=checkout.pool.name,
             seconds=seconds,
             timed_out=timed_out,
+            in_request=record is not None,
             size=current.size() if isinstance(current, QueuePool) else 0,
             most=(_most(current) if isinstance(current, QueuePool) else None) or 0,
             used=len(checkout.holders),

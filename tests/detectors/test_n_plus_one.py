@@ -1,4 +1,4 @@
-"""`n_plus_one`: what is one, what is none, and what is told of it."""
+"""`n_plus_one`: which repeats are reported, and how."""
 
 import pytest
 
@@ -16,16 +16,16 @@ def found(record: RequestRecord, settings: DatabaseSettings | None = None) -> li
     return list(detect_n_plus_one(record, settings or DatabaseSettings()))
 
 
-def test_a_relationship_that_is_loaded_instance_by_instance_is_named_with_its_loader() -> None:
+def test_a_relationship_loaded_separately_is_named_with_its_loader() -> None:
     (finding,) = found(ended(repeated(times=50, load=ITEMS)))
     assert finding.kind == "n_plus_one"
     assert finding.subject == "Order.items"
     assert finding.call_site == LINE
     assert (
         finding.message
-        == "'SELECT items' ran 50 times, 0.500 s in all: Order.items is loaded for each Order by itself."
+        == "'SELECT items' ran 50 times, 0.500 s in total: Order.items is loaded separately for each Order."
     )
-    assert finding.remedy == "load them together: select(Order).options(selectinload(Order.items))"
+    assert finding.remedy == "Load all of them at once: select(Order).options(selectinload(Order.items))."
     assert finding.seconds == pytest.approx(0.5)
     evidence = dict(finding.evidence)
     fingerprint = evidence.pop("db.query.fingerprint")
@@ -42,19 +42,19 @@ def test_a_relationship_that_is_loaded_instance_by_instance_is_named_with_its_lo
     }
 
 
-def test_one_related_instance_is_joined() -> None:
+def test_a_single_related_instance_is_loaded_by_a_join() -> None:
     (finding,) = found(ended(repeated(load=Load(LoadKind.LAZY, "Order", "customer"))))
-    assert finding.remedy == "load them together: select(Order).options(joinedload(Order.customer))"
+    assert finding.remedy == "Load all of them at once: select(Order).options(joinedload(Order.customer))."
 
 
-def test_where_only_libraries_run_the_endpoint_is_the_line() -> None:
-    """The response model reads it."""
+def test_if_only_libraries_run_the_endpoint_is_the_call_site() -> None:
+    """As when the response model reads the relationship."""
     record = ended(repeated(load=ITEMS, lines={None: [8, 0.08]}))
     assert found(record)[0].call_site is None
-    record.scope["endpoint"] = test_where_only_libraries_run_the_endpoint_is_the_line
+    record.scope["endpoint"] = test_if_only_libraries_run_the_endpoint_is_the_call_site
     site = found(record)[0].call_site
     assert site is not None
-    assert site.function == "test_where_only_libraries_run_the_endpoint_is_the_line"
+    assert site.function == "test_if_only_libraries_run_the_endpoint_is_the_call_site"
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_where_only_libraries_run_the_endpoint_is_the_line() -> None:
     [
         ("SELECT * FROM items WHERE items.id = ?", LoadKind.QUERY, "WHERE items.id IN (…), or a JOIN"),
         ("SELECT count(*) FROM items", LoadKind.QUERY, "WHERE … IN (…), or a JOIN"),
-        ("UPDATE items SET a = ? WHERE id = ?", LoadKind.QUERY, "change all rows at once: WHERE id IN (…)"),
-        ("INSERT INTO items (a) VALUES (?)", LoadKind.QUERY, "insert all rows at once"),
-        ("SELECT biography FROM customers WHERE id = ?", LoadKind.REFRESH, "undefer() what is deferred"),
+        ("UPDATE items SET a = ? WHERE id = ?", LoadKind.QUERY, "Change all rows at once: WHERE id IN (…)"),
+        ("INSERT INTO items (a) VALUES (?)", LoadKind.QUERY, "Insert all rows at once"),
+        ("SELECT biography FROM customers WHERE id = ?", LoadKind.REFRESH, "with undefer() for deferred attributes"),
     ],
 )
 def test_the_remedy_fits_the_statement(statement: str, load: LoadKind, remedy: str) -> None:
@@ -74,31 +74,31 @@ def test_the_remedy_fits_the_statement(statement: str, load: LoadKind, remedy: s
 
 
 @pytest.mark.parametrize("kind", [LoadKind.EAGER, LoadKind.FLUSH, LoadKind.PAGE, LoadKind.OTHER])
-def test_eager_loads_flushes_and_pages_are_none(kind: LoadKind) -> None:
+def test_eager_loads_flushes_and_pages_are_not_reported(kind: LoadKind) -> None:
     assert found(ended(repeated(times=100, load=Load(kind)))) == []
 
 
-def test_what_runs_in_parallel_is_none() -> None:
+def test_parallel_executions_are_not_reported() -> None:
     assert found(ended(repeated(times=100, parallel=True))) == []
 
 
-def test_what_is_repeated_seldom_or_costs_nothing_is_none() -> None:
+def test_few_or_cheap_repeats_are_not_reported() -> None:
     assert found(ended(repeated(times=5))) == []
     assert found(ended(repeated(times=20, seconds=0.00009))) == []
     assert len(found(ended(repeated(times=5)), DatabaseSettings(n_plus_one=5))) == 1
 
 
-def test_what_is_asked_for_now_and_then_is_none() -> None:
-    """A status every second; a message of a stream."""
+def test_polling_is_not_reported() -> None:
+    """A status every second, or a statement for each message of a stream."""
     assert found(ended(repeated(times=60, seconds=0.002, pause=1.0), seconds=60.0)) == []
 
 
-def test_where_seconds_do_not_count_fast_ones_between_slow_work_are_one() -> None:
+def test_without_a_minimum_time_fast_repeats_between_slow_work_are_reported() -> None:
     record = ended(repeated(times=3, seconds=0.00001, pause=0.1))
     assert len(found(record, DatabaseSettings(n_plus_one=3, n_plus_one_seconds=0))) == 1
 
 
-def test_a_websocket_repeats_by_nature() -> None:
+def test_a_websocket_is_not_reported() -> None:
     assert found(ended(repeated(times=60), kind="websocket")) == []
 
 
@@ -109,13 +109,13 @@ def test_repeats_of_different_lines_are_counted_by_line() -> None:
     assert (finding.call_site, finding.evidence["repeats"]) == (LINE, 8)
 
 
-def test_what_takes_half_of_a_long_request_is_critical() -> None:
+def test_half_of_a_long_request_is_critical() -> None:
     assert found(ended(repeated(times=60), seconds=1.0))[0].severity is Severity.CRITICAL
     assert found(ended(repeated(times=60), seconds=2.0))[0].severity is Severity.WARNING
     assert found(ended(repeated(times=40), seconds=0.5))[0].severity is Severity.WARNING
 
 
-def test_a_statement_whose_repeats_were_not_looked_at_is_none() -> None:
+def test_repeats_of_unknown_purpose_are_not_reported() -> None:
     assert found(ended(changed(repeated(), load=None))) == []
 
 

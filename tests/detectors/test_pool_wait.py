@@ -1,4 +1,4 @@
-"""`pool_wait`: who waited, for which pool, and who had the connections."""
+"""`pool_wait`: the wait, its pool, and the users of the connections."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ def found(**how: Any) -> list[Finding]:
         "pool": "db:5432/shop",
         "seconds": 0.4,
         "timed_out": False,
+        "in_request": True,
         "size": 5,
         "most": 15,
         "used": 15,
@@ -22,15 +23,15 @@ def found(**how: Any) -> list[Finding]:
     return list(detect_pool_wait(PoolWait(**values | how), DatabaseSettings()))
 
 
-def test_it_tells_who_has_the_connections() -> None:
+def test_the_finding_names_the_users_of_the_connections() -> None:
     (finding,) = found()
     assert (finding.kind, finding.subject) == ("pool_wait", "db:5432/shop")
     assert finding.message == (
-        "it waited 0.400 s for a connection: 15 of 15 were in use, held by /export (12, the longest for 11.500 s);"
+        "A request waited 0.400 s for a connection: 15 of 15 were in use, by /export (12, the longest for 11.500 s);"
         " /orders (3, the longest for 0.100 s)."
     )
     assert "in /export: commit or close" in finding.remedy
-    assert "pool_size in create_engine() over 5" in finding.remedy
+    assert "pool_size in create_engine() above 5" in finding.remedy
     assert finding.severity is Severity.WARNING
     assert finding.evidence["holders"] == (
         "/export (12, the longest for 11.500 s)",
@@ -38,21 +39,26 @@ def test_it_tells_who_has_the_connections() -> None:
     )
 
 
-def test_what_no_request_holds_is_told_as_such() -> None:
+def test_connections_in_use_outside_of_requests_are_named_as_such() -> None:
     (finding,) = found(holders=(Holders("", 15, 3.0),))
-    assert "held by no request (15," in finding.message
+    assert "in use, by code outside of requests (15," in finding.message
 
 
 def test_a_time_out_is_critical_however_short() -> None:
     (finding,) = found(timed_out=True, seconds=0.01)
     assert finding.severity is Severity.CRITICAL
-    assert "waited 0.010 s in vain" in finding.message
+    assert "A request waited 0.010 s for a connection and timed out: " in finding.message
 
 
-def test_a_request_that_holds_one_and_waits_for_another_is_told_so() -> None:
+def test_a_request_that_waits_for_a_second_connection_is_warned_of_a_deadlock() -> None:
     (finding,) = found(itself=True)
     assert "deadlock" in finding.remedy
 
 
-def test_a_short_wait_is_none() -> None:
+def test_a_short_wait_is_not_reported() -> None:
     assert found(seconds=0.049) == []
+
+
+def test_a_time_out_outside_of_requests_is_reported_as_such() -> None:
+    (finding,) = found(timed_out=True, in_request=False)
+    assert finding.message.startswith("Code outside of requests waited 0.400 s for a connection and timed out: ")

@@ -1,4 +1,4 @@
-"""`slow_query`: what is told of a statement over the threshold, and the line to paste."""
+"""`slow_query`: what is reported about a statement above the threshold, and the EXPLAIN line to paste."""
 
 import pytest
 
@@ -29,17 +29,17 @@ def found(*groups: StatementGroup, settings: DatabaseSettings | None = None) -> 
     return list(detect_slow_query(ended(*groups), settings or DatabaseSettings()))
 
 
-def test_it_is_told_with_its_line_its_rows_and_what_would_help() -> None:
+def test_the_finding_has_call_site_rows_and_remedy() -> None:
     (finding,) = found(slow())
     assert (finding.kind, finding.subject, finding.call_site) == ("slow_query", "SELECT orders", LINE)
     assert finding.message == "'SELECT orders' took 0.750 s for 3 rows."
     assert finding.seconds == pytest.approx(0.75)
-    assert "an index on what it compares (orders.customer, orders.total) or a limit()" in finding.remedy
+    assert "Add an index on (orders.customer, orders.total), or limit() the number of rows." in finding.remedy
     assert finding.evidence["rows"] == 3
     assert finding.evidence["db.query.fingerprint"] == slow().query.fingerprint
 
 
-def test_no_value_is_told() -> None:
+def test_the_finding_has_no_values() -> None:
     (finding,) = found(slow())
     assert "ada" not in f"{finding}"
     assert "12" not in f"{finding.evidence['db.query.text']}{finding.remedy}"
@@ -54,30 +54,30 @@ def test_no_value_is_told() -> None:
         ("sqlite", "EXPLAIN QUERY PLAN SELECT"),
     ],
 )
-def test_the_line_to_paste_is_the_dialect_s(dialect: str, line: str) -> None:
+def test_the_explain_line_fits_the_dialect(dialect: str, line: str) -> None:
     (finding,) = found(slow(dialect=dialect))
     assert str(finding.evidence["explain"]).startswith(line)
     assert finding.remedy.endswith(str(finding.evidence["explain"]))
 
 
-def test_what_writes_is_not_run_by_explaining_it() -> None:
+def test_explaining_a_write_does_not_execute_it() -> None:
     (finding,) = found(slow("DELETE FROM orders WHERE id = 1"))
     assert finding.evidence["explain"] == "EXPLAIN DELETE FROM orders WHERE id = ?"
     assert "limit()" not in finding.remedy
 
 
 @pytest.mark.parametrize("statement", ["CREATE INDEX a ON b (c)", "SELECT '" + "x" * 9000 + "' FROM " + "y" * 9000])
-def test_what_cannot_be_explained_has_no_line(statement: str) -> None:
+def test_a_statement_that_cannot_be_explained_has_no_explain_line(statement: str) -> None:
     (finding,) = found(slow(statement))
     assert "explain" not in finding.evidence
 
 
-def test_a_dialect_that_is_not_known_has_no_line() -> None:
+def test_an_unknown_dialect_has_no_explain_line() -> None:
     (finding,) = found(slow(dialect="mssql"))
     assert "explain" not in finding.evidence
 
 
-def test_a_long_line_stands_in_the_evidence_only() -> None:
+def test_a_long_explain_line_is_in_the_evidence_only() -> None:
     (finding,) = found(slow("SELECT " + ", ".join(f"orders.column_{number}" for number in range(100)) + " FROM orders"))
     assert len(finding.remedy) < 300
     assert "column_99" in str(finding.evidence["explain"])
@@ -85,7 +85,7 @@ def test_a_long_line_stands_in_the_evidence_only() -> None:
 
 def test_several_slow_executions_are_one_finding() -> None:
     (finding,) = found(slow(times=4))
-    assert finding.message == "'SELECT orders' took 0.750 s for 3 rows, and was slow 4 times, 3.000 s in all."
+    assert finding.message == "'SELECT orders' took 0.750 s for 3 rows; 4 slow executions took 3.000 s in total."
     assert finding.seconds == pytest.approx(3.0)
 
 
@@ -94,7 +94,7 @@ def test_ten_times_the_threshold_is_critical() -> None:
     assert found(slow(seconds=4.9))[0].severity is Severity.WARNING
 
 
-def test_a_fast_statement_is_none() -> None:
+def test_a_fast_statement_is_not_reported() -> None:
     assert found(repeated()) == []
 
 

@@ -1,4 +1,4 @@
-"""`sync_db_on_loop`: one finding for the synchronous statements of a request, at the line that held the loop."""
+"""`sync_db_on_loop`: one finding for the synchronous statements of a request, at the line that blocked the loop."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.detectors.records import LINE, changed, ended, repeated
 OTHER_LINE = CallSite("/srv/shop/users.py", 17, "current_user")
 
 
-def holding(seconds: float, line: CallSite = LINE, **how: Any) -> StatementGroup:
+def blocking(seconds: float, line: CallSite = LINE, **how: Any) -> StatementGroup:
     return changed(repeated(times=2, **how), loop_count=2, loop_seconds=seconds, call_site=line)
 
 
@@ -21,12 +21,12 @@ def found(*groups: StatementGroup) -> list[Finding]:
     return list(detect_sync_db_on_loop(ended(*groups), DatabaseSettings()))
 
 
-def test_it_is_told_with_line_engine_and_remedy() -> None:
-    (finding,) = found(holding(0.02))
+def test_the_finding_has_call_site_engine_and_remedy() -> None:
+    (finding,) = found(blocking(0.02))
     assert (finding.kind, finding.subject, finding.call_site) == ("sync_db_on_loop", "SELECT items", LINE)
     assert (
         finding.message
-        == "2 synchronous statements held the event loop for 0.0200 s: 'SELECT items' on postgresql shop."
+        == "2 synchronous statements blocked the event loop for 0.0200 s: 'SELECT items' on postgresql shop."
     )
     assert 'create_async_engine("postgresql+asyncpg://…")' in finding.remedy
     assert "`def`" in finding.remedy
@@ -35,7 +35,7 @@ def test_it_is_told_with_line_engine_and_remedy() -> None:
 
 
 def test_several_statements_are_one_finding_at_the_first_line_that_counts() -> None:
-    groups = holding(0.001, OTHER_LINE), holding(0.018), holding(0.02, OTHER_LINE)
+    groups = blocking(0.001, OTHER_LINE), blocking(0.018), blocking(0.02, OTHER_LINE)
     (finding,) = found(*groups)
     assert finding.call_site == LINE
     assert finding.seconds == pytest.approx(0.039)
@@ -43,17 +43,17 @@ def test_several_statements_are_one_finding_at_the_first_line_that_counts() -> N
     assert len(finding.evidence["lines"]) == 2  # type: ignore[arg-type]
 
 
-def test_the_driver_is_the_database_s() -> None:
-    assert "sqlite+aiosqlite://" in found(holding(0.02, dialect="sqlite"))[0].remedy
-    assert "db2+…://" in found(holding(0.02, dialect="db2"))[0].remedy
+def test_the_remedy_names_a_driver_of_the_database() -> None:
+    assert "sqlite+aiosqlite://" in found(blocking(0.02, dialect="sqlite"))[0].remedy
+    assert "db2+…://" in found(blocking(0.02, dialect="db2"))[0].remedy
 
 
-def test_what_people_notice_is_critical() -> None:
-    assert found(holding(0.02))[0].severity is Severity.WARNING
-    assert found(holding(0.2))[0].severity is Severity.CRITICAL
+def test_a_noticeable_block_is_critical() -> None:
+    assert found(blocking(0.02))[0].severity is Severity.WARNING
+    assert found(blocking(0.2))[0].severity is Severity.CRITICAL
 
 
-def test_what_holds_the_loop_for_a_moment_only_or_not_at_all_is_none() -> None:
-    assert found(holding(0.0002), holding(0.0002)) == []
-    assert len(found(holding(0.0006), holding(0.0006))) == 1
+def test_short_blocks_and_other_statements_are_not_reported() -> None:
+    assert found(blocking(0.0002), blocking(0.0002)) == []
+    assert len(found(blocking(0.0006), blocking(0.0006))) == 1
     assert found(repeated()) == []

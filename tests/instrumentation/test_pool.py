@@ -638,7 +638,7 @@ def test_a_long_wait_names_the_routes_that_hold_the_connections(
     (finding,) = pool_waits(observed)
     assert (finding.route, finding.subject, finding.severity) == ("/orders", path, Severity.WARNING)
     assert finding.seconds >= 0.1
-    assert "2 of 2 were in use, held by /export (2, the longest for " in finding.message
+    assert "2 of 2 were in use, by /export (2, the longest for " in finding.message
     assert (finding.evidence["pool_size"], finding.evidence["pool_max"], finding.evidence["used"]) == (1, 2, 2)
     assert [event.name for span in observed.spans() for event in span.events] == ["fastperf.pool_wait"]
 
@@ -654,15 +654,17 @@ def test_a_time_out_is_critical_in_requests_and_outside(observed: Probe, new_eng
         ("", Severity.CRITICAL),
         ("/orders", Severity.CRITICAL),
     }
-    assert "held by no request (1," in pool_waits(observed)[0].message
+    assert "in use, by code outside of requests (1," in pool_waits(observed)[0].message
 
 
-def test_a_request_that_waits_for_itself_is_told_so(observed: Probe, new_engine: NewEngine) -> None:
+def test_a_request_that_waits_for_a_second_connection_is_warned_of_a_deadlock(
+    observed: Probe, new_engine: NewEngine
+) -> None:
     engine = new_engine(pool_size=1, max_overflow=0, pool_timeout=0.01)
     with request(observed, "/orders"), engine.connect(), pytest.raises(PoolTimeoutError):
         engine.connect()
     (finding,) = pool_waits(observed)
-    assert "while it holds one" in finding.remedy
+    assert "a second connection while it kept its first" in finding.remedy
 
 
 def test_opening_a_connection_is_no_wait_for_a_free_one(observed: Probe, new_engine: NewEngine, path: str) -> None:
@@ -705,7 +707,7 @@ async def test_waits_for_connections_of_async_drivers_are_found(
     await engine.dispose()
     (finding,) = pool_waits(observed)
     assert (finding.route, finding.count) == ("/b", 2)
-    assert "2 of 2 were in use, held by /a (2, the longest for 0.1" in finding.message
+    assert "2 of 2 were in use, by /a (2, the longest for 0.1" in finding.message
 
 
 def test_nothing_of_a_request_is_kept_once_its_connection_is_returned(observed: Probe, new_engine: NewEngine) -> None:

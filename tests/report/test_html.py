@@ -58,7 +58,7 @@ def test_the_page_is_well_formed_and_says_everything() -> None:
         "shop: 1 critical bottleneck, 1 warning",
         "Code held the event loop for 3.6 s",
         "62 % database, 19 % waiting for a connection",
-        "'SELECT items' ran 50 times, 0.385 s in all",
+        "'SELECT items' ran 50 times, 0.385 s in total",
         "select(Order).options(selectinload(Order.items))",
         "shop/orders.py:41 in list_orders",
         "seen 100 times, 38 s in all",

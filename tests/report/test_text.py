@@ -34,8 +34,8 @@ def test_a_finding_has_its_line_its_cure_what_proves_it_and_a_trace() -> None:
     start = shown.index("CRITICAL  n_plus_one in /orders  \N{MULTIPLICATION SIGN}100, 38 s in all")
     assert shown[start + 1 : start + 6] == [
         "  at shop/orders.py:41 in list_orders",
-        "  'SELECT items' ran 50 times, 0.385 s in all: Order.items is loaded for each Order by itself.",
-        "  fix: load them together: select(Order).options(selectinload(Order.items))",
+        "  'SELECT items' ran 50 times, 0.385 s in total: Order.items is loaded separately for each Order.",
+        "  fix: Load all of them at once: select(Order).options(selectinload(Order.items)).",
         "  repeats 50; seconds 385 ms; share 81.0%; db.query.summary SELECT items; frames orders.py:41, main…",
         "  trace 4bf92f3577b34da6a3ce929d0e0e4736",
     ]
