@@ -1,18 +1,19 @@
-"""From a cache of some library to how often it was asked and what it answered.
+"""Adapters that read hits and misses from the caches of several libraries.
 
-What counts as a look-up:
+These count as look-ups:
 
-    functools, async_lru, cachetools with `info=True`   what the function's own `cache_info()` says
-    cachetools                                          `cache[key]` and `cache.get(key)`, as `@cached` uses them too
-    aiocache                                            `get` and `multi_get`, key by key
-    fastapi-cache                                       `get_with_ttl`, which is what `@cache` asks its backend
-    redis, valkey and the like                          GET, GETEX, HGET, MGET and HMGET of this client, key by key
+    functools, async_lru, cachetools with `info=True`   the counts of the function's own `cache_info()`
+    cachetools                                          `cache[key]` and `cache.get(key)`, which `@cached` uses too
+    aiocache                                            `get` and `multi_get`, for each key
+    fastapi-cache                                       `get_with_ttl`, which `@cache` calls on its backend
+    redis, valkey and the like                          GET, GETEX, HGET, MGET and HMGET of this client, for each key
 
-The last one is not `keyspace_hits` of INFO, which all clients of a server share. Commands in a pipeline do not count.
+For Redis this differs from `keyspace_hits` of INFO, which all clients of a server share. Commands in a pipeline do not
+count.
 
-Where a library does not count, the cache *object* is given a subclass of its own class that does. The library's classes
-stay as they are, and so do all other objects of them. The counts need no lock: between reading and writing a number,
-the interpreter does not switch threads.
+If a library does not count, the class of the cache *object* is replaced by a subclass that does. The library's classes
+and all their other objects stay unchanged. The counts need no lock, because the interpreter does not switch threads
+between reading and writing a number.
 """
 
 import inspect
@@ -27,65 +28,74 @@ from otel_fastperf.errors import SetupError
 from otel_fastperf.findings import CallSite
 from otel_fastperf.internals.app_globals import name_of
 
-#: the class attribute by which an object that is counted is known
+#: class attribute that marks a counting subclass and holds the counts
 _COUNTS: Final = "_otel_fastperf_counts"
 
-#: `_set_class(thing, cls)`: as `thing.__class__ = cls`, also for one that says that it is of another class
+#: `_set_class(thing, cls)` is `thing.__class__ = cls`, but also works if `__class__` is overridden
 _set_class: Final = vars(object)["__class__"].__set__
 
 Failed = Callable[[Exception], None]
 
 
 class Reading(NamedTuple):
-    """What a cache says of itself. Numbers of look-ups are totals, which start at 0 again when it is cleared."""
+    """The counts of a cache. Totals restart at 0 when it is cleared; None means unknown.
+
+    Attributes:
+        hits: Total of hits.
+        misses: Total of misses.
+        evictions: Total of entries removed to make room.
+        size: Number of entries.
+        maxsize: Limit on the number of entries; None also without a limit.
+    """
 
     hits: int
     misses: int
-    #: entries that left for want of room, as far as it is known
     evictions: int | None = None
     size: int | None = None
-    #: None without a limit, or where it is not known
     maxsize: int | None = None
 
 
 class Adapter(Protocol):
-    """One cache. It is held weakly."""
+    """Access to one cache, which it references weakly.
 
-    #: what it is called unless the user names it
+    Attributes:
+        name: Default name of the cache.
+        call_site: Where the cached function is defined.
+    """
+
     name: str
-    #: where the cached function is defined
     call_site: CallSite | None
 
     def install(self, failed: Failed) -> None:
-        """Begin to count, where the library does not. Failures of counting go to `failed`."""
+        """Start counting if the library does not. Failures of counting are passed to `failed`."""
 
     def remove(self) -> None:
-        """Undo it."""
+        """Stop counting and restore the cache."""
 
     def read(self) -> Reading | None:
-        """The numbers; None while there are none."""
+        """Read the counts; None if there are none yet."""
 
     def target(self) -> object | None:
-        """The cache that was given; None once it is gone."""
+        """Return the cache; None once it is gone."""
 
 
 def adapter_of(cache: Any) -> Adapter:
-    """The adapter for a cache, or for a function that is cached.
+    """Return the adapter for a cache or for a cached function.
 
     Raises:
-        SetupError: It is none that is known; the message names the cure.
+        SetupError: The cache is of an unknown kind; the message names the remedy.
     """
     if cache is not None and cache is _loaded("fastapi_cache", "FastAPICache"):
         return _FastAPICacheAdapter(cache)
     if callable(getattr(cache, "cache_info", None)):
         return _InfoAdapter(cache)
-    kind = _kind_of(cache)
-    if kind is not None:
-        return _CountingAdapter(cache, kind, name=name_of(cache) or type(cache).__name__)
+    library = _library_of(cache)
+    if library is not None:
+        return _CountingAdapter(cache, library, name=name_of(cache) or type(cache).__name__)
     inner = getattr(cache, "cache", None)
-    kind = _kind_of(inner)
-    if kind is not None:
-        return _CountingAdapter(inner, kind, name=_function_name(cache), function=cache)
+    library = _library_of(inner)
+    if library is not None:
+        return _CountingAdapter(inner, library, name=_function_name(cache), function=cache)
     raise SetupError(_unknown(cache, inner))
 
 
@@ -93,18 +103,18 @@ def _unknown(cache: object, inner: object) -> str:
     kind = type(cache).__qualname__
     if type(inner) is dict:
         return (
-            f"observe_cache got {_function_name(cache)}, which is cached in a plain dict that cannot be counted."
-            " Cure: add info=True to cachetools' @cached."
+            f"observe_cache got {_function_name(cache)}, whose cache is a plain dict and cannot count."
+            " Remedy: add info=True to cachetools' @cached."
         )
     return (
-        f"observe_cache got a {type(cache).__module__}.{kind}, which is no cache that is known. Cure: pass a function"
-        " with functools.lru_cache, a cache of cachetools or a function with its @cached, a cache of aiocache or a"
-        " function with its @cached, FastAPICache or its backend, or a client of redis."
+        f"observe_cache got a {type(cache).__module__}.{kind}, which is not a known cache. Remedy: pass a function with"
+        " functools.lru_cache, a cache of cachetools or a function with its @cached, a cache of aiocache or a function"
+        " with its @cached, FastAPICache or its backend, or a client of redis."
     )
 
 
 def _loaded(module: str, name: str) -> Any:
-    """A class of a library, if that is loaded: who has not loaded it has no object of it."""
+    """Return a class of a library. None if the library is not imported: then no object can be of that class."""
     return getattr(sys.modules.get(module), name, None)
 
 
@@ -113,13 +123,13 @@ def _function_name(function: Any) -> str:
 
 
 def _definition(function: Any) -> CallSite | None:
-    """The first line of a function's definition: of its decorators, if it has any."""
+    """Return the first line of a function's definition, including its decorators."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return None if code is None else CallSite(code.co_filename, code.co_firstlineno, code.co_qualname)
 
 
 class _InfoAdapter:
-    """A function that counts by itself."""
+    """A function with `cache_info()`, which counts its own hits and misses."""
 
     def __init__(self, function: Any) -> None:
         self.name = _function_name(function)
@@ -129,10 +139,10 @@ class _InfoAdapter:
         self._last: Reading | None = None
 
     def install(self, failed: Failed) -> None:
-        """Nothing to do."""
+        """Do nothing: the function counts."""
 
     def remove(self) -> None:
-        """Nothing to do."""
+        """Do nothing: the function counts."""
 
     def target(self) -> object | None:
         return self._function()
@@ -144,7 +154,7 @@ class _InfoAdapter:
         hits, misses, maxsize, size = function.cache_info()
         last, limit = self._last, _limit(maxsize)
         if last is not None and limit is not None and last.size == size == limit and misses > last.misses:
-            # full before and after: each miss drove out an entry, but for those whose call failed
+            # full before and after, so each miss evicted an entry, except for calls that failed
             self._evictions += misses - last.misses
         evictions = None if limit is None else self._evictions
         self._last = Reading(hits, misses, evictions, size, limit)
@@ -157,15 +167,15 @@ def _limit(maxsize: Any) -> int | None:
 
 @dataclass(slots=True)
 class _Counts:
-    """Of one object, whoever observes it."""
+    """The counts of one object, shared by all its adapters."""
 
     failed: Failed
     hits: int = 0
     misses: int = 0
     evictions: int = 0
-    #: calls of `__setitem__` that are under way
+    #: number of `__setitem__` calls in progress
     storing: int = 0
-    #: adapters that are installed
+    #: number of installed adapters
     users: int = 0
 
     @property
@@ -174,22 +184,24 @@ class _Counts:
         return self.hits, self.misses, self.evictions
 
     def note(self, found: Callable[[Any], Iterator[bool]], answer: Any) -> None:
-        """Count what an answer says. Never raises: the app is waiting for its answer."""
+        """Count the hits and misses of an answer. Never raises, because the app is waiting for the answer."""
         try:
             for hit in found(answer):
                 if hit:
                     self.hits += 1
                 else:
                     self.misses += 1
-        except Exception as error:  # noqa: BLE001 - an answer of a form that nobody has seen
+        except Exception as error:  # noqa: BLE001 - the answer has an unexpected form
             self.failed(error)
 
 
-#: the methods that count, for a class and the counts of one object of it
+#: makes the counting methods for a class and the counts of one of its objects
 _Methods = Callable[[type, _Counts], dict[str, Any]]
 
 
-class _Kind(NamedTuple):
+class _Library(NamedTuple):
+    """How the caches of a library are counted and measured."""
+
     methods: _Methods
     size: Callable[[Any], int | None]
     maxsize: Callable[[Any], int | None]
@@ -197,15 +209,15 @@ class _Kind(NamedTuple):
 
 
 class _CountingAdapter:
-    """An object that is made to count."""
+    """An object whose class is replaced by a counting subclass."""
 
-    def __init__(self, cache: Any, kind: _Kind, *, name: str, function: Any = None) -> None:
+    def __init__(self, cache: Any, library: _Library, *, name: str, function: Any = None) -> None:
         self.name = name
         self.call_site = None if function is None else _definition(function)
         self._cache = weakref.ref(cache)
-        self._kind = kind
+        self._library = library
         self._counts: _Counts | None = None
-        #: hits, misses and evictions: those of earlier installations, less what was counted before this one
+        #: offset to the shared counts: those of earlier installations minus those before this one
         self._other: tuple[int, ...] = (0, 0, 0)
 
     def install(self, failed: Failed) -> None:
@@ -215,7 +227,7 @@ class _CountingAdapter:
         counts = type(cache).__dict__.get(_COUNTS)
         if counts is None:
             counts = _Counts(failed)
-            _set_class(cache, _counting(type(cache), counts, self._kind.methods))
+            _set_class(cache, _counting(type(cache), counts, self._library.methods))
         counts.users += 1
         self._counts = counts
         self._other = tuple(other - now for other, now in zip(self._other, counts.totals, strict=True))
@@ -238,12 +250,16 @@ class _CountingAdapter:
             return None
         hits, misses, evictions = (other + now for other, now in zip(self._other, counts.totals, strict=True))
         return Reading(
-            hits, misses, evictions if self._kind.evicts else None, self._kind.size(cache), self._kind.maxsize(cache)
+            hits,
+            misses,
+            evictions if self._library.evicts else None,
+            self._library.size(cache),
+            self._library.maxsize(cache),
         )
 
 
 class _FastAPICacheAdapter:
-    """`FastAPICache` itself, whose backend comes when the app calls `init`, as a rule in its lifespan."""
+    """`FastAPICache`, whose backend is known once the app has called `init`, usually in its lifespan."""
 
     def __init__(self, cache: Any) -> None:
         self.name = "FastAPICache"
@@ -270,21 +286,21 @@ class _FastAPICacheAdapter:
         return None if self._backend is None else self._backend.read()
 
     def _look_for_backend(self) -> None:
-        backend = getattr(self._cache, "_backend", None)  # `get_backend()` fails while there is none
+        backend = getattr(self._cache, "_backend", None)  # `get_backend()` raises before `init`
         if self._failed is None or backend is (self._backend and self._backend.target()):
             return
         if self._backend is not None:
             self._backend.remove()
-        kind = _kind_of(backend)
-        self._backend = None if kind is None else _CountingAdapter(backend, kind, name=self.name)
+        library = _library_of(backend)
+        self._backend = None if library is None else _CountingAdapter(backend, library, name=self.name)
         if self._backend is not None:
             self._backend.install(self._failed)
 
 
 def _counting(base: Any, counts: _Counts, methods: _Methods) -> type:
-    """A subclass of `base` with its name and layout, whose objects say that they are of `base`.
+    """Make a subclass of `base` with its name and layout, whose objects claim to be of class `base`.
 
-    So do their copies and pickles; pickle checks that both say the same.
+    Copies and pickles are of class `base`. pickle requires that `__class__` and `__reduce_ex__` agree.
     """
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:  # noqa: N807
@@ -316,11 +332,11 @@ def _counting(base: Any, counts: _Counts, methods: _Methods) -> type:
     return counting
 
 
-def _kind_of(cache: object) -> _Kind | None:
-    for (module, name), kind in _KINDS.items():
+def _library_of(cache: object) -> _Library | None:
+    for (module, name), library in _LIBRARIES.items():
         known = _loaded(module, name)
         if isinstance(known, type) and isinstance(cache, known):
-            return kind
+            return library
     client = all(callable(getattr(cache, method, None)) for method in ("execute_command", "get", "mget", "hget"))
     return _REDIS if client and not isinstance(cache, type) else None
 
@@ -333,7 +349,7 @@ def _cachetools_methods(base: Any, counts: _Counts) -> dict[str, Any]:
             counts.hits += 1
         return value
 
-    def __missing__(self: Any, key: Any) -> Any:  # noqa: N807 - every cache of the library comes here
+    def __missing__(self: Any, key: Any) -> Any:  # noqa: N807 - every cache of the library calls it
         counts.misses += 1
         return base.__missing__(self, key)
 
@@ -348,7 +364,7 @@ def _cachetools_methods(base: Any, counts: _Counts) -> dict[str, Any]:
 
 
 def _evictions_counted(base: Any, counts: _Counts) -> dict[str, Any]:
-    """An eviction is a `popitem` to make room; `clear()` of older versions calls it, too."""
+    """Count a `popitem` during `__setitem__` as an eviction; `clear()` of older versions calls `popitem`, too."""
 
     def __setitem__(self: Any, key: Any, value: Any, *more: Any) -> None:  # noqa: N807
         counts.storing += 1
@@ -358,7 +374,7 @@ def _evictions_counted(base: Any, counts: _Counts) -> dict[str, Any]:
             counts.storing -= 1
 
     def popitem(self: Any) -> Any:
-        # older versions look the entry up to remove it
+        # older versions look up the entry that they remove
         asked = counts.hits, counts.misses
         item = base.popitem(self)
         counts.hits, counts.misses = asked
@@ -424,7 +440,7 @@ def _each(answers: Any) -> Iterator[bool]:
 
 
 def _length_of(attribute: str) -> Callable[[Any], int | None]:
-    """Entries of a cache that keeps them in a dict; of one that keeps them elsewhere, None."""
+    """Return a function for the number of entries of a cache that keeps them in a dict; None for other caches."""
 
     def length(cache: Any) -> int | None:
         entries = getattr(cache, attribute, None)
@@ -437,11 +453,11 @@ def _unknown_size(_cache: Any) -> None:
     return None
 
 
-_KINDS: Final = {
-    ("cachetools", "Cache"): _Kind(
+_LIBRARIES: Final = {
+    ("cachetools", "Cache"): _Library(
         _cachetools_methods, lambda cache: int(cache.currsize), lambda cache: _limit(cache.maxsize), evicts=True
     ),
-    ("aiocache.base", "BaseCache"): _Kind(_aiocache_methods, _length_of("_cache"), _unknown_size),
-    ("fastapi_cache.types", "Backend"): _Kind(_fastapi_cache_methods, _length_of("_store"), _unknown_size),
+    ("aiocache.base", "BaseCache"): _Library(_aiocache_methods, _length_of("_cache"), _unknown_size),
+    ("fastapi_cache.types", "Backend"): _Library(_fastapi_cache_methods, _length_of("_store"), _unknown_size),
 }
-_REDIS: Final = _Kind(_redis_methods, _unknown_size, _unknown_size)
+_REDIS: Final = _Library(_redis_methods, _unknown_size, _unknown_size)

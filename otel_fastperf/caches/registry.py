@@ -1,4 +1,4 @@
-"""The caches of one `Telemetry`, handed over by the app or found: what they tell, and the metrics that it feeds."""
+"""The caches of one `Telemetry`, passed by the app or discovered, and their metrics."""
 
 import functools
 import threading
@@ -12,8 +12,8 @@ from otel_fastperf.internals.app_globals import named_values, wrapped
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.signals import Signals
 
-#: cached functions that are found by themselves; an app with more names those it cares for
-MOST_FOUND: Final = 200
+#: most cached functions that are discovered; an app with more passes the important ones to `observe_cache`
+MOST_DISCOVERED: Final = 200
 
 _LRU_CACHE: Final = type(functools.lru_cache(int))
 _WRAPPERS: Final = ("cachetools._cached", "async_lru")
@@ -22,7 +22,7 @@ _C = TypeVar("_C")
 
 
 class CacheState(NamedTuple):
-    """A cache and its numbers by now."""
+    """A cache and its current reading."""
 
     name: str
     reading: Reading
@@ -30,95 +30,95 @@ class CacheState(NamedTuple):
 
 
 class Caches:
-    """The caches that one `Telemetry` observes. Safe to call from any thread."""
+    """The caches that one `Telemetry` observes. Thread-safe."""
 
     def __init__(self) -> None:
-        self._watched: dict[int, _Watched] = {}
+        self._observed: dict[int, _ObservedCache] = {}
         self._signals: Signals | None = None
         self._lock = threading.Lock()
 
     def observe(self, cache: _C, name: str | None = None) -> _C:
-        """Observe a cache from now on, before or after the telemetry has begun; returns it.
+        """Observe a cache from now on and return it. Works before and after the telemetry has started.
 
-        Without a name, a function is called as it is in its module, and an object as the global that holds it. To
-        observe a cache again gives it the new name.
+        By default, a function is named by its module and qualified name, and an object by the global that holds it.
+        Observing a cache again renames it.
 
         Raises:
-            SetupError: It is no cache that is known; the message names the cure.
+            SetupError: The cache is of an unknown kind; the message names the remedy.
         """
         adapter = adapter_of(cache)
         with self._lock:
-            known = self._watched.pop(id(adapter.target()), None)
+            known = self._observed.pop(id(adapter.target()), None)
             if known is not None:
-                self._forget(known)
-            self._watch(adapter, name or adapter.name)
+                self._drop(known)
+            self._add(adapter, name or adapter.name)
         return cache
 
     def discover(self) -> None:
-        """Observe the application's cached functions that are not observed yet, as they are called in its modules."""
+        """Observe the application's cached functions that are not observed yet."""
         found = [
             function
             for _, value in named_values()
             for function in wrapped(value)
-            if _counts_by_itself(function) and not self._is_watched(function)
+            if _has_counts(function) and not self._is_observed(function)
         ]
         for function in found:
             with self._lock:
-                if len(self._watched) < MOST_FOUND and not self._is_watched(function):
+                if len(self._observed) < MOST_DISCOVERED and not self._is_observed(function):
                     adapter = adapter_of(function)
-                    self._watch(adapter, adapter.name)
+                    self._add(adapter, adapter.name)
 
     def publish(self) -> None:
         """Bring `/metrics` up to date."""
         self.states()
 
     def states(self) -> list[CacheState]:
-        """Bring `/metrics` up to date, and tell the numbers. Nothing unless it is instrumented."""
+        """Bring `/metrics` up to date and return the readings; none unless instrumented."""
         with self._lock:
             if self._signals is None:
                 return []
-            for key, watched in list(self._watched.items()):
-                if watched.adapter.target() is None:
-                    self._forget(self._watched.pop(key))
+            for key, observed in list(self._observed.items()):
+                if observed.adapter.target() is None:
+                    self._drop(self._observed.pop(key))
             return [
-                CacheState(watched.name, reading, watched.adapter.call_site)
-                for watched in self._watched.values()
-                if (reading := watched.publish(self._signals)) is not None
+                CacheState(observed.name, reading, observed.adapter.call_site)
+                for observed in self._observed.values()
+                if (reading := observed.publish(self._signals)) is not None
             ]
 
     def install(self, signals: Signals) -> None:
-        """Begin to count. Called by `instrument_caches`."""
+        """Start counting. Called by `instrument_caches`."""
         with self._lock:
             self._signals = signals
-            for watched in self._watched.values():
-                watched.install(signals)
+            for observed in self._observed.values():
+                observed.install(signals)
 
     def remove(self) -> None:
-        """Leave every cache as it was. Called by `instrument_caches`."""
+        """Restore every cache. Called by `instrument_caches`."""
         with self._lock:
-            for watched in self._watched.values():
-                watched.remove()
+            for observed in self._observed.values():
+                observed.remove()
             self._signals = None
 
-    def _is_watched(self, cache: object) -> bool:
-        watched = self._watched.get(id(cache))
-        return watched is not None and watched.adapter.target() is cache
+    def _is_observed(self, cache: object) -> bool:
+        observed = self._observed.get(id(cache))
+        return observed is not None and observed.adapter.target() is cache
 
-    def _watch(self, adapter: Adapter, name: str) -> None:
-        taken = {watched.name for watched in self._watched.values()}
+    def _add(self, adapter: Adapter, name: str) -> None:
+        taken = {observed.name for observed in self._observed.values()}
         free = next(each for each in _numbered(name) if each not in taken)
-        watched = self._watched[id(adapter.target())] = _Watched(adapter, free)
+        observed = self._observed[id(adapter.target())] = _ObservedCache(adapter, free)
         if self._signals is not None:
-            watched.install(self._signals)
+            observed.install(self._signals)
 
-    def _forget(self, watched: "_Watched") -> None:
-        watched.remove()
+    def _drop(self, observed: "_ObservedCache") -> None:
+        observed.remove()
         if self._signals is not None:
-            self._signals.metrics.cache_size.remove(watched.name)
-            self._signals.metrics.cache_max_size.remove(watched.name)
+            self._signals.metrics.cache_size.remove(observed.name)
+            self._signals.metrics.cache_max_size.remove(observed.name)
 
 
-class _Watched:
+class _ObservedCache:
     def __init__(self, adapter: Adapter, name: str) -> None:
         self.adapter = adapter
         self.name = name
@@ -128,17 +128,17 @@ class _Watched:
         failed = _failed(signals)
         try:
             self.adapter.install(failed)
-        except Exception as error:  # noqa: BLE001 - a class that forbids it: this cache is not counted
+        except Exception as error:  # noqa: BLE001 - its class forbids it, so this cache is not counted
             failed(error)
 
     def remove(self) -> None:
         self.adapter.remove()
 
     def publish(self, signals: Signals) -> Reading | None:
-        """Feed the metrics by what has changed; returns what was read."""
+        """Update the metrics with the changes since the last reading; return the new one."""
         try:
             reading = self.adapter.read()
-        except Exception as error:  # noqa: BLE001 - a cache that cannot tell: the others can
+        except Exception as error:  # noqa: BLE001 - one unreadable cache must not affect the others
             _failed(signals)(error)
             return None
         if reading is not None:
@@ -148,7 +148,7 @@ class _Watched:
     def _feed(self, metrics: Metrics, reading: Reading) -> None:
         before, self._counted = self._counted, reading
         if reading.hits < before.hits or reading.misses < before.misses:
-            before = Reading(0, 0, before.evictions)  # it was cleared, and has counted from 0 again
+            before = Reading(0, 0, before.evictions)  # the cache was cleared and counts from 0 again
         for family, now, then in (
             (metrics.cache_hits, reading.hits, before.hits),
             (metrics.cache_misses, reading.misses, before.misses),
@@ -166,8 +166,8 @@ def _failed(signals: Signals) -> Failed:
     return lambda error: signals.guard.failed("cache", error)
 
 
-def _counts_by_itself(function: Any) -> bool:
-    """By its type, or by what its `__dict__` holds: not every object likes to be asked."""
+def _has_counts(function: Any) -> bool:
+    """Whether a function counts hits. Looks only at type and `__dict__`: attribute access may run code of the app."""
     if type(function) is _LRU_CACHE or type(function).__module__ in _WRAPPERS:
         return callable(getattr(function, "cache_info", None))
     return type(function) is FunctionType and callable(function.__dict__.get("cache_info"))

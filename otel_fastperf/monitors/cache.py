@@ -1,4 +1,4 @@
-"""Caches on the clock: finds them, reads them, and judges each after so many look-ups."""
+"""Periodic reading of caches: discover them, and judge each after every `lookups` look-ups."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,28 +14,28 @@ from otel_fastperf.signals import Signals
 
 @asynccontextmanager
 async def monitor_caches(caches: Caches, settings: CacheSettings, signals: Signals) -> AsyncIterator[None]:
-    """Look at once and then every `settings.interval` seconds, on the event loop: it takes a millisecond."""
+    """Read all caches at once and then every `settings.interval` seconds, on the event loop: it takes a millisecond."""
     judge = _Judge(settings, signals)
 
-    def look(_late: float = 0.0) -> None:
+    def read(_late: float = 0.0) -> None:
         if settings.discover:
             caches.discover()
-        judge.look_at(caches.states())
+        judge.judge(caches.states())
 
     def failed(error: Exception) -> None:
         signals.guard.failed("cache_monitor", error)
 
     try:
-        look()
-    except Exception as error:  # noqa: BLE001 - the app's start-up goes on
+        read()
+    except Exception as error:  # noqa: BLE001 - the app's start-up must continue
         failed(error)
-    with ticking(settings.interval, look, failed):
+    with ticking(settings.interval, read, failed):
         yield
 
 
 @dataclass(slots=True)
-class _Stretch:
-    """What a cache has said when the stretch of look-ups that is under way began, and before."""
+class _Period:
+    """The reading of a cache at the start of the current period of look-ups, and totals of earlier periods."""
 
     start: Reading
     lookups_so_far: int = 0
@@ -46,38 +46,38 @@ class _Stretch:
 class _Judge:
     settings: CacheSettings
     signals: Signals
-    stretches: dict[str, _Stretch] = field(default_factory=dict)
+    periods: dict[str, _Period] = field(default_factory=dict)
 
-    def look_at(self, states: list[CacheState]) -> None:
-        """Report what is found in stretches that are over; forget caches that are gone."""
-        self.stretches = {state.name: self.stretches.get(state.name) or _Stretch(state.reading) for state in states}
+    def judge(self, states: list[CacheState]) -> None:
+        """Report the findings of periods that have ended, and drop caches that are gone."""
+        self.periods = {state.name: self.periods.get(state.name) or _Period(state.reading) for state in states}
         for state in states:
-            use = self._use(state, self.stretches[state.name])
+            use = self._use(state, self.periods[state.name])
             if use is not None:
                 for finding in detect_cache_inefficient(use, self.settings):
                     self.signals.findings.report(finding)
 
-    def _use(self, state: CacheState, stretch: _Stretch) -> CacheUse | None:
-        """The stretch that ends here; None when it goes on."""
-        now, start = state.reading, stretch.start
+    def _use(self, state: CacheState, period: _Period) -> CacheUse | None:
+        """Return the use in the period that ends now; None if it has too few look-ups."""
+        now, start = state.reading, period.start
         hits, lookups = now.hits - start.hits, now.hits + now.misses - start.hits - start.misses
         if hits < 0 or lookups < hits:
-            stretch.start = now  # it was cleared
+            period.start = now  # the cache was cleared
             return None
         if lookups < self.settings.lookups:
             return None
         grown = None if now.size is None or start.size is None else now.size - start.size
-        stretch.start = now
-        stretch.lookups_so_far += lookups
-        stretch.growing = stretch.growing + 1 if grown is not None and grown > 0 else 0
+        period.start = now
+        period.lookups_so_far += lookups
+        period.growing = period.growing + 1 if grown is not None and grown > 0 else 0
         return CacheUse(
             name=state.name,
             lookups=lookups,
             hits=hits,
-            lookups_so_far=stretch.lookups_so_far,
+            lookups_so_far=period.lookups_so_far,
             size=now.size,
             grown=grown,
             maxsize=now.maxsize,
-            growing=stretch.growing,
+            growing=period.growing,
             call_site=state.call_site,
         )

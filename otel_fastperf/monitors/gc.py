@@ -1,8 +1,8 @@
-"""Pauses of the garbage collector, by generation: as metric, in the budgets of requests, and, if long, as findings.
+"""Pauses of the garbage collector, by generation: a metric, a segment of time budgets, and findings for long pauses.
 
-A collection starts inside whatever allocates, also inside a lock of prometheus_client's on the same thread: what runs
-in `gc.callbacks` may take no lock. It notes the pause; a later tick or scrape counts it, and the end of the request in
-which it happened, or a later tick, reports it.
+Any allocation can start a collection, even one made while the same thread holds a lock of prometheus_client. So the
+callback in `gc.callbacks` must not take a lock. It only records the pause. A later tick or scrape counts it; the end of
+the request in which it happened, or a later tick, reports it.
 """
 
 import gc
@@ -26,13 +26,13 @@ from otel_fastperf.requests.record import CURRENT, RequestRecord
 from otel_fastperf.settings import MemorySettings
 from otel_fastperf.signals import Signals
 
-#: seconds between two counts when nobody scrapes
+#: seconds between two counts if `/metrics` is not scraped
 _INTERVAL: Final = 1.0
 
-#: pauses that are kept one by one, and most that are counted at once; what is over it is kept as number and sum
+#: most pauses that are kept individually and counted at once; the rest are kept as a number and a sum
 _PENDING: Final = 4096
 
-#: long pauses that wait for the end of their request, and the seconds that they wait at most
+#: most long pauses that await the end of their request, and how long they do, in seconds
 _MOST_LONG: Final = 256
 _PATIENCE: Final = 30.0
 
@@ -43,7 +43,7 @@ _MINUTE: Final = 60.0
 
 @asynccontextmanager
 async def monitor_gc(settings: MemorySettings, signals: Signals) -> AsyncIterator[None]:
-    """Measure every collection of the process, in whichever thread it runs."""
+    """Measure every collection of the process, in any thread."""
     long = _LongPauses(settings, signals)
     pauses = _Pauses(signals.metrics, signals.obstacles.pauses, long)
 
@@ -58,7 +58,7 @@ async def monitor_gc(settings: MemorySettings, signals: Signals) -> AsyncIterato
         try:
             pauses.count_all()
             long.report(0.0)
-        except Exception as error:  # noqa: BLE001 - the app's shutdown goes on
+        except Exception as error:  # noqa: BLE001 - the app's shutdown must continue
             failed(error)
 
     with ExitStack() as stack:
@@ -76,20 +76,20 @@ class _Pauses:
         self._children = tuple(metrics.gc_pause.child(str(generation)) for generation in range(_GENERATIONS))
         self._obstacles = obstacles
         self._long = long
-        self._long_enough = long.settings.gc_pause
+        self._least = long.settings.gc_pause
         self._started: float | None = None
-        #: of the collection that runs: has somebody asked for it, and the CPU time of its thread when it began. Not
-        #: known of the youngest generation: it has few objects, and to ask for the CPU time takes microseconds
+        #: whether the current collection is explicit, and the CPU time of its thread when it started. Unknown for the
+        #: youngest generation, which is small and collected often: reading the CPU time takes microseconds
         self._explicit = False
         self._cpu = 0.0
         self._pending: deque[tuple[int, float]] = deque()
-        #: by generation, since the start: number and seconds of the pauses that found `_pending` full
+        #: by generation: number and seconds of all pauses so far for which `_pending` was full
         self._over = [(0, 0.0)] * _GENERATIONS
         self._over_counted = [(0, 0.0)] * _GENERATIONS
         self._counting = threading.Lock()
 
     def collector_called(self, phase: str, info: dict[str, int]) -> None:
-        """See `gc.callbacks`. Collections never nest nor overlap, and neither do these calls."""
+        """Record a pause; called as one of `gc.callbacks`. Collections, and so these calls, never overlap."""
         if phase == "start":
             if info["generation"] != _YOUNGEST:
                 self._explicit, self._cpu = _is_explicit(), time.thread_time()
@@ -99,9 +99,9 @@ class _Pauses:
             seconds, generation = ended - started, info["generation"]
             self._obstacles.append((started, ended))
             self._long.seconds += seconds
-            if seconds >= self._long_enough and generation != _YOUNGEST:
+            if seconds >= self._least and generation != _YOUNGEST:
                 cpu = time.thread_time() - self._cpu
-                self._long.note(Pause(generation, seconds, cpu, info["collected"], self._explicit), ended)
+                self._long.record(Pause(generation, seconds, cpu, info["collected"], self._explicit), ended)
             if len(self._pending) < _PENDING:
                 self._pending.append((generation, seconds))
             else:
@@ -109,14 +109,14 @@ class _Pauses:
                 self._over[generation] = number + 1, total + seconds
 
     def count_all(self) -> None:
-        """Count the rest, once the collector calls here no longer."""
+        """Count the remaining pauses once the collector no longer calls back."""
         while self._pending or self._over != self._over_counted:
             self.count(wait=True)
 
     def count(self, *, wait: bool = False) -> None:
-        """Put what was noted into the histogram. When another thread is about it, returns at once or waits.
+        """Count the recorded pauses in the histogram. If another thread is counting, return at once or wait for it.
 
-        Counting allocates, and so may itself make the collector pause: it ends, whatever comes in meanwhile.
+        Counting allocates, so it may itself cause pauses. It ends anyway: later ones are left for the next call.
         """
         if not self._counting.acquire(blocking=wait):
             return
@@ -130,7 +130,7 @@ class _Pauses:
             self._counting.release()
 
     def _count_over(self, generation: int, child: Any) -> None:
-        """Number and sum come out exact; each of these pauses is taken to be as long as their mean."""
+        """Observe the mean once for each pause, so that number and sum are exact."""
         (number, total), (counted, counted_total) = self._over[generation], self._over_counted[generation]
         left = number - counted
         if not left:
@@ -142,83 +142,84 @@ class _Pauses:
 
 
 def _is_explicit() -> bool:
-    """Has somebody called `gc.collect()`? The interpreter begins by itself only over the threshold, which is one more.
+    """Whether `gc.collect()` was called: the interpreter starts a collection only above the threshold.
 
-    Asked when a collection starts: it sets the counts to 0.
+    Call it at the start of a collection, which later resets the counts.
     """
     threshold = gc.get_threshold()[0]
     return not gc.isenabled() or threshold == 0 or gc.get_count()[0] <= threshold
 
 
-class _Noted(NamedTuple):
+class _RecordedPause(NamedTuple):
+    """A long pause, the `time.perf_counter()` at its end, and the request in which it happened."""
+
     pause: Pause
-    #: `time.perf_counter()`
     ended: float
     record: RequestRecord | None
 
 
 class _LongPauses:
-    """Long pauses, from the collector's call to their report: together with all others of the same request."""
+    """Long pauses between the collector's callback and their report. Those of one request are reported together."""
 
     def __init__(self, settings: MemorySettings, signals: Signals) -> None:
         self.settings = settings
         self._signals = signals
-        self._noted: deque[_Noted] = deque(maxlen=_MOST_LONG)
-        self._unseen: BaseException | None = None
-        self._waiting: list[_Noted] = []
+        self._recorded: deque[_RecordedPause] = deque(maxlen=_MOST_LONG)
+        self._unreported: BaseException | None = None
+        self._waiting: list[_RecordedPause] = []
         self._lock = threading.Lock()
-        #: of all pauses so far, long or not
+        #: total of all pauses so far, long or short
         self.seconds = 0.0
-        #: `(time.perf_counter(), seconds of all pauses by then)` of the ticks of the last minute
+        #: `(time.perf_counter(), self.seconds)` at each tick of the last minute
         self._ticks: deque[tuple[float, float]] = deque()
 
-    def note(self, pause: Pause, ended: float) -> None:
-        """Called by the collector, in whichever thread, context and lock it ran: takes no lock, and never raises."""
+    def record(self, pause: Pause, ended: float) -> None:
+        """Record a pause. Runs in the collector's callback, so it takes no lock and never raises."""
         try:
-            pause = pause._replace(site=call_site(sys._getframe()))  # noqa: SLF001 - there is no other way
-        except Exception as error:  # noqa: BLE001 - told later: to log takes a lock
-            self._unseen = error
-        self._noted.append(_Noted(pause, ended, CURRENT.get()))
+            pause = pause._replace(site=call_site(sys._getframe()))  # noqa: SLF001 - the only way to the current frame
+        except Exception as error:  # noqa: BLE001 - reported later, because logging takes a lock
+            self._unreported = error
+        self._recorded.append(_RecordedPause(pause, ended, CURRENT.get()))
 
     def request_ended(self, record: RequestRecord) -> None:
         """Report the pauses of a request that has ended."""
-        if self._noted or self._waiting:
-            self._report(record, self._taken(lambda noted: noted.record is record))
+        if self._recorded or self._waiting:
+            self._report(record, self._taken(lambda pause: pause.record is record))
 
     def report(self, patience: float) -> None:
-        """Report what belongs to no request that is still to end, within `patience` seconds. Called at each tick."""
+        """Report pauses outside of requests, in ended requests, and older than `patience` seconds. Runs each tick."""
         now = time.perf_counter()
         while self._ticks and now - self._ticks[0][0] > _MINUTE:
             self._ticks.popleft()
         self._ticks.append((now, self.seconds))
-        if self._unseen is not None:
-            error, self._unseen = self._unseen, None
+        if self._unreported is not None:
+            error, self._unreported = self._unreported, None
             self._signals.guard.failed("gc_monitor", error)
-        if not self._noted and not self._waiting:
+        if not self._recorded and not self._waiting:
             return
-        for noted in self._taken(lambda noted: noted.record is None):
-            self._report(None, [noted])
-        late = self._taken(lambda noted: _ended(noted.record) or now - noted.ended >= patience)
-        # a dict and not a set: in the order in which they came
-        for record in {id(noted.record): noted.record for noted in late}.values():
-            self._report(record, [noted for noted in late if noted.record is record])
+        for pause in self._taken(lambda pause: pause.record is None):
+            self._report(None, [pause])
+        late = self._taken(lambda pause: _ended(pause.record) or now - pause.ended >= patience)
+        # a dict instead of a set keeps the order of the pauses
+        for record in {id(pause.record): pause.record for pause in late}.values():
+            self._report(record, [pause for pause in late if pause.record is record])
 
-    def _taken(self, wanted: Callable[[_Noted], bool]) -> list[_Noted]:
-        """Those that are `wanted`; the others go on waiting."""
-        taken: list[_Noted] = []
+    def _taken(self, wanted: Callable[[_RecordedPause], bool]) -> list[_RecordedPause]:
+        """Remove and return the pauses that are `wanted`; the others stay."""
+        taken: list[_RecordedPause] = []
         with self._lock:
-            while self._noted:
-                self._waiting.append(self._noted.popleft())
+            while self._recorded:
+                self._waiting.append(self._recorded.popleft())
             waiting, self._waiting = self._waiting, []
-            for noted in waiting:
-                (taken if wanted(noted) else self._waiting).append(noted)
+            for pause in waiting:
+                (taken if wanted(pause) else self._waiting).append(pause)
         return taken
 
-    def _report(self, record: RequestRecord | None, noted: list[_Noted]) -> None:
+    def _report(self, record: RequestRecord | None, pauses: list[_RecordedPause]) -> None:
         if record is not None and record.owner is not self._signals:
-            return  # of another app in this process, which has a monitor of its own
+            return  # another app in this process, which has its own monitor
         share = (self.seconds - (self._ticks[0][1] if self._ticks else 0.0)) / _MINUTE
-        for finding in detect_gc_pause([each.pause for each in noted], share, self.settings):
+        for finding in detect_gc_pause([each.pause for each in pauses], share, self.settings):
             if record is None:
                 self._signals.findings.report(finding)
             elif finding.call_site is not None:
@@ -227,7 +228,7 @@ class _LongPauses:
                 self._report_without_route(finding, record)
 
     def _report_without_route(self, finding: Finding, record: RequestRecord) -> None:
-        """The request has suffered, and is not the cause: its route is not told, its span and trace are."""
+        """Report with the span and trace of the request, but without its route: the request is not the cause."""
         exemplar = exemplar_of(record.span)
         self._signals.findings.report(
             finding if exemplar is None else replace(finding, trace_ids=(exemplar["trace_id"],))

@@ -1,4 +1,4 @@
-"""What each library's caches count as hits, misses and evictions; the libraries are the real ones."""
+"""Hits, misses and evictions of the caches of each library. The libraries are the real ones."""
 
 import copy
 import functools
@@ -52,7 +52,7 @@ def _cleared() -> None:
 
 
 @pytest.mark.usefixtures("_cleared")
-def test_lru_cache_counts_by_itself() -> None:
+def test_lru_cache_counts_its_own_hits() -> None:
     adapter = installed(double)
     for number in (1, 1, 2, 1):
         double(number)
@@ -79,7 +79,7 @@ def test_a_cache_without_a_limit_has_no_evictions() -> None:
     assert adapter.read() == Reading(hits=0, misses=1, evictions=None, size=1, maxsize=None)
 
 
-def test_a_function_is_called_as_in_its_module_and_defined_at_its_decorator() -> None:
+def test_a_function_is_named_by_its_module_and_located_at_its_decorator() -> None:
     adapter = adapter_of(double)
     assert adapter.name == f"{__name__}.double"
     assert adapter.call_site is not None
@@ -112,7 +112,7 @@ def test_a_cachetools_cache_counts_look_ups_and_evictions() -> None:
 
 
 @pytest.mark.parametrize("name", ["FIFOCache", "LFUCache", "LRUCache", "RRCache"])
-def test_every_kind_of_cachetools_cache_evicts_one_for_one_that_comes_over_the_limit(name: str) -> None:
+def test_every_kind_of_cachetools_cache_evicts_one_entry_for_each_above_the_limit(name: str) -> None:
     cache = getattr(library("cachetools"), name)(3)
     adapter = installed(cache)
     for number in range(10):
@@ -120,7 +120,7 @@ def test_every_kind_of_cachetools_cache_evicts_one_for_one_that_comes_over_the_l
     assert adapter.read() == Reading(hits=0, misses=0, evictions=7, size=3, maxsize=3)
 
 
-def test_what_expires_or_is_cleared_was_not_evicted() -> None:
+def test_expired_and_cleared_entries_are_not_evictions() -> None:
     now = [0.0]
     cache = library("cachetools").TTLCache(10, ttl=60, timer=lambda: now[0])
     adapter = installed(cache)
@@ -134,7 +134,7 @@ def test_what_expires_or_is_cleared_was_not_evicted() -> None:
     assert adapter.read() == Reading(hits=0, misses=1, evictions=0, size=0, maxsize=10)
 
 
-def test_a_cache_that_makes_what_is_missing_has_missed() -> None:
+def test_a_cache_that_makes_missing_values_has_missed() -> None:
     class Squares(library("cachetools").LRUCache):  # type: ignore[misc]
         def __missing__(self, key: int) -> int:
             self[key] = key * key
@@ -162,7 +162,7 @@ def test_a_cached_function_is_counted_at_its_cache() -> None:
     assert adapter.call_site is not None
 
 
-def test_a_cached_function_with_info_counts_by_itself() -> None:
+def test_a_cached_function_with_info_counts_its_own_hits() -> None:
     cachetools = library("cachetools")
 
     @cachetools.cached({}, info=True)  # type: ignore[untyped-decorator]
@@ -174,7 +174,7 @@ def test_a_cached_function_with_info_counts_by_itself() -> None:
     assert adapter.read() == Reading(hits=1, misses=1, evictions=None, size=1, maxsize=None)
 
 
-def test_a_function_cached_in_a_plain_dict_cannot_be_counted_and_the_cure_is_named() -> None:
+def test_a_function_cached_in_a_plain_dict_is_refused_with_the_remedy() -> None:
     cachetools = library("cachetools")
 
     @cachetools.cached({})  # type: ignore[untyped-decorator]
@@ -185,7 +185,7 @@ def test_a_function_cached_in_a_plain_dict_cannot_be_counted_and_the_cure_is_nam
         adapter_of(triple)
 
 
-def test_a_cache_that_is_counted_says_that_it_is_of_its_class_and_so_do_its_copies() -> None:
+def test_a_counted_cache_and_its_copies_claim_to_be_of_the_original_class() -> None:
     kind = library("cachetools").LRUCache
     cache = kind(4)
     cache["a"] = 1
@@ -198,7 +198,7 @@ def test_a_cache_that_is_counted_says_that_it_is_of_its_class_and_so_do_its_copi
     assert adapter.read() == Reading(hits=0, misses=0, evictions=0, size=1, maxsize=4)
 
 
-def test_a_cache_is_left_as_it_was_when_the_last_of_its_observers_leaves() -> None:
+def test_a_cache_is_restored_when_its_last_adapter_is_removed() -> None:
     kind = library("cachetools").LRUCache
     cache = kind(4)
     first, second = installed(cache), installed(cache)
@@ -245,7 +245,7 @@ def fastapi_cache_module(name: str) -> Any:
     return library(f"fastapi_cache{name}", "fastapi-cache2 jinja2")
 
 
-async def test_fastapi_cache_is_counted_from_its_init_on_whatever_the_backend() -> None:
+async def test_fastapi_cache_is_counted_from_init_with_any_backend() -> None:
     fastapi_cache = fastapi_cache_module("")
     backend = fastapi_cache_module(".backends.inmemory").InMemoryBackend
     cached: Any = fastapi_cache_module(".decorator").cache(expire=60)
@@ -275,7 +275,7 @@ async def test_fastapi_cache_is_counted_from_its_init_on_whatever_the_backend() 
 # redis
 
 
-def test_a_redis_client_counts_its_own_answers_key_by_key() -> None:
+def test_a_redis_client_counts_its_own_answers_for_each_key() -> None:
     client = library("fakeredis").FakeRedis()
     adapter = installed(client)
     client.set("a", 1)
@@ -296,10 +296,10 @@ async def test_an_asynchronous_redis_client_too() -> None:
         assert await pipeline.get("a").execute() == [b"1"]
     assert adapter.read() == Reading(hits=2, misses=2)
     await client.aclose()
-    await client.connection_pool.disconnect()  # older clients leave it to the garbage collector
+    await client.connection_pool.disconnect()  # older clients leave this to the garbage collector
 
 
-def test_a_command_that_fails_is_neither_and_fails_as_ever() -> None:
+def test_a_failing_command_is_neither_hit_nor_miss_and_still_raises() -> None:
     redis = library("redis")
     client = library("fakeredis").FakeRedis()
     adapter = installed(client)
@@ -314,12 +314,12 @@ def test_a_command_that_fails_is_neither_and_fails_as_ever() -> None:
 
 
 @pytest.mark.parametrize("thing", [None, {}, 7, print, dict, object()])
-def test_what_is_no_cache_is_refused_with_the_cure(thing: object) -> None:
-    with pytest.raises(SetupError, match="Cure: pass a function"):
+def test_an_unknown_object_is_refused_with_the_remedy(thing: object) -> None:
+    with pytest.raises(SetupError, match="Remedy: pass a function"):
         adapter_of(thing)
 
 
-async def test_an_answer_of_an_unknown_form_fails_no_request() -> None:
+async def test_an_answer_of_unknown_form_fails_no_request() -> None:
     base: Any = fastapi_cache_module(".backends.inmemory").InMemoryBackend
 
     class Odd(base):  # type: ignore[misc]

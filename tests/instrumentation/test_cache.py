@@ -1,4 +1,4 @@
-"""Caches that the app hands over, or that are found: on `/metrics`, while it is instrumented."""
+"""Caches that the app passes or that are discovered, on `/metrics` while instrumented."""
 
 import functools
 import gc
@@ -35,7 +35,7 @@ def series(probe: Probe, cache: str) -> dict[str, float | None]:
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_a_cache_may_be_handed_over_before_and_after_the_telemetry_begins(probe: Probe, before: bool) -> None:
+def test_a_cache_may_be_observed_before_and_after_the_telemetry_starts(probe: Probe, before: bool) -> None:
     caches, double = Caches(), cached()
     if before:
         caches.observe(double, "doubles")
@@ -53,7 +53,7 @@ def test_a_cache_may_be_handed_over_before_and_after_the_telemetry_begins(probe:
         }
 
 
-def test_counters_go_on_when_the_cache_is_cleared(probe: Probe) -> None:
+def test_counters_continue_when_the_cache_is_cleared(probe: Probe) -> None:
     caches, double = Caches(), cached()
     with instrument_caches(caches, probe.signals):
         caches.observe(double, "doubles")
@@ -70,7 +70,7 @@ def test_counters_go_on_when_the_cache_is_cleared(probe: Probe) -> None:
         }
 
 
-def test_what_is_not_known_is_absent(probe: Probe) -> None:
+def test_unknown_values_are_absent(probe: Probe) -> None:
     caches = Caches()
     unbounded = functools.cache(abs)
     with instrument_caches(caches, probe.signals):
@@ -85,12 +85,12 @@ def test_what_is_not_known_is_absent(probe: Probe) -> None:
         }
 
 
-def test_the_cache_is_returned_so_that_one_line_makes_and_observes_it(probe: Probe) -> None:
+def test_the_cache_is_returned_so_that_one_line_creates_and_observes_it(probe: Probe) -> None:
     double = cached()
     assert Caches().observe(double) is double
 
 
-def test_a_function_is_called_as_in_its_module_and_a_second_of_that_name_is_numbered(probe: Probe) -> None:
+def test_a_function_is_named_by_its_module_and_a_second_one_of_that_name_is_numbered(probe: Probe) -> None:
     caches, first, second = Caches(), cached(), cached()
     with instrument_caches(caches, probe.signals):
         caches.observe(first), caches.observe(second)
@@ -100,7 +100,7 @@ def test_a_function_is_called_as_in_its_module_and_a_second_of_that_name_is_numb
         ]
 
 
-def test_to_observe_again_gives_a_new_name_and_counts_nothing_twice(probe: Probe) -> None:
+def test_observing_again_renames_and_counts_nothing_twice(probe: Probe) -> None:
     caches, double = Caches(), cached()
     with instrument_caches(caches, probe.signals):
         caches.observe(double, "old")
@@ -112,7 +112,7 @@ def test_to_observe_again_gives_a_new_name_and_counts_nothing_twice(probe: Probe
         assert (series(probe, "new")["hits_total"], len(caches.states())) == (1, 1)
 
 
-def test_a_cache_that_is_gone_has_no_size(probe: Probe) -> None:
+def test_a_deleted_cache_has_no_size(probe: Probe) -> None:
     caches, double = Caches(), cached()
     with instrument_caches(caches, probe.signals):
         caches.observe(double, "doubles")
@@ -138,12 +138,12 @@ def test_an_object_is_counted_only_while_it_is_instrumented_and_again_after_a_re
     assert not probe.signals.metrics._refreshers
 
 
-def test_what_is_no_cache_is_refused(probe: Probe) -> None:
-    with pytest.raises(SetupError, match="Cure"):
+def test_an_unknown_object_is_refused(probe: Probe) -> None:
+    with pytest.raises(SetupError, match="Remedy"):
         Caches().observe(7)
 
 
-def test_a_cache_that_cannot_tell_costs_its_own_series_only(probe: Probe) -> None:
+def test_an_unreadable_cache_loses_only_its_own_series(probe: Probe) -> None:
     class Broken:
         __qualname__ = "Broken"
 
@@ -194,7 +194,7 @@ def found(caches: Caches) -> set[str]:
     return {state.name for state in caches.states() if state.name.startswith("found_shop")}
 
 
-def test_cached_functions_of_the_application_are_found(probe: Probe, shop: ModuleType) -> None:
+def test_cached_functions_of_the_application_are_discovered(probe: Probe, shop: ModuleType) -> None:
     caches = Caches()
     with instrument_caches(caches, probe.signals):
         caches.discover()
@@ -204,7 +204,7 @@ def test_cached_functions_of_the_application_are_found(probe: Probe, shop: Modul
         assert series(probe, "found_shop.shipping")["misses_total"] == 1
 
 
-def test_a_name_that_the_app_has_given_stays(probe: Probe, shop: ModuleType) -> None:
+def test_a_name_given_by_the_app_is_kept(probe: Probe, shop: ModuleType) -> None:
     caches = Caches()
     caches.observe(shop.shipping, "mine")
     with instrument_caches(caches, probe.signals):
@@ -212,7 +212,7 @@ def test_a_name_that_the_app_has_given_stays(probe: Probe, shop: ModuleType) -> 
         assert "found_shop.shipping" not in found(caches)
 
 
-def test_what_python_and_installed_packages_cache_is_not_found(probe: Probe) -> None:
+def test_caches_of_python_and_installed_packages_are_not_discovered(probe: Probe) -> None:
     caches = Caches()
     with instrument_caches(caches, probe.signals):
         caches.discover()

@@ -1,4 +1,4 @@
-"""Caches on the clock: found, read, and judged after so many look-ups."""
+"""Caches are discovered, read periodically, and judged after every `lookups` look-ups."""
 
 import asyncio
 import functools
@@ -61,7 +61,7 @@ def test_a_cached_function_that_mostly_misses_is_found_with_no_line_of_set_up(
     assert SHOP.splitlines()[finding.call_site.line - 1] == "@functools.lru_cache(maxsize=4)"
 
 
-def test_a_cache_that_answers_is_not(run: Run, probe: Probe) -> None:
+def test_a_cache_with_hits_is_not_found(run: Run, probe: Probe) -> None:
     double = functools.lru_cache(maxsize=64)(lambda number: 2 * number)
     caches = Caches()
     caches.observe(double, "doubles")
@@ -77,7 +77,7 @@ def test_a_cache_that_answers_is_not(run: Run, probe: Probe) -> None:
     assert probe.findings() == ()
 
 
-def test_the_first_look_ups_that_fill_a_cache_are_no_fault(run: Run, probe: Probe) -> None:
+def test_the_look_ups_that_fill_a_cache_yield_no_finding(run: Run, probe: Probe) -> None:
     double = functools.lru_cache(maxsize=64)(lambda number: 2 * number)
     caches = Caches()
     caches.observe(double, "doubles")
@@ -93,7 +93,7 @@ def test_the_first_look_ups_that_fill_a_cache_are_no_fault(run: Run, probe: Prob
     assert probe.findings() == ()
 
 
-def test_a_cache_that_is_cleared_begins_a_new_stretch(run: Run, probe: Probe, until: Until) -> None:
+def test_clearing_a_cache_starts_a_new_period(run: Run, probe: Probe, until: Until) -> None:
     double = functools.lru_cache(maxsize=4)(lambda number: 2 * number)
     caches = Caches()
     caches.observe(double, "doubles")
@@ -112,7 +112,7 @@ def test_a_cache_that_is_cleared_begins_a_new_stretch(run: Run, probe: Probe, un
     assert probe.findings()[0].subject == "doubles"
 
 
-def test_it_ends_without_a_trace(run: Run, probe: Probe) -> None:
+def test_it_stops_completely(run: Run, probe: Probe) -> None:
     async def main() -> None:
         before = threading.enumerate(), asyncio.all_tasks()
         async with monitor_caches(Caches(), SETTINGS, probe.signals):
@@ -122,7 +122,7 @@ def test_it_ends_without_a_trace(run: Run, probe: Probe) -> None:
     run(main())
 
 
-def test_a_look_that_fails_is_counted_and_the_next_is_made(
+def test_a_failed_reading_is_counted_and_the_next_one_is_made(
     run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caches = Caches()

@@ -24,7 +24,7 @@ SETTINGS = MemorySettings()
 @pytest.fixture(autouse=True)
 def _only_collections_of_the_test() -> Iterator[None]:
     gc.disable()
-    gc.freeze()  # what the whole test run has left would make a full collection slow
+    gc.freeze()  # objects left by the whole test run would make a full collection slow
     yield
     gc.unfreeze()
     gc.enable()
@@ -68,7 +68,7 @@ def test_a_pause_is_as_long_as_the_collection(run: Run, probe: Probe) -> None:
     assert 0.3 * seconds < paused(probe, 2) <= seconds
 
 
-def test_a_generation_that_was_not_collected_has_a_series_that_says_so(run: Run, probe: Probe) -> None:
+def test_a_generation_that_was_not_collected_has_a_series_of_zero(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_gc(SETTINGS, probe.signals):
             pass
@@ -88,7 +88,7 @@ def test_collections_in_other_threads_count(run: Run, probe: Probe) -> None:
     assert pauses(probe, 2) == 1
 
 
-def test_pauses_are_counted_when_nobody_scrapes(
+def test_pauses_are_counted_without_scrapes(
     run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gc_module, "_INTERVAL", 0.01)
@@ -101,7 +101,7 @@ def test_pauses_are_counted_when_nobody_scrapes(
     run(main())
 
 
-def test_more_pauses_than_are_kept_one_by_one_lose_neither_number_nor_time(
+def test_more_pauses_than_are_kept_individually_lose_neither_number_nor_time(
     run: Run, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gc_module, "_PENDING", 5)
@@ -144,7 +144,7 @@ def test_a_collection_inside_a_metric_s_lock_does_not_hang(run: Run, probe: Prob
 def test_collections_while_the_pauses_are_counted_neither_hang_nor_get_lost(
     run: Run, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A threshold of one: nearly everything that allocates collects, also what counts the collections."""
+    """With a threshold of 1 nearly every allocation collects, including those that count the collections."""
     threshold = gc.get_threshold()
     seen = []
     monkeypatch.setattr(gc_module, "_PENDING", 50)
@@ -169,7 +169,7 @@ def test_collections_while_the_pauses_are_counted_neither_hang_nor_get_lost(
     assert sum(pauses(probe, generation) or 0 for generation in range(3)) == len(seen)
 
 
-def test_a_metric_that_fails_is_counted_and_fails_nothing(
+def test_a_failing_metric_is_counted_and_breaks_nothing(
     run: Run, probe: Probe, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
     monkeypatch.setattr(gc_module, "_INTERVAL", 0.01)
@@ -185,7 +185,7 @@ def test_a_metric_that_fails_is_counted_and_fails_nothing(
     assert set(probe.failures) == {"gc_monitor"}
 
 
-def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> None:
+def test_it_stops_completely_and_can_be_restarted(run: Run, probe: Probe) -> None:
     async def main() -> None:
         before = list(gc.callbacks), list(probe.signals.metrics._refreshers), threading.enumerate()
         for rounds in (1, 2):
@@ -198,7 +198,7 @@ def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> 
     run(main())
 
 
-def test_two_monitors_may_end_in_any_order(run: Run, probe: Probe) -> None:
+def test_two_monitors_may_stop_in_any_order(run: Run, probe: Probe) -> None:
     async def main() -> None:
         first, second = monitor_gc(SETTINGS, probe.signals), monitor_gc(SETTINGS, probe.signals)
         before = list(gc.callbacks)
@@ -213,7 +213,7 @@ def test_two_monitors_may_end_in_any_order(run: Run, probe: Probe) -> None:
     assert pauses(probe, 2) == 1
 
 
-# What the monitor hands on: pauses to the budgets, long ones as findings.
+# Pauses in time budgets, and long pauses as findings.
 
 LONG = MemorySettings(gc_pause=1e-6)
 
@@ -231,13 +231,13 @@ def a_request(probe: Probe, path: str = "/reports") -> RequestRecord:
 
 
 def ended(probe: Probe, record: RequestRecord) -> None:
-    """As the request layer ends it."""
+    """End the request as the request layer does."""
     record.ended = time.perf_counter()
     probe.signals.findings.request_ended(record)
     record.span.end()
 
 
-def test_every_pause_stands_in_the_way_of_requests_from_its_start_to_its_end(run: Run, probe: Probe) -> None:
+def test_every_pause_blocks_requests_from_its_start_to_its_end(run: Run, probe: Probe) -> None:
     async def main() -> tuple[float, float]:
         async with monitor_gc(SETTINGS, probe.signals):
             before = time.perf_counter()
@@ -270,7 +270,7 @@ def test_a_long_explicit_collection_in_a_request_is_found_with_its_line_on_its_s
     assert [event.name for event in span.events] == ["fastperf.gc_pause"]
 
 
-def test_a_collection_that_began_by_itself_is_told_apart_and_belongs_to_no_route(run: Run, probe: Probe) -> None:
+def test_an_automatic_collection_is_recognised_and_belongs_to_no_route(run: Run, probe: Probe) -> None:
     threshold = gc.get_threshold()
 
     async def main() -> None:
@@ -296,7 +296,7 @@ def test_a_collection_that_began_by_itself_is_told_apart_and_belongs_to_no_route
     assert [event.name for event in span.events] == ["fastperf.gc_pause"]
 
 
-def test_a_request_that_collects_is_one_finding_whatever_else_was_collected_meanwhile(run: Run, probe: Probe) -> None:
+def test_a_request_that_collects_is_one_finding_despite_other_collections(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_gc(LONG, probe.signals):
             record = a_request(probe)
@@ -311,8 +311,8 @@ def test_a_request_that_collects_is_one_finding_whatever_else_was_collected_mean
     assert (finding.count, finding.evidence["pauses"]) == (1, 3)
 
 
-def test_a_pause_of_the_youngest_generation_is_no_finding(run: Run, probe: Probe) -> None:
-    """It has a few hundred objects; what takes long is the machine."""
+def test_a_pause_of_the_youngest_generation_yields_no_finding(run: Run, probe: Probe) -> None:
+    """It has a few hundred objects, so only a busy machine makes it long."""
 
     async def main() -> None:
         async with monitor_gc(LONG, probe.signals):
@@ -341,7 +341,7 @@ def test_a_collection_outside_of_requests_is_found_too(run: Run, probe: Probe, u
 
 
 @pytest.mark.usefixtures("_tick_at_once")
-def test_a_request_that_goes_on_and_on_is_not_waited_for_for_ever(
+def test_a_pause_in_an_endless_request_is_reported_eventually(
     run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gc_module, "_PATIENCE", 0.05)
@@ -356,7 +356,7 @@ def test_a_request_that_goes_on_and_on_is_not_waited_for_for_ever(
     assert len(probe.findings()) == 1
 
 
-def test_what_ends_with_the_monitor_is_reported_before(run: Run, probe: Probe) -> None:
+def test_pending_pauses_are_reported_when_the_monitor_stops(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_gc(LONG, probe.signals):
             gc.collect()
@@ -365,7 +365,7 @@ def test_what_ends_with_the_monitor_is_reported_before(run: Run, probe: Probe) -
     assert len(probe.findings()) == 1
 
 
-def test_a_short_pause_is_no_finding(run: Run, probe: Probe) -> None:
+def test_a_short_pause_yields_no_finding(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_gc(MemorySettings(gc_pause=10.0), probe.signals):
             gc.collect()
@@ -374,7 +374,7 @@ def test_a_short_pause_is_no_finding(run: Run, probe: Probe) -> None:
     assert probe.findings() == ()
 
 
-def test_a_pause_in_a_request_of_another_app_is_left_to_that_one(run: Run, probe: Probe) -> None:
+def test_a_pause_in_a_request_of_another_app_is_left_to_that_app(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_gc(LONG, probe.signals):
             record = a_request(probe)
