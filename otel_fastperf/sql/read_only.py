@@ -1,8 +1,8 @@
-"""Whether a statement does nothing but read: only such a one may be sent to the database a second time, in an EXPLAIN.
+"""Does a statement only read? Only such a statement may be sent to the database again, in an EXPLAIN.
 
-Denied unless known: what is not a single SELECT of plain clauses, whatever has a word that writes or locks, and calls
-of functions that act. EXPLAIN without ANALYZE executes nothing; this is the first of two guards, the read-only
-transaction is the second.
+Anything but a single SELECT of plain clauses is denied, and so is a SELECT with a word that writes or locks, or with a
+call of a function that has effects. EXPLAIN without ANALYZE executes nothing anyway. This is the first of two guards;
+the second is the read-only transaction.
 """
 
 import re
@@ -11,17 +11,17 @@ from typing import Final
 from otel_fastperf.sql.describe import describe
 from otel_fastperf.sql.keywords import keywords
 
-#: a longer statement is not read: it would have to be sent once more as it is
+#: longest statement that is accepted, in characters: it would have to be sent again in full
 LONGEST: Final = 64 * 1024
 
 
-#: words that no plain SELECT has outside of quotes; REPLACE and INSERT are functions too, LOCK and SHARE are clauses
+#: words that a plain SELECT never has outside of quotes; some are also functions (INSERT) or clauses (LOCK, SHARE)
 _DENIED: Final = keywords(
     "ALTER ANALYZE CALL COPY CREATE DELETE DO DROP DUMPFILE EXEC EXECUTE EXPLAIN GRANT HANDLER INSERT INTO LOCK MERGE"
     " OUTFILE PRAGMA REVOKE SET SHARE TRUNCATE UPDATE"
 )
-#: functions that do something, by the beginning of their names: sequences, locks, files, sleep, other servers, settings
-_ACTS: Final = (
+#: beginnings of names of functions with effects: sequences, locks, files, sleep, other servers, settings
+_EFFECTS: Final = (
     "benchmark",
     "currval",
     "dblink",
@@ -72,8 +72,8 @@ _CALL: Final = re.compile(r"""["`]?(?P<name>[^\W\d][\w$]*)["`]?\s*\(""")
 
 
 def only_reads(statement: str, dialect: str) -> bool:
-    """True for a single SELECT, with or without WITH, that neither writes nor locks nor calls what acts."""
-    # MySQL executes what stands in these comments
+    """True for a single SELECT, also with WITH, that neither writes, nor locks, nor calls functions with effects."""
+    # MySQL executes the text in these comments
     if len(statement) > LONGEST or "/*!" in statement or "/*M!" in statement or ":=" in statement:
         return False
     query = describe(statement, dialect, max_length=2 * LONGEST)
@@ -81,4 +81,4 @@ def only_reads(statement: str, dialect: str) -> bool:
     if query.operation != "SELECT" or ";" in text:
         return False
     words = {match["word"].upper() for match in _WORD.finditer(text) if match["word"]}
-    return not words & _DENIED and not any(call["name"].lower().startswith(_ACTS) for call in _CALL.finditer(text))
+    return not words & _DENIED and not any(call["name"].lower().startswith(_EFFECTS) for call in _CALL.finditer(text))

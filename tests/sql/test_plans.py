@@ -76,7 +76,7 @@ def test_a_plan_is_a_text_without_values_and_a_remark_that_names_the_index() -> 
     seen = postgresql(EMAIL, SEQ_SCAN)
     assert seen.text == "Seq Scan on users  (cost=993 rows=1 of=50,000)\n    Filter: (users.email = ?)"
     assert seen.remark == (
-        "All of about 50,000 rows of `users` are read to find about 1; no index serves `email`: try CREATE INDEX"
+        "All rows of `users` (about 50,000) are read to find about 1; no index fits `email`: try CREATE INDEX"
         " ix_users_email ON users (email)."
     )
     assert (seen.top, seen.cost, seen.scans) == ("Seq Scan on users", 993.0, (("users", 50_000.0),))
@@ -172,7 +172,7 @@ def test_a_correlated_subquery_that_scans_is_named_with_its_loops() -> None:
         Index_Cond="(u.id < 100)",
     )
     assert postgresql("SELECT 1 FROM users u", [{"Plan": outer}]).remark == (
-        "`orders` (about 200,000 rows) is read from end to end for each of about 100 rows; no index serves `user_id`:"
+        "`orders` (about 200,000 rows) is scanned completely for each of about 100 rows; no index fits `user_id`:"
         " try CREATE INDEX ix_orders_user_id ON orders (user_id)."
     )
 
@@ -229,13 +229,13 @@ def test_a_sort_for_the_first_few_wants_an_index_on_the_order() -> None:
 
 def test_a_sort_beyond_work_mem_goes_to_disk() -> None:
     remark = postgresql("SELECT * FROM orders ORDER BY created_at DESC", sorted_orders(limited=False)).remark
-    assert "About 200,000 rows (10 MiB) are sorted on disk, being more than work_mem (4 MiB)" in remark
+    assert "About 200,000 rows (10 MiB) are sorted on disk, because they exceed work_mem (4 MiB)" in remark
 
 
 def test_a_sort_in_memory_leaves_only_the_scan_to_be_named() -> None:
     facts = TableFacts(sizes=FACTS.sizes, work_memory=64 * MIB)
     remark = postgresql("SELECT * FROM orders ORDER BY created_at DESC", sorted_orders(limited=False), facts).remark
-    assert "with no condition that chooses any" in remark
+    assert "since no condition filters them" in remark
 
 
 def test_a_limit_without_a_sort_is_in_order() -> None:
@@ -304,7 +304,7 @@ def test_a_table_scan_of_mariadb() -> None:
     seen = mysql(EMAIL, {"query_block": {"select_id": 1, "nested_loop": [{"table": table}]}}, "mariadb")
     assert seen.text == "Query\n  Table scan on users  (of=50,325)\n      Filter: users.email = ?"
     assert seen.remark == (
-        "All of about 50,325 rows of `users` are read; no index serves `email`: try CREATE INDEX ix_users_email"
+        "All rows of `users` (about 50,325) are read; no index fits `email`: try CREATE INDEX ix_users_email"
         " ON users (email)."
     )
 
@@ -357,7 +357,7 @@ def test_a_buffered_join_that_scans_is_named_with_its_loops() -> None:
     }
     sql = "SELECT * FROM users u LEFT JOIN orders o ON o.user_id = u.id WHERE u.id < 50"
     assert mysql(sql, document, "mariadb").remark == (
-        "`orders` (about 100,010 rows) is read from end to end for each of about 49 rows; no index serves `user_id`:"
+        "`orders` (about 100,010 rows) is scanned completely for each of about 49 rows; no index fits `user_id`:"
         " try CREATE INDEX ix_orders_user_id ON orders (user_id)."
     )
 
@@ -382,7 +382,7 @@ def test_what_is_kept_is_read_once() -> None:
     }
     sql = "SELECT * FROM users WHERE id IN (SELECT user_id FROM orders WHERE status = 'open')"
     assert mysql(sql, document, "mariadb").remark == (
-        "All of about 100,010 rows of `orders` are read; no index serves `status`: try CREATE INDEX ix_orders_status ON"
+        "All rows of `orders` (about 100,010) are read; no index fits `status`: try CREATE INDEX ix_orders_status ON"
         " orders (status)."
     )
 
@@ -477,7 +477,7 @@ def test_a_scan_of_sqlite_takes_columns_from_the_statement() -> None:
     seen = sqlite("SELECT * FROM users AS u WHERE u.email = ? AND u.age > ?", (2, 0, "SCAN u"))
     assert seen.text == "Query\n  SCAN u  (of=50,000)"
     assert seen.remark == (
-        "All of about 50,000 rows of `users` are read; no index serves `email`, `age`: try CREATE INDEX"
+        "All rows of `users` (about 50,000) are read; no index fits `email`, `age`: try CREATE INDEX"
         " ix_users_email_age ON users (email, age)."
     )
 
@@ -512,7 +512,7 @@ def test_a_correlated_subquery_of_sqlite() -> None:
         (9, 0, "CORRELATED SCALAR SUBQUERY 1"),
         (14, 9, "SCAN o"),
     ).remark
-    assert remark.startswith("`orders` (about 200,000 rows) is read from end to end for each of about 50,000 rows")
+    assert remark.startswith("`orders` (about 200,000 rows) is scanned completely for each of about 50,000 rows")
     assert "CREATE INDEX ix_orders_user_id ON orders (user_id)" in remark
 
 
@@ -525,7 +525,7 @@ def test_a_join_of_all_with_all_is_in_order() -> None:
 
 def test_an_or_names_what_has_no_index() -> None:
     remark = sqlite("SELECT * FROM orders WHERE status = ? OR user_id = ?", (2, 0, "SCAN orders")).remark
-    assert "no index serves `user_id`: try CREATE INDEX ix_orders_user_id ON orders (user_id)" in remark
+    assert "no index fits `user_id`: try CREATE INDEX ix_orders_user_id ON orders (user_id)" in remark
 
 
 @pytest.mark.parametrize(

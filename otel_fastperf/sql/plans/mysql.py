@@ -1,8 +1,8 @@
-"""`EXPLAIN FORMAT=JSON` of MySQL and of MariaDB, which agree in the idea and not in the keys.
+"""`EXPLAIN FORMAT=JSON` of MySQL and MariaDB, which differ in their keys.
 
-https://dev.mysql.com/doc/refman/8.0/en/explain-output.html, https://mariadb.com/kb/en/explain-format-json/. What
-MariaDB gives may be no JSON: it escapes `'`, and before 10.9 an object has several members of one name. Neither shows a
-LIMIT, nor a table's name when it has an alias: these are taken from the statement.
+https://dev.mysql.com/doc/refman/8.0/en/explain-output.html, https://mariadb.com/kb/en/explain-format-json/. MariaDB's
+output may be invalid JSON: it escapes `'`, and before 10.9 an object can have several members of one name. Neither
+shows a LIMIT, nor the name of a table that has an alias; both are taken from the statement.
 """
 
 import json
@@ -17,7 +17,7 @@ _DIALECT: Final = "mysql"
 
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 
-#: what holds other steps, with what it does; a step of MySQL does it only if it says so (`_SAYS`)
+#: keys of steps that contain others: title and work; some steps of MySQL do it only if a flag says so (`_FLAGS`)
 _STEPS: Final = {
     "query_block": ("Query", Work.OTHER),
     "ordering_operation": ("Sort", Work.SORT),
@@ -33,7 +33,7 @@ _STEPS: Final = {
     "block-nl-join": ("Block nested loop", Work.JOIN),
     "expression_cache": ("Subquery for each row", Work.OTHER),
 }
-_SAYS: Final = {
+_FLAGS: Final = {
     "ordering_operation": "using_filesort",
     "grouping_operation": "using_temporary_table",
     "duplicates_removal": "using_temporary_table",
@@ -64,7 +64,7 @@ class _Object(list[tuple[str, Any]]):
 
 
 def _prepare_mysql(seconds: float, version: tuple[int, ...]) -> tuple[str, ...]:
-    # there are two forms of the document from 8.3 on
+    # 8.3 and later have two formats of the document
     form = ", explain_json_format_version = 1" if version >= (8, 3) else ""
     limit = max(1, int(seconds * 1000))
     return (f"SET SESSION max_execution_time = {limit}{form}", "START TRANSACTION READ ONLY")
@@ -96,7 +96,7 @@ def _answer(rows: Rows) -> Any:
 
 
 def _escape(match: re.Match[str]) -> str:
-    """A quote that is escaped is no JSON; a backslash of it is kept."""
+    """Replace an escape that JSON does not allow by an escaped backslash."""
     return match[0] if match[1] in '"\\/bfnrtu' else "\\\\" + match[1]
 
 
@@ -104,18 +104,18 @@ class _MysqlReader:
     def __init__(self, statement: Statement) -> None:
         self._statement = statement
         self._left = MOST_NODES
-        #: rows that the steps read last hand on, all loops together
+        #: rows that the last step passes on, all loops together
         self._given = 1.0
 
     def step(self, name: str, value: _Object, loops: float, depth: int) -> Node:
-        """A member that is a step of the plan, with all that is in it."""
+        """Read a member that is a step of the plan, with everything inside."""
         self._left -= 1
         title, work = _STEPS[name]
-        says = _SAYS.get(name)
+        flag = _FLAGS.get(name)
         cost = value.get("cost_info")
         node = Node(
             title=title,
-            work=work if says is None or value.get(says) is True else Work.OTHER,
+            work=work if flag is None or value.get(flag) is True else Work.OTHER,
             details=_details(value),
             cost=number(cost.get("query_cost") if isinstance(cost, _Object) else value.get("cost")),
             loops=loops,
@@ -143,13 +143,13 @@ class _MysqlReader:
                 self._through(member, node, depth)
 
     def _times(self, name: str, member: _Object, value: _Object, loops: float) -> float:
-        """What hangs on a row is done for each; what is kept is done once."""
+        """Number of executions: a dependent step runs for each row, a materialized one once."""
         if name.startswith("materialized"):
             return loops if member.get("dependent") is True else 1
         return self._given if name == "expression_cache" or value.get("dependent") is True else loops
 
     def _nested(self, members: list[Any], node: Node, loops: float, depth: int) -> None:
-        """Tables that are joined: each is looked into for each row of those before it."""
+        """Read joined tables: each is accessed for each row of those before it."""
         given = loops
         for member in members:
             if isinstance(member, _Object):
@@ -158,7 +158,7 @@ class _MysqlReader:
         self._given = given
 
     def _through(self, member: Any, node: Node, depth: int) -> None:
-        """What is no step and may hold some: lists of subqueries, `read_sorted_file`, keys of later versions."""
+        """Read a member that may contain steps: lists of subqueries, `read_sorted_file`, keys of later versions."""
         members = [member] if isinstance(member, _Object) else member if isinstance(member, list) else []
         given = self._given
         for each in members:
@@ -203,7 +203,7 @@ class _MysqlReader:
         return loops * (read or 1) * (100.0 if filtered is None else filtered) / 100
 
     def _buffered(self, value: _Object, node: Node) -> None:
-        """The condition of MariaDB's buffered join stands outside of its table."""
+        """Read the condition of MariaDB's buffered join, which is outside of its table."""
         condition = value.get("attached_condition")
         for child in node.children:
             if child.work is Work.SCAN and isinstance(condition, str) and not child.keys:
@@ -243,7 +243,7 @@ def _facts(_rows: Rows) -> TableFacts:
 
 
 def _weigh(_root: Node, _facts: TableFacts) -> None:
-    """All figures are in the plan."""
+    """Do nothing: all figures are in the plan."""
 
 
 MYSQL: Final = PlanDialect(

@@ -1,4 +1,4 @@
-"""A plan as a tree that is the same for every database, and what else is asked of the database to judge it."""
+"""A plan as a tree of nodes, in one form for all databases, and the facts about tables that help to judge it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,23 +7,23 @@ from typing import Any, Final, TypeAlias
 
 from otel_fastperf.sql.plans.statement import Statement
 
-#: deeper and further nodes of a plan are left out
+#: deeper nodes, and nodes beyond this number, are left out
 DEEPEST: Final = 50
 MOST_NODES: Final = 300
 
-#: the rows that a cursor gave
+#: the rows of a cursor
 Rows: TypeAlias = Sequence[Sequence[Any]]
 
 
 class Work(Enum):
-    """What a node does, as far as remarks go by it."""
+    """What a node does, if it matters for remarks."""
 
     OTHER = auto()
-    #: reads a table from end to end
+    #: scans a table completely
     SCAN = auto()
-    #: sorts all rows that come in
+    #: sorts all rows that enter it
     SORT = auto()
-    #: puts rows aside by key, to group them or to drop doubles
+    #: collects rows by key, to group them or to remove duplicates
     GROUP = auto()
     JOIN = auto()
     #: stops after some rows
@@ -32,79 +32,78 @@ class Work(Enum):
 
 @dataclass(slots=True, kw_only=True)
 class Node:
-    """One step of a plan. Texts are free of values; numbers are the database's estimates, None if it gives none."""
+    """One step of a plan. Texts contain no values; figures are the database's estimates, None if it makes none."""
 
-    #: as the database names it
+    #: the database's name for the step
     title: str
     work: Work = Work.OTHER
-    #: as DDL would write it; "" if it is about no table
+    #: as written in DDL; "" for a step without a table
     table: str = ""
-    #: conditions and sort keys, each a line
+    #: conditions and sort keys, one per line
     details: tuple[str, ...] = ()
     cost: float | None = None
-    #: rows that it gives, each time
+    #: rows that it returns per execution
     rows: float | None = None
     #: bytes of one row
     width: float = 0
-    #: rows that it reads, each time; of scans
+    #: rows that a scan reads per execution
     read: float | None = None
-    #: rows that come into it, each time, where its children do not tell; of sorts and groups
+    #: rows that enter a sort or group per execution, if its children do not have the number
     taken: float | None = None
-    #: how often it is done
+    #: number of executions
     loops: float = 1
-    #: what an index would be made of: columns that are compared, or sorted by; as DDL would write them
+    #: columns for an index: those compared or sorted by, as written in DDL
     keys: tuple[str, ...] = ()
-    #: the keys are alternatives (OR), so each needs an index of its own
+    #: the keys are alternatives (OR), so each needs its own index
     either: bool = False
-    #: an index that starts with the first key is there already
+    #: an index that starts with the first key exists
     indexed: bool = False
-    #: it is compared with a pattern that starts with a wildcard
+    #: a condition has a pattern that starts with a wildcard
     pattern: bool = False
-    #: it does not fit into memory, by the database's own word
+    #: the database expects that it does not fit into memory
     spills: bool = False
     children: list["Node"] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableFacts:
-    """What the database knows of the tables of a plan."""
+    """What the database knows about the tables of a plan."""
 
-    #: rows of each table, by its name as the plan has it
+    #: rows of each table, by its name in the plan
     sizes: Mapping[str, float] = field(default_factory=dict)
     #: first columns of each table's indexes
     indexed: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    #: bytes that one sort may take before it goes to disk; 0 if that is not known
+    #: bytes that a sort may use before it goes to disk; 0 if unknown
     work_memory: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanDialect:
-    """How one database is asked for a plan, and how its answers are read. All functions are pure and never raise."""
+    """How a database is asked for a plan, and how its answers are read. The functions are pure and never raise."""
 
-    #: stands before the statement
+    #: prefix of the statement
     explain: str
-    #: statements that make the session harmless: read only, and no longer than that many seconds;
-    #: the server's version as SQLAlchemy has it
+    #: statements that make the session read-only and limit its duration: takes seconds and SQLAlchemy's server version
     prepare: Callable[[float, tuple[int, ...]], tuple[str, ...]]
-    #: the plan; None if it is none
+    #: the plan in the rows; None if its format is unknown
     read: Callable[[Rows, Statement], Node | None]
-    #: queries for `TableFacts`, and how to read the rows of all of them
+    #: queries for `TableFacts`, and the facts in the rows of all of them
     questions: Callable[[Node], tuple[str, ...]]
     facts: Callable[[Rows], TableFacts]
-    #: complete the figures of the plan by the facts
+    #: completes the figures of the plan by the facts
     weigh: Callable[[Node, TableFacts], None]
-    #: `prepare` has to be in a transaction that the driver opens
+    #: `prepare` must run in a transaction that the driver opens
     opens_transaction: bool = False
 
 
 def apply_facts(root: Node, facts: TableFacts) -> None:
-    """Give scans the rows of their tables, and say which have an index."""
+    """Set the rows of scans, and whether they have an index."""
     for node, _ in walk(root):
         if node.work is Work.SCAN:
             node.read = facts.sizes.get(node.table, node.read)
             indexed = facts.indexed.get(node.table, frozenset())
             if node.either:
-                # one that has none is what is missing
+                # the keys without an index are the ones to name
                 node.keys = tuple(key for key in node.keys if key not in indexed) or node.keys
             node.indexed = bool(node.keys) and node.keys[0] in indexed
 
@@ -119,7 +118,7 @@ def walk(root: Node) -> Iterator[tuple[Node, tuple[Node, ...]]]:
 
 
 def number(value: object) -> float | None:
-    """A figure of a plan; some come as texts."""
+    """A figure of a plan as a number; some are text. None if it is not a figure."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

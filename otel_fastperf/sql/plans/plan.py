@@ -1,4 +1,4 @@
-"""A plan as it is shown: a text for people, what is wrong in it, and a hash that is equal for plans of one shape."""
+"""A plan as it is shown: its text, the remark on its worst problem, and a hash of its shape."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from otel_fastperf.sql.plans.remarks import remark_on
 from otel_fastperf.sql.plans.sqlite import SQLITE
 from otel_fastperf.sql.plans.statement import Statement
 
-#: by SQLAlchemy's names of dialects, where MariaDB is told from MySQL
+#: by SQLAlchemy's name of the dialect, except that MariaDB is `mariadb`
 PLAN_DIALECTS: Final[dict[str, PlanDialect]] = {
     "postgresql": POSTGRESQL,
     "mysql": MYSQL,
@@ -23,26 +23,29 @@ PLAN_DIALECTS: Final[dict[str, PlanDialect]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a database would execute a statement. Free of values."""
+    """How a database would execute a statement. Contains no values.
 
-    #: a line for each step and each of its conditions, indented; ends with `…` when it was cut
+    Attributes:
+        text: A line for each step and each of its conditions, indented; ends with `…` if it was cut.
+        hash: 16 hex digits; equal for plans that differ in figures only.
+        remark: One sentence about the worst problem; "" if none was found.
+        top: The first step.
+        cost: The database's estimate, in its own unit; None if it makes none.
+        scans: Tables that are scanned completely, with their rows; None if the number is unknown.
+    """
+
     text: str
-    #: 16 hex digits; equal for plans that differ in figures only
     hash: str
-    #: one sentence about what is wrong; "" if nothing is seen to be
     remark: str
-    #: the first step
     top: str
-    #: the database's estimate, in its own unit; None if it gives none
     cost: float | None
-    #: tables that are read from end to end, with the rows of each; None where that is not known
     scans: tuple[tuple[str, float | None], ...]
 
 
 def plan_of(
     database: PlanDialect, root: Node, statement: Statement, facts: TableFacts, *, max_length: int = 4096
 ) -> Plan:
-    """The plan whose nodes `database.read` has given; its text has at most `max_length` characters."""
+    """Make the plan from the nodes that `database.read` returned; its text has at most `max_length` characters."""
     database.weigh(root, facts)
     shape = "\n".join(f"{depth} {line}" for depth, line, _ in _lines(root))
     return Plan(
@@ -56,7 +59,7 @@ def plan_of(
 
 
 def _lines(root: Node) -> Iterator[tuple[int, str, str]]:
-    """Indentation, text, and the figures behind it."""
+    """Indentation, text and figures of each line."""
     for node, above in walk(root):
         yield len(above), node.title, _figures(node)
         for detail in node.details:

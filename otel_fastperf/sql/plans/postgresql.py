@@ -1,7 +1,7 @@
 """PostgreSQL's `EXPLAIN (FORMAT JSON, VERBOSE)`: https://www.postgresql.org/docs/current/sql-explain.html.
 
-VERBOSE for the schema of each table and for columns that carry their table's alias. What is read is a list of known
-keys, so nothing of a plan is shown that has not been freed of values.
+VERBOSE adds the schema of each table, and the table's alias to columns. Only a list of known keys is read, so a plan is
+shown without any text that still has values.
 """
 
 import json
@@ -43,14 +43,14 @@ _WORKS: Final = {
 }
 _CONDITIONS: Final = ("Index Cond", "Recheck Cond", "Hash Cond", "Merge Cond", "Join Filter", "TID Cond", "Filter")
 _KEYS: Final = ("Sort Key", "Presorted Key", "Group Key")
-#: tables whose facts are asked for
+#: most tables whose facts are queried
 _MOST_TABLES: Final = 20
-#: fields of a row of facts: table, rows, columns, work_mem in KiB
+#: number of fields in a row of facts: table, rows, columns, work_mem in KiB
 _FIELDS: Final = 4
 
 
 def _prepare(seconds: float, _version: tuple[int, ...]) -> tuple[str, ...]:
-    # both end with the transaction, so they are nobody else's behind a pooler that shares connections
+    # both end with the transaction, so they do not leak through a pooler that shares connections
     return ("SET TRANSACTION READ ONLY", f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}")
 
 
@@ -68,7 +68,7 @@ def _read(rows: Rows, _statement: Statement) -> Node | None:
 
 
 def _answer(rows: Rows) -> Any:
-    """The document: drivers give it parsed, or as text."""
+    """The document, which drivers return parsed or as text."""
     try:
         answer = rows[0][0]
         return json.loads(answer) if isinstance(answer, str | bytes) else answer
@@ -85,7 +85,7 @@ class _PostgresqlReader:
         self._joins: dict[int, str] = {}
 
     def node(self, plan: Mapping[str, Any], *, loops: float, share: float, depth: int) -> Node:
-        """`share`: so many times the rows of this node, which are one worker's, are those of all workers."""
+        """Read a node. Its rows are those of one worker; times `share` they are those of all workers."""
         self._left -= 1
         kind = text(plan.get("Node Type")) or "?"
         parallel = share if plan.get("Parallel Aware") is True else 1
@@ -103,7 +103,7 @@ class _PostgresqlReader:
         )
         self._judge(plan, node)
         workers = number(plan.get("Workers Planned")) or 0
-        # the leader works too, the less the more workers there are; costsize.c, get_parallel_divisor
+        # the leader helps, less so with more workers; see get_parallel_divisor in costsize.c
         inner = workers + max(0.0, 1 - 0.3 * workers) if workers else share
         self._children(plan, node, share=inner, depth=depth + 1)
         return node
@@ -118,7 +118,7 @@ class _PostgresqlReader:
                 comparisons = compared(shown, alias)
                 node.keys, node.either = comparisons.keys, comparisons.either
                 node.pattern = starts_with_wildcard(condition)
-            # without facts: every row costs at least cpu_tuple_cost, and as much again for its page
+            # an estimate without facts: a row costs at least cpu_tuple_cost, and as much again for its page
             cost = node.cost or 0
             node.read = max(cost / 0.02, node.rows or 0)
         elif node.work is Work.SORT:
@@ -150,7 +150,7 @@ class _PostgresqlReader:
             node.children.append(made)
 
     def join_keys(self, root: Node) -> None:
-        """Give scans without a condition of their own the columns by which they are joined."""
+        """Set the join columns as keys of scans that have no condition of their own."""
         for node, above in walk(root):
             alias = self._aliases.get(id(node))
             if alias and not node.keys and not any(detail.startswith("Filter") for detail in node.details):
@@ -160,7 +160,7 @@ class _PostgresqlReader:
 
 
 def _is_hashed(plan: Mapping[str, Any], child: Mapping[str, Any]) -> bool:
-    """A subplan whose result is kept in a hash table is done once."""
+    """True for a subplan that is executed once, because its result is kept in a hash table."""
     name = f"(hashed {text(child.get('Subplan Name'))})"
     return any(name in condition for condition in (plan.get("Filter"), plan.get("Join Filter")) if condition)
 
@@ -208,7 +208,7 @@ def _details(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _questions(root: Node) -> tuple[str, ...]:
-    """One query for rows and indexes of the tables that are scanned, and for the memory of a sort."""
+    """One query for rows and indexes of the scanned tables, and for the memory of a sort."""
     tables = sorted({node.table for node, _ in walk(root) if node.work is Work.SCAN and node.table})[:_MOST_TABLES]
     names = ", ".join("'" + table.replace("'", "''") + "'" for table in tables if "\\" not in table)
     if not names:
@@ -233,7 +233,7 @@ def _facts(rows: Rows) -> TableFacts:
             continue
         table, count, columns, setting = row
         size = number(count)
-        # -1 for a table that was never analysed; a partitioned one that was not has 0
+        # -1 for a table that was never analysed, 0 for a partitioned one
         if isinstance(table, str) and size:
             sizes[table] = size
         if isinstance(table, str) and isinstance(columns, str):

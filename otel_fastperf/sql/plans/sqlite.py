@@ -1,7 +1,7 @@
-"""SQLite's `EXPLAIN QUERY PLAN`: https://www.sqlite.org/eqp.html. Its lines hold no values, no conditions, no figures.
+"""SQLite's `EXPLAIN QUERY PLAN`: https://www.sqlite.org/eqp.html. Its lines have no values, conditions or figures.
 
-Conditions and sort keys are taken from the statement; the rows of a table from its largest rowid, which is its last
-entry and so costs one look-up.
+Conditions and sort keys are taken from the statement. The number of rows of a table is estimated by its largest rowid,
+which takes one look-up.
 """
 
 import re
@@ -21,15 +21,15 @@ from otel_fastperf.sql.plans.node import (
 )
 from otel_fastperf.sql.plans.statement import Statement, compared
 
-#: tables whose rows are asked for
+#: most tables whose rows are queried
 _MOST_TABLES: Final = 20
 _ACCESS: Final = re.compile(r"(?P<verb>SCAN|SEARCH)(?: TABLE)? (?P<name>\S+)(?: AS (?P<alias>\S+))?(?P<rest>.*)")
-#: what is scanned and is no table
+#: texts of scans that do not scan a table
 _NO_TABLE: Final = ("VIRTUAL TABLE", "CONSTANT ROW", "SUBQUERY", "SCAN (", "SEARCH (")
-#: fields of a line of a plan: id, parent, unused, detail
+#: number of fields in a line of a plan: id, parent, unused, detail
 _FIELDS: Final = 4
-#: rows that a look-up by equality gives, and the part of a table that one by a range does: SQLite's own guesses where
-#: there was no ANALYZE
+#: rows that a look-up by equality returns, and the share of a table that one by a range returns: SQLite's own guesses
+#: for a table without ANALYZE
 _EQUAL_ROWS: Final = 10.0
 _RANGE_SHARE: Final = 0.25
 
@@ -47,7 +47,7 @@ def _read(rows: Rows, statement: Statement) -> Node | None:
         identity, parent, _, detail = row
         node = _node(text(detail), statement)
         nodes.get(parent, root).children.append(node)
-        # never a line of its own descent
+        # a line whose id is its parent's must not become its own child
         nodes.setdefault(identity, node)
     return root if root.children else None
 
@@ -78,7 +78,7 @@ def _judge(node: Node, access: re.Match[str], statement: Statement) -> None:
 
 
 def _questions(root: Node) -> tuple[str, ...]:
-    """One query for each table, since one that is no table (a name of a WITH clause) fails alone."""
+    """One query per table, so that only the query for a name that is not a table (of a WITH clause) fails."""
     tables = dict.fromkeys(node.table for node, _ in walk(root) if node.table)
     return tuple(_question(table) for table in list(tables)[:_MOST_TABLES])
 
@@ -88,7 +88,7 @@ def _question(table: str) -> str:
     identifier = ".".join('"' + part.replace('"', '""') + '"' for part in ((schema, name) if dot else (name,)))
     literal = _literal(name)
     master = f'"{schema}".sqlite_master' if dot else "sqlite_master"
-    # of a view the largest rowid would be looked for by executing it
+    # for a view, the largest rowid would be found by executing it
     return (
         f"SELECT {_literal(table)},"  # noqa: S608 - the names come from the database, and are quoted
         f" CASE WHEN EXISTS (SELECT 1 FROM {master} WHERE type = 'table' AND name = {literal} COLLATE NOCASE)"
@@ -113,7 +113,7 @@ def _facts(rows: Rows) -> TableFacts:
 
 
 def _weigh(root: Node, facts: TableFacts) -> None:
-    """Lines of one parent are nested loops, the first the outermost; a correlated subquery is done for each row."""
+    """Set the loops: lines of one parent are nested loops, the first outermost; correlated subqueries run per row."""
     apply_facts(root, facts)
     for node, _ in walk(root):
         rows, tables = node.loops, set()
@@ -123,7 +123,7 @@ def _weigh(root: Node, facts: TableFacts) -> None:
                 tables.add(child.table)
                 rows *= max(1.0, _given(child, facts))
             elif child.work in {Work.SORT, Work.GROUP} and not child.children:
-                # its input are the lines before it
+                # its input is the lines before it
                 child.taken = rows / node.loops if tables else None
                 child.table = tables.pop() if len(tables) == 1 else ""
 

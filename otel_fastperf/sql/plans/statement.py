@@ -1,7 +1,7 @@
-"""What of a statement helps to read its plan: the tables behind its aliases, its comparisons, its order, its limit.
+"""Parts of a statement that help to read its plan: tables behind aliases, comparisons, sort order, limit.
 
-Some databases leave these out of their plans: SQLite shows no conditions and no sort keys, MySQL no tables' own names.
-Like `sql`, a reader of words: what it does not recognise is not there.
+Some databases omit these from their plans: SQLite shows neither conditions nor sort keys, MySQL shows aliases,
+not tables. This reads words, it does not parse: what it does not recognise is left out.
 """
 
 import re
@@ -12,7 +12,7 @@ from otel_fastperf.sql.columns import NAME, PART, Comparison, comparisons
 from otel_fastperf.sql.describe import describe
 from otel_fastperf.sql.keywords import keywords
 
-#: characters of a condition, or of a statement, that are looked at
+#: most characters of a condition, or of a statement, that are read
 _LONGEST: Final = 16 * 1024
 #: columns of one index
 _MOST_KEYS: Final = 3
@@ -35,7 +35,7 @@ _EQUAL: Final = frozenset({"=", "IN", "IS NULL"})
 _RANGE: Final = frozenset({"<", ">", "<=", ">=", "~~", "LIKE", "BETWEEN"})
 
 
-#: words that are no column and no alias
+#: words that are neither columns nor aliases
 _WORDS: Final = keywords(
     "ALL AND ANY AS BETWEEN CASE CROSS DISTINCT ELSE EXCEPT EXISTS FALSE FETCH FOR FROM FULL GROUP HAVING IN INNER"
     " INTERSECT IS JOIN LATERAL LEFT LIKE LIMIT NATURAL NOT NULL OFFSET ON OR ORDER RIGHT SELECT SOME THEN TRUE UNION"
@@ -45,7 +45,7 @@ _WORDS: Final = keywords(
 
 @dataclass(frozen=True, slots=True)
 class Comparisons:
-    """The columns of one table that a condition compares, those that are compared for equality first."""
+    """The columns of one table that a condition compares; those compared for equality come first."""
 
     keys: tuple[str, ...] = ()
     either: bool = False
@@ -59,12 +59,12 @@ class Statement:
     dialect: str
     #: alias in lower case -> table
     tables: dict[str, str]
-    #: columns of the last ORDER BY; empty if it has anything else
+    #: columns of the last ORDER BY; empty if it sorts by anything else
     order: tuple[str, ...]
     limited: bool
-    #: it compares anything with a value, so it does not ask for all there is
+    #: it compares something with a value, so it does not select everything
     chooses: bool
-    #: it has only one table, so a column without a table is a column of it
+    #: it has only one table, so a column without a qualifier belongs to it
     single: bool
 
     def table(self, alias: str) -> str:
@@ -73,7 +73,7 @@ class Statement:
 
 
 def statement_of(sql: str, dialect: str) -> Statement:
-    """Read a statement as the driver got it. Never raises."""
+    """Read a statement as it was sent to the driver. Never raises."""
     query = describe(sql[:_LONGEST], dialect, max_length=_LONGEST)
     orders = [match[1] for match in _ORDER.finditer(query.text)]
     return Statement(
@@ -88,20 +88,21 @@ def statement_of(sql: str, dialect: str) -> Statement:
 
 
 def scrubbed(condition: str, dialect: str) -> str:
-    """`(email = 'a@b.c'::text)` as `(email = ?)`: no values, no casts."""
+    """The condition without values and casts: `(email = 'a@b.c'::text)` as `(email = ?)`."""
     shown = _CAST.sub("", describe(condition[:_LONGEST], dialect, max_length=_LONGEST).text)
     return " ".join(_LONE.sub(r"\1", shown).split())
 
 
 def starts_with_wildcard(condition: str) -> bool:
-    """True for a condition, with its values, that has a `LIKE '%…'`."""
+    """True if the condition, with its values, contains a `LIKE '%…'`."""
     return _WILDCARD.search(condition[:_LONGEST]) is not None
 
 
 def compared(condition: str, alias: str, *, single: bool = False, calls: bool = True) -> Comparisons:
-    """The columns of the table `alias` that a scrubbed condition compares. With `single`, all are of that table.
+    """The columns of the table `alias` that a scrubbed condition compares.
 
-    A function of a column is a key too, unless `calls` is False: not every database can have an index on it.
+    With `single`, columns without a qualifier belong to that table. A function call on a column is a key too, unless
+    `calls` is False: not every database supports an index on it.
     """
     found = tuple(comparisons(condition))
     equal: dict[str, None] = {}
@@ -131,7 +132,7 @@ def _key(comparison: Comparison, alias: str, *, single: bool, calls: bool) -> st
 
 
 def plain_keys(keys: list[str]) -> tuple[str, ...]:
-    """Columns that are sorted by, without the direction; empty if one is an expression."""
+    """The columns of sort keys, without direction; empty if one is an expression."""
     columns = [_SUFFIX.sub("", key).strip() for key in keys]
     if not all(re.fullmatch(NAME, column) for column in columns):
         return ()
@@ -139,7 +140,7 @@ def plain_keys(keys: list[str]) -> tuple[str, ...]:
 
 
 def _has_label(order: str, shown: str) -> bool:
-    """True if it sorts by what the statement only calls so: `count(*) AS c … ORDER BY c`."""
+    """True if the order uses a label of the statement: `count(*) AS c … ORDER BY c`."""
     labels = {label.lower() for label in _LABEL.findall(shown)}
     return any(name.lower() in labels for name in re.findall(PART, order))
 
@@ -157,7 +158,7 @@ def _bare(part: str) -> str:
 
 
 def _unquoted(part: str) -> str:
-    """Without quotes that it does not need."""
+    """The part without unnecessary quotes."""
     bare = _bare(part)
     return bare if re.fullmatch(r"[a-z_][a-z0-9_]*", bare) else part
 
