@@ -80,35 +80,35 @@ class _User(NamedTuple):
     provider: TracerProvider
 
 
-class _Origin(Enum):
-    """Who switched contrib's instrumentation on, before any telemetry was set up."""
+class _SwitchedOnBy(Enum):
+    """Origin of contrib's instrumentation, as found before the first telemetry was set up."""
 
-    NOBODY = auto()
+    NO_ONE = auto()
     APP = auto()
     AGENT = auto()
 
 
 class _Process:
-    """Contrib's instrumentation of this process, arranged anew whenever a telemetry comes or goes, in any order."""
+    """Contrib's instrumentation of this process, rearranged whenever a telemetry starts or ends, in any order."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users: list[_User] = []
-        self._origin = _Origin.NOBODY
+        self._found = _SwitchedOnBy.NO_ONE
         self._agent = _AgentInstrumentation()
         self._own = _OwnInstrumentation()
 
     def describe(self, source: ClientSpanSource) -> str:
         with self._lock:
-            origin = self._origin if self._users else _origin()
-        if origin is _Origin.APP:
+            found = self._found if self._users else _switched_on_by()
+        if found is _SwitchedOnBy.APP:
             return _JOINED
         return _FROM_CONTRIB if source == "contrib" else _OWN
 
     def enter(self, user: _User) -> None:
         with self._lock:
             if not self._users:
-                self._origin = _origin()
+                self._found = _switched_on_by()
             self._users.append(user)
             try:
                 self._arrange()
@@ -122,21 +122,21 @@ class _Process:
             self._arrange()
 
     def _arrange(self) -> None:
-        if self._origin is _Origin.AGENT:
+        if self._found is _SwitchedOnBy.AGENT:
             self._agent.leave_out([user.engines for user in self._users if user.source == "own"])
-        elif self._origin is _Origin.NOBODY:
+        elif self._found is _SwitchedOnBy.NO_ONE:
             self._own.serve([user for user in self._users if user.source == "contrib"])
 
 
 class _AgentInstrumentation:
-    """What the agent switched on: without the engines for which we make the spans."""
+    """The agent's instrumentation, without the engines whose spans we make."""
 
     def __init__(self) -> None:
         self._engines: WeakSet[Engine] = WeakSet()
         self._is_as_found = True
 
     def leave_out(self, owned: list[dict[Dialect, Engine] | None]) -> None:
-        """Trace all of the agent's engines but the owned ones; None owns all. With an empty list it is as it was."""
+        """Trace the agent's engines except the owned ones; None owns all. An empty list restores the agent's state."""
         if self._is_as_found and not owned:
             return
         self._is_as_found = not owned
@@ -149,7 +149,7 @@ class _AgentInstrumentation:
             if engines is None:
                 return
             ours.update(engines)
-        # as the agent does; the engines that it had are handed over, since it only knows those made from now on
+        # as the agent does, which knew only engines made from then on: it is given the engines that it traced before
         rest = [engine for engine in self._engines if engine.dialect not in ours]
         instrumentor.instrument(skip_dep_check=True, engines=rest)
         if owned:
@@ -157,7 +157,7 @@ class _AgentInstrumentation:
 
 
 class _OwnInstrumentation:
-    """What we switch on, for all telemetries that want contrib's spans."""
+    """Contrib's instrumentation as we switch it on, for all telemetries that want its spans."""
 
     def __init__(self) -> None:
         self._on = ExitStack()
@@ -197,8 +197,7 @@ def _instrumented(users: list[_User]) -> Iterator[None]:
 def _every_engine(provider: TracerProvider) -> Iterator[None]:
     """Have contrib trace each engine from its first connection on.
 
-    Contrib alone sees only engines that are made after it was switched on, and by a `create_engine` that was not
-    imported before.
+    Contrib itself traces only engines that are made later, and not by a `create_engine` that was imported earlier.
     """
     from opentelemetry.instrumentation.sqlalchemy.engine import EngineTracer
 
@@ -211,7 +210,7 @@ def _every_engine(provider: TracerProvider) -> Iterator[None]:
         if engine in seen:
             return
         seen.add(engine)
-        # what `execution_options()` gives passes its events on to the engine that it came from
+        # the copies that `execution_options()` returns share the events of their engine
         while (proxied := getattr(engine, "_proxied", None)) is not None:
             engine = proxied
         if engine not in _watched_engines():
@@ -231,7 +230,7 @@ class _RoutedProvider(TracerProvider):
         self._users = users
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> Tracer:
-        """One tracer for all telemetries."""
+        """Return one tracer for all telemetries."""
         return _RoutedTracer([(user.signals, user.provider.get_tracer(*args, **kwargs)) for user in self._users])
 
 
@@ -240,7 +239,7 @@ class _RoutedTracer(Tracer):
         self._tracers = tracers
 
     def start_span(self, *args: Any, **kwargs: Any) -> Span:
-        """No span for excluded requests, nor for those of a telemetry that makes its own."""
+        """Start the span; an invalid one for excluded requests, and for those of a telemetry that makes its own."""
         record = CURRENT.get()
         if record is None:
             return self._tracers[0][1].start_span(*args, **kwargs)
@@ -251,7 +250,7 @@ class _RoutedTracer(Tracer):
 
     @contextmanager
     def start_as_current_span(self, *args: Any, end_on_exit: bool = True, **kwargs: Any) -> Iterator[Span]:  # type: ignore[override]
-        """Required by the API; contrib uses it for `connect` spans only."""
+        """Implement the API; contrib uses this for `connect` spans only."""
         with use_span(self.start_span(*args, **kwargs), end_on_exit=end_on_exit) as span:
             yield span
 
@@ -264,19 +263,19 @@ def _by_dialect(engines: "Sequence[Engine | AsyncEngine]") -> dict[Dialect, Engi
     return chosen
 
 
-def _origin() -> _Origin:
+def _switched_on_by() -> _SwitchedOnBy:
     if not _is_on():
-        return _Origin.NOBODY
-    return _Origin.AGENT if _agent_has_loaded_it() else _Origin.APP
+        return _SwitchedOnBy.NO_ONE
+    return _SwitchedOnBy.AGENT if _agent_has_loaded_it() else _SwitchedOnBy.APP
 
 
 def _is_on() -> bool:
-    # what nobody has imported is not switched on, and shall not be imported for it
+    # if it was never imported, it is off, and need not be imported to find out
     return _CONTRIB in sys.modules and bool(_instrumentor().is_instrumented_by_opentelemetry)
 
 
 def _agent_has_loaded_it() -> bool:
-    """True if the agent runs and does not skip the package, by its variable or for an SQLAlchemy that it refuses."""
+    """True if the agent runs and did not skip the package, because of its variable or an unsupported SQLAlchemy."""
     if _AGENT not in sys.modules:
         return False
     from opentelemetry.instrumentation.dependencies import get_dependency_conflicts
@@ -287,14 +286,14 @@ def _agent_has_loaded_it() -> bool:
 
 
 def _instrumentor() -> Any:  # contrib checks no types
-    # imported when it is used: it takes 30 ms
+    # imported only when used, since it takes 30 ms
     from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 
     return SQLAlchemyInstrumentor()
 
 
 def _watched_engines() -> WeakSet[Engine]:
-    """The engines that contrib listens to. It has no public list of them."""
+    """The engines that contrib listens to, from its private list."""
     from opentelemetry.instrumentation.sqlalchemy.engine import EngineTracer
 
     listeners = getattr(EngineTracer, "_remove_event_listener_params", ())
@@ -302,12 +301,12 @@ def _watched_engines() -> WeakSet[Engine]:
 
 
 def _drop_connect_spans() -> None:
-    """Contrib traces each checkout from the pool as `connect`, for every engine; our pool metrics have it."""
+    """Remove contrib's span `connect` for each check-out from a pool, which our pool metrics measure."""
     unwrap(Engine, "connect")
 
 
 def _leave_new_engines() -> None:
-    """Have contrib trace the engines that it was given, and not all that are made from now on."""
+    """Keep contrib from tracing engines that are made from now on."""
     for module in ("sqlalchemy", "sqlalchemy.engine", "sqlalchemy.engine.create"):
         unwrap(import_module(module), "create_engine")
     unwrap(import_module("sqlalchemy.ext.asyncio"), "create_async_engine")

@@ -1,13 +1,15 @@
-"""Connection pools: who waits, how long, what is in use, for how long, and what a new connection costs.
+"""Connection pools: waits for a connection, connections in use, their use time, and the time to open one.
 
-SQLAlchemy has no event before a connection is asked for, so `Engine.raw_connection`, the public method by which every
-`Connection` (and `AsyncConnection`, `Session`) gets one, is timed; the pool's events tell the rest.
+SQLAlchemy has no event before a check-out. `Engine.raw_connection`, the public method by which every `Connection` (and
+`AsyncConnection`, `Session`) gets its database connection, is therefore wrapped and timed. The pool's events provide
+the rest.
 
-What is in use is never counted up and down: it is how many `_Checkout` objects live. One lives in the `info` dictionary
-that SQLAlchemy keeps for each database connection, and dies with it however the connection ends (returned, detached,
-invalidated, collected as garbage).
+The connections in use are not counted up and down. Their number is that of the living `_Checkout` objects: each one is
+kept in the `info` dictionary that SQLAlchemy has for a database connection, and dies with it, however the connection
+ends (returned, detached, invalidated, collected as garbage).
 
-Who waits while all connections are in use keeps who has them, so that a wait over the threshold can say it.
+A check-out that has to wait because all connections are in use remembers their users, so that the finding can name
+them.
 
 Names and meanings: https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools
 """
@@ -51,58 +53,58 @@ def instrument_pool(
     settings: DatabaseSettings,
     signals: Signals,
 ) -> Iterator[None]:
-    """Observe the pools of `engines`, or of every engine of the process if None, until the end of the block.
+    """Observe the pools of `engines` (None: of every engine of the process) until the end of the block.
 
-    An engine is known from its first connection on, until it is garbage. Pools are a matter of the process: each of
-    several telemetries shows them.
+    An engine is known from its first connection on, until it is garbage. Pools belong to the process, so each of
+    several telemetries reports them.
     """
-    observer = _Observer(engines, settings, signals)
-    listeners = (("connect", observer.connected), ("checkin", observer.returned), ("detach", observer.returned))
+    pools = _PoolListeners(engines, settings, signals)
+    events = (("connect", pools.connected), ("checkin", pools.returned), ("detach", pools.returned))
     with ExitStack() as stack:
-        stack.callback(observer.forget_states)
-        stack.callback(signals.metrics.on_refresh(observer.refresh))
-        for name, listener in listeners:
+        stack.callback(pools.remove_states)
+        stack.callback(signals.metrics.on_refresh(pools.refresh))
+        for name, listener in events:
             event.listen(Engine, name, listener)
             stack.callback(event.remove, Engine, name, listener)
-        stack.enter_context(subscribed(Engine, "raw_connection", _timing_connections, observer, observer))
+        stack.enter_context(subscribed(Engine, "raw_connection", _timing_connections, pools, pools))
         yield
 
 
 class _Pool:
-    """The pool of one engine, over all `dispose()` calls, each of which makes a new `Pool` object."""
+    """The pool of one engine. It outlives `dispose()`, which replaces SQLAlchemy's `Pool` object."""
 
     __slots__ = ("current", "dialect", "name", "pending", "use_times", "used")
 
     def __init__(self, name: str, engine: Engine) -> None:
         self.name = name
-        #: stands for the engine: one per `create_engine`, shared with what its `execution_options()` gives
+        #: identifies the engine: one per `create_engine`, shared with the copies that `execution_options()` returns
         self.dialect = ref(engine.dialect)
         self.current: ref[Pool] = ref(engine.pool)
         self.pending: set[_Checkout] = set()
         self.used: WeakSet[_Checkout] = WeakSet()
-        #: seconds, not yet observed
+        #: use times in seconds that the histogram does not have yet
         self.use_times: deque[float] = deque()
 
 
 class _Checkout:
-    """One connection that was asked for, and then is in use."""
+    """A connection from the moment it is requested until it is returned."""
 
     __slots__ = ("__weakref__", "exhausted", "holders", "pool", "record", "since", "until")
 
     def __init__(self, pool: _Pool, record: RequestRecord | None) -> None:
         self.pool = pool
-        #: the request that asked
+        #: the request that needs it; None outside of requests
         self.record = record
-        #: all connections were in use when this one was asked for, and by whom
+        #: all connections were in use when this one was requested; `holders` are their check-outs
         self.exhausted = False
         self.holders: list[_Checkout] = []
         self.since = time.perf_counter()
-        #: when it was returned; 0 until then
+        #: time of return by `time.perf_counter()`; 0 until then
         self.until = 0.0
 
 
-class _Observer:
-    """What one telemetry knows of the pools. Nothing that fails in it reaches SQLAlchemy."""
+class _PoolListeners:
+    """The event listeners of one telemetry, and the pools it knows. Their failures never reach SQLAlchemy."""
 
     def __init__(
         self, engines: "Sequence[Engine | AsyncEngine] | None", settings: DatabaseSettings, signals: Signals
@@ -113,14 +115,14 @@ class _Observer:
         self._pools: WeakKeyDictionary[Dialect, _Pool] = WeakKeyDictionary()
         self._names: dict[str, _Pool] = {}
         self._lock = threading.Lock()
-        # keys in a connection's `info`; objects, so that several telemetries do not meet
+        # keys in a connection's `info`; objects, so that those of several telemetries differ
         self._checkout = object()
         self._create_time = object()
 
     def connected(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
-        """Pool event `connect`: note how long it took; `obtained` knows for which engine."""
+        """Pool event `connect`: note the time to connect, for `obtained`, which knows the engine."""
         try:
-            # not the event `do_connect`, which engines with a `creator` do not have
+            # the event `do_connect` does not fire for engines with a `creator`
             began = getattr(entry, "last_connect_time", None)
             if began is not None:
                 entry.info[self._create_time] = max(0.0, time.time() - began)
@@ -128,13 +130,13 @@ class _Observer:
             self._signals.guard.failed("pool", error)
 
     def returned(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
-        """Pool events `checkin` and `detach`: the connection is no longer in use, or no longer the pool's."""
+        """Pool events `checkin` and `detach`: the connection is no longer in use, or no longer in the pool."""
         try:
             checkout: _Checkout | None = entry.info.pop(self._checkout, None)
             if checkout is not None:
                 checkout.pool.used.discard(checkout)
                 checkout.until = time.perf_counter()
-                # the garbage collector returns what was leaked, maybe while this thread holds a metric's lock
+                # the garbage collector may return a leaked connection while this thread holds a metric's lock
                 checkout.pool.use_times.append(checkout.until - checkout.since)
         except Exception as error:  # noqa: BLE001 - telemetry fails no connection
             self._signals.guard.failed("pool", error)
@@ -147,15 +149,15 @@ class _Observer:
             self._settle(pool)
             self._set_states(pool)
 
-    def forget_states(self) -> None:
-        """Take the gauges away: nobody sets them any more. What was counted stays."""
+    def remove_states(self) -> None:
+        """Remove the gauges, which are no longer set. Counters and histograms stay."""
         try:
             for pool in self._names.values():
                 _remove_states(pool.name, self._signals.metrics)
-        except Exception as error:  # noqa: BLE001 - the rest is to be undone too
+        except Exception as error:  # noqa: BLE001 - the rest must be undone too
             self._signals.guard.failed("pool", error)
 
-    def asked(self, engine: Engine) -> _Checkout | None:
+    def requested(self, engine: Engine) -> _Checkout | None:
         """Note that a connection is wanted. None for an engine that is not observed."""
         try:
             if self._dialects is not None and engine.dialect not in self._dialects:
@@ -192,8 +194,8 @@ class _Observer:
         if record is not None and not record.ended:
             record.waited(checkout.since, now, Cause.POOL_WAIT)
 
-    def _held(self, checkout: _Checkout, now: float) -> float:
-        """Seconds for which the connection may have been there, while the event loop was held."""
+    def _blocked_seconds(self, checkout: _Checkout, now: float) -> float:
+        """Seconds in which the connection may have been available, but the event loop was blocked."""
         dialect = checkout.pool.dialect()
         if dialect is None or not dialect.is_async:
             return 0.0
@@ -231,12 +233,12 @@ class _Observer:
             if create_time is not None:
                 metrics.pool_create_time.child(pool.name).observe(create_time)
                 seconds -= create_time
-            # outside of requests, at start-up and in jobs, nobody is kept waiting by it
+            # outside of requests, at start-up and in jobs, a wait delays no user
             if checkout.exhausted and checkout.record is not None and not checkout.record.ended:
-                self._report(checkout, now, seconds - self._held(checkout, now))
-            # they would be kept, with their requests, until this one is returned
+                self._report(checkout, now, seconds - self._blocked_seconds(checkout, now))
+            # else they would be kept alive, with their requests, until this connection is returned
             checkout.holders = []
-            # pools that share a connection (StaticPool, SingletonThreadPool) give one that is in use already
+            # pools that share a connection (StaticPool, SingletonThreadPool) return one that is already in use
             if self._checkout not in connection.info:
                 checkout.since = now
                 connection.info[self._checkout] = checkout
@@ -261,12 +263,12 @@ class _Observer:
                 self._living()
                 pool = _Pool(_unique(_name(engine), self._names), engine)
                 self._pools[engine.dialect] = self._names[pool.name] = pool
-                # it stands on /metrics from now on: a rate needs the zero before the first timeout
+                # shown on /metrics from now on: a rate needs the zero before the first timeout
                 self._signals.metrics.pool_timeouts.child(pool.name)
         return pool
 
     def _living(self) -> list[_Pool]:
-        """The pools whose engine still exists; the names of the others are free again. Needs the lock."""
+        """The pools whose engine still exists; frees the names of the others. The caller must hold the lock."""
         for pool in tuple(self._names.values()):
             if pool.dialect() is None:
                 del self._names[pool.name]
@@ -278,7 +280,7 @@ class _Observer:
         metrics.pool_pending_requests.child(pool.name).set(len(pool.pending))
         metrics.pool_count.child(pool.name, _USED).set(len(pool.used))
         current = pool.current()
-        # of SQLAlchemy's pools, those with a queue know what is idle, and have a limit
+        # only pools with a queue have idle connections and a limit
         if isinstance(current, QueuePool):
             metrics.pool_count.child(pool.name, _IDLE).set(current.checkedin())
             most = _most(current)
@@ -287,7 +289,7 @@ class _Observer:
 
 
 def _name(engine: Engine) -> str:
-    """`pool_logging_name` if the engine has one, else `host:port/database`; never a user or a password."""
+    """`pool_logging_name` if the engine has one, else `host:port/database`; never a user or password."""
     name = getattr(engine.pool, "logging_name", None)
     if name:
         return str(name)
@@ -308,13 +310,13 @@ def _unique(name: str, taken: dict[str, _Pool]) -> str:
 
 
 def _most(pool: QueuePool) -> int | None:
-    """Most connections the pool may have open; None without a limit. `max_overflow` has no public name."""
+    """Most connections the pool may open; None without a limit. `max_overflow` has no public accessor."""
     overflow: int | None = getattr(pool, "_max_overflow", None)
     return None if overflow is None or overflow < 0 else pool.size() + overflow
 
 
 def _is_exhausted(pool: Pool) -> bool:
-    """True if the pool has no connection to give and may open none."""
+    """True if the pool has no free connection and may not open one."""
     # an idle one is what a pool that is large enough has as a rule
     if not isinstance(pool, QueuePool) or pool.checkedin():
         return False
@@ -323,24 +325,24 @@ def _is_exhausted(pool: Pool) -> bool:
 
 
 def _holders(pool: _Pool) -> list[_Checkout]:
-    """Who uses a connection of the pool, or has it opened."""
+    """The check-outs that use a connection of the pool, or are opening one."""
     opening = [checkout for checkout in tuple(pool.pending) if not checkout.exhausted]
     for _ in range(3):
-        # a `WeakSet` cannot be iterated over while another thread adds to it
+        # iterating over a `WeakSet` fails if another thread adds to it
         with suppress(RuntimeError):
             return [*pool.used, *opening]
     return opening
 
 
 def _by_route(checkouts: Iterable[_Checkout], now: float) -> tuple[Holders, ...]:
-    """Who holds connections, most of them first; "" for what is no request."""
+    """The users of connections by route, most connections first; "" stands for code outside of requests."""
     found: dict[str, Holders] = {}
     for checkout in checkouts:
         record = checkout.record
         route = (record.route if record is not None else None) or ""
         before = found.get(route) or Holders(route, 0, 0.0)
-        held = (checkout.until or now) - checkout.since
-        found[route] = Holders(route, before.connections + 1, max(before.seconds, held))
+        in_use = (checkout.until or now) - checkout.since
+        found[route] = Holders(route, before.connections + 1, max(before.seconds, in_use))
     return tuple(sorted(found.values(), key=lambda holders: (-holders.connections, -holders.seconds)))
 
 
@@ -359,21 +361,21 @@ def _remove_states(name: str, metrics: Metrics) -> None:
     metrics.pool_pending_requests.remove(name)
 
 
-def _timing_connections(original: _RawConnection, patch: Patch[_Observer]) -> _RawConnection:
+def _timing_connections(original: _RawConnection, patch: Patch[_PoolListeners]) -> _RawConnection:
     def raw_connection(engine: Engine) -> PoolProxiedConnection:
         wanted = [
-            (observer, checkout)
-            for observer in patch.subscribers.values()
-            if (checkout := observer.asked(engine)) is not None
+            (pools, checkout)
+            for pools in patch.subscribers.values()
+            if (checkout := pools.requested(engine)) is not None
         ]
         try:
             connection = original(engine)
         except BaseException as error:
-            for observer, checkout in wanted:
-                observer.given_up(checkout, error)
+            for pools, checkout in wanted:
+                pools.given_up(checkout, error)
             raise
-        for observer, checkout in wanted:
-            observer.obtained(checkout, connection)
+        for pools, checkout in wanted:
+            pools.obtained(checkout, connection)
         return connection
 
     return raw_connection
