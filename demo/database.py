@@ -1,6 +1,6 @@
-"""Where the shop keeps its data: SQLite in a file by default, PostgreSQL when `DATABASE_URL` says so.
+"""The shop's database: a SQLite file by default, PostgreSQL if `DATABASE_URL` names one.
 
-On PostgreSQL everything lives in a schema of its own, so the demo may be pointed at a database that holds other things.
+On PostgreSQL all tables are in a separate schema, so the database may also hold other data.
 """
 
 import os
@@ -16,7 +16,7 @@ SCHEMA: Final = "otel_fastperf_demo"
 DEFAULT: Final = "sqlite:///.demo/shop.sqlite3"
 DRIVERS: Final = {"sqlite": ("sqlite+aiosqlite", "sqlite"), "postgresql": ("postgresql+asyncpg", "postgresql+psycopg")}
 
-#: seconds to wait for SQLite's only writer
+#: seconds to wait for SQLite's single writer
 _SQLITE: Final = {"timeout": 30}
 
 #: size of the two pools of `bottlenecks.pool_wait`
@@ -24,27 +24,30 @@ SMALL_POOL: Final = 2
 
 
 def database_url(environ: Mapping[str, str] = os.environ) -> URL:
-    """`DATABASE_URL`, or the SQLite file `.demo/shop.sqlite3`. A driver in it is ignored: see `DRIVERS`.
+    """Return `DATABASE_URL`, or the SQLite file `.demo/shop.sqlite3`. Its driver is replaced according to `DRIVERS`.
 
     Raises:
-        ValueError: it is neither SQLite nor PostgreSQL.
+        ValueError: The database is neither SQLite nor PostgreSQL.
     """
     url = make_url(environ.get("DATABASE_URL", "").replace("postgres://", "postgresql://", 1) or DEFAULT)
     if url.get_backend_name() not in DRIVERS:
-        message = f"DATABASE_URL is for {url.get_backend_name()}; the demo runs on {' and '.join(DRIVERS)}."
+        message = (
+            f"DATABASE_URL is for {url.get_backend_name()}; the demo runs on {' and '.join(DRIVERS)}. Remedy: name one"
+            " of those, or unset it."
+        )
         raise ValueError(message)
     return url
 
 
 def sync_engine(url: URL, **options: Any) -> Engine:
-    """An engine that blocks its caller; `options` are `create_engine`'s."""
+    """Make a synchronous engine; `options` are passed to `create_engine`."""
     postgresql = {"options": f"-csearch_path={SCHEMA}"}
     options["connect_args"] = _SQLITE if url.get_backend_name() == "sqlite" else postgresql
     return create_engine(url.set(drivername=DRIVERS[url.get_backend_name()][1]), **options)
 
 
 def async_engine(url: URL, **options: Any) -> AsyncEngine:
-    """An engine for coroutines; `options` are `create_async_engine`'s."""
+    """Make an async engine; `options` are passed to `create_async_engine`."""
     postgresql = {"server_settings": {"search_path": SCHEMA}}
     options["connect_args"] = _SQLITE if url.get_backend_name() == "sqlite" else postgresql
     # SQLAlchemy before 2.0.38 had no pool for SQLite files here
@@ -53,16 +56,16 @@ def async_engine(url: URL, **options: Any) -> AsyncEngine:
 
 
 class Database:
-    """The engines of one service. Nothing connects before the first statement."""
+    """The engines of one service. They connect at their first statement."""
 
     def __init__(self, url: URL) -> None:
         self.url = url
         self.engine = async_engine(url, pool_logging_name="shop")
         self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
-        #: blocks the event loop when it is used there, as `bottlenecks.sync_db_on_loop` does
+        #: blocks the event loop if used there, as `bottlenecks.sync_db_on_loop` does
         self.blocking_engine = sync_engine(url, pool_logging_name="shop_sync")
         self.blocking_sessions = sessionmaker(self.blocking_engine)
-        #: two pools of the same size, so that the fixed twin does not queue behind the faulty one
+        #: a pool for each twin, so that the fixed one does not wait for the faulty one
         self.long_checkouts = _small_pool(url, "long_checkouts")
         self.short_checkouts = _small_pool(url, "short_checkouts")
 

@@ -24,7 +24,7 @@ class User(Base):
 
 
 class Product(Base):
-    """A thing that is sold."""
+    """A product for sale."""
 
     __tablename__ = "products"
 
@@ -36,7 +36,7 @@ class Product(Base):
 
 
 class Order(Base):
-    """What a customer bought at one time."""
+    """A purchase of a customer."""
 
     __tablename__ = "orders"
 
@@ -62,7 +62,7 @@ class Item(Base):
 
 
 class Review(Base):
-    """What a customer thinks of a product."""
+    """A customer's review of a product."""
 
     __tablename__ = "reviews"
 
@@ -74,7 +74,7 @@ class Review(Base):
 
 
 class Visit(Base):
-    """A page that a customer looked at. `user_id` has an index, the copied `email` has none."""
+    """A page view of a customer. `user_id` is indexed, the copied `email` is not."""
 
     __tablename__ = "visits"
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -1,4 +1,4 @@
-"""What the shop takes and answers."""
+"""Bodies of requests and responses."""
 
 from datetime import datetime
 
@@ -30,7 +30,7 @@ class ProductOut(BaseModel):
 
 
 class ProductPage(ProductOut):
-    """A product on its own page. `stars` is the mean of its reviews, None without one."""
+    """A product on its own page. `stars` is the mean of its reviews; None without reviews."""
 
     description: str
     stars: float | None
@@ -75,7 +75,7 @@ class OrderOut(OrderSummary):
 
 
 class DaySales(BaseModel):
-    """What was sold on one day."""
+    """Sales of one day."""
 
     day: str
     orders: int
@@ -83,7 +83,7 @@ class DaySales(BaseModel):
 
 
 class OrderVisits(BaseModel):
-    """How many pages the customer of an order has looked at."""
+    """Number of page views of an order's customer."""
 
     order_id: int
     visits: int

@@ -1,4 +1,4 @@
-"""The shop's first data: the same in every run, written in well under a second on SQLite."""
+"""The shop's initial data: the same in every run, written in well under a second on SQLite."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -41,7 +41,7 @@ _PAID: Final = ("paid", "paid", "sent", "sent", "sent", "returned")
 
 
 def seed(url: URL) -> bool:
-    """Make and fill the tables, unless they are there: True when this call did it. Workers may call it all at once."""
+    """Create and fill the tables unless they exist; True if this call did. Several workers may call it at once."""
     if url.get_backend_name() == "sqlite" and url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sync_engine(url)
@@ -58,7 +58,7 @@ def seed(url: URL) -> bool:
 
 
 def clear(url: URL) -> None:
-    """Take away what `seed` made on PostgreSQL; an SQLite file is the caller's to delete."""
+    """Remove the tables of `seed` from PostgreSQL; deleting a SQLite file is left to the caller."""
     if url.get_backend_name() == "postgresql":
         engine = sync_engine(url)
         with engine.begin() as connection:
@@ -67,9 +67,9 @@ def clear(url: URL) -> None:
 
 
 def _lock(connection: Connection) -> None:
-    """Wait until no other worker seeds. WAL lets readers and a writer work side by side, as on a real server."""
+    """Wait until no other worker is seeding. WAL lets readers and a writer run concurrently, as on a real server."""
     if connection.dialect.name == "sqlite":
-        # "database is locked" comes at once here, timeout or not: then another worker is about it
+        # this fails with "database is locked" at once, without a timeout, if another worker is doing it
         with suppress(OperationalError):
             connection.exec_driver_sql("PRAGMA journal_mode = WAL")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -87,7 +87,7 @@ def _fill(connection: Connection) -> None:
     connection.execute(insert(Review), list(_reviews(random)))
     connection.execute(_visits())
     for table in Base.metadata.tables:
-        # the planner's statistics
+        # collect the planner's statistics
         connection.exec_driver_sql(f"ANALYZE {table}")
 
 

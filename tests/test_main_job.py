@@ -1,6 +1,6 @@
-"""The main job, whole, on SQLite and on PostgreSQL: spans and metrics of the demo under load arrive, and agree.
+"""The main job end to end, on SQLite and PostgreSQL: spans and metrics of the demo under load arrive and agree.
 
-The shop runs as a user runs it; an OTLP endpoint receives its spans, and a real Prometheus scrapes its metrics.
+The shop runs as users run it. An OTLP endpoint receives its spans, and a real Prometheus scrapes its metrics.
 """
 
 import re
@@ -21,7 +21,7 @@ SECONDS_OF_LOAD = 8
 
 
 class Run:
-    """The shop under load, watched from both sides."""
+    """The shop under load, with its Prometheus and its OTLP receiver."""
 
     def __init__(self, shop: Command, prometheus: Prometheus, receiver: Receiver) -> None:
         self.shop = shop
@@ -29,13 +29,13 @@ class Run:
         self.receiver = receiver
 
     def spans(self, kind: str) -> list[ReceivedSpan]:
-        """What has arrived so far."""
+        """Return the spans of this kind that have arrived so far."""
         return [span for span in self.receiver.spans if span.kind == kind]
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Started once for all tests below: they ask one and the same run."""
+    """One run for all tests below."""
     folder = tmp_path_factory.mktemp(request.param)
     environment = {"OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_SERVICE_NAME": "shop"}
     if request.param == "postgresql":
@@ -76,7 +76,7 @@ def test_no_span_carries_a_value_of_a_statement(run: Run) -> None:
     assert not [text for text in texts if re.search(r"'[^']+'", text)]
 
 
-def test_prometheus_and_the_receiver_tell_of_the_same_routes(run: Run) -> None:
+def test_prometheus_and_the_receiver_have_the_same_routes(run: Run) -> None:
     series = run.prometheus.query(
         "sum by (http_request_method, http_route) (http_server_request_duration_seconds_count)"
     )
@@ -115,7 +115,7 @@ def test_prometheus_and_the_receiver_tell_of_the_same_routes(run: Run) -> None:
         "fastperf_spans_total{outcome='exported'} > 100",
     ],
 )
-def test_a_question_has_an_answer(run: Run, promql: str) -> None:
+def test_a_query_has_an_answer(run: Run, promql: str) -> None:
     wait_until(lambda: run.prometheus.query(promql), seconds=30, what=promql)
 
 
@@ -125,7 +125,7 @@ def test_telemetry_itself_did_not_fail(run: Run) -> None:
     assert run.prometheus.value("sum(fastperf_metric_overflow_total)") in {None, 0.0}
 
 
-def test_an_exemplar_leads_to_a_trace_that_was_received(run: Run) -> None:
+def test_an_exemplar_leads_to_a_received_trace(run: Run) -> None:
     exemplars = run.prometheus.exemplars("http_server_request_duration_seconds_bucket")
     named = {exemplar["labels"]["trace_id"] for series in exemplars for exemplar in series["exemplars"]}
     assert len(named) > 3
@@ -134,8 +134,8 @@ def test_an_exemplar_leads_to_a_trace_that_was_received(run: Run) -> None:
     )
 
 
-def test_every_request_that_was_counted_is_delivered_when_the_shop_is_stopped(run: Run) -> None:
-    """Last: it stops the shop."""
+def test_every_counted_request_is_delivered_when_the_shop_is_stopped(run: Run) -> None:
+    """Must be the last test, because it stops the shop."""
     page = run.shop.get("/metrics").text
     counted = sum(
         float(line.rsplit(" ", 1)[1])

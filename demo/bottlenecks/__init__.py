@@ -1,6 +1,6 @@
-"""The ten bottlenecks of FastAPI services, a file each: the faulty endpoint, and its fixed twin.
+"""The ten kinds of bottlenecks in FastAPI services, one file each: the faulty endpoint and its fixed twin.
 
-The faulty ones are under `/slow/`, the twins under `/fast/`. Twins answer the same, so that what differs is the fault
-alone. Each faulty one has its own fault and no other: none holds the event loop for 100 ms, except those that are there
-to do so. `demo.catalogue` lists them with the line at fault.
+Faulty endpoints are under `/slow/`, their twins under `/fast/`. Twins give the same answer, so they differ only in the
+fault. Each faulty endpoint has exactly one fault: none blocks the event loop for 100 ms except those that demonstrate
+it. Faults that burn CPU are calibrated (see `demo.burning`). `demo.catalogue` lists all of them with the line to blame.
 """

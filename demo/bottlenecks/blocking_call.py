@@ -1,4 +1,4 @@
-"""`blocking_call`: an `async def` endpoint that does not let go of the event loop; by waiting, and by computing."""
+"""`blocking_call`: `async def` endpoints that block the event loop, one by waiting and one by computing."""
 
 import asyncio
 import time
@@ -9,34 +9,34 @@ from fastapi import APIRouter
 
 router = APIRouter(tags=["blocking_call"])
 
-#: what the bank takes to answer
+#: the bank's response time in seconds
 BANK_SECONDS: Final = 0.2
-#: CPU time the packing may take: the longer it searches, the fewer boxes
+#: CPU time for the search, on any machine; a longer search finds fewer boxes
 PACKING_SECONDS: Final = 0.25
-#: litres that go into a box
+#: capacity of a box in litres
 BOX: Final = 20.0
 
 
 @router.get("/slow/blocking-call")
 async def price_in_dollars(cents: int = 1_000) -> dict[str, float]:
-    """Ask the bank with a client that waits synchronously, as `requests` does: nobody else is served meanwhile."""
+    """Ask the bank through a synchronous client such as `requests`: no other request is served meanwhile."""
     return {"dollars": cents / 100 * fetch_rate()}
 
 
 @router.get("/fast/blocking-call")
 async def price_in_dollars_async(cents: int = 1_000) -> dict[str, float]:
-    """Ask the bank with a client that awaits."""
+    """Ask the bank through an async client."""
     return {"dollars": cents / 100 * await fetch_rate_async()}
 
 
 def fetch_rate() -> float:
-    """Dollars for a euro; stands for `requests.get(...)`."""
+    """Return dollars per euro; stands for `requests.get(...)`."""
     time.sleep(BANK_SECONDS)
     return 1.25
 
 
 async def fetch_rate_async() -> float:
-    """Dollars for a euro; stands for `await httpx.AsyncClient().get(...)`."""
+    """Return dollars per euro; stands for `await httpx.AsyncClient().get(...)`."""
     await asyncio.sleep(BANK_SECONDS)
     return 1.25
 
@@ -49,12 +49,12 @@ async def boxes_needed(parcels: int = 60) -> dict[str, int]:
 
 @router.get("/fast/blocking-cpu")
 async def boxes_needed_in_thread(parcels: int = 60) -> dict[str, int]:
-    """Compute in a thread: the loop goes on, at the price of sharing the GIL."""
+    """Compute in a thread: the event loop keeps running, but shares the GIL."""
     return {"boxes": await asyncio.to_thread(pack, parcels)}
 
 
 def pack(parcels: int) -> int:
-    """Fewest boxes found for this many parcels, trying orders at random for `PACKING_SECONDS` of CPU time."""
+    """Search for the fewest boxes for the parcels by packing in random order for `PACKING_SECONDS` of CPU time."""
     random = Random(parcels)
     litres = [random.uniform(1, 12) for _ in range(parcels)]
     fewest = parcels
@@ -65,7 +65,7 @@ def pack(parcels: int) -> int:
 
 
 def first_fit(litres: list[float]) -> int:
-    """Boxes that are needed when each parcel goes into the first box with room for it."""
+    """Count the boxes if each parcel goes into the first box with room for it."""
     boxes: list[float] = []
     for size in litres:
         for number, filled in enumerate(boxes):

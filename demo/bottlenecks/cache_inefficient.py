@@ -1,4 +1,4 @@
-"""`cache_inefficient`: a cache whose key is never the same twice."""
+"""`cache_inefficient`: a cache whose key never recurs."""
 
 import math
 from datetime import UTC, datetime
@@ -16,25 +16,25 @@ PRODUCTS = range(1, 21)
 
 @router.get("/slow/cache-inefficient")
 async def shipping_of_page_by_time() -> dict[int, int]:
-    """Shipping of each product on a page; the time of the question is part of the key."""
+    """Return the shipping cost of each product on a page; the time of the request is part of the key."""
     return {product: shipping_at(product, datetime.now(UTC)) for product in PRODUCTS}
 
 
 @router.get("/fast/cache-inefficient")
 async def shipping_of_page() -> dict[int, int]:
-    """The same with a key of what the answer depends on."""
+    """Return the same, with a key that has only what affects the answer."""
     return {product: shipping(product) for product in PRODUCTS}
 
 
 @lru_cache(maxsize=256)
 def shipping_at(product: int, _asked: datetime) -> int:
-    """Cents to ship the product; cached by product and time: never found again."""
+    """Return the shipping cost in cents, cached by product and time, so no entry is ever reused."""
     return cheapest_way(product)
 
 
 @lru_cache(maxsize=256)
 def shipping(product: int) -> int:
-    """Cents to ship the product; cached by product."""
+    """Return the shipping cost in cents, cached by product."""
     return cheapest_way(product)
 
 

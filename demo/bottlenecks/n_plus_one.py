@@ -1,4 +1,4 @@
-"""`n_plus_one`: the lines of fifty orders, fetched order by order."""
+"""`n_plus_one`: the items of fifty orders, fetched order by order."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -19,7 +19,7 @@ NEWEST: Final = select(Order).where(Order.id <= ORDERS).order_by(Order.id.desc()
 
 @router.get("/slow/n-plus-one", response_model=list[OrderOut])
 async def orders_one_by_one(session: Session) -> Sequence[Order]:
-    """The newest orders of the seed: one statement for the orders, and one for the lines of each."""
+    """Return the newest orders of the seed: one statement for the orders, and one for the items of each."""
     orders = (await session.scalars(NEWEST)).all()
     for order in orders:
         await order.awaitable_attrs.items
@@ -28,5 +28,5 @@ async def orders_one_by_one(session: Session) -> Sequence[Order]:
 
 @router.get("/fast/n-plus-one", response_model=list[OrderOut])
 async def orders_at_once(session: Session) -> Sequence[Order]:
-    """The same in two statements."""
+    """Return the same with two statements."""
     return (await session.scalars(NEWEST.options(selectinload(Order.items)))).all()

@@ -1,6 +1,6 @@
-"""`pool_wait`: a connection is held while another service is asked, so the next request waits for one.
+"""`pool_wait`: a connection stays checked out during a call to another service, so the next request waits for one.
 
-It shows when more requests than `demo.database.SMALL_POOL` come at once.
+It takes more than `demo.database.SMALL_POOL` concurrent requests to show.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from demo.models import Product
 
 router = APIRouter(tags=["pool_wait"])
 
-#: what the payment service takes to answer
+#: the payment service's response time in seconds
 PAYMENT_SECONDS: Final = 0.15
 
 STOCK: Final = select(Product.stock).where(Product.id == 1)
 
 
 async def payment_allowed() -> bool:
-    """Ask the payment service; needs no database."""
+    """Ask the payment service, which needs no database."""
     await asyncio.sleep(PAYMENT_SECONDS)
     return True
 
@@ -37,7 +37,7 @@ async def check_out_in_transaction(database: CurrentDatabase) -> dict[str, bool]
 
 @router.get("/fast/pool-wait")
 async def check_out_after_transaction(database: CurrentDatabase) -> dict[str, bool]:
-    """Give the connection back first."""
+    """Return the connection to the pool first."""
     async with database.short_checkouts.begin() as connection:
         stock = await connection.scalar(STOCK)
     return {"ok": bool(stock) and await payment_allowed()}

@@ -1,6 +1,6 @@
-"""`threadpool_wait`: `def` endpoints run in anyio's threads; when all are taken, the next request waits for one.
+"""`threadpool_wait`: `def` endpoints run in anyio's threads; if all are busy, the next request waits for one.
 
-It shows when more requests than `demo.service.THREADS` come at once.
+It takes more than `demo.service.THREADS` concurrent requests to show.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from fastapi import APIRouter
 
 router = APIRouter(tags=["threadpool_wait"])
 
-#: what the printer takes for a label
+#: time to print a label, in seconds
 PRINTER_SECONDS: Final = 0.15
 
 
@@ -24,6 +24,6 @@ def print_label() -> dict[str, str]:
 
 @router.get("/fast/threadpool-wait")
 async def print_label_async() -> dict[str, str]:
-    """Wait for the printer on the event loop, which can wait for any number of them."""
+    """Wait for the printer on the event loop, which supports any number of concurrent waits."""
     await asyncio.sleep(PRINTER_SECONDS)
     return {"label": "printed"}

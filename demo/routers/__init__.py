@@ -1,1 +1,1 @@
-"""The shop's endpoints, by what they are about."""
+"""The shop's endpoints, by subject."""

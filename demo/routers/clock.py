@@ -1,4 +1,4 @@
-"""A clock that sends its ticks as server-sent events: a response that stays open."""
+"""A clock that sends server-sent events: a response that stays open."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ router = APIRouter(tags=["clock"])
 async def clock(
     ticks: Annotated[int, Query(ge=1, le=3600)] = 10, seconds: Annotated[float, Query(ge=0.01, le=60)] = 1.0
 ) -> StreamingResponse:
-    """`ticks` events, one every `seconds`."""
+    """Send `ticks` events, one every `seconds`."""
     return StreamingResponse(_ticks(ticks, seconds), media_type="text/event-stream")
 
 

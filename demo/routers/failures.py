@@ -1,4 +1,4 @@
-"""Endpoints that fail, before and after the response has begun."""
+"""Endpoints that fail before and after the response has started."""
 
 from collections.abc import AsyncIterator
 
@@ -14,14 +14,14 @@ class WarehouseError(Exception):
 
 @router.get("/before-response")
 async def fail() -> None:
-    """Fail with a 500."""
+    """Fail with status 500."""
     message = "the warehouse does not answer"
     raise WarehouseError(message)
 
 
 @router.get("/after-first-byte", response_class=StreamingResponse)
 async def fail_halfway() -> StreamingResponse:
-    """Fail when status 200 and the first bytes are out already: the client gets a response that is cut short."""
+    """Fail after status 200 and the first bytes have been sent: the client receives a truncated response."""
     return StreamingResponse(_half(), media_type="text/plain")
 
 

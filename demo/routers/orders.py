@@ -1,4 +1,4 @@
-"""Orders: placing them, looking at them, and the mail that confirms them."""
+"""Orders: placing, showing and confirming them by mail."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from demo.schemas import ItemOut, OrderIn, OrderOut
 
 router = APIRouter(prefix="/orders", tags=["orders"])
 
-#: what the mail server takes to accept a mail
+#: the mail server's response time in seconds
 MAIL_SECONDS: Final = 0.02
 
 
@@ -23,7 +23,7 @@ MAIL_SECONDS: Final = 0.02
 async def place_order(
     new: OrderIn, background: BackgroundTasks, session: Session, database: CurrentDatabase
 ) -> OrderOut:
-    """Buy; the confirmation mail goes out after the response."""
+    """Place an order; the confirmation mail is sent after the response."""
     if await session.get(User, new.user_id) is None:
         raise HTTPException(404, "There is no such customer.")
     wanted = {item.product_id for item in new.items}
@@ -44,7 +44,7 @@ async def place_order(
 
 
 async def send_confirmation(database: Database, order_id: int) -> None:
-    """Hand the mail to the mail server and note that it went out."""
+    """Pass the mail to the mail server and mark the order as confirmed."""
     await asyncio.sleep(MAIL_SECONDS)
     async with database.sessions.begin() as session:
         await session.execute(update(Order).where(Order.id == order_id).values(status="confirmed"))
@@ -52,7 +52,7 @@ async def send_confirmation(database: Database, order_id: int) -> None:
 
 @router.get("/{order_id}", response_model=OrderOut)
 async def show_order(order_id: int, session: Session) -> Order:
-    """One order with its lines."""
+    """Show one order with its items."""
     order = await session.get(Order, order_id, options=[selectinload(Order.items)])
     if order is None:
         raise HTTPException(404, "There is no such order.")
@@ -61,5 +61,5 @@ async def show_order(order_id: int, session: Session) -> Order:
 
 @router.get("/{order_id}/items", response_model=list[ItemOut])
 async def items_of_order(order_id: int, session: Session) -> Sequence[Item]:
-    """The lines of one order."""
+    """List the items of one order."""
     return (await session.scalars(select(Item).where(Item.order_id == order_id).order_by(Item.id))).all()

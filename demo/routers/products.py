@@ -1,4 +1,4 @@
-"""Products and the search for them."""
+"""Products and product search."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/products", tags=["products"])
 
 @router.get("", response_model=list[ProductOut])
 async def search(session: Session, q: str = "", limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Sequence[Product]:
-    """Products with the words in their name or description."""
+    """Find products with all words in their name or description."""
     found = select(Product).order_by(Product.name).limit(limit)
     for word in q.split():
         found = found.where(Product.name.icontains(word, autoescape=True) | Product.description.icontains(word))
@@ -24,7 +24,7 @@ async def search(session: Session, q: str = "", limit: Annotated[int, Query(ge=1
 
 @router.get("/{product_id}")
 async def show_product(product_id: int, session: Session) -> ProductPage:
-    """One product and what customers think of it."""
+    """Show one product and its mean rating."""
     product = await session.get(Product, product_id)
     if product is None:
         raise HTTPException(404, "There is no such product.")

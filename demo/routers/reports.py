@@ -1,4 +1,4 @@
-"""Figures for the office: a report, and an export that is streamed."""
+"""Reports: daily sales and a streamed export."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/reports", tags=["reports"])
 
 @router.get("/sales")
 async def sales(session: Session, days: Annotated[int, Query(ge=1, le=366)] = 14) -> list[DaySales]:
-    """Orders and revenue by day, newest first."""
+    """List orders and revenue by day, newest first."""
     day = func.date(Order.placed_at)
     revenue = func.sum(Item.quantity * Item.price_cents)
     by_day = (
@@ -34,7 +34,7 @@ async def sales(session: Session, days: Annotated[int, Query(ge=1, le=366)] = 14
 
 @router.get("/orders.csv", response_class=StreamingResponse)
 async def export_orders(database: CurrentDatabase) -> StreamingResponse:
-    """Every order as CSV, without ever holding them all."""
+    """Stream all orders as CSV."""
     return StreamingResponse(_csv(database), media_type="text/csv")
 
 

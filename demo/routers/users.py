@@ -17,7 +17,7 @@ router = APIRouter(prefix="/users", tags=["users"])
 
 @router.post("", status_code=201, response_model=UserOut)
 async def sign_up(new: UserIn, session: Session) -> User:
-    """Make an account."""
+    """Create an account."""
     user = User(name=new.name, email=new.email, joined_at=datetime.now(UTC).replace(tzinfo=None))
     session.add(user)
     try:
@@ -31,13 +31,13 @@ async def sign_up(new: UserIn, session: Session) -> User:
 async def list_users(
     session: Session, after: int = 0, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> Sequence[User]:
-    """Customers by number, page by page."""
+    """List customers by number, one page at a time."""
     return (await session.scalars(select(User).where(User.id > after).order_by(User.id).limit(limit))).all()
 
 
 @router.get("/{user_id}", response_model=UserOut)
 async def show_user(user_id: int, session: Session) -> User:
-    """One customer."""
+    """Show one customer."""
     user = await session.get(User, user_id)
     if user is None:
         raise HTTPException(404, "There is no such customer.")
@@ -46,6 +46,6 @@ async def show_user(user_id: int, session: Session) -> User:
 
 @router.get("/{user_id}/orders", response_model=list[OrderSummary])
 async def orders_of_user(user_id: int, session: Session) -> Sequence[Order]:
-    """The customer's orders, newest first."""
+    """List the customer's orders, newest first."""
     newest = select(Order).where(Order.user_id == user_id).order_by(Order.id.desc()).limit(50)
     return (await session.scalars(newest)).all()

@@ -1,4 +1,8 @@
-"""Runs the code of a page, before and after, and prints what is found: `python -m docs.findings n_plus_one`."""
+"""Run the code of a page, before and after the remedy, and print the findings: `python -m docs.findings n_plus_one`.
+
+The examples are small, and machines differ in speed. So the threshold for an example that burns CPU is an order of
+magnitude below the time that it takes on a common machine.
+"""
 
 import argparse
 import asyncio
@@ -23,60 +27,66 @@ from otel_fastperf import Finding, Kind, Settings, Telemetry, setup_telemetry
 
 FOLDER: Final = Path(__file__).parent
 
-#: seconds in which a finding has to appear, and that are waited for one that must not
+#: seconds within which a finding has to appear, and seconds to wait for one that must not
 APPEARS_WITHIN: Final = 20.0
 STAYS_AWAY_FOR: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The requests under which a page's code shows its fault, and settings that make a small example enough."""
+    """The requests that show the fault of a page's code, and settings for which a small example is enough.
+
+    Attributes:
+        path: Path of the requests; `{}` stands for a running number.
+        rounds: Minimum number of consecutive rounds.
+        at_once: Number of concurrent requests in each round.
+        seconds: Duration of the load, which ends earlier once an expected finding appears.
+        settings: Settings that differ from the defaults.
+        then: Called after each round.
+    """
 
     path: str
-    #: rounds of requests, one after the other, and how many requests each has at once
     rounds: int = 1
     at_once: int = 1
-    #: rounds go on for so long; or until there is a finding, where one is wanted
     seconds: float = 0.0
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    #: after each round
     then: Callable[[], object] = lambda: None
 
 
 LOADS: Final = {
     Kind.N_PLUS_ONE: Load("/orders"),
     Kind.SYNC_DB_ON_LOOP: Load("/orders/count", rounds=20, settings={"database": {"sync_on_loop": 0.0}}),
-    Kind.SLOW_QUERY: Load("/visits", settings={"database": {"slow_query": 0.1}}),
+    Kind.SLOW_QUERY: Load("/visits", settings={"database": {"slow_query": 0.05}}),
     Kind.POOL_WAIT: Load("/check-out", at_once=6),
     Kind.THREADPOOL_WAIT: Load("/label", at_once=80),
     Kind.BLOCKING_CALL: Load("/price", rounds=2, at_once=3),
-    Kind.SLOW_MIDDLEWARE: Load("/terms", rounds=5),
+    Kind.SLOW_MIDDLEWARE: Load("/terms", rounds=5, settings={"middleware": {"slow_seconds": 0.001}}),
     Kind.MEMORY_GROWTH: Load(
         "/offers/7?visitor={}",
         seconds=5.0,
         settings={"memory": {"growth_window": 2.0, "growth_bytes": 4 * 1024 * 1024, "gc_pause": 5.0}},
         then=gc.collect,
     ),
-    Kind.GC_PAUSE: Load("/related/5", rounds=3, settings={"memory": {"gc_pause": 0.01}}),
+    Kind.GC_PAUSE: Load("/related/5", rounds=3, settings={"memory": {"gc_pause": 0.005}}),
     Kind.CACHE_INEFFICIENT: Load("/shipping", rounds=50, settings={"cache": {"lookups": 100, "interval": 0.1}}),
 }
 
-#: for all: nothing leaves the process, and the log is not what is looked at
+#: settings of every example: export nothing, log no findings
 _QUIET: Final = {"traces": {"exporter": "none"}, "findings": {"warnings_per_minute": 0}}
 
 
 def blocks(page: str) -> tuple[str, str]:
-    """The code before and after."""
+    """Return the code before and the code after."""
     found = re.findall(r"^### (Before|After)\n+```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     if [title for title, _ in found] != ["Before", "After"]:
-        message = "a page has one block of Python under ### Before, and one under ### After"
+        message = "The page is malformed. Remedy: put one Python block under ### Before and one under ### After."
         raise ValueError(message)
     return found[0][1], found[1][1]
 
 
 def run(kind: Kind, code: str, folder: Path, name: str) -> tuple[Finding, ...]:
-    """What is found when the app of this code is under the page's load."""
-    # what this program has loaded is none of the app's: collections are to look at the app's objects
+    """Return the findings when the app of this code runs under the page's load."""
+    # collections must walk the app's objects only, not those of this program
     gc.collect()
     gc.freeze()
     file = folder / f"{name}.py"
@@ -89,22 +99,22 @@ def run(kind: Kind, code: str, folder: Path, name: str) -> tuple[Finding, ...]:
         return telemetry.findings()
 
 
-async def _under_load(app: FastAPI, telemetry: Telemetry, load: Load, wanted: Kind | None) -> None:
+async def _under_load(app: FastAPI, telemetry: Telemetry, load: Load, expected: Kind | None) -> None:
     transport = httpx.ASGITransport(app=app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://shop") as shop:
         numbers = iter(range(10**9))
-        until = time.monotonic() + (APPEARS_WITHIN if load.seconds and wanted else load.seconds)
+        until = time.monotonic() + (APPEARS_WITHIN if load.seconds and expected else load.seconds)
         rounds = 0
-        while rounds < load.rounds or (time.monotonic() < until and not (wanted and _has(telemetry, wanted))):
+        while rounds < load.rounds or (time.monotonic() < until and not (expected and _has(telemetry, expected))):
             paths = [load.path.format(next(numbers)) for _ in range(load.at_once)]
             for answer in await asyncio.gather(*(shop.get(path) for path in paths)):
                 answer.raise_for_status()
             rounds += 1
             load.then()
             await asyncio.sleep(0.05 if load.seconds else 0)
-        deadline = time.monotonic() + (STAYS_AWAY_FOR if wanted is None else APPEARS_WITHIN)
-        while time.monotonic() < deadline and (  # noqa: ASYNC110 - monitors tell nobody when they have looked
-            wanted is None or not _has(telemetry, wanted)
+        deadline = time.monotonic() + (STAYS_AWAY_FOR if expected is None else APPEARS_WITHIN)
+        while time.monotonic() < deadline and (  # noqa: ASYNC110 - monitors do not announce their checks
+            expected is None or not _has(telemetry, expected)
         ):
             await asyncio.sleep(0.05)
 
@@ -124,7 +134,7 @@ def _imported(file: Path) -> Any:
 
 
 def results(kind: Kind) -> Iterator[tuple[str, tuple[Finding, ...]]]:
-    """`before` and `after`, and what was found in each."""
+    """Yield `before` and `after`, each with its findings."""
     page = (FOLDER / f"{kind}.md").read_text()
     with tempfile.TemporaryDirectory() as folder, _shop() if "from shop import" in page else nullcontext():
         for name, code in zip(("before", "after"), blocks(page), strict=True):
@@ -138,10 +148,10 @@ def _shop() -> Any:
 
 
 def main() -> None:
-    """Print findings, for people or as JSON."""
+    """Print the findings as text or JSON."""
     parser = argparse.ArgumentParser(prog="python -m docs.findings", description=__doc__)
     parser.add_argument("kind", choices=list(Kind))
-    parser.add_argument("--json", action="store_true", help="kind and line of each finding, for programs")
+    parser.add_argument("--json", action="store_true", help="print kind and line of each finding as JSON")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     found = dict(results(Kind(arguments.kind)))
@@ -156,9 +166,7 @@ def main() -> None:
         print(f"{name}: {len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}")
         for each in findings:
             where = f"\n    At {each.call_site}" if each.call_site is not None else ""
-            print(
-                f"  {each.kind} in {each.route or 'no request'}\n    {each.message}{where}\n    Remedy: {each.remedy}"
-            )
+            print(f"  {each.kind} in {each.route or 'no route'}\n    {each.message}{where}\n    Remedy: {each.remedy}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the examples of these pages share: a small shop in a SQLite file, and sessions for it."""
+"""The shop that the examples of these pages share: a SQLite file and sessions for it."""
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +18,7 @@ class Base(AsyncAttrs, DeclarativeBase):
 
 
 class Order(Base):
-    """What somebody has bought."""
+    """A purchase."""
 
     __tablename__ = "orders"
 
@@ -45,7 +45,7 @@ class User(Base):
 
 
 class Visit(Base):
-    """A page that a customer has looked at."""
+    """A page that a customer has viewed."""
 
     __tablename__ = "visits"
 
@@ -56,7 +56,7 @@ class Visit(Base):
 
 ORDERS: Final = 50
 USERS: Final = 200
-VISITS: Final = 20_000
+VISITS: Final = 40_000
 
 _folder: Final = tempfile.TemporaryDirectory(prefix="otel-fastperf-shop-")
 _FILE: Final = Path(_folder.name, "shop.sqlite3").as_posix()
@@ -65,7 +65,7 @@ sync_engine: Final = create_engine(f"sqlite:///{_FILE}", pool_logging_name="shop
 
 
 def new_engine(pool_size: int) -> AsyncEngine:
-    """An engine whose pool has so many connections and no more."""
+    """Make an engine with a pool of exactly `pool_size` connections."""
     return create_async_engine(
         f"sqlite+aiosqlite:///{_FILE}", poolclass=AsyncAdaptedQueuePool, pool_size=pool_size, max_overflow=0
     )
@@ -92,7 +92,7 @@ SyncSession = Annotated[SyncSessionType, Depends(_sync_session)]
 
 @contextmanager
 def opened() -> Iterator[None]:
-    """Make the tables and fill them; delete them at the end."""
+    """Create the tables and fill them; delete the file at the end."""
     Base.metadata.create_all(sync_engine)
     with _sync_sessions.begin() as session:
         session.add_all(Order(items=[Item(), Item()]) for _ in range(ORDERS))

@@ -1,6 +1,6 @@
-"""The shop on SQLite and on PostgreSQL, in the tests' own event loop, without telemetry.
+"""The shop on SQLite and on PostgreSQL, on the tests' event loop and without telemetry.
 
-One shop serves all tests of a module: it takes a second to start.
+All tests of a module share one shop, because it takes seconds to start.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -36,7 +36,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 async def shop(url: URL) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the running shop; a failure in the app is a 500, as it is behind a server."""
+    """A client of the running shop; an exception in the app becomes a 500, as it does behind a server."""
     app = create_app(url)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (

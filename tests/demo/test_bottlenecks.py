@@ -1,6 +1,6 @@
-"""Each faulty endpoint has its fault, and its twin has not, as measured from outside of any telemetry.
+"""Each faulty endpoint has its fault and its twin does not, measured without telemetry.
 
-What a twin does *not* do is timed several times and the best counts: a busy machine can make everything slow.
+Twins are timed several times and the best time counts: a busy machine can make anything slow.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
 async def call(shop: httpx.AsyncClient, path: str, times: int = 1) -> float:
-    """Seconds until all of so many requests, sent at once, are answered with 200."""
+    """Return the seconds until all of `times` concurrent requests are answered with 200."""
     started = time.perf_counter()
     answers = await asyncio.gather(*(shop.get(path) for _ in range(times)))
     assert {answer.status_code for answer in answers} == {200}
@@ -36,16 +36,16 @@ async def call(shop: httpx.AsyncClient, path: str, times: int = 1) -> float:
 
 
 async def best(measure: Callable[[], Awaitable[float]], times: int = 5) -> float:
-    """The lowest of several measurements."""
+    """Return the lowest of several measurements."""
     return min([await measure() for _ in range(times)])
 
 
 @dataclass
 class Statements:
-    """SQL statements that ran: how long each took, and whether a synchronous driver ran it on the event loop."""
+    """Executed SQL statements: their durations, and whether a synchronous driver ran them on the event loop."""
 
     seconds: list[float] = field(default_factory=list)
-    held_the_loop: list[bool] = field(default_factory=list)
+    blocked_the_loop: list[bool] = field(default_factory=list)
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def statements_seen() -> Iterator[Statements]:
 
     def before(connection: Any, _cursor: Any, _text: Any, _parameters: Any, context: Any, _many: Any) -> None:
         context.began = time.perf_counter()
-        seen.held_the_loop.append(asyncio._get_running_loop() is not None and not connection.dialect.is_async)
+        seen.blocked_the_loop.append(asyncio._get_running_loop() is not None and not connection.dialect.is_async)
 
     def after(_connection: Any, _cursor: Any, _text: Any, _parameters: Any, context: Any, _many: Any) -> None:
         seen.seconds.append(time.perf_counter() - context.began)
@@ -68,34 +68,34 @@ def statements_seen() -> Iterator[Statements]:
         event.remove(Engine, "after_cursor_execute", after)
 
 
-async def longest_hold(shop: httpx.AsyncClient, path: str) -> float:
-    """Seconds for which the event loop ran nothing else while it served the path."""
-    holds = [0.0]
+async def longest_block(shop: httpx.AsyncClient, path: str) -> float:
+    """Return the longest time for which the event loop ran nothing else while it served the path."""
+    blocks = [0.0]
 
     async def heartbeat() -> None:
         while True:
             before = time.perf_counter()
             await asyncio.sleep(0.001)
-            holds.append(time.perf_counter() - before)
+            blocks.append(time.perf_counter() - before)
 
     beating = asyncio.create_task(heartbeat())
     await asyncio.sleep(0)
     await call(shop, path)
     await asyncio.sleep(0.002)
     beating.cancel()
-    return max(holds)
+    return max(blocks)
 
 
 @every_bottleneck
-async def test_both_twins_answer_and_the_same(shop: httpx.AsyncClient, bottleneck: Bottleneck) -> None:
+async def test_both_twins_give_the_same_answer(shop: httpx.AsyncClient, bottleneck: Bottleneck) -> None:
     faulty, fixed = await shop.get(bottleneck.faulty), await shop.get(bottleneck.fixed)
     assert faulty.status_code == fixed.status_code == 200
-    if bottleneck.name != "blocking-cpu":  # it finds as good a packing as its time allows
+    if bottleneck.name != "blocking-cpu":  # the result depends on how far the search gets in its time
         assert faulty.json() == fixed.json()
 
 
 @every_bottleneck
-def test_the_line_to_blame_is_there(bottleneck: Bottleneck) -> None:
+def test_the_line_to_blame_exists(bottleneck: Bottleneck) -> None:
     file, number = bottleneck.line()
     assert bottleneck.code in Path(file).read_text().splitlines()[number - 1]
 
@@ -112,8 +112,8 @@ async def test_n_plus_one(shop: httpx.AsyncClient) -> None:
 @on_sqlite
 @pytest.mark.parametrize("name", ["blocking-call", "blocking-cpu"])
 async def test_blocking_call(shop: httpx.AsyncClient, name: str) -> None:
-    assert await longest_hold(shop, f"/slow/{name}") >= 0.15
-    assert await best(lambda: longest_hold(shop, f"/fast/{name}")) < 0.1
+    assert await longest_block(shop, f"/slow/{name}") >= 0.15
+    assert await best(lambda: longest_block(shop, f"/fast/{name}")) < 0.1
 
 
 async def test_sync_db_on_loop(shop: httpx.AsyncClient) -> None:
@@ -121,8 +121,8 @@ async def test_sync_db_on_loop(shop: httpx.AsyncClient) -> None:
         await call(shop, "/slow/sync-db-on-loop")
     with statements_seen() as fixed:
         await call(shop, "/fast/sync-db-on-loop")
-    assert faulty.held_the_loop == [True]
-    assert fixed.held_the_loop == [False]
+    assert faulty.blocked_the_loop == [True]
+    assert fixed.blocked_the_loop == [False]
     assert max(faulty.seconds) < 0.5
 
 

@@ -35,7 +35,7 @@ class Run:
 
 
 class Demo:
-    """`python -m demo` as a child process. What it makes, it makes in `temporary`."""
+    """`python -m demo` as a child process, whose temporary files are all in `temporary`."""
 
     def __init__(self, *arguments: str, temporary: Path, **environ: str) -> None:
         self.temporary = temporary
@@ -47,11 +47,11 @@ class Demo:
 
     @property
     def output(self) -> str:
-        """What it has said so far."""
+        """Its output so far."""
         return self._log.read_text()
 
     def finish(self, number: int | None = None, *, seconds: float = 120.0) -> int:
-        """Wait for its end, after a signal if one is given; its exit code."""
+        """Send the signal, if given, wait for the process to exit, and return its exit code."""
         if number is not None:
             self.process.send_signal(number)
         try:
@@ -62,13 +62,13 @@ class Demo:
 
     @property
     def leftovers(self) -> list[str]:
-        """Files that it did not take away."""
+        """Files that it did not remove."""
         return [path.name for path in self.temporary.iterdir()]
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The whole demo, once for each database."""
+    """The whole demo, once per database."""
     temporary, saved = tmp_path_factory.mktemp("demo"), tmp_path_factory.mktemp("saved") / "capture.json"
     environ = {}
     if request.param == "postgresql":
@@ -81,7 +81,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return Run(demo.output, capture, window, demo.leftovers)
 
 
-def test_it_reports_every_section_in_a_hundred_columns_and_leaves_no_file(run: Run) -> None:
+def test_it_prints_every_section_in_a_hundred_columns_and_leaves_no_file(run: Run) -> None:
     for heading in ("Requests", "Bottlenecks", "Slowest traces", "Event loop", "Thread pool", "Database", "Memory"):
         assert re.search(f"^{heading}", run.output, re.MULTILINE), run.output
     assert max(map(len, run.output.splitlines())) <= 100
@@ -106,7 +106,7 @@ def test_the_slow_twins_show_in_the_metrics(run: Run) -> None:
     assert lag is not None
     assert lag.value >= 0.1
     waits = run.window.histograms("db_client_connection_wait_time_seconds", "db_client_connection_pool_name")
-    # one round of the faulty endpoint waits for a quarter of a second; a busy machine has time for no more
+    # a round of the faulty endpoint waits for a quarter of a second, and a busy machine has time for only one
     assert waits["long_checkouts",].sum > 0.1
 
 
@@ -116,7 +116,7 @@ def test_the_repeated_statement_is_folded_in_its_waterfall(run: Run) -> None:
     )
 
 
-def test_its_own_routes_are_no_traffic(run: Run) -> None:
+def test_its_own_routes_do_not_count_as_traffic(run: Run) -> None:
     own = {"/health", "/demo/spans", "/metrics"}
     assert not {span.name for span in run.capture.spans} & {f"GET {path}" for path in own}
     assert not {route for (route,) in run.window.histograms(REQUESTS, "http_route")} & own
@@ -163,7 +163,7 @@ def _answers(port: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_runs_until_it_is_told_to_end_and_leaves_nothing(serving: Serving, number: signal.Signals) -> None:
+def test_serve_runs_until_a_signal_and_leaves_nothing(serving: Serving, number: signal.Signals) -> None:
     wait_until(lambda: f"{REQUESTS}_count" in serving.get("/metrics").text, what="shoppers come")
 
     assert serving.demo.finish(number, seconds=30) == 0, serving.demo.output
@@ -174,7 +174,7 @@ def test_serve_runs_until_it_is_told_to_end_and_leaves_nothing(serving: Serving,
         serving.get("/health")
 
 
-def test_a_run_that_is_interrupted_says_so_without_a_traceback(tmp_path: Path) -> None:
+def test_an_interrupted_run_says_so_without_a_traceback(tmp_path: Path) -> None:
     demo = Demo("--seconds", "60", temporary=tmp_path)
     wait_until(lambda: "Metrics" in demo.output, seconds=60, what="the shop runs")
     assert demo.finish(signal.SIGINT, seconds=30) == 130
@@ -183,7 +183,7 @@ def test_a_run_that_is_interrupted_says_so_without_a_traceback(tmp_path: Path) -
     assert demo.leftovers == []
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         demo = Demo("--port", str(port), temporary=tmp_path)
@@ -191,14 +191,14 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     assert demo.output == f"Port {port} cannot be used: Address already in use. Remedy: choose another --port.\n"
 
 
-def test_a_database_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_named(tmp_path: Path) -> None:
     demo = Demo(temporary=tmp_path, DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
     assert demo.finish() == 1
     assert demo.output.startswith("The database cannot be used: connection ")
     assert "Traceback" not in demo.output
 
 
-def test_a_service_that_does_not_start_is_quoted(tmp_path: Path) -> None:
+def test_the_log_of_a_service_that_does_not_start_is_quoted(tmp_path: Path) -> None:
     demo = Demo(temporary=tmp_path, OTEL_FASTPERF_METRICS_PATH="metrics")
     assert demo.finish() == 1
     assert "The service exited with code 1. The end of its log:" in demo.output

@@ -1,4 +1,4 @@
-"""Figures of the report are those Prometheus would give for the same scrapes."""
+"""The values of the summary are those that Prometheus would compute from the same scrapes."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def window() -> Window:
     return Window([0.0, 4.0], [Page(BEFORE), Page(AFTER)])
 
 
-def test_only_what_happened_in_the_window_counts(window: Window) -> None:
+def test_only_observations_within_the_window_count(window: Window) -> None:
     waits = window.histograms("wait_seconds", "pool")
     assert waits["a",] == Histogram((0.1, 1.0, INFINITY), (1.0, 4.0, 4.0), 2.0)
     assert waits["b",] == Histogram((0.1, 1.0, INFINITY), (0.0, 0.0, 2.0), 7.0)
@@ -55,7 +55,7 @@ def test_only_what_happened_in_the_window_counts(window: Window) -> None:
     assert window.values("threads") == [4.0, 3.0]
 
 
-def test_what_is_not_on_the_page_is_empty(window: Window) -> None:
+def test_a_metric_that_is_not_on_the_page_is_empty(window: Window) -> None:
     assert window.histogram("nothing_seconds") == Histogram((), (), 0.0)
     assert window.histogram("nothing_seconds").quantile(0.5) is None
     assert window.histogram("nothing_seconds").mean is None

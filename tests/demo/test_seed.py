@@ -1,4 +1,4 @@
-"""The seed: the same data each time, sown once, and taken away again."""
+"""The seed: the same data in every run, written once, and removed again."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +10,7 @@ from demo.models import Base, Order, Visit
 from demo.seed import clear, seed
 
 
-def test_workers_that_start_together_sow_once(url: URL) -> None:
+def test_workers_that_start_together_seed_once(url: URL) -> None:
     with ThreadPoolExecutor(4) as workers:
         assert sorted(workers.map(seed, [url] * 4)) == [False, False, False, True]
 
@@ -29,7 +29,7 @@ def test_it_is_the_same_on_every_database(url: URL) -> None:
     assert tuple(visit) == ("customer3@example.org", "/products/101")
 
 
-def test_what_it_made_in_postgresql_it_takes_away_again(postgresql_url: str) -> None:
+def test_the_tables_in_postgresql_are_removed_again(postgresql_url: str) -> None:
     server = make_url(postgresql_url)
     seed(server)
     clear(server)
@@ -38,6 +38,6 @@ def test_what_it_made_in_postgresql_it_takes_away_again(postgresql_url: str) -> 
     engine.dispose()
 
 
-def test_a_database_it_does_not_run_on_is_refused_by_name() -> None:
+def test_an_unsupported_database_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="DATABASE_URL is for mysql; the demo runs on sqlite and postgresql"):
         database_url({"DATABASE_URL": "mysql://localhost/shop"})

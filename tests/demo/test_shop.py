@@ -1,4 +1,4 @@
-"""The shop does what a shop does, on both databases."""
+"""The shop works on both databases."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from demo.seed import ORDERS
 pytestmark = pytest.mark.anyio
 
 
-async def test_products_are_found_by_their_words_and_shown_with_their_stars(shop: httpx.AsyncClient) -> None:
+async def test_products_are_found_by_words_and_shown_with_their_rating(shop: httpx.AsyncClient) -> None:
     found = (await shop.get("/products", params={"q": "oak table"})).json()
     assert found
     assert all("oak table" in product["name"].lower() for product in found)
@@ -33,15 +33,15 @@ async def test_an_order_is_placed_shown_and_confirmed_after_the_response(shop: h
     assert placed["id"] in [order["id"] for order in (await shop.get("/users/3/orders")).json()]
 
 
-async def test_an_order_for_what_there_is_not_is_refused(shop: httpx.AsyncClient) -> None:
-    nobody = {"user_id": 0, "items": [{"product_id": 7, "quantity": 2}]}
-    nothing = {"user_id": 3, "items": [{"product_id": 0, "quantity": 2}]}
-    assert (await shop.post("/orders", json=nobody)).status_code == 404
-    assert (await shop.post("/orders", json=nothing)).status_code == 404
+async def test_an_order_for_unknown_customers_or_products_is_refused(shop: httpx.AsyncClient) -> None:
+    unknown_user = {"user_id": 0, "items": [{"product_id": 7, "quantity": 2}]}
+    unknown_product = {"user_id": 3, "items": [{"product_id": 0, "quantity": 2}]}
+    assert (await shop.post("/orders", json=unknown_user)).status_code == 404
+    assert (await shop.post("/orders", json=unknown_product)).status_code == 404
     assert (await shop.post("/orders", json={"user_id": 3, "items": []})).status_code == 422
 
 
-async def test_an_address_signs_up_once(shop: httpx.AsyncClient) -> None:
+async def test_an_address_can_sign_up_only_once(shop: httpx.AsyncClient) -> None:
     new = {"name": "Ada", "email": "ada@example.org"}
     made = await shop.post("/users", json=new)
     assert made.status_code == 201
@@ -49,7 +49,7 @@ async def test_an_address_signs_up_once(shop: httpx.AsyncClient) -> None:
     assert (await shop.post("/users", json=new)).status_code == 409
 
 
-async def test_reports_count_what_was_sold_and_the_export_has_every_order(shop: httpx.AsyncClient) -> None:
+async def test_reports_count_all_sales_and_the_export_has_every_order(shop: httpx.AsyncClient) -> None:
     days = (await shop.get("/reports/sales", params={"days": 366})).json()
     assert sum(day["orders"] for day in days) >= ORDERS
 
@@ -66,7 +66,7 @@ async def test_the_clock_ticks_as_server_sent_events(shop: httpx.AsyncClient) ->
     assert clock.text.count("\ndata: ") == 3
 
 
-# Starlette's BaseHTTPMiddleware of 2024 leaves a stream open when a response breaks off.
+# Starlette's BaseHTTPMiddleware of 2024 leaves a stream open if a response is truncated
 @pytest.mark.filterwarnings("ignore:.*MemoryObject:pytest.PytestUnraisableExceptionWarning")
 async def test_one_endpoint_fails_before_the_response_and_one_within_it(shop: httpx.AsyncClient) -> None:
     assert (await shop.get("/failures/before-response")).status_code == 500

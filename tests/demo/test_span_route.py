@@ -1,4 +1,4 @@
-"""`GET /demo/spans` hands finished spans to the report."""
+"""`GET /demo/spans` serves finished spans for the summary."""
 
 import httpx
 import pytest
@@ -17,7 +17,7 @@ async def spans_for(app: FastAPI, host: str) -> httpx.Response:
         return await client.get(PATH)
 
 
-async def test_a_span_keeps_what_a_waterfall_needs(probe: Probe) -> None:
+async def test_a_span_keeps_the_parts_that_a_waterfall_needs(probe: Probe) -> None:
     tracer = probe.signals.tracer
     with tracer.start_as_current_span("GET /orders", kind=SpanKind.SERVER, start_time=1_000) as request:
         statement = tracer.start_span("SELECT orders", kind=SpanKind.CLIENT, start_time=2_000)
@@ -33,7 +33,7 @@ async def test_a_span_keeps_what_a_waterfall_needs(probe: Probe) -> None:
     assert (child.trace_id, child.error, child.seconds) == (root.trace_id, "42P01", 1.5e-6)
 
 
-async def test_only_this_machine_gets_them_and_the_schema_does_not_tell_of_them() -> None:
+async def test_only_clients_on_this_machine_get_them_and_the_schema_omits_the_route() -> None:
     app = FastAPI()
     add_spans_route(app, tuple)
     assert (await spans_for(app, "::1")).json() == []

@@ -32,7 +32,7 @@ def test_each_span_has_a_line_with_its_name_its_bar_and_its_time() -> None:
     ]
 
 
-def test_statements_that_repeat_are_one_line_with_the_time_of_all() -> None:
+def test_repeated_statements_are_one_line_with_their_total_time() -> None:
     repeats = [span(10 + number, 1, "SELECT items", 2 + number * 4, 3 + number * 4) for number in range(10)]
     lines = waterfall(request(span(2, 1, "SELECT orders", 0, 2), *repeats), PLAIN)
     assert len(lines) == 3
@@ -41,7 +41,7 @@ def test_statements_that_repeat_are_one_line_with_the_time_of_all() -> None:
     assert lines[2].count("▒") == 37
 
 
-def test_two_of_a_kind_are_not_folded_nor_are_those_with_spans_below() -> None:
+def test_two_equal_spans_are_not_folded_nor_are_spans_with_children() -> None:
     twice = [span(2, 1, "SELECT orders", 0, 2), span(3, 1, "SELECT orders", 2, 4)]
     assert len(waterfall(request(*twice), PLAIN)) == 3
 
@@ -52,18 +52,18 @@ def test_two_of_a_kind_are_not_folded_nor_are_those_with_spans_below() -> None:
     assert len(lines) == 7
 
 
-def test_a_long_trace_is_cut_and_says_so() -> None:
+def test_a_long_trace_is_cut_off_with_a_note() -> None:
     many = [span(2 + number, 1, f"SELECT table{number}", number, number + 1) for number in range(30)]
     lines = waterfall(request(*many), PLAIN)
     assert len(lines) == MOST_LINES + 1
     assert lines[-1] == "  … and 21 more lines"
 
 
-def test_what_failed_says_how() -> None:
+def test_a_failed_span_shows_its_error() -> None:
     assert waterfall(request(error="WarehouseError"), PLAIN)[0].endswith("44 ms  WarehouseError")
 
 
-def test_what_outlives_the_response_makes_the_bar_of_the_request_shorter() -> None:
+def test_a_span_that_outlives_the_response_shortens_the_request_s_bar() -> None:
     lines = waterfall(request(span(2, 1, "send_confirmation", 44, 88, "INTERNAL")), PLAIN)
     assert lines[0].count("█") == lines[1].count("█") == BAR // 2
 
