@@ -197,7 +197,7 @@ _LOOP_AND_THREADS: Final = (
     Metric(
         "fastperf_event_loop_blocked_seconds",
         "histogram",
-        "How long code held the event loop, by what it did and for which route.",
+        "How long code blocked the event loop, by what it did and for which route.",
         ("cause", "http_route"),
         BLOCKED_SECONDS,
     ),

@@ -1,9 +1,10 @@
-"""What every subject is given: where to put spans, numbers and findings, and where failures go."""
+"""What every part is given: where spans, metrics, findings and failures go, and what delayed all requests."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from opentelemetry.trace import SpanContext, Tracer
 
@@ -12,38 +13,63 @@ from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.requests.record import RequestRecord
 
-#: collections and holds that are remembered, for the budgets of requests that run meanwhile
-_MOST_PAUSES = 4096
-_MOST_HOLDS = 256
+#: pauses and blocks kept for the budgets of requests that are running meanwhile
+_MOST_PAUSES: Final = 4096
+_MOST_BLOCKS: Final = 256
+
+#: records a block that has just ended; returns False on the thread of another loop
+CatchUp = Callable[[], bool]
 
 
-class Hold(NamedTuple):
-    """The event loop was held, from `start` to `end` by `time.perf_counter()`."""
+class Block(NamedTuple):
+    """The event loop was blocked from `start` to `end`, by `time.perf_counter()`.
+
+    Attributes:
+        owner: The request whose code blocked it; None if unknown, or if no request did.
+        span: The span that reports the block, or else the owner's. None if it is not sampled.
+    """
 
     start: float
     end: float
-    #: the request whose code held it; None when that is not known, or was no request
     owner: RequestRecord | None
-    #: the span that tells of it, or else the owner's; None if that is not sampled
     span: SpanContext | None
 
 
-@dataclass(slots=True)
-class Obstacles:
-    """What stands in the way of every request of the process: pauses of the garbage collector, holds of the loop.
+class Delays:
+    """Delays that hit every request of the process: pauses of the garbage collector, and blocks of the event loop.
 
-    Written by the monitors, read when a request has ended. Deques: appending to one takes no lock.
+    Monitors write them; a request reads them when it ends. They are deques because an append takes no lock.
+
+    Attributes:
+        pauses: `(start, end)` of collections by `time.perf_counter()`, oldest first.
+        blocks: Oldest first.
     """
 
-    #: `(start, end)` by `time.perf_counter()`, oldest first
-    pauses: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MOST_PAUSES))
-    holds: deque[Hold] = field(default_factory=lambda: deque(maxlen=_MOST_HOLDS))
-    #: note a hold that has just ended and that no heartbeat has seen yet. On the loop's thread; set by the monitor
-    settle: Callable[[], None] = lambda: None
+    __slots__ = ("_watchdogs", "blocks", "pauses")
 
-    def held(self, start: float, end: float) -> float:
-        """Seconds between the two for which the event loop was held: whose turn it was had to wait that long."""
-        overlaps = (min(hold.end, end) - max(hold.start, start) for hold in tuple(self.holds))
+    def __init__(self) -> None:
+        self.pauses: deque[tuple[float, float]] = deque(maxlen=_MOST_PAUSES)
+        self.blocks: deque[Block] = deque(maxlen=_MOST_BLOCKS)
+        self._watchdogs: tuple[CatchUp, ...] = ()
+
+    @contextmanager
+    def watched_by(self, catch_up: CatchUp) -> Iterator[None]:
+        """Have `catch_up` called by `catch_up()` until the end of the block. One for each event loop."""
+        self._watchdogs = (*self._watchdogs, catch_up)
+        try:
+            yield
+        finally:
+            self._watchdogs = tuple(each for each in self._watchdogs if each is not catch_up)
+
+    def catch_up(self) -> None:
+        """Record a block that has just ended and that no heartbeat has noticed yet. Call it on the loop's thread."""
+        for watchdog in self._watchdogs:
+            if watchdog():
+                return
+
+    def blocked_seconds(self, start: float, end: float) -> float:
+        """Seconds between `start` and `end` during which the event loop was blocked."""
+        overlaps = (min(block.end, end) - max(block.start, start) for block in tuple(self.blocks))
         return sum(overlap for overlap in overlaps if overlap > 0)
 
 
@@ -55,4 +81,4 @@ class Signals:
     metrics: Metrics
     findings: Findings
     guard: Guard
-    obstacles: Obstacles = field(default_factory=Obstacles)
+    delays: Delays = field(default_factory=Delays)

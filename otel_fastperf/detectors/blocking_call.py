@@ -1,4 +1,4 @@
-"""Code held the event loop: whoever waited for it, and every request that came in meanwhile, was not served."""
+"""Code blocked the event loop: no other request of the worker made progress meanwhile."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,34 +8,37 @@ from otel_fastperf.event_loop.cause import BlockedBy
 from otel_fastperf.findings import CallSite, Finding, Kind, Severity
 from otel_fastperf.settings import LoopSettings
 
-#: from this many seconds on it is critical: a person waits, and a health check may fail
+#: seconds from which a block is critical: a person notices it, and a health check may fail
 _CRITICAL: Final = 1.0
-#: to be kept from running for less than this many seconds is what a busy machine, or process, does to all
+#: seconds; a busy machine or process keeps any thread from running for less than this
 _KEPT: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockedLoop:
-    """The event loop was held once, and is free again."""
+    """One block of the event loop that has ended.
+
+    Attributes:
+        call_site: The line to change; None if no line of the application caused the block.
+        frames: Application frames during the block, innermost first.
+        route: Route template of the request that caused it; "" if no request did.
+        waiting: Number of other requests in flight.
+        lost: Seconds not caused by the code, see `cause.lost`.
+        in_database: A statement of SQLAlchemy was in a synchronous driver.
+    """
 
     seconds: float
     cause: BlockedBy
-    #: the line to change; None where no line of the application is to blame
     call_site: CallSite | None = None
-    #: lines of the application meanwhile, innermost first
     frames: tuple[CallSite, ...] = ()
-    #: the route template of the request that held it; "" when it was none
     route: str = ""
-    #: other requests that were in flight
     waiting: int = 0
-    #: seconds of it for which the code is not to blame, see `blocked.lost`
     lost: float = 0.0
-    #: a statement of SQLAlchemy's was with a synchronous driver
     in_database: bool = False
 
 
 def detect_blocking_call(blocked: BlockedLoop, settings: LoopSettings) -> Iterator[Finding]:
-    """One finding from `settings.blocked` on, for what neither `gc_pause` nor `sync_db_on_loop` tells of."""
+    """A finding for a block of at least `settings.blocked`, unless `gc_pause` or `sync_db_on_loop` reports it."""
     if blocked.cause is BlockedBy.GC or blocked.in_database:
         return
     least = max(settings.blocked, _KEPT) if _is_kept(blocked) else settings.blocked
@@ -45,7 +48,7 @@ def detect_blocking_call(blocked: BlockedLoop, settings: LoopSettings) -> Iterat
         kind=Kind.BLOCKING_CALL,
         severity=Severity.CRITICAL if blocked.seconds >= _CRITICAL else Severity.WARNING,
         subject=_subject(blocked),
-        message=f"{_told(blocked)}; {_waiting(blocked.waiting)}.",
+        message=f"{_what_happened(blocked)}; {_waiting(blocked.waiting)}.",
         remedy=_remedy(blocked),
         evidence={
             "seconds": blocked.seconds,
@@ -70,12 +73,12 @@ def _subject(blocked: BlockedLoop) -> str:
     return "process" if blocked.cause is BlockedBy.DESCHEDULED else "event loop"
 
 
-def _told(blocked: BlockedLoop) -> str:
+def _what_happened(blocked: BlockedLoop) -> str:
     if blocked.cause is BlockedBy.DESCHEDULED:
-        return f"the process did not run for {blocked.seconds:.2f} s ({blocked.cause})"
+        return f"The process did not run for {blocked.seconds:.2f} s ({blocked.cause})"
     if blocked.cause is BlockedBy.GIL_HELD and blocked.call_site is None:
-        return f"other threads kept the GIL from the event loop for {blocked.seconds:.2f} s ({blocked.cause})"
-    return f"code held the event loop for {blocked.seconds:.2f} s ({blocked.cause})"
+        return f"Other threads kept the GIL from the event loop for {blocked.seconds:.2f} s ({blocked.cause})"
+    return f"Code blocked the event loop for {blocked.seconds:.2f} s ({blocked.cause})"
 
 
 def _waiting(number: int) -> str:
@@ -83,29 +86,27 @@ def _waiting(number: int) -> str:
 
 
 def _remedy(blocked: BlockedLoop) -> str:
-    function = blocked.call_site.function if blocked.call_site is not None else "it"
+    function = blocked.call_site.function if blocked.call_site is not None else "the request"
     match blocked.cause:
         case BlockedBy.SYNC_IO:
             return (
-                f"await an async client instead of the blocking call in {function}, run the call with"
-                " `await asyncio.to_thread(...)`, or make the endpoint `def`, so that it runs in a thread"
+                f"Await an async client instead of the blocking call in {function}, run the call with"
+                " `await asyncio.to_thread(...)`, or make the endpoint `def`, so that it runs in a thread."
             )
         case BlockedBy.CPU:
             return (
-                f"move what {function} computes into a process, with `loop.run_in_executor` and a ProcessPoolExecutor,"
-                " or at least off the event loop, with `await asyncio.to_thread(...)`"
+                f"Move the computation in {function} to another process with `loop.run_in_executor` and a"
+                " ProcessPoolExecutor, or at least off the event loop with `await asyncio.to_thread(...)`."
             )
         case BlockedBy.GIL_HELD if blocked.call_site is None:
-            return (
-                "move what computes in threads, `def` endpoints among them, into a ProcessPoolExecutor or more workers"
-            )
+            return "Move computations from threads, `def` endpoints included, to a ProcessPoolExecutor, or add workers."
         case BlockedBy.GIL_HELD:
             return (
-                f"run the call into C code in {function} in a ProcessPoolExecutor, or on smaller pieces of data: it"
-                " keeps the GIL, so a thread does not help"
+                f"Run the call into C code in {function} in a ProcessPoolExecutor, or on smaller pieces of data. It"
+                " keeps the GIL, so a thread does not help."
             )
         case _:
             return (
-                "raise the CPU limit of the container, or start fewer workers: the process was stopped, throttled, or"
-                " had to wait for a processor"
+                "Raise the CPU limit of the container, or start fewer workers: the process was stopped, throttled, or"
+                " had to wait for a processor."
             )

@@ -1,7 +1,7 @@
-"""From one moment at which the event loop was free to the next: what was seen in between, and who held it longest.
+"""From one moment at which the event loop was free to the next: what was sampled, and what ran longest.
 
-Not every long gap is a hold: twenty tasks that are ready at once may take 5 ms each. The loop was held when one task,
-or one callback, is seen all the time.
+A long interval alone is no block: twenty tasks that are ready at once may take 5 ms each. The loop was blocked if
+consecutive samples show one and the same task or callback.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,70 +13,82 @@ from otel_fastperf.event_loop.cause import Measurement
 from otel_fastperf.event_loop.stack_sampler import Sight
 from otel_fastperf.requests.record import RequestRecord
 
-#: a thread that wakes up less than this many seconds late is on time
+#: seconds; a thread that wakes up less late than this is on time
 _ON_TIME: Final = 0.02
-#: of what a request has noted, the last so many marks and waits are looked through
+#: number of a request's latest marks and waits that are searched
 _MOST_MARKS: Final = 16
 
 
 class Moment(NamedTuple):
-    """Clocks, all in seconds."""
+    """Readings of three clocks, in seconds.
 
-    #: `time.perf_counter()`
+    Attributes:
+        at: `time.perf_counter()`.
+        cpu: CPU time of the loop's thread.
+        process: CPU time of all threads of the process.
+    """
+
     at: float
-    #: CPU time of the loop's thread, and of all threads of the process
     cpu: float
     process: float
 
 
 class Sample(NamedTuple):
-    """What the watchdog saw."""
+    """One look of the watchdog at the loop's thread.
+
+    Attributes:
+        woke: When the loop last woke up, by `time.perf_counter()`: what it runs now began then, or later.
+        asleep: The GIL was free, and the loop's thread slept.
+    """
 
     moment: Moment
     sight: Sight
-    #: the loop has run what it runs since then, or later, by `time.perf_counter()`
     woke: float
-    #: the GIL was free, and the loop's thread slept
     asleep: bool
 
 
-class Late(NamedTuple):
-    """The watchdog woke up late, by `time.perf_counter()`."""
+class LateWakeup(NamedTuple):
+    """The watchdog woke up late, by `time.perf_counter()`; it spent `gil_wait` seconds of that waiting for the GIL."""
 
     due: float
     woke: float
-    #: for so many seconds of it, it waited for the GIL
     gil_wait: float
 
 
-class Gap:
-    """What is noted since the loop was free. Written by the watchdog's thread, read by the loop's when it is over."""
+class BeatInterval:
+    """What the watchdog notes between two heartbeats. Its thread writes; the loop's thread reads at the next beat."""
 
-    __slots__ = ("first_look", "free", "lates", "look_at", "samples")
+    __slots__ = ("first_look", "free", "late_wakeups", "look_at", "samples")
 
     def __init__(self, free: Moment, look_at: float) -> None:
+        #: when the loop was last free
         self.free = free
-        #: when the watchdog has its first look, and its next one
+        #: time of the watchdog's first look, and of its next
         self.first_look = self.look_at = look_at
         self.samples: list[Sample] = []
-        self.lates: list[Late] = []
+        self.late_wakeups: list[LateWakeup] = []
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """The loop did one thing, as far as was seen."""
+class LoopRun:
+    """The loop ran one task or callback, according to the samples.
 
-    #: by `time.perf_counter()`; when it is not known exactly, half-way between two samples
+    Attributes:
+        start: By `time.perf_counter()`; half-way between two samples if it is not known exactly.
+        end: The same.
+        before: The last moment before it at which all clocks are known.
+        after: The first one after it.
+    """
+
     start: float
     end: float
     samples: tuple[Sample, ...]
-    #: the last moment before it and the first after it of which all clocks are known
     before: Moment
     after: Moment
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Its duration."""
         return self.end - self.start
 
     @property
@@ -85,48 +97,48 @@ class Run:
         return next((sample.sight.record for sample in self.samples if sample.sight.record is not None), None)
 
 
-def longest_run(gap: Gap, now: Moment) -> Run | None:
-    """What the loop did longest; None when it did not run all the time.
+def longest_run(interval: BeatInterval, now: Moment) -> LoopRun | None:
+    """What the loop ran longest; None if the loop itself was stopped meanwhile.
 
-    The run that comes first began when the loop last woke up, or when its request has noted something since.
+    The first run began when the loop last woke up, or when its request last noted something.
     """
-    samples = tuple(gap.samples)
+    samples = tuple(interval.samples)
     if not all(sample.sight.running for sample in samples):
         return None
     if not samples:
-        return Run(gap.free.at, now.at, (), gap.free, now)
-    return max(_runs(samples, gap, now), key=lambda run: run.seconds)
+        return LoopRun(interval.free.at, now.at, (), interval.free, now)
+    return max(_runs(samples, interval, now), key=lambda run: run.seconds)
 
 
-def _runs(samples: tuple[Sample, ...], gap: Gap, now: Moment) -> Iterable[Run]:
+def _runs(samples: tuple[Sample, ...], interval: BeatInterval, now: Moment) -> Iterable[LoopRun]:
     groups = [tuple(group) for _, group in groupby(samples, lambda sample: (sample.sight.idle, id(sample.sight.task)))]
     for number, group in enumerate(groups):
-        before = groups[number - 1][-1].moment if number else gap.free
+        before = groups[number - 1][-1].moment if number else interval.free
         last = number == len(groups) - 1
         after = now if last else groups[number + 1][0].moment
-        start = (before.at + group[0].moment.at) / 2 if number else _began(group, gap)
+        start = (before.at + group[0].moment.at) / 2 if number else _began(group, interval)
         end = now.at if last else (group[-1].moment.at + after.at) / 2
-        yield Run(start, end, group, before, after)
+        yield LoopRun(start, end, group, before, after)
 
 
-def _began(group: tuple[Sample, ...], gap: Gap) -> float:
-    """The first run began as late as is known for certain, and before the watchdog's first look."""
+def _began(group: tuple[Sample, ...], interval: BeatInterval) -> float:
+    """Start of the first run: the latest time that is certain, and no later than the watchdog's first look."""
     first, record = group[0], next((each.sight.record for each in group if each.sight.record is not None), None)
-    latest = min(gap.first_look, first.moment.at)
+    latest = min(interval.first_look, first.moment.at)
     marks = [first.woke]
     if record is not None:
         marks.append(record.started)
         marks += (at for at, _ in record.phases[-_MOST_MARKS:])
         marks += (end for _, end, _ in record.intervals[-_MOST_MARKS:])
-    return max((at for at in marks if gap.free.at < at <= latest), default=gap.free.at)
+    return max((at for at in marks if interval.free.at < at <= latest), default=interval.free.at)
 
 
-def measured(run: Run, lates: Iterable[Late], pauses: Sequence[tuple[float, float]]) -> Measurement:
-    """What decides on the cause. `pauses` are the garbage collector's, `(start, end)` by `time.perf_counter()`."""
+def measured(run: LoopRun, late_wakeups: Iterable[LateWakeup], pauses: Sequence[tuple[float, float]]) -> Measurement:
+    """What `cause.blocked_by` decides on. `pauses` of the garbage collector: `(start, end)`, `time.perf_counter()`."""
     before, after = run.before, run.after
     cpu = after.cpu - before.cpu
     stopped = gil_wait = 0.0
-    for late in lates:
+    for late in late_wakeups:
         seconds = _overlap(late.due, late.woke, run)
         waited = min(late.gil_wait, seconds)
         gil_wait = max(gil_wait, waited)
@@ -143,5 +155,5 @@ def measured(run: Run, lates: Iterable[Late], pauses: Sequence[tuple[float, floa
     )
 
 
-def _overlap(start: float, end: float, run: Run) -> float:
+def _overlap(start: float, end: float, run: LoopRun) -> float:
     return max(0.0, min(end, run.after.at) - max(start, run.before.at))

@@ -1,24 +1,25 @@
-"""Why the event loop was held: told from what was measured meanwhile, without a guess at what the code might be doing.
+"""Why the event loop was blocked. Measured, not guessed from the code.
 
     gc            the garbage collector ran
-    cpu           the loop's thread computed, and gave the GIL to whoever asked for it
-    gil_held      one thread kept the GIL, in a call into C code; or other threads had it, and computed
-    sync_io       the loop's thread slept in a system call, and did not have the GIL
-    descheduled   nobody of this process ran: it was stopped or throttled, or the machine gave its processors to others
+    cpu           the loop's thread computed, and released the GIL on request
+    gil_held      one thread kept the GIL in a call into C code; or other threads had it, and computed
+    sync_io       the loop's thread slept in a system call, without the GIL
+    descheduled   no thread of this process ran: it was stopped or throttled, or other processes had the processors
 
-The watchdog asks for the GIL again and again while the loop is held. Who waits for the GIL wakes up every 5 ms
-(`sys.getswitchinterval`), who is stopped does not: its voluntary context switches tell how long it waited for the GIL.
+While the loop is blocked, the watchdog asks for the GIL again and again. A thread that waits for the GIL wakes up every
+5 ms (`sys.getswitchinterval`); a stopped one does not. So the watchdog's voluntary context switches tell how long it
+waited for the GIL.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-#: the part of a hold that decides
+#: share of a block that decides on its cause
 _MOST: Final = 0.5
-#: a collection that ran on the loop's thread took at least this part of its time there, however busy the machine
+#: minimum CPU share of a collection that ran on the loop's thread, however busy the machine is
 _OWN: Final = 0.2
-#: less of the CPU than this part is no share of it
+#: below this CPU share the thread counts as not running
 _FAIR: Final = 0.02
 
 
@@ -34,27 +35,30 @@ class BlockedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What was measured while the loop was held. All in seconds but the last two."""
+    """What was measured during a block. Seconds, except for the last two.
+
+    Attributes:
+        cpu: CPU time of the loop's thread.
+        others_cpu: CPU time of the other threads of the process.
+        gc: Pauses of the garbage collector, in any thread.
+        stopped: Time in which the watchdog should have run, did not run, and did not wait for the GIL.
+        gil_wait: The watchdog's longest wait for the GIL.
+        asleep: Share of samples in which the GIL was free and the loop's thread slept; None without samples.
+        idle: No sample shows the loop's thread in a callback.
+    """
 
     seconds: float
-    #: CPU time of the loop's thread
     cpu: float = 0.0
-    #: CPU time of the process's other threads
     others_cpu: float = 0.0
-    #: pauses of the garbage collector, in whichever thread
     gc: float = 0.0
-    #: the watchdog did not run though it was its time, and did not wait for the GIL
     stopped: float = 0.0
-    #: the longest time that the watchdog waited for the GIL
     gil_wait: float = 0.0
-    #: how often the watchdog found the GIL free and the loop's thread asleep, as a share; None when it never looked
     asleep: float | None = None
-    #: no sample shows the loop's thread in a callback
     idle: bool = False
 
 
 def blocked_by(measured: Measurement, threshold: float) -> BlockedBy:
-    """What took most of the time. Code that computes for `threshold` seconds is the cause, whatever made it slower."""
+    """What took most of the time. Code that computes for `threshold` seconds is the cause, whatever slowed it down."""
     most = _MOST * measured.seconds
     if measured.gc >= most and measured.cpu >= _OWN * measured.gc:
         return BlockedBy.GC
@@ -68,25 +72,25 @@ def blocked_by(measured: Measurement, threshold: float) -> BlockedBy:
 
 
 def _kept_from_running(measured: Measurement, most: float) -> BlockedBy:
-    """The loop's thread did not run, and somebody else had the GIL."""
+    """The loop's thread did not run, and another thread may have had the GIL."""
     if measured.gc >= most:
         return BlockedBy.GC
     if measured.gil_wait >= most:
         return BlockedBy.GIL_HELD
     if measured.asleep is not None and measured.cpu < _FAIR * measured.seconds and not measured.idle:
-        # who wants the GIL gets it in turn; this thread did not want it
+        # threads that want the GIL get it in turn, so this thread did not want it
         return BlockedBy.SYNC_IO
     return BlockedBy.GIL_HELD if measured.others_cpu >= most else BlockedBy.DESCHEDULED
 
 
 def by_other_threads(measured: Measurement) -> bool:
-    """True when others had the GIL and computed, and the loop's thread did not: its code is not to blame."""
+    """True if other threads had the GIL and computed, and the loop's thread did not: its code is not the cause."""
     most = _MOST * measured.seconds
     return measured.cpu < most <= measured.others_cpu
 
 
 def lost(measured: Measurement, cause: BlockedBy) -> float:
-    """Seconds for which the code is not to blame: garbage was collected, or what computes had no processor."""
+    """Seconds not caused by the code: garbage was collected, or the computing thread had no processor."""
     if cause is BlockedBy.CPU:
         return measured.seconds - max(0.0, measured.cpu - measured.gc)
     return measured.gc

@@ -1,7 +1,6 @@
-"""What an event loop itself knows of its time: for how long it has waited so far, and when it last woke up.
+"""Two clocks of an event loop: how long it has waited for events so far, and when it last woke up.
 
-libuv counts both for uvloop; on asyncio's own loops the selector's waits are timed. A loop of another kind tells
-neither.
+libuv counts both for uvloop; on asyncio's own loops the selector's waits are timed. Other loops have neither.
 """
 
 import asyncio
@@ -22,17 +21,17 @@ _UV_METRICS_IDLE_TIME: Final = 1
 
 @contextmanager
 def idle_clock(loop: asyncio.AbstractEventLoop, failed: _Failed) -> Iterator[Clock]:
-    """For how many seconds the loop has waited so far; for a loop of another kind a clock that always runs."""
+    """Seconds that the loop has spent waiting for events. For a loop of another kind, a clock that always runs."""
     with _clock(_idle_clock_of, loop, time.perf_counter, failed) as clock:
         yield clock
 
 
 @contextmanager
 def wake_clock(loop: asyncio.AbstractEventLoop, failed: _Failed) -> Iterator[Clock]:
-    """When, by `time.perf_counter()`, the loop last had done with waiting; what it has run since, it ran after that.
+    """When the loop last stopped waiting, by `time.perf_counter()`. What it runs now began after that.
 
-    On uvloop to a millisecond, and later if the loop was asked for the time meanwhile. Minus infinity for a loop of
-    another kind. From any thread.
+    On uvloop it is exact to a millisecond, and later if code asked the loop for the time meanwhile. Minus infinity for
+    a loop of another kind. Callable from any thread.
     """
     with _clock(_wake_clock_of, loop, lambda: -inf, failed) as clock:
         yield clock
@@ -58,7 +57,7 @@ def _clock(
 def _idle_clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[Clock]:
     if _is_uvloop(loop):
         libuv, pointer = _libuv(loop)
-        # libuv cannot be told to stop counting; it costs one system call for each wait that is not over at once
+        # libuv cannot stop counting; it costs one system call per wait that does not end at once
         libuv.uv_loop_configure(pointer, _UV_METRICS_IDLE_TIME)
         yield lambda: libuv.uv_metrics_idle_time(pointer) / 1e9
         return
@@ -70,7 +69,7 @@ def _idle_clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[Clock]:
 def _wake_clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[Clock]:
     if _is_uvloop(loop):
         libuv, pointer = _libuv(loop)
-        # libuv's clock and that of `time.perf_counter()` are the same on Linux, CLOCK_MONOTONIC
+        # libuv and `time.perf_counter()` use the same clock on Linux, CLOCK_MONOTONIC
         yield lambda: libuv.uv_now(pointer) / 1e3
         return
     with _timed_select(loop) as timed:
@@ -82,25 +81,25 @@ def _is_uvloop(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _libuv(loop: asyncio.AbstractEventLoop) -> tuple[Any, Any]:
-    """The library and its loop, whose memory lives as long as uvloop's.
+    """libuv, and the pointer to its loop, which lives as long as uvloop's.
 
-    uvloop does not pass on what libuv counts (MagicStack/uvloop#322), but has the pointer to ask with.
+    uvloop does not expose libuv's counters (MagicStack/uvloop#322), but it does expose the pointer.
     """
     module = sys.modules["uvloop.loop"]
-    # PyDLL keeps the GIL: the calls take less time than giving it back
+    # PyDLL keeps the GIL: the calls are shorter than a release of it
     libuv: Any = ctypes.PyDLL(module.__file__)
     libuv.uv_loop_configure.argtypes = [ctypes.c_void_p, ctypes.c_int]
     for function in (libuv.uv_metrics_idle_time, libuv.uv_now):
         function.argtypes = [ctypes.c_void_p]
         function.restype = ctypes.c_uint64
-    # a function of our own: argument types set on `ctypes.pythonapi`'s attribute would be everybody's
+    # a function of our own: argument types set on an attribute of `ctypes.pythonapi` would affect all its users
     prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
     return libuv, prototype(("PyCapsule_GetPointer", ctypes.pythonapi))(module.libuv_get_loop_t_ptr(loop), None)
 
 
 @contextmanager
 def _timed_select(loop: asyncio.AbstractEventLoop) -> Iterator["_TimedSelect | None"]:
-    """Times the waits of an asyncio loop: `select` is set on this loop's own selector object, no class is touched."""
+    """Time the waits of an asyncio loop. `select` is replaced on this loop's selector object; no class is touched."""
     selector = getattr(loop, "_selector", None)
     if selector is None:
         yield None
@@ -118,7 +117,7 @@ def _timed_select(loop: asyncio.AbstractEventLoop) -> Iterator["_TimedSelect | N
 
 
 class _TimedSelect:
-    """`selector.select`, with a clock. Shared by all monitors of the loop, whatever the order in which they end."""
+    """`selector.select` with a clock. Shared by all monitors of the loop, which may end in any order."""
 
     __slots__ = ("_select", "users", "waited", "woke")
 

@@ -1,37 +1,38 @@
-"""Who waited for the event loop while somebody else held it."""
+"""Requests that were delayed by a block of the event loop that they did not cause."""
 
 from collections.abc import Sequence
 from typing import Final
 
 from otel_fastperf.requests.record import RequestRecord
-from otel_fastperf.signals import Hold
+from otel_fastperf.signals import Block
 
-#: who goes on this many seconds after a hold, and this share of the hold, was ready: the others' turns come in between
+#: a request that makes progress within this time after a block was ready: other tasks run first. Seconds, and a share
+#: of the block
 _GRACE_SECONDS: Final = 0.02
 _GRACE_SHARE: Final = 0.1
 
 
-def waits_of(record: RequestRecord, holds: Sequence[Hold]) -> list[Hold]:
-    """The holds that delayed a request which has ended, oldest first, each cut to the time of the request.
+def blocks_that_delayed(record: RequestRecord, blocks: Sequence[Block]) -> list[Block]:
+    """The blocks that delayed a request that has ended, oldest first, each cut to the request's time.
 
-    `holds` are in order of their ends. Delayed was who did not hold the loop itself, and went on as soon as it was
-    free again: something is noted of it then, or it ended. A request that slept on was not. When in the meantime it was
-    ready to go on nobody knows: all of the hold since the request began counts as its wait.
+    `blocks` are ordered by their ends. A request was delayed if it did not cause the block and made progress right
+    after it, or ended; one that kept sleeping was not. We cannot tell when it became ready, so the whole block counts
+    from the start of the request on.
     """
-    waits: list[Hold] = []
-    for hold in reversed(holds):
-        if hold.end <= record.started:
+    delaying: list[Block] = []
+    for block in reversed(blocks):
+        if block.end <= record.started:
             break
-        if hold.owner is not record and hold.start < record.ended and _went_on(record, hold):
-            waits.append(hold._replace(start=max(hold.start, record.started), end=min(hold.end, record.ended)))
-    waits.reverse()
-    return waits
+        if block.owner is not record and block.start < record.ended and _progressed_after(record, block):
+            delaying.append(block._replace(start=max(block.start, record.started), end=min(block.end, record.ended)))
+    delaying.reverse()
+    return delaying
 
 
-def _went_on(record: RequestRecord, hold: Hold) -> bool:
-    latest = hold.end + _GRACE_SECONDS + _GRACE_SHARE * (hold.end - hold.start)
+def _progressed_after(record: RequestRecord, block: Block) -> bool:
+    latest = block.end + _GRACE_SECONDS + _GRACE_SHARE * (block.end - block.start)
     if record.ended <= latest:
         return True
-    return any(hold.end <= at <= latest for at, _ in record.phases) or any(
-        hold.end <= end <= latest for _, end, _ in record.intervals
+    return any(block.end <= at <= latest for at, _ in record.phases) or any(
+        block.end <= end <= latest for _, end, _ in record.intervals
     )

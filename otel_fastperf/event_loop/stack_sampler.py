@@ -1,6 +1,6 @@
-"""What the event loop's thread is doing at this moment, as another thread sees it: which request, at which line.
+"""A sample of the event loop's thread, taken by another thread: which request it serves, and at which line.
 
-No reference to a frame, a task or a request's locals outlives the look: whoever holds the last one runs destructors
+No reference to a frame, a task or a request's locals outlives the sample: dropping the last one would run destructors
 in the wrong thread.
 """
 
@@ -17,9 +17,9 @@ from otel_fastperf.findings import CallSite
 from otel_fastperf.internals.frames import application_frames, call_site, is_application
 from otel_fastperf.requests.record import CURRENT, RequestRecord
 
-#: application lines of one look, innermost first
+#: maximum number of application frames in one sample
 _MOST_FRAMES: Final = 10
-#: frames that are looked at one by one
+#: maximum number of frames that are walked
 _MOST_DEPTH: Final = 500
 
 _ROUTERS: Final = ("/fastapi/routing.py", "/starlette/routing.py")
@@ -28,28 +28,31 @@ _ASYNC: Final = CO_COROUTINE | CO_ASYNC_GENERATOR
 
 
 class Sight(NamedTuple):
-    """One look at the loop's thread."""
+    """What the loop's thread is doing.
 
-    #: the loop runs: a thread is in `run_forever` or the like
+    Attributes:
+        running: The loop runs: a thread is in `run_forever` or the like.
+        idle: It waits for events, or is about to call their handlers.
+        task: The running task; None for a callback without a task. The same object for the same task.
+        record: The request that the task serves.
+        frames: Lines of the application, innermost first.
+        called: The line of the outermost function that a coroutine calls without awaiting, or else of the coroutine.
+        in_router: The router runs, and no application line below it: it validates or serializes.
+        in_database: A statement of SQLAlchemy is in the database driver.
+    """
+
     running: bool = True
-    #: it waits for something to happen, or is about to call what has happened
     idle: bool = False
-    #: the task that runs; None for a callback that is no task's. The same object as long as it is the same task
     task: "weakref.ref[asyncio.Task[Any]] | None" = None
-    #: the request that the task works for
     record: RequestRecord | None = None
-    #: lines of the application, innermost first
     frames: tuple[CallSite, ...] = ()
-    #: the line of the outermost function that a coroutine has called and does not await, or else of the coroutine
     called: CallSite | None = None
-    #: the router works, or what it calls, and no line of the application below it: it validates or serializes
     in_router: bool = False
-    #: a statement of SQLAlchemy's is with the database's driver
     in_database: bool = False
 
 
 def look(loop: asyncio.AbstractEventLoop, thread: int, base: int) -> Sight:
-    """Look at what the loop's thread does. `base` is `id` of the frame that runs an event loop without frames."""
+    """Sample the loop's thread. `base` is the `id` of the frame that runs an event loop that has no frames itself."""
     if not loop.is_running():
         return Sight(running=False)
     frame = sys._current_frames().get(thread)  # noqa: SLF001 - there is no other way
@@ -75,13 +78,13 @@ def _record_of(task: "asyncio.Task[Any]") -> RequestRecord | None:
     if get_context is not None:
         context = get_context()
     else:
-        # before Python 3.12 a task does not tell its context to anybody but the collector of garbage
+        # before Python 3.12, only the garbage collector can see a task's context
         context = next((each for each in gc.get_referents(task) if isinstance(each, Context)), None)
     return None if context is None else context.get(CURRENT)
 
 
 def _chain(frame: FrameType) -> list[FrameType]:
-    """`frame` and those outside of it, as far as the event loop."""
+    """`frame` and its callers, up to the event loop."""
     chain: list[FrameType] = []
     each: FrameType | None = frame
     while each is not None and len(chain) < _MOST_DEPTH and not _is_handle(each):
@@ -91,7 +94,7 @@ def _chain(frame: FrameType) -> list[FrameType]:
 
 
 def _is_idle(frame: FrameType, base: int) -> bool:
-    """Is the loop's thread in no callback? asyncio's loops run them in `Handle._run`, uvloop's leave no frame."""
+    """Whether the loop's thread runs no callback. asyncio runs them in `Handle._run`; uvloop leaves no frame."""
     each: FrameType | None = frame
     depth = 0
     while each is not None and depth < _MOST_DEPTH:
@@ -122,7 +125,7 @@ def _called(chain: list[FrameType]) -> CallSite | None:
 
 
 def _is_in_database(chain: list[FrameType]) -> bool:
-    """True while a driver executes; not while it fetches or connects, nor while SQLAlchemy itself computes."""
+    """True while a driver executes a statement; not while it fetches or connects, or while SQLAlchemy computes."""
     for frame in chain:
         if "/sqlalchemy/" in frame.f_code.co_filename:
             return frame.f_code.co_name.startswith("do_execute")

@@ -199,8 +199,8 @@ class _PoolListeners:
         dialect = checkout.pool.dialect()
         if dialect is None or not dialect.is_async:
             return 0.0
-        self._signals.obstacles.settle()
-        return self._signals.obstacles.held(checkout.since, now)
+        self._signals.delays.catch_up()
+        return self._signals.delays.blocked_seconds(checkout.since, now)
 
     def _report(self, checkout: _Checkout, now: float, seconds: float, *, timed_out: bool = False) -> None:
         record, current = checkout.record, checkout.pool.current()

@@ -18,13 +18,13 @@ from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind
 from opentelemetry.util.http import SanitizeValue, normalise_request_header_name, normalise_response_header_name
 
-from otel_fastperf.event_loop.delayed_requests import waits_of
+from otel_fastperf.event_loop.delayed_requests import blocks_that_delayed
 from otel_fastperf.internals.redaction import error_type
 from otel_fastperf.internals.spans import exemplar_of, fail_span
 from otel_fastperf.requests.record import CURRENT, Middleware, RequestRecord
 from otel_fastperf.requests.time_budget import Cause, Interval, Phase, split
 from otel_fastperf.settings import RequestsSettings
-from otel_fastperf.signals import Hold, Signals
+from otel_fastperf.signals import Block, Signals
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -522,32 +522,32 @@ class _Exchange(_Observed):
     def _conclude(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
         """Make the budget, look for bottlenecks, and put all that is known on the span."""
         record, signals = self.record, self.requests.signals
-        signals.obstacles.settle()
+        signals.delays.catch_up()
         record.budget = split(record.started, record.ended, record.phases, self._intervals())
         signals.findings.request_ended(record)
         self._annotate(route, failure)
 
     def _intervals(self) -> list[Interval]:
         """What it waited for, and what stood in its way."""
-        record, obstacles = self.record, self.requests.signals.obstacles
+        record, delays = self.record, self.requests.signals.delays
         intervals = list(record.intervals)
-        pauses = obstacles.pauses
+        pauses = delays.pauses
         # by number: a collection that begins here appends to it, which ends an iteration with an error
         for back in range(1, len(pauses) + 1):
             start, end = pauses[-back]
             if end <= record.started:
                 break
             intervals.append((start, end, Cause.GC))
-        if obstacles.holds:
-            intervals += self._loop_waits(waits_of(record, obstacles.holds))
+        if delays.blocks:
+            intervals += self._loop_waits(blocks_that_delayed(record, delays.blocks))
         return intervals
 
-    def _loop_waits(self, holds: Iterable[Hold]) -> Iterator[Interval]:
-        """The time for which others held the event loop, with a link to each span that tells of them."""
-        for hold in holds:
-            if hold.span is not None and self.span.is_recording():
-                self.span.add_link(hold.span, {"fastperf.link": "event loop blocked"})
-            yield hold.start, hold.end, Cause.LOOP_WAIT
+    def _loop_waits(self, blocks: Iterable[Block]) -> Iterator[Interval]:
+        """Time in which others blocked the event loop. Adds a link to each span that reports a block."""
+        for block in blocks:
+            if block.span is not None and self.span.is_recording():
+                self.span.add_link(block.span, {"fastperf.link": "event loop blocked"})
+            yield block.start, block.end, Cause.LOOP_WAIT
 
     def _annotate(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
         span = self.span

@@ -319,10 +319,10 @@ class _StatementListeners:
         """Duration without the time in which the answer may have been there, but the event loop was blocked."""
         if not done.engine.is_async:
             return done.seconds
-        obstacles = self._signals.obstacles
+        delays = self._signals.delays
         if done.record is not None and done.record.loop_thread == threading.get_ident():
-            obstacles.settle()
-        return done.seconds - obstacles.held(done.running.started, done.ended)
+            delays.catch_up()
+        return done.seconds - delays.blocked_seconds(done.running.started, done.ended)
 
     # --- the request record -------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
-"""A call that an event loop makes again and again: what every monitor is driven by.
+"""A periodic call on an event loop, which drives the monitors.
 
-It is a chain of timers and not a task: it costs no task switch, is not seen in `asyncio.all_tasks()`, does not keep a
-loop running, and a loop that closes drops it without a warning. Public API of the loop only, so that any loop will do.
+It is a chain of timers, not a task: it costs no task switch, does not appear in `asyncio.all_tasks()`, does not keep a
+loop running, and a loop that closes drops it without a warning. It uses the public API of
+the loop only, so any loop will do.
 """
 
 import asyncio
@@ -15,9 +16,9 @@ from contextvars import Context
 def ticking(interval: float, tick: Callable[[float], object], failed: Callable[[Exception], None]) -> Iterator[None]:
     """Call `tick(late)` on the running loop every `interval` seconds until the block ends.
 
-    `late` is by how many seconds the loop ran the timer after its time, at least 0. Both loops round a timer to a
-    millisecond. The next timer starts when `tick` returns, so a loop that was held is late once, not once per interval.
-    What `tick` raises goes to `failed`, and the ticking goes on.
+    `late` is the timer's delay in seconds, at least 0; asyncio and uvloop round timers to a millisecond. The next timer
+    starts when `tick` returns, so a loop that was blocked is late once, not once per interval. An exception of `tick`
+    goes to `failed`, and ticking continues.
     """
     ticker = _Ticker(asyncio.get_running_loop(), interval, tick, failed)
     ticker.schedule()
@@ -39,7 +40,7 @@ class _Ticker:
         self._interval = interval
         self._tick = tick
         self._failed = failed
-        # of its own, and empty: a copy of the caller's would keep its request or span alive for as long as this ticks
+        # an empty context: a copy of the caller's would keep its request or span alive
         self._context = Context()
         self._due = 0.0
         self._handle: asyncio.TimerHandle | None = None

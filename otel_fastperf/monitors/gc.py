@@ -45,7 +45,7 @@ _MINUTE: Final = 60.0
 async def monitor_gc(settings: MemorySettings, signals: Signals) -> AsyncIterator[None]:
     """Measure every collection of the process, in any thread."""
     long = _LongPauses(settings, signals)
-    pauses = _Pauses(signals.metrics, signals.obstacles.pauses, long)
+    pauses = _Pauses(signals.metrics, signals.delays.pauses, long)
 
     def failed(error: Exception) -> None:
         signals.guard.failed("gc_monitor", error)

@@ -1,8 +1,8 @@
-"""The event loop's heartbeat: how late it runs a timer, what share of the time it is busy, how many tasks it has.
+"""The event loop's heartbeat: timer lag, share of time it is busy, number of tasks.
 
-Lag does not tell a loop that is full: one that runs 5 ms queries back to back is never more than 5 ms late. CPU time
-does not either: such a loop uses none. So the busy time is measured as Node.js does it
-(`performance.eventLoopUtilization`): all time less the time in which the loop waits for something to happen.
+Neither lag nor CPU time shows a saturated loop: one that runs 5 ms queries back to back is never more than 5 ms late,
+and uses no CPU. So busy time is measured as in Node.js (`performance.eventLoopUtilization`): all time except that in
+which the loop waits for events.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import LoopSettings
 from otel_fastperf.signals import Signals
 
-#: seconds that `fastperf_event_loop_utilization_ratio` is about
+#: seconds over which `fastperf_event_loop_utilization_ratio` is measured
 _WINDOW: Final = 1.0
 
-#: asyncio and libuv wait for whole milliseconds: lateness up to this is rounding and not a loop that was held
+#: asyncio and libuv wait for whole milliseconds: lag up to this is rounding, not a blocked loop
 _TIMER_STEP: Final = 0.001
 
-#: `asyncio.all_tasks()` costs 0.5 us a task: it may take this share of the loop's time
+#: `asyncio.all_tasks()` costs 0.5 us a task: counting may take this share of the loop's time
 _COUNTING_SHARE: Final = 0.004
 
 
@@ -45,7 +45,7 @@ async def monitor_loop(settings: LoopSettings, signals: Signals) -> AsyncIterato
 
 
 class _Heartbeat:
-    """What one beat adds to what is known of the loop. `idle()` is for how many seconds the loop has waited so far."""
+    """Updates the loop's metrics at each beat. `idle()` is the time that the loop has waited so far, in seconds."""
 
     def __init__(self, metrics: Metrics, idle: Callable[[], float]) -> None:
         self._metrics = metrics
@@ -64,16 +64,16 @@ class _Heartbeat:
             self._window_wall = self._window_busy = 0.0
 
     def refresh(self) -> None:
-        """A loop that is held right now has no heartbeat that could say so. Runs in the thread of the scrape."""
+        """Show a loop that is blocked right now, and so has no heartbeat. Runs on the thread of the scrape."""
         if time.perf_counter() - self._wall > 2 * _WINDOW:
             self._metrics.loop_utilization.set(1.0)
 
     def _since_last_beat(self, late: float) -> tuple[float, float]:
-        """Seconds since the last beat: all, and busy.
+        """Seconds since the last beat, and how many of them the loop was busy.
 
-        Three lower bounds, each of which sees what the others do not: time not spent waiting (callbacks, also when they
-        block); the thread's CPU time (the waits that return at once); lateness (a loop that had something to do and
-        waited for the GIL).
+        Busy time is the largest of three lower bounds, each of which covers a case that the others miss: time not spent
+        waiting (callbacks, blocking ones too); the thread's CPU time (waits that return at once); lag (a loop that had
+        work and waited for the GIL).
         """
         wall, cpu, idle = time.perf_counter(), time.thread_time(), self._idle_clock()
         passed = wall - self._wall
@@ -83,7 +83,7 @@ class _Heartbeat:
 
 
 class _TaskCount:
-    """Counts tasks as often as `_COUNTING_SHARE` allows: each second up to 8,000 tasks, then more rarely."""
+    """Counts tasks as often as `_COUNTING_SHARE` allows: every second up to 8,000 tasks, then less often."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, metrics: Metrics) -> None:
         self._loop = loop

@@ -1,7 +1,7 @@
-"""anyio's thread pool, which runs `def` endpoints and dependencies: how many threads, how long requests queue for one.
+"""anyio's thread pool, which runs `def` endpoints and dependencies: its size, and how long requests wait for a thread.
 
-The limiter tells how many wait, and not how long. So while the monitor runs, the loop's default limiter *object* has a
-subclass of its own class that also takes the time; anyio's classes stay as they are, and so do all other limiters.
+The limiter knows how many tasks wait, but not for how long. So while the monitor runs, the loop's default limiter
+*object* gets a subclass of its own class that measures waits; anyio's classes and all other limiters are unchanged.
 """
 
 import time
@@ -20,13 +20,13 @@ from otel_fastperf.requests.time_budget import Cause
 from otel_fastperf.settings import ThreadsSettings
 from otel_fastperf.signals import Signals
 
-#: seconds between two readings when nobody scrapes
+#: seconds between two readings without a scrape
 _INTERVAL: Final = 1.0
 
-#: the class attribute by which a timed limiter is known: `(seconds) -> None` for each monitor
-_OBSERVERS: Final = "_otel_fastperf_observers"
+#: class attribute of a timed limiter: the listeners of all monitors
+_LISTENERS: Final = "_otel_fastperf_listeners"
 
-_Observer = Callable[[float], None]
+_WaitListener = Callable[[float], None]
 
 
 @asynccontextmanager
@@ -47,22 +47,22 @@ async def monitor_threads(settings: ThreadsSettings, signals: Signals) -> AsyncI
         yield
 
 
-def _observer(limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> _Observer:
-    """Called once a wait, in the task that waited: `record.CURRENT` is the request's. Never raises."""
+def _listener(limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> _WaitListener:
+    """A listener called with each wait, in the task that waited, so `record.CURRENT` is its request. Never raises."""
 
     def waited(seconds: float) -> None:
         try:
             signals.metrics.threadpool_wait.observe(seconds)
             if seconds:
-                _tell(seconds, limiter, settings, signals)
-        except Exception as error:  # noqa: BLE001 - the caller holds a token by now, and must give it back
+                _note(seconds, limiter, settings, signals)
+        except Exception as error:  # noqa: BLE001 - the caller has a token by now, and must return it
             signals.guard.failed("threadpool_wait", error)
 
     return waited
 
 
-def _tell(seconds: float, limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> None:
-    """Note the wait on the request; one over the threshold is a finding."""
+def _note(seconds: float, limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> None:
+    """Note the wait on its request; report it if it is over the threshold."""
     record = CURRENT.get()
     if record is None or record.owner is not signals or record.excluded:
         return
@@ -79,28 +79,28 @@ def _tell(seconds: float, limiter: CapacityLimiter, settings: ThreadsSettings, s
 
 @contextmanager
 def _waits_timed(limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> Iterator[None]:
-    """Measure the wait for each token of `limiter` until the block ends."""
-    waited = _observer(limiter, settings, signals)
-    observers: list[_Observer] | None = getattr(type(limiter), _OBSERVERS, None)
-    if observers is None:
-        observers = []
+    """Measure each wait for a token of `limiter` until the end of the block."""
+    waited = _listener(limiter, settings, signals)
+    listeners: list[_WaitListener] | None = getattr(type(limiter), _LISTENERS, None)
+    if listeners is None:
+        listeners = []
         try:
-            limiter.__class__ = _timed(type(limiter), observers)
-        except Exception as error:  # noqa: BLE001 - a limiter whose layout forbids it: no wait times, all else works
+            limiter.__class__ = _timed(type(limiter), listeners)
+        except Exception as error:  # noqa: BLE001 - the limiter's layout forbids it: no wait times, everything else works
             signals.guard.failed("threadpool_wait", error)
             yield
             return
-    observers.append(waited)
+    listeners.append(waited)
     try:
         yield
     finally:
-        observers.remove(waited)
-        if not observers and getattr(type(limiter), _OBSERVERS, None) is observers:
+        listeners.remove(waited)
+        if not listeners and getattr(type(limiter), _LISTENERS, None) is listeners:
             limiter.__class__ = type(limiter).__mro__[1]
 
 
-def _timed(base: type[CapacityLimiter], observers: list[_Observer]) -> type[CapacityLimiter]:
-    """A subclass of `base` with its name and layout. `acquire`, `async with` and anyio itself all come through here."""
+def _timed(base: type[CapacityLimiter], listeners: list[_WaitListener]) -> type[CapacityLimiter]:
+    """A subclass of `base` with its name and layout. `acquire`, `async with` and anyio itself all use this method."""
 
     async def acquire_on_behalf_of(self: CapacityLimiter, borrower: object) -> None:
         now = self.statistics()
@@ -112,18 +112,18 @@ def _timed(base: type[CapacityLimiter], observers: list[_Observer]) -> type[Capa
         try:
             await base.acquire_on_behalf_of(self, borrower)
         finally:
-            # a task that was cancelled in the queue has waited too
+            # a task that was cancelled while it waited has waited too
             waited(time.perf_counter() - started)
 
     def waited(seconds: float) -> None:
-        for observer in tuple(observers):
-            observer(seconds)
+        for listener in tuple(listeners):
+            listener(seconds)
 
     body: dict[str, Any] = {
         "__slots__": (),
         "__module__": base.__module__,
         "__doc__": base.__doc__,
         "acquire_on_behalf_of": acquire_on_behalf_of,
-        _OBSERVERS: observers,
+        _LISTENERS: listeners,
     }
     return type(base.__name__, (base,), body)

@@ -1,11 +1,11 @@
-"""The blocked event loop: who holds it, at which line, for how long and why.
+"""Blocks of the event loop: which request and line caused one, for how long, and why.
 
-The loop has a heartbeat, a timer of its own: no part of asyncio or uvloop is replaced. A thread, the watchdog, sleeps
-until a beat is overdue; then it looks at the loop's thread again and again, at growing intervals, until the loop beats
-once more. Only then, on the loop's thread, is it decided what there was to see and who is to be told. A request that
-ends before the next beat asks for that itself (`Obstacles.settle`), so that its own span can tell of it.
+The loop has a heartbeat, a timer: no part of asyncio or uvloop is replaced. A background thread, the watchdog, sleeps
+until a beat is overdue. Then it samples the loop's thread, at growing intervals, until the loop beats again. The beat
+then evaluates the samples and reports, on the loop's thread. A request that ends before the next beat asks for this
+itself (`Delays.catch_up`), so that its own span can report the block.
 
-While nothing is wrong it costs a timer and three clocks a beat, and a thread that wakes up for a comparison.
+A loop that is not blocked costs a timer and three clock readings per beat, and a thread that wakes up for a comparison.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -27,7 +27,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext
 
 from otel_fastperf.detectors.blocking_call import BlockedLoop, detect_blocking_call
-from otel_fastperf.event_loop.blocks import Gap, Late, Moment, Run, Sample, longest_run, measured
+from otel_fastperf.event_loop.blocks import BeatInterval, LateWakeup, LoopRun, Moment, Sample, longest_run, measured
 from otel_fastperf.event_loop.cause import BlockedBy, blocked_by, by_other_threads, lost
 from otel_fastperf.event_loop.clocks import Clock, wake_clock
 from otel_fastperf.event_loop.stack_sampler import Sight, look
@@ -37,23 +37,24 @@ from otel_fastperf.internals.spans import exemplar_of
 from otel_fastperf.internals.ticker import ticking
 from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import LoopSettings
-from otel_fastperf.signals import Hold, Signals
+from otel_fastperf.signals import Block, Signals
 
-#: parts of what counts as blocked: between two beats, how much later the watchdog first looks, how often it looks then
+#: shares of `loop.blocked`: time between two beats, delay of the first sample after a missed beat, shortest time
+#: between two samples
 _BEAT: Final = 0.5
 _FIRST_LOOK: Final = 0.2
 _DENSEST: Final = 0.03
-#: parts of what counts as blocked: whoever asks for a hold and there is none yet, is not to ask again so soon
+#: share of `loop.blocked`: back-off before re-checking when no block was found
 _BACKOFF: Final = 0.1
-#: seconds between two beats at most
+#: maximum time between two beats, in seconds
 _LONGEST_BEAT: Final = 0.05
-#: from then on the next look is after this part of the time that the loop has been held: some 100 looks in 10 s
+#: after that, time to the next sample as a share of the time blocked so far: about 100 samples in 10 s
 _GROWTH: Final = 1 / 24
-#: seconds; a sleep that took up to so much longer was on time
+#: seconds; a sleep that took at most this much longer was on time
 _ON_TIME: Final = 0.002
-#: how much of a wait for the GIL its wake-ups may fall short of explaining
+#: tolerance when inferring GIL wait from context switches
 _TOLERANCE: Final = 1.2
-#: functions whose lines are remembered
+#: maximum number of functions whose lines are remembered
 _MOST_LINES: Final = 256
 _MINUTE: Final = 60.0
 
@@ -64,9 +65,9 @@ _NAME: Final = "event loop blocked"
 
 @asynccontextmanager
 async def monitor_blocked_loop(settings: LoopSettings, signals: Signals) -> AsyncIterator[None]:
-    """Watch the running loop for code that holds it for `settings.blocked` seconds.
+    """Watch the running loop for code that blocks it for `settings.blocked` seconds.
 
-    The first beat begins it; where a request waits for this, it begins at once.
+    Watching begins with the first beat, or at once if a request waits for the monitors to start.
     """
     loop, interval = asyncio.get_running_loop(), min(_LONGEST_BEAT, _BEAT * settings.blocked)
 
@@ -76,7 +77,7 @@ async def monitor_blocked_loop(settings: LoopSettings, signals: Signals) -> Asyn
     with ExitStack() as stack:
         woke = stack.enter_context(wake_clock(loop, failed))
         watchdog = _Watchdog(loop, interval, woke, settings, signals)
-        stack.enter_context(_settling(signals, watchdog))
+        stack.enter_context(signals.delays.watched_by(watchdog.catch_up))
         watchdog.start()
         stack.callback(watchdog.stop)
         stack.enter_context(ticking(interval, watchdog.beat, failed))
@@ -85,64 +86,41 @@ async def monitor_blocked_loop(settings: LoopSettings, signals: Signals) -> Asyn
         yield
 
 
-@contextmanager
-def _settling(signals: Signals, watchdog: "_Watchdog") -> Iterator[None]:
-    """Let requests that end ask `watchdog`, for as long as the block lasts."""
-    obstacles = signals.obstacles
-    before, now, thread = obstacles.settle, time.perf_counter, threading.get_ident
-
-    def ask() -> None:
-        if not watchdog.on or thread() != watchdog.thread:
-            # an app may serve on two loops at once, each with a watchdog of its own
-            before()
-        elif now() >= watchdog.overdue:
-            watchdog.settle()
-
-    obstacles.settle = ask
-    try:
-        yield
-    finally:
-        watchdog.on = False
-        if obstacles.settle is ask:
-            obstacles.settle = before
-
-
 class _Watchdog:
-    """Of one loop. `beat` and `settle` run on the loop's thread, `_watch` on the watchdog's."""
+    """The watchdog of one loop. `beat` and `catch_up` run on the loop's thread, `_watch` on the watchdog's."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, interval: float, woke: Clock, settings: LoopSettings, signals: Signals
     ) -> None:
-        """`interval` is in seconds between two beats; `woke()` when the loop last woke up."""
-        self.on = True
+        """`interval` is the time between two beats in seconds; `woke()` tells when the loop last woke up."""
         self._loop = loop
         self._woke_at = woke
         self._blocked = settings.blocked
         self._first_look = interval + _FIRST_LOOK * settings.blocked
         self._signals = signals
-        self._reports = _Reports(settings, signals)
-        #: when the watchdog wants to wake up, by `time.perf_counter()`
+        self._reports = _BlockReports(settings, signals)
+        #: when the watchdog should wake up, by `time.perf_counter()`
         self._due = inf
         self._base = 0
         self._process = os.getpid()
-        self._settle_in()
+        self._adopt_thread()
 
-    def _settle_in(self) -> None:
-        """The loop runs in the thread that calls this."""
-        self.thread = thread = threading.get_ident()
+    def _adopt_thread(self) -> None:
+        """Take the calling thread for the one that runs the loop."""
+        self._thread = thread = threading.get_ident()
         self._status = Path(f"/proc/self/task/{threading.get_native_id()}/stat")
-        # asked for here, on the thread itself: for one that has ended it may crash
+        # taken on the thread itself: the call may crash for a thread that has ended
         self._cpu_clock = time.pthread_getcpuclockid(thread)
-        #: until the first beat nothing is overdue
-        self._gap, self.overdue = Gap(Moment(inf, 0.0, 0.0), inf), inf
+        #: before the first beat, nothing is overdue
+        self._interval, self._overdue = BeatInterval(Moment(inf, 0.0, 0.0), inf), inf
 
     def start(self) -> None:
         """Start the thread."""
-        # a plain lock: whatever state the thread leaves it in at a fork, to release it never blocks
+        # a plain lock: releasing it never blocks, in whatever state a fork caught it
         self._awake = threading.Lock()
         self._awake.acquire()
         self._watching = threading.Thread(
-            target=self._watch, args=(self._awake,), name="otel_fastperf watchdog", daemon=True
+            target=self._watch, args=(self._awake,), name="otel_fastperf-watchdog", daemon=True
         )
         self._watching.start()
 
@@ -152,71 +130,78 @@ class _Watchdog:
         self._watching.join()
 
     def beat(self, _late: float) -> None:
-        """The loop is free. Called by `ticking`, which the loop calls."""
-        if threading.get_ident() != self.thread:
-            self._settle_in()
-        self._base = id(sys._getframe(2))  # noqa: SLF001 - the frame that runs the loop, if the loop itself has none
-        gap, now = self._gap, self._now()
+        """Note that the loop is free, and report a block that has ended. Called by `ticking`."""
+        if threading.get_ident() != self._thread:
+            self._adopt_thread()
+        self._base = id(sys._getframe(2))  # noqa: SLF001 - the frame that runs a loop without frames of its own
+        interval, now = self._interval, self._now()
         self._freed(now)
-        run = self._hold(gap, now)
+        run = self._block(interval, now)
         if run is not None:
-            self._tell(run, gap, now)
+            self._evaluate(run, interval, now)
 
     def begin(self) -> None:
-        """The loop is free, before its first beat."""
+        """Note that the loop is free, before its first beat."""
         self._freed(self._now())
 
-    def settle(self) -> None:
-        """Note a hold that has just ended, and that no beat has seen yet. Called once it is `overdue`."""
-        try:
-            gap, now = self._gap, self._now()
-            run = self._hold(gap, now)
-            if run is None:
-                # who is at work may hold the loop yet
-                self.overdue = now.at + _BACKOFF * self._blocked
-            else:
-                self._freed(now)
-                self._tell(run, gap, now)
-        except Exception as error:  # noqa: BLE001 - the request goes on
-            self._signals.guard.failed("watchdog", error)
+    def catch_up(self) -> bool:
+        """Report a block that has just ended and that no beat has noticed yet. False on another loop's thread."""
+        if threading.get_ident() != self._thread:
+            return False
+        if time.perf_counter() >= self._overdue:
+            try:
+                self._report_overdue()
+            except Exception as error:  # noqa: BLE001 - the request goes on
+                self._signals.guard.failed("watchdog", error)
+        return True
+
+    def _report_overdue(self) -> None:
+        interval, now = self._interval, self._now()
+        run = self._block(interval, now)
+        if run is None:
+            # the code that runs now may go on to block the loop
+            self._overdue = now.at + _BACKOFF * self._blocked
+        else:
+            self._freed(now)
+            self._evaluate(run, interval, now)
 
     def _now(self) -> Moment:
         return Moment(time.perf_counter(), time.clock_gettime(self._cpu_clock), time.process_time())
 
     def _freed(self, now: Moment) -> None:
-        """The loop is free. What the watchdog sees from now on belongs to the next gap."""
-        self._gap = Gap(now, now.at + self._first_look)
-        self.overdue = now.at + self._blocked
+        """The loop is free: later samples belong to a new interval."""
+        self._interval = BeatInterval(now, now.at + self._first_look)
+        self._overdue = now.at + self._blocked
 
-    def _hold(self, gap: Gap, now: Moment) -> Run | None:
+    def _block(self, interval: BeatInterval, now: Moment) -> LoopRun | None:
         # in the child of a fork there is no watchdog, and the loop is a copy
-        if now.at - gap.free.at < self._blocked or os.getpid() != self._process:
+        if now.at - interval.free.at < self._blocked or os.getpid() != self._process:
             return None
-        run = longest_run(gap, now)
+        run = longest_run(interval, now)
         return run if run is not None and run.seconds >= self._blocked else None
 
-    def _tell(self, run: Run, gap: Gap, now: Moment) -> None:
-        lates = (*gap.lates, *self._still_late(run, now.at))
-        measurement = measured(run, lates, tuple(self._signals.obstacles.pauses))
+    def _evaluate(self, run: LoopRun, interval: BeatInterval, now: Moment) -> None:
+        late_wakeups = (*interval.late_wakeups, *self._still_late(run, now.at))
+        measurement = measured(run, late_wakeups, tuple(self._signals.delays.pauses))
         cause = blocked_by(measurement, self._blocked)
         by_others = cause is BlockedBy.GIL_HELD and by_other_threads(measurement)
         innocent = by_others or cause is BlockedBy.DESCHEDULED
         self._reports.report(replace(run, samples=()) if innocent else run, cause, lost(measurement, cause))
 
-    def _still_late(self, run: Run, now: float) -> Iterator[Late]:
-        """A process that was stopped may come here before its watchdog wakes up: what it waits for is not known then.
+    def _still_late(self, run: LoopRun, now: float) -> Iterator[LateWakeup]:
+        """The wake-up that is overdue now: a process that was stopped may get here before its watchdog wakes up.
 
-        A loop's thread that computed meanwhile had the GIL.
+        Why it is late is not known yet. If the loop's thread computed meanwhile, it had the GIL.
         """
         due = self._due
         if now - due > _ON_TIME:
-            yield Late(due, now, gil_wait=run.after.cpu - run.before.cpu)
+            yield LateWakeup(due, now, gil_wait=run.after.cpu - run.before.cpu)
 
     def _watch(self, awake: Any) -> None:
         while not self._loop.is_closed():
-            gap, now = self._gap, time.perf_counter()
-            # not longer: the next gap may have begun meanwhile
-            sleep = min(max(gap.look_at - now, 0.0), self._first_look)
+            interval, now = self._interval, time.perf_counter()
+            # no longer, because a new interval may have begun
+            sleep = min(max(interval.look_at - now, 0.0), self._first_look)
             due = self._due = now + sleep
             switches = getrusage(RUSAGE_THREAD).ru_nvcsw
             if awake.acquire(timeout=sleep):
@@ -224,46 +209,46 @@ class _Watchdog:
             try:
                 # one switch is the sleep itself
                 self._woke(due, getrusage(RUSAGE_THREAD).ru_nvcsw - switches - 1)
-            except Exception as error:  # noqa: BLE001 - look again later
+            except Exception as error:  # noqa: BLE001 - the next sample may succeed
                 self._signals.guard.failed("watchdog", error)
 
     def _woke(self, due: float, waits: int) -> None:
-        """`waits` is how often the watchdog has asked for the GIL in vain since it was `due`."""
-        now, gap = time.perf_counter(), self._gap
+        """Sample the loop's thread if its beat is overdue. `waits`: failed attempts to get the GIL since `due`."""
+        now, interval = time.perf_counter(), self._interval
         if now - due > _ON_TIME:
-            gap.lates.append(Late(due, now, _TOLERANCE * waits * sys.getswitchinterval()))
-        if now < gap.look_at:
+            interval.late_wakeups.append(LateWakeup(due, now, _TOLERANCE * waits * sys.getswitchinterval()))
+        if now < interval.look_at:
             return
-        gap.look_at = now + max(_DENSEST * self._blocked, _GROWTH * (now - gap.free.at))
+        interval.look_at = now + max(_DENSEST * self._blocked, _GROWTH * (now - interval.free.at))
         moment, woke = Moment(now, time.clock_gettime(self._cpu_clock), time.process_time()), self._woke_at()
         asleep = waits <= 0 and self._is_asleep()
-        sight = look(self._loop, self.thread, self._base)
+        sight = look(self._loop, self._thread, self._base)
         # the loop may have beaten in between
-        if self._gap is gap:
-            gap.samples.append(Sample(moment, sight, woke, asleep))
+        if self._interval is interval:
+            interval.samples.append(Sample(moment, sight, woke, asleep))
 
     def _is_asleep(self) -> bool:
-        """False for a thread that runs, or would if it had a processor: https://man7.org/linux/man-pages/man5/proc.5.html."""
+        """False for a thread that runs or is runnable: https://man7.org/linux/man-pages/man5/proc.5.html."""
         try:
             status = self._status.read_bytes()
         except OSError:
             return True
-        # the state is what comes after the name, which is in brackets and may hold some
+        # the state follows the name, which is in brackets and may contain brackets
         return status.rpartition(b")")[2].split()[0] != b"R"
 
 
-class _Reports:
-    """What comes of a hold: metric, span, finding, and the news for the requests that waited. On the loop's thread."""
+class _BlockReports:
+    """Reports a block: metric, span, finding, and an entry for delayed requests. On the loop's thread."""
 
     def __init__(self, settings: LoopSettings, signals: Signals) -> None:
         self._settings = settings
         self._signals = signals
         self._spans: deque[float] = deque(maxlen=max(1, settings.spans_per_minute))
-        #: what computes is seen now at one line of a function, now at another: how often in all, by route and function
+        #: samples by line, by route and function: computing code moves between the lines of a function
         self._lines: dict[tuple[str, str, str], Counter[CallSite]] = {}
 
-    def report(self, run: Run, cause: BlockedBy, lost_seconds: float) -> None:
-        """Tell of it wherever it is to be told; `lost_seconds` are `blocked.lost`."""
+    def report(self, run: LoopRun, cause: BlockedBy, lost_seconds: float) -> None:
+        """Report one block. `lost_seconds`: see `cause.lost`."""
         signals, owner = self._signals, self._owner(run)
         sights = [sample.sight for sample in run.samples if not sample.sight.idle]
         route = "" if owner is None else owner.route or ""
@@ -279,11 +264,11 @@ class _Reports:
         )
         exemplar = None if owner is None else exemplar_of(owner.span)
         signals.metrics.loop_blocked.child(cause.value, route).observe(run.seconds, exemplar)
-        signals.obstacles.holds.append(Hold(run.start, run.end, owner, self._span(run, blocked, owner)))
+        signals.delays.blocks.append(Block(run.start, run.end, owner, self._span(run, blocked, owner)))
         for finding in detect_blocking_call(blocked, self._settings):
             signals.findings.report(finding, owner)
 
-    def _owner(self, run: Run) -> RequestRecord | None:
+    def _owner(self, run: LoopRun) -> RequestRecord | None:
         record = run.record
         return None if record is None or record.owner is not self._signals or record.excluded else record
 
@@ -292,9 +277,9 @@ class _Reports:
     ) -> CallSite | None:
         """The line to change.
 
-        What waits, or calls into C code, does so at the innermost line. What computes moves from line to line: there it
-        is the function that a coroutine has called, for that can be called elsewhere. What the framework does with an
-        endpoint's parameters and its return value is the endpoint's.
+        Code that waits or calls into C does so at its innermost line. Code that computes moves from line to line, so
+        its line is the call that a coroutine makes, because that call can be moved off the loop. Work of the framework
+        on an endpoint's parameters and return value belongs to the endpoint.
         """
         if _most_common(sight.in_router for sight in sights):
             return None if owner is None else definition(owner.scope.get("endpoint"))
@@ -315,26 +300,28 @@ class _Reports:
         return lines.most_common(1)[0][0]
 
     def _waiting(self, owner: RequestRecord | None) -> int:
-        """How many requests are in flight besides the owner's. One that has its budget is so no longer."""
+        """Number of requests in flight, without the owner. An owner that has its budget has ended."""
         is_one = owner is not None and owner.budget is None and owner.scope["type"] == "http"
         return max(0, round(self._signals.metrics.active_requests.total()) - is_one)
 
-    def _span(self, run: Run, blocked: BlockedLoop, owner: RequestRecord | None) -> SpanContext | None:
-        """Make the span, if there may be one more. The one to link to: this, or else the owner's; None if not sampled.
+    def _span(self, run: LoopRun, blocked: BlockedLoop, owner: RequestRecord | None) -> SpanContext | None:
+        """Make the span of the block, unless the limit per minute is reached.
 
-        Its parent is the request's span, which may have ended: what a request leaves behind, such as a background task,
-        stays in the request's trace.
+        Its parent is the request's span, which may have ended: a background task stays in the trace of its request.
+
+        Returns:
+            The span that delayed requests link to: this one, or else the owner's. None if it is not sampled.
         """
         parent = Context() if owner is None else trace.set_span_in_context(owner.span, Context())
-        told = None if owner is None else owner.span.get_span_context()
+        reported = None if owner is None else owner.span.get_span_context()
         if self._may_have_span():
             now, wall = time.perf_counter(), time.time_ns()
             span = self._signals.tracer.start_span(
                 _NAME, context=parent, attributes=_attributes(blocked), start_time=wall - _nanoseconds(now - run.start)
             )
             span.end(wall - _nanoseconds(now - run.end))
-            told = span.get_span_context()
-        return told if told is not None and told.trace_flags.sampled else None
+            reported = span.get_span_context()
+        return reported if reported is not None and reported.trace_flags.sampled else None
 
     def _may_have_span(self) -> bool:
         now = time.monotonic()
@@ -364,7 +351,7 @@ def _attributes(blocked: BlockedLoop) -> dict[str, Any]:
 
 
 def _most_common(values: Iterable[_T]) -> _T | None:
-    """The value that is there most often, and of several such the first; None if there is none."""
+    """The most common value, and of several the first; None if there are no values."""
     common = Counter(values).most_common(1)
     return common[0][0] if common else None
 

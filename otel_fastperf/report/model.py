@@ -49,7 +49,7 @@ class WorkerVerdict:
     loop_utilization: float | None = None
     loop_lag_p50: float | None = None
     loop_lag_p99: float | None = None
-    #: seconds for which code held the event loop, by cause
+    #: seconds for which code blocked the event loop, by cause
     blocked_seconds: Mapping[str, float] = field(default_factory=dict)
     threads_limit: int | None = None
     threads_borrowed: int | None = None

@@ -32,7 +32,7 @@ def test_a_blocking_call_is_told_with_its_line_its_cause_and_who_waited() -> Non
     (finding,) = found(BlockedBy.SYNC_IO)
     assert finding.kind == "blocking_call"
     assert finding.severity is Severity.WARNING
-    assert finding.message == "code held the event loop for 0.15 s (sync_io); 7 other requests waited."
+    assert finding.message == "Code blocked the event loop for 0.15 s (sync_io); 7 other requests waited."
     assert (finding.subject, finding.call_site, finding.route) == ("fetch_rate", LINE, "/orders")
     assert finding.seconds == 0.15
     assert finding.evidence == {
@@ -46,7 +46,7 @@ def test_a_blocking_call_is_told_with_its_line_its_cause_and_who_waited() -> Non
 @pytest.mark.parametrize(
     ("cause", "named"),
     [
-        (BlockedBy.SYNC_IO, "await an async client"),
+        (BlockedBy.SYNC_IO, "Await an async client"),
         (BlockedBy.SYNC_IO, "asyncio.to_thread"),
         (BlockedBy.SYNC_IO, "make the endpoint `def`"),
         (BlockedBy.CPU, "ProcessPoolExecutor"),
@@ -90,7 +90,7 @@ def test_a_synchronous_statement_is_another_kind() -> None:
 
 def test_other_threads_are_blamed_without_a_line() -> None:
     (finding,) = found(BlockedBy.GIL_HELD, call_site=None, seconds=1.5)
-    assert finding.message.startswith("other threads kept the GIL from the event loop for 1.50 s")
+    assert finding.message.startswith("Other threads kept the GIL from the event loop for 1.50 s")
     assert finding.subject == "event loop"
     assert "`def` endpoints" in finding.remedy
 
@@ -102,6 +102,6 @@ def test_a_busy_machine_or_process_is_no_finding(cause: BlockedBy) -> None:
 
 def test_a_process_that_was_stopped_for_a_second_is_one_without_a_line() -> None:
     (finding,) = found(BlockedBy.DESCHEDULED, seconds=1.5, call_site=None)
-    assert finding.message.startswith("the process did not run for 1.50 s (descheduled)")
+    assert finding.message.startswith("The process did not run for 1.50 s (descheduled)")
     assert finding.subject == "process"
     assert "CPU limit" in finding.remedy

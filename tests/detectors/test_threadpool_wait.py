@@ -9,7 +9,7 @@ SITE = CallSite("/srv/shop/labels.py", 7, "print_label")
 
 def test_it_tells_wait_limit_and_how_many_still_wait() -> None:
     (finding,) = detect_threadpool_wait(ThreadWait(0.25, 40, 7, SITE), ThreadsSettings())
-    assert finding.message == "it waited 0.250 s for one of 40 threads, all of them at work; 7 more wait."
+    assert finding.message == "A request waited 0.250 s for one of 40 threads, all of them busy; 7 more wait."
     assert "total_tokens = 80" in finding.remedy
     assert finding.call_site == SITE
     assert finding.evidence == {"wait_seconds": 0.25, "limit": 40, "waiting": 7}

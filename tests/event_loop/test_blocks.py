@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from opentelemetry.trace import INVALID_SPAN
 
-from otel_fastperf.event_loop.blocks import Gap, Late, Moment, Run, Sample, longest_run, measured
+from otel_fastperf.event_loop.blocks import BeatInterval, LateWakeup, LoopRun, Moment, Sample, longest_run, measured
 from otel_fastperf.event_loop.stack_sampler import Sight
 from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.requests.time_budget import Cause, Phase
@@ -25,9 +25,9 @@ def sample(at: float, task: int | None = 0, *, woke: float = 0.0, record: Reques
     return Sample(Moment(at, at, at), Sight(task=reference, record=record), woke, asleep=False)
 
 
-def gap_of(*samples: Sample, first_look: float = 10.07) -> Gap:
+def gap_of(*samples: Sample, first_look: float = 10.07) -> BeatInterval:
     """The loop was free at 10 seconds."""
-    gap = Gap(Moment(10.0, 10.0, 10.0), first_look)
+    gap = BeatInterval(Moment(10.0, 10.0, 10.0), first_look)
     gap.samples += samples
     return gap
 
@@ -88,11 +88,11 @@ def test_a_loop_that_did_not_run_was_not_held() -> None:
 
 
 def test_what_was_measured_is_that_of_the_run_alone() -> None:
-    run = Run(10.0, 10.4, (sample(10.1), sample(10.2)), Moment(10.0, 5.0, 7.0), Moment(10.4, 5.1, 7.3))
+    run = LoopRun(10.0, 10.4, (sample(10.1), sample(10.2)), Moment(10.0, 5.0, 7.0), Moment(10.4, 5.1, 7.3))
     lates = [
-        Late(9.5, 10.1, gil_wait=0.05),  # 0.1 s of it in the run, half of that for the GIL
-        Late(10.2, 10.35, gil_wait=0.2),
-        Late(10.35, 10.36, gil_wait=0.0),  # on time, as good as
+        LateWakeup(9.5, 10.1, gil_wait=0.05),  # 0.1 s of it in the run, half of that for the GIL
+        LateWakeup(10.2, 10.35, gil_wait=0.2),
+        LateWakeup(10.35, 10.36, gil_wait=0.0),  # on time, as good as
     ]
     found = measured(run, lates, pauses=[(9.9, 10.05), (10.3, 10.32), (11.0, 11.5)])
     assert found.seconds == pytest.approx(0.4)
@@ -105,7 +105,7 @@ def test_what_was_measured_is_that_of_the_run_alone() -> None:
 
 
 def test_a_run_that_nobody_has_looked_at_was_idle_as_far_as_is_known() -> None:
-    found = measured(Run(10.0, 10.4, (), Moment(10.0, 0, 0), Moment(10.4, 0, 0)), [], [])
+    found = measured(LoopRun(10.0, 10.4, (), Moment(10.0, 0, 0), Moment(10.4, 0, 0)), [], [])
     assert (found.asleep, found.idle) == (None, True)
 
 

@@ -1,4 +1,4 @@
-"""The cause of a hold, told from measurements."""
+"""The cause of a block, derived from measurements."""
 
 import pytest
 

@@ -31,7 +31,7 @@ def no_failure(error: Exception) -> None:
     raise error
 
 
-def test_a_loop_that_is_held_woke_up_when_the_hold_began(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_a_blocked_loop_woke_up_when_the_block_began(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def main() -> None:
         with wake_clock(asyncio.get_running_loop(), no_failure) as woke:
             await asyncio.sleep(0.1)

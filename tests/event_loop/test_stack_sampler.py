@@ -73,7 +73,7 @@ def test_a_loop_that_waits_is_idle(seen: Callable[[Main], Sight]) -> None:
     assert seen(main) == Sight(running=True, idle=True)
 
 
-def test_a_task_that_holds_it_is_seen_with_its_lines(seen: Callable[[Main], Sight]) -> None:
+def test_a_task_that_blocks_it_is_seen_with_its_lines(seen: Callable[[Main], Sight]) -> None:
     async def main(looker: Looker) -> None:
         looker.look_in(0.1)
         wait()
@@ -86,7 +86,7 @@ def test_a_task_that_holds_it_is_seen_with_its_lines(seen: Callable[[Main], Sigh
     assert sight.called.function == "wait"
 
 
-def test_a_callback_that_holds_it_is_seen_without_a_task(seen: Callable[[Main], Sight]) -> None:
+def test_a_callback_that_blocks_it_is_seen_without_a_task(seen: Callable[[Main], Sight]) -> None:
     async def main(looker: Looker) -> None:
         looker.look_in(0.1)
         looker.loop.call_soon(wait)

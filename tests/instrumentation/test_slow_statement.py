@@ -26,7 +26,7 @@ from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.requests.record import CURRENT, MOST_STATEMENTS, RequestRecord, StatementGroup
 from otel_fastperf.requests.time_budget import Cause
 from otel_fastperf.settings import DatabaseSettings
-from otel_fastperf.signals import Hold
+from otel_fastperf.signals import Block
 from tests.conftest import Probe
 from tests.models import ROWS, Customer, Item, Order, fill
 from tests.postgresql import with_driver
@@ -440,7 +440,7 @@ async def test_time_in_which_somebody_held_the_event_loop_is_not_the_statement_s
         def hold() -> None:
             start = time.perf_counter()
             time.sleep(0.2)
-            observed.signals.obstacles.holds.append(Hold(start, time.perf_counter(), None, None))
+            observed.signals.delays.blocks.append(Block(start, time.perf_counter(), None, None))
 
         # the statement is on its way when it runs
         loop = asyncio.get_running_loop()

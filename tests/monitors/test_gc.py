@@ -246,7 +246,7 @@ def test_every_pause_blocks_requests_from_its_start_to_its_end(run: Run, probe: 
             return before, time.perf_counter()
 
     before, after = run(main())
-    first, second = probe.signals.obstacles.pauses
+    first, second = probe.signals.delays.pauses
     assert before < first[0] < first[1] < second[0] < second[1] < after
 
 

@@ -53,7 +53,7 @@ def test_a_freeze_between_two_scrapes_is_one_sample_of_its_length(run: Run, prob
 
 
 def test_an_idle_loop_is_not_busy(run: Run, probe: Probe) -> None:
-    """A hundredth is usual; a machine whose processors are all taken holds it up now and then."""
+    """A hundredth is usual; a busy machine delays it now and then."""
 
     async def main() -> float:
         async with monitor_loop(LoopSettings(), probe.signals):
@@ -133,7 +133,7 @@ def test_a_scrape_while_the_loop_is_held_says_so(
             await until(lambda: beats(probe))
             thread = threading.Thread(target=scrape)
             thread.start()
-            thread.join()  # holds the loop
+            thread.join()  # blocks the loop
 
     run(main())
     assert seen == [1.0]

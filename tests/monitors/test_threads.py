@@ -171,9 +171,9 @@ def test_the_wait_is_observed_in_the_context_of_the_request(run: Run, probe: Pro
         limiter = current_default_thread_limiter()
         limiter.total_tokens = 1
         async with monitor_threads(SETTINGS, probe.signals):
-            getattr(limiter, threads_module._OBSERVERS).append(lambda _seconds: seen.append(current.get()))
+            getattr(limiter, threads_module._LISTENERS).append(lambda _seconds: seen.append(current.get()))
             await asyncio.gather(request("first"), request("second"))
-            getattr(limiter, threads_module._OBSERVERS).pop()
+            getattr(limiter, threads_module._LISTENERS).pop()
 
     run(main())
     assert sorted(seen) == ["first", "second"]

@@ -26,7 +26,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from otel_fastperf.event_loop.delayed_requests import waits_of
+from otel_fastperf.event_loop.delayed_requests import blocks_that_delayed
 from otel_fastperf.findings import Finding
 from otel_fastperf.monitors import watchdog as watchdog_module
 from otel_fastperf.monitors.gc import monitor_gc
@@ -40,9 +40,9 @@ from tests.serving import ROOT, Served, serve, wait_until
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
-#: what is asked of a blocked loop in these tests: a busy machine holds up any thread for some 50 ms
+#: threshold of a block in these tests, in seconds: a busy machine may delay any thread by 50 ms
 SETTINGS = LoopSettings(blocked=0.15)
-HELD = 0.4
+BLOCKED = 0.4
 
 
 def watched(probe: Probe, settings: LoopSettings = SETTINGS) -> FastAPI:
@@ -84,14 +84,14 @@ def blocked_spans(probe: Probe) -> list[ReadableSpan]:
     return [span for span in probe.spans() if span.name == "event loop blocked"]
 
 
-def the_hold(probe: Probe) -> ReadableSpan:
-    """The one span that tells of a hold by code; what a busy machine does is none."""
-    wait_until(lambda: holds_by_code(probe), what="a span of the hold")
-    (span,) = holds_by_code(probe)
+def the_block_span(probe: Probe) -> ReadableSpan:
+    """The one span that tells of a block by code; what a busy machine does is none."""
+    wait_until(lambda: blocks_by_code(probe), what="a span of the block")
+    (span,) = blocks_by_code(probe)
     return span
 
 
-def holds_by_code(probe: Probe) -> list[ReadableSpan]:
+def blocks_by_code(probe: Probe) -> list[ReadableSpan]:
     return [span for span in blocked_spans(probe) if attribute(span, "fastperf.blocked.cause") != "descheduled"]
 
 
@@ -129,14 +129,14 @@ def blocked_count(probe: Probe, cause: str, route: str) -> float | None:
 
 def wait_for_the_bank() -> float:
     started = time.time()
-    time.sleep(HELD)
+    time.sleep(BLOCKED)
     return started
 
 
 def wait_for_a_socket() -> None:
     here, there = socket.socketpair()
     with here, there:
-        here.settimeout(HELD)
+        here.settimeout(BLOCKED)
         try:
             here.recv(1)
         except TimeoutError:
@@ -144,7 +144,7 @@ def wait_for_a_socket() -> None:
 
 
 def compute() -> int:
-    number, deadline = 0, time.thread_time() + HELD
+    number, deadline = 0, time.thread_time() + BLOCKED
     while time.thread_time() < deadline:
         number += 1
     return number
@@ -165,7 +165,7 @@ def test_a_blocking_call_is_a_span_of_its_true_time_under_the_guilty_request(ser
     served = serving(app)
     assert served.get("/price/eur").status == 200
 
-    span, request = the_hold(probe), server_span(probe)
+    span, request = the_block_span(probe), server_span(probe)
     assert span.parent is not None
     assert request.context is not None
     assert (span.parent.span_id, request.name) == (request.context.span_id, "GET /price/{currency}")
@@ -173,7 +173,7 @@ def test_a_blocking_call_is_a_span_of_its_true_time_under_the_guilty_request(ser
     assert span.end_time is not None
     assert abs(span.start_time / 1e9 - started[0]) < 0.03
     assert (
-        HELD
+        BLOCKED
         <= attribute(span, "fastperf.blocked.seconds")
         == pytest.approx((span.end_time - span.start_time) / 1e9, abs=1e-6)
     )
@@ -201,12 +201,13 @@ def test_it_is_a_finding_on_the_span_of_the_guilty_request(serving: Start, probe
     assert finding.call_site is not None
     assert finding.call_site.line == line_of(wait_for_the_bank, "time.sleep")
     assert finding.evidence["cause"] == "sync_io"
-    assert re.match(r"code held the event loop for 0\.\d\d s \(sync_io\); 0 other requests waited\.", finding.message)
+    message = r"Code blocked the event loop for 0\.\d\d s \(sync_io\); 0 other requests waited\."
+    assert re.match(message, finding.message)
     assert "fastperf.blocking_call" in [event.name for event in request.events]
 
 
 @pytest.mark.parametrize(
-    ("hold", "cause", "line"),
+    ("block", "cause", "line"),
     [
         (wait_for_a_socket, "sync_io", "here.recv(1)"),
         (compute, "cpu", None),
@@ -214,21 +215,21 @@ def test_it_is_a_finding_on_the_span_of_the_guilty_request(serving: Start, probe
     ],
 )
 def test_the_cause_is_told_by_measurement(
-    serving: Start, probe: Probe, hold: Callable[[], object], cause: str, line: str | None
+    serving: Start, probe: Probe, block: Callable[[], object], cause: str, line: str | None
 ) -> None:
     app = watched(probe)
 
     @app.get("/work")
     async def work() -> None:
-        hold()
+        block()
 
     serving(app).get("/work")
     finding = the_finding(probe)
     assert finding.evidence["cause"] == cause
     assert finding.call_site is not None
-    assert finding.call_site.function == hold.__name__
+    assert finding.call_site.function == block.__name__
     if line is not None:
-        assert finding.call_site.line == line_of(hold, line)
+        assert finding.call_site.line == line_of(block, line)
 
 
 def test_a_collection_of_garbage_is_a_span_but_not_this_finding(serving: Start, probe: Probe) -> None:
@@ -239,7 +240,7 @@ def test_a_collection_of_garbage_is_a_span_but_not_this_finding(serving: Start, 
         gc.collect()
 
     serving(app).get("/collect")
-    span = the_hold(probe)
+    span = the_block_span(probe)
     assert attribute(span, "fastperf.blocked.cause") == "gc"
     assert blocked_count(probe, "gc", "/collect") == 1
     assert not [finding for finding in probe.findings() if finding.kind == "blocking_call"]
@@ -257,7 +258,7 @@ def test_computing_is_told_at_the_function_that_the_coroutine_calls(serving: Sta
         return number
 
     def pack() -> int:
-        return inner(time.thread_time() + HELD)
+        return inner(time.thread_time() + BLOCKED)
 
     @app.get("/pack")
     async def boxes() -> int:
@@ -275,7 +276,7 @@ def test_a_coroutine_that_computes_is_one_finding_whatever_line_is_seen(serving:
 
     @app.get("/count")
     async def count() -> None:
-        number, deadline = 0, time.thread_time() + HELD
+        number, deadline = 0, time.thread_time() + BLOCKED
         while time.thread_time() < deadline:
             number += 1
             number += 2
@@ -284,7 +285,7 @@ def test_a_coroutine_that_computes_is_one_finding_whatever_line_is_seen(serving:
     served = serving(app)
     for _ in range(3):
         served.get("/count")
-    wait_until(lambda: blocked_count(probe, "cpu", "/count") == 3, what="three holds")
+    wait_until(lambda: blocked_count(probe, "cpu", "/count") == 3, what="three blocks")
     finding = the_finding(probe)
     assert (finding.subject, finding.count) == ("count", 3)
 
@@ -325,7 +326,7 @@ def test_a_synchronous_statement_is_a_span_but_not_this_finding(serving: Start, 
 
     serving(app).get("/stars")
     assert (
-        attribute(the_hold(probe), "code.function.name")
+        attribute(the_block_span(probe), "code.function.name")
         == "test_a_synchronous_statement_is_a_span_but_not_this_finding.<locals>.stars".rpartition(".")[2]
     )
     assert probe.findings() == ()
@@ -381,7 +382,7 @@ def test_a_process_that_was_stopped_blames_nobody(loop: str) -> None:
 # Whose request it was
 
 
-def test_other_requests_that_waited_are_counted_and_know_the_hold(serving: Start, probe: Probe) -> None:
+def test_other_requests_that_waited_are_counted_and_know_the_block_span(serving: Start, probe: Probe) -> None:
     app, waiting = watched(probe), []
 
     @app.get("/block")
@@ -399,20 +400,22 @@ def test_other_requests_that_waited_are_counted_and_know_the_hold(serving: Start
         list(clients.map(served.get, ["/block", "/wait", "/wait"]))
 
     assert the_finding(probe).evidence["waiting_requests"] == 2
-    (hold,) = [hold for hold in probe.signals.obstacles.holds if hold.owner is not None]
-    span = the_hold(probe).context
+    (seen,) = [each for each in probe.signals.delays.blocks if each.owner is not None]
+    span = the_block_span(probe).context
     assert span is not None
-    assert hold.span is not None
-    assert hold.span.span_id == span.span_id
+    assert seen.span is not None
+    assert seen.span.span_id == span.span_id
     for record in waiting:
         assert isinstance(record, RequestRecord)
         wait_until(lambda record=record: record.ended, what="the end of the request")
-        assert [wait.span for wait in waits_of(record, probe.signals.obstacles.holds) if wait.owner] == [hold.span]
+        assert [wait.span for wait in blocks_that_delayed(record, probe.signals.delays.blocks) if wait.owner] == [
+            seen.span
+        ]
     waited = [request for request in probe.spans() if request.name == "GET /wait"]
     assert [[link.context.span_id for link in request.links] for request in waited] == [[span.span_id]] * 2
     assert all(attribute(request, "fastperf.time.loop_wait") > 0.1 for request in waited)
-    assert hold.owner is not None
-    assert not [wait for wait in waits_of(hold.owner, probe.signals.obstacles.holds) if wait.owner]
+    assert seen.owner is not None
+    assert not [wait for wait in blocks_that_delayed(seen.owner, probe.signals.delays.blocks) if wait.owner]
 
 
 def test_the_request_is_found_from_the_tasks_that_work_for_it(serving: Start, probe: Probe) -> None:
@@ -464,7 +467,7 @@ def test_a_background_task_stays_in_the_trace_of_its_request(serving: Start, pro
         tasks.add_task(bill)
 
     serving(app).get("/order")
-    span, request = the_hold(probe), server_span(probe)
+    span, request = the_block_span(probe), server_span(probe)
     assert span.parent is not None
     assert request.context is not None
     assert span.parent.span_id == request.context.span_id
@@ -483,7 +486,7 @@ def test_code_outside_of_requests_is_told_without_a_route(run: Run, probe: Probe
             await until(probe.findings)
 
     run(main())
-    (span,) = holds_by_code(probe)
+    (span,) = blocks_by_code(probe)
     assert span.parent is None
     assert the_finding(probe).route == ""
     assert the_finding(probe).subject == "wait_for_the_bank"
@@ -516,10 +519,10 @@ def test_the_request_of_another_telemetry_is_not_ours(run: Run, probe: Probe, un
 
     run(main())
     assert the_finding(probe).route == ""
-    assert [hold.owner for hold in probe.signals.obstacles.holds] == [None]
+    assert [block.owner for block in probe.signals.delays.blocks] == [None]
 
 
-# What is no hold
+# What is no block
 
 
 def test_what_is_shorter_than_the_threshold_is_nothing(run: Run, probe: Probe) -> None:
@@ -531,7 +534,7 @@ def test_what_is_shorter_than_the_threshold_is_nothing(run: Run, probe: Probe) -
 
     run(main())
     assert not probe.spans()
-    assert not probe.signals.obstacles.holds
+    assert not probe.signals.delays.blocks
 
 
 def test_many_short_turns_are_not_one_long_one(run: Run, probe: Probe) -> None:
@@ -548,7 +551,7 @@ def test_many_short_turns_are_not_one_long_one(run: Run, probe: Probe) -> None:
             await asyncio.sleep(0.1)
 
     run(main())
-    assert not holds_by_code(probe)
+    assert not blocks_by_code(probe)
     assert probe.findings() == ()
 
 
@@ -568,11 +571,11 @@ def test_a_loop_that_does_not_run_is_not_held(probe: Probe) -> None:
     stack = AsyncExitStack()
     loop.run_until_complete(stack.enter_async_context(monitor_blocked_loop(SETTINGS, probe.signals)))
     loop.run_until_complete(asyncio.sleep(0.1))
-    time.sleep(HELD)
+    time.sleep(BLOCKED)
     loop.run_until_complete(asyncio.sleep(0.1))
     loop.run_until_complete(stack.aclose())
     loop.close()
-    assert not holds_by_code(probe)
+    assert not blocks_by_code(probe)
 
 
 def test_an_idle_loop_is_never_held_and_costs_next_to_nothing(run: Run, probe: Probe) -> None:
@@ -584,7 +587,7 @@ def test_an_idle_loop_is_never_held_and_costs_next_to_nothing(run: Run, probe: P
             return (time.process_time() - started) / 3
 
     assert run(main()) < 0.02
-    assert not holds_by_code(probe)
+    assert not blocks_by_code(probe)
 
 
 # How it lives
@@ -609,46 +612,46 @@ def test_spans_are_limited_and_what_is_held_back_is_counted(run: Run, probe: Pro
     assert suppressed == counted + others - 2
 
 
-def test_a_hold_that_no_beat_has_seen_yet_is_noted_when_asked_for(run: Run, probe: Probe) -> None:
+def test_a_block_that_no_beat_has_seen_yet_is_noted_when_asked_for(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_blocked_loop(SETTINGS, probe.signals):
             await asyncio.sleep(0.1)
-            probe.signals.obstacles.settle()
-            assert not probe.signals.obstacles.holds
+            probe.signals.delays.catch_up()
+            assert not probe.signals.delays.blocks
             wait_for_the_bank()
-            probe.signals.obstacles.settle()
-            (hold,) = probe.signals.obstacles.holds
-            assert hold.end - hold.start >= HELD
-            probe.signals.obstacles.settle()
+            probe.signals.delays.catch_up()
+            (block,) = probe.signals.delays.blocks
+            assert block.end - block.start >= BLOCKED
+            probe.signals.delays.catch_up()
             await asyncio.sleep(0.1)
-            assert list(probe.signals.obstacles.holds) == [hold]
+            assert list(probe.signals.delays.blocks) == [block]
 
     run(main())
 
 
-def test_asking_in_the_middle_of_a_hold_does_not_hide_it(run: Run, probe: Probe) -> None:
+def test_asking_in_the_middle_of_a_block_does_not_hide_it(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_blocked_loop(LoopSettings(blocked=0.6), probe.signals):
             await asyncio.sleep(0.2)
             for _ in range(8):
                 time.sleep(0.1)
-                probe.signals.obstacles.settle()
+                probe.signals.delays.catch_up()
             await asyncio.sleep(0.1)
 
     run(main())
-    (hold,) = probe.signals.obstacles.holds
-    assert hold.end - hold.start >= 0.6
+    (block,) = probe.signals.delays.blocks
+    assert block.end - block.start >= 0.6
 
 
 def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> None:
     async def main() -> None:
-        before = threading.enumerate(), asyncio.all_tasks(), probe.signals.obstacles.settle
+        before = threading.enumerate(), asyncio.all_tasks(), probe.signals.delays.catch_up
         for _ in range(2):
             async with monitor_blocked_loop(SETTINGS, probe.signals):
                 await asyncio.sleep(0.1)
                 assert len(threading.enumerate()) == len(before[0]) + 1
                 assert asyncio.all_tasks() == before[1]
-            assert (threading.enumerate(), asyncio.all_tasks(), probe.signals.obstacles.settle) == before
+            assert (threading.enumerate(), asyncio.all_tasks(), probe.signals.delays.catch_up) == before
 
     run(main())
     assert probe.failures == []
@@ -656,17 +659,17 @@ def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> 
 
 def test_two_of_one_loop_may_end_in_any_order(run: Run, probe: Probe) -> None:
     async def main() -> None:
-        settle = probe.signals.obstacles.settle
+        settle = probe.signals.delays.catch_up
         first, second = AsyncExitStack(), AsyncExitStack()
         await first.enter_async_context(monitor_blocked_loop(SETTINGS, probe.signals))
         await second.enter_async_context(monitor_blocked_loop(SETTINGS, probe.signals))
         await first.aclose()
         await asyncio.sleep(0.1)
         wait_for_the_bank()
-        probe.signals.obstacles.settle()
-        assert len(probe.signals.obstacles.holds) == 1
+        probe.signals.delays.catch_up()
+        assert len(probe.signals.delays.blocks) == 1
         await second.aclose()
-        probe.signals.obstacles.settle()
+        probe.signals.delays.catch_up()
         assert settle is not None
 
     run(main())
@@ -688,8 +691,8 @@ def test_two_loops_of_one_app_each_have_their_own(run: Run, probe: Probe) -> Non
             thread.start()
             await asyncio.sleep(0.3)
             wait_for_the_bank()
-            probe.signals.obstacles.settle()
-            assert len([hold for hold in probe.signals.obstacles.holds if hold.end - hold.start > HELD]) == 1
+            probe.signals.delays.catch_up()
+            assert len([block for block in probe.signals.delays.blocks if block.end - block.start > BLOCKED]) == 1
             held.set()
             thread.join()
 
@@ -739,12 +742,12 @@ def test_a_child_of_a_fork_neither_hangs_nor_reports_and_the_parent_goes_on(run:
             await asyncio.sleep(0.1)
             child = os.fork()
             if child == 0:
-                time.sleep(HELD)
-                probe.signals.obstacles.settle()
-                os._exit(len(probe.signals.obstacles.holds))
+                time.sleep(BLOCKED)
+                probe.signals.delays.catch_up()
+                os._exit(len(probe.signals.delays.blocks))
             _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - held meanwhile
             await asyncio.sleep(0.1)
-            assert len([hold for hold in probe.signals.obstacles.holds if hold.end - hold.start > HELD]) == 1
+            assert len([block for block in probe.signals.delays.blocks if block.end - block.start > BLOCKED]) == 1
             return os.waitstatus_to_exitcode(status)
 
     assert run(main()) == 0
