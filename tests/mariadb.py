@@ -1,4 +1,4 @@
-"""A MariaDB server for tests: the one you name, or a throw-away one of the test run's own.
+"""A MariaDB server for tests: the one you name, or a temporary one of the test run.
 
 Use it as a fixture: `from tests.mariadb import mariadb_url`, then take `mariadb_url: str` as an argument.
 It is `mysql://…` without a driver; `with_mysql_driver(url, "pymysql")` adds one.
@@ -28,7 +28,7 @@ _UNSAFE_BUT_FAST: Final = ("--innodb-flush-log-at-trx-commit=0", "--innodb-buffe
 
 @pytest.fixture(scope="session")
 def mariadb_url() -> str:
-    """URL of a database that tests may write to; skips the test, saying why, where there is none."""
+    """URL of a database that tests may write to; skips the test with a reason if there is none."""
     url = os.environ.get(VARIABLE)
     if url:
         return url
@@ -40,13 +40,13 @@ def mariadb_url() -> str:
 
 
 def with_mysql_driver(url: str, driver: str) -> str:
-    """The same URL for SQLAlchemy's driver: `mysql+pymysql://…`; skips the test where the driver is not installed."""
+    """The same URL for SQLAlchemy's driver: `mysql+pymysql://…`; skips the test if the driver is not installed."""
     pytest.importorskip(driver, reason=f"needs the driver {driver}")
     return f"mysql+{driver}://{url.partition('://')[2]}"
 
 
 class _NoServerError(Exception):
-    """Why there is no MariaDB to be had here."""
+    """The reason why no MariaDB is available."""
 
 
 @functools.cache
@@ -60,7 +60,7 @@ def _own_server() -> str:
 
 
 def _binary(name: str) -> str:
-    # Debian has the server where only root's PATH looks
+    # Debian installs the server in a folder of root's PATH only
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     if found is None:
         message = f"no {name} in PATH"
@@ -69,7 +69,7 @@ def _binary(name: str) -> str:
 
 
 def _account(directory: Path) -> dict[str, Any]:
-    """As whom to run the server: it refuses root, so root becomes `mysql`, or `nobody`."""
+    """The user that runs the server: it refuses root, so root becomes `mysql` or `nobody`."""
     if os.geteuid() != 0:
         return {}
     for name in ("mysql", "nobody"):
@@ -84,7 +84,7 @@ def _account(directory: Path) -> dict[str, Any]:
 
 
 def _install(install: str, data: Path, directory: Path, account: dict[str, Any]) -> None:
-    """Make the system tables. `root` has no password there: the server listens on this machine only."""
+    """Make the system tables. `root` has no password, since the server listens on this machine only."""
     command = (
         install,
         "--no-defaults",
@@ -109,7 +109,7 @@ def _install(install: str, data: Path, directory: Path, account: dict[str, Any])
 
 
 def _start(server: str, data: Path, directory: Path, account: dict[str, Any]) -> int:
-    """Start the server on a free port; another process may take the port first, so it is tried again."""
+    """Start the server on a free port; retry if another process takes the port first."""
     start = directory / "start.sql"
     start.write_text("CREATE DATABASE IF NOT EXISTS shop;\n")
     for _ in range(_ATTEMPTS):
@@ -142,7 +142,7 @@ def _start(server: str, data: Path, directory: Path, account: dict[str, Any]) ->
 
 
 def _serves(process: "subprocess.Popen[bytes]", port: int) -> bool:
-    """True once the server answers; False if it has ended, or does not in time."""
+    """True as soon as the server answers; False if it exits or does not answer in time."""
     deadline = time.monotonic() + _DEADLINE
     while process.poll() is None and time.monotonic() < deadline:
         with socket.socket() as probe:
@@ -155,7 +155,7 @@ def _serves(process: "subprocess.Popen[bytes]", port: int) -> bool:
 
 
 def _clean_up_after_us(directory: Path, process: "subprocess.Popen[bytes]") -> None:
-    """Have the server stopped and its files removed when this process ends, be it killed: then the pipe ends."""
+    """Stop the server and remove its files when this process ends, even if it is killed: the pipe then closes."""
     script = 'cat; kill "$1"; while kill -0 "$1" 2>/dev/null; do sleep 0.1; done; rm -rf "$0"'
     watch = subprocess.Popen(
         ("sh", "-c", script, str(directory), str(process.pid)),

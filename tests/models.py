@@ -43,7 +43,7 @@ class Note(Base):
 
 
 def fill(connection: Connection) -> None:
-    """Make the tables anew, with `ROWS` customers who have one order each, of one item, with a note."""
+    """Recreate the tables with `ROWS` customers, each with one order of one item and a note."""
     Base.metadata.drop_all(connection)
     Base.metadata.create_all(connection)
     with Session(connection) as session:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests: the one you name, or a throw-away one of the test run's own.
+"""A PostgreSQL server for tests: the one you name, or a temporary one of the test run.
 
 Use it as a fixture: `from tests.postgresql import postgresql_url`, then take `postgresql_url: str` as an argument.
 It is `postgresql://…` without a driver; `with_driver(url, "asyncpg")` adds one.
@@ -28,7 +28,7 @@ _UNSAFE_BUT_FAST: Final = ("fsync=off", "synchronous_commit=off", "full_page_wri
 
 @pytest.fixture(scope="session")
 def postgresql_url() -> str:
-    """URL of a database that tests may write to; skips the test, saying why, where there is none."""
+    """URL of a database that tests may write to; skips the test with a reason if there is none."""
     url = os.environ.get(VARIABLE)
     if url:
         return url
@@ -45,7 +45,7 @@ def with_driver(url: str, driver: str) -> str:
 
 
 class _NoServerError(Exception):
-    """Why there is no PostgreSQL to be had here."""
+    """The reason why no PostgreSQL is available."""
 
 
 @functools.cache
@@ -63,7 +63,7 @@ def _own_server() -> str:
 
 
 def _clean_up_after_us(directory: Path, stop: Sequence[str], account: dict[str, Any]) -> None:
-    """Have the server stopped and its files removed when this process ends, be it killed: then the pipe ends."""
+    """Stop the server and remove its files when this process ends, even if it is killed: the pipe then closes."""
     script = 'cat; "$@"; rm -rf "$0"'
     watch = subprocess.Popen(
         ("sh", "-c", script, str(directory), *stop),
@@ -78,9 +78,9 @@ def _clean_up_after_us(directory: Path, stop: Sequence[str], account: dict[str, 
 
 
 def _binaries() -> Path:
-    """Where `initdb` and `pg_ctl` are: in PATH, else the newest of Debian's, which are not in PATH."""
+    """The folder of `initdb` and `pg_ctl`: from PATH, else the newest of Debian's, which are not in PATH."""
     found = shutil.which("initdb")
-    # PATH may hold a wrapper or a lone link; pg_ctl must be its neighbour
+    # PATH may contain a wrapper or a single link; pg_ctl must be in the same folder
     if found and (Path(found).resolve().parent / "pg_ctl").exists():
         return Path(found).resolve().parent
     versions = sorted(_DEBIAN.glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
@@ -91,7 +91,7 @@ def _binaries() -> Path:
 
 
 def _account(directory: Path) -> dict[str, Any]:
-    """As whom to run the server: PostgreSQL refuses root, so root becomes `postgres`, or `nobody`."""
+    """The user that runs the server: PostgreSQL refuses root, so root becomes `postgres` or `nobody`."""
     if os.geteuid() != 0:
         return {}
     for name in ("postgres", "nobody"):
@@ -106,7 +106,7 @@ def _account(directory: Path) -> dict[str, Any]:
 
 
 def _start(pg_ctl: Sequence[str], directory: Path, account: dict[str, Any]) -> int:
-    """Start the server on a free port; another process may take the port first, so it is tried again."""
+    """Start the server on a free port; retry if another process takes the port first."""
     for attempt in range(1, _ATTEMPTS + 1):
         port = _free_port()
         options = ("listen_addresses=127.0.0.1", "unix_socket_directories=", f"port={port}", *_UNSAFE_BUT_FAST)
@@ -129,7 +129,7 @@ def _free_port() -> int:
 
 
 def _run(command: Sequence[str], directory: Path, account: dict[str, Any]) -> None:
-    """Run one of PostgreSQL's tools. Its output goes to a file: a pipe would stay open as long as the server runs."""
+    """Run one of PostgreSQL's tools. Its output goes to a file, since a pipe would stay open while the server runs."""
     environment = {**os.environ, "LC_ALL": "C", "HOME": str(directory)}
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(

@@ -116,7 +116,7 @@ def test_contrib_s_span_is_the_only_one_and_carries_our_attributes(service: Serv
     assert service.failures == []
 
 
-def test_engines_made_before_and_after_and_by_an_older_name_are_traced(service: Service, engines: list[Engine]) -> None:
+def test_engines_are_traced_whenever_and_however_they_were_made(service: Service, engines: list[Engine]) -> None:
     with service.observed("contrib"):
         by_older_name = create_engine("sqlite://", poolclass=StaticPool)  # bound before contrib patched it
         by_new_name = sqlalchemy.create_engine("sqlite://", poolclass=StaticPool)
@@ -189,7 +189,7 @@ def test_repeats_are_found_on_contrib_s_spans_too(service: Service, engines: lis
     assert service.sources() == [CONTRIB] * 10
 
 
-def test_afterwards_nothing_of_it_is_left(service: Service, engines: list[Engine]) -> None:
+def test_everything_is_undone_at_the_end(service: Service, engines: list[Engine]) -> None:
     with service.observed("contrib"):
         run(engines[0])
     service.exporter.clear()
@@ -348,7 +348,7 @@ def test_the_agent_s_instrumentation_is_off_until_the_last_telemetry_ends(agent:
     engine.dispose()
 
 
-def test_what_the_agent_is_told_to_skip_is_the_application_s(
+def test_instrumentation_that_the_agent_skips_belongs_to_the_application(
     service: Service, agent: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "flask, sqlalchemy")

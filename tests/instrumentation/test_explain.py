@@ -1,4 +1,4 @@
-"""A slow read gets its plan, on a connection of its own; nothing else is sent, and nothing of it reaches the app."""
+"""Plans of slow reads: made on a separate connection, with nothing else sent, and without effects on the app."""
 
 import logging
 import os
@@ -47,7 +47,7 @@ def on_slow(probe: Probe) -> Iterator[OnSlow]:
 
 @pytest.fixture
 def new_engine() -> Iterator[Callable[..., Engine]]:
-    """Makes engines, and closes their connections in the end."""
+    """Make engines whose connections are closed at the end."""
     with ExitStack() as stack:
 
         def make(url: str, **options: Any) -> Engine:
@@ -84,7 +84,7 @@ def fill(connection: Connection) -> None:
 
 
 def executed(engine: Engine, statement: str = BY_EMAIL, **parameters: Any) -> dict[str, Any]:
-    """Execute it, and give what the driver got."""
+    """Execute the statement, and return the text and parameters that the driver got."""
     with caught(engine) as seen, engine.begin() as connection:
         connection.execute(text(statement), parameters)
     return seen
@@ -122,7 +122,7 @@ def slow(
 
 
 def slow_query(fingerprint: str = "f", route: str = "/people") -> Finding:
-    """The finding that the detector makes of it."""
+    """A finding as the detector reports it."""
     return Finding(
         kind=Kind.SLOW_QUERY,
         severity=Severity.WARNING,
@@ -170,7 +170,7 @@ def test_a_finding_gets_the_plan_of_its_statement(probe: Probe, on_slow: OnSlow,
     assert len(str(finding.evidence["plan_hash"])) == 16
 
 
-def test_so_does_one_that_is_reported_later_and_one_of_another_route(
+def test_a_finding_that_is_reported_later_gets_the_plan_on_any_route(
     probe: Probe, on_slow: OnSlow, sqlite: Engine
 ) -> None:
     on_slow(slow(sqlite))
@@ -180,7 +180,7 @@ def test_so_does_one_that_is_reported_later_and_one_of_another_route(
     assert ["plan" in finding.evidence for finding in probe.findings()] == [True, True]
 
 
-def test_a_finding_of_another_statement_gets_none(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
+def test_a_finding_of_another_statement_gets_no_plan(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
     probe.signals.findings.report(slow_query("another"))
     on_slow(slow(sqlite))
     explained(probe)
@@ -211,13 +211,13 @@ def test_the_plan_is_an_event_on_a_span_under_the_statement(probe: Probe, on_slo
     assert MISSING in str(attributes["fastperf.plan.remark"])
 
 
-def test_a_statement_that_is_not_sampled_gets_no_span(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
+def test_an_unsampled_statement_gets_no_span(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
     on_slow(slow(sqlite, span=TracerProvider(sampler=ALWAYS_OFF).get_tracer("x").start_span("SELECT people")))
     explained(probe)
     assert explains(probe) == []
 
 
-def test_a_plan_is_no_longer_than_asked(probe: Probe, sqlite: Engine) -> None:
+def test_the_text_of_a_plan_has_the_maximum_length(probe: Probe, sqlite: Engine) -> None:
     many = " UNION ALL ".join(["SELECT id FROM people"] * 50)
     with explain_slow_queries(ExplainSettings(max_length=256), probe.signals) as on_slow:
         probe.signals.findings.report(slow_query())
@@ -230,7 +230,7 @@ def test_a_plan_is_no_longer_than_asked(probe: Probe, sqlite: Engine) -> None:
 
 
 async def filled(engine: AsyncEngine) -> dict[str, Any]:
-    """Fill the database, execute the statement, and give what the driver got."""
+    """Fill the database, execute the statement, and return the text and parameters that the driver got."""
     async with engine.begin() as connection:
         await connection.run_sync(fill)
     with caught(engine.sync_engine) as seen:
@@ -292,24 +292,24 @@ async def test_mariadb_by_async_drivers(probe: Probe, on_slow: OnSlow, mariadb_u
     assert_explains(probe, on_slow, statement, system="mariadb")
 
 
-# what is sent to the database
+# statements sent to the database
 
 
 def sent(engine: Engine) -> list[str]:
-    """Every statement that SQLite runs on connections that are made from now on."""
+    """Every statement that SQLite runs on connections made from now on."""
     statements: list[str] = []
     event.listen(engine, "connect", lambda connection, _entry: connection.set_trace_callback(statements.append))
     return statements
 
 
 def test_the_statement_is_never_executed_again(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
-    """SQLite tells of what it executes, and an EXPLAIN is not among it."""
+    """SQLite reports the statements that it executes; EXPLAIN does not make it execute this one."""
     statement = slow(sqlite)
     statements = sent(sqlite)
     on_slow(statement)
     explained(probe)
     assert statements[:2] == ["PRAGMA busy_timeout = 2000", "PRAGMA query_only = ON"]
-    # how many rows the table has, by its largest rowid, and its indexes
+    # the number of rows, by the largest rowid, and the indexes of the table
     assert [seen for seen in statements[2:] if not seen.startswith(("SELECT 'people', CASE", "-- PRAGMA"))] == []
 
 
@@ -330,8 +330,10 @@ def test_a_write_is_never_explained(probe: Probe, on_slow: OnSlow, sqlite: Engin
     assert statements == []
 
 
-def test_a_function_that_writes_when_it_is_planned_cannot(probe: Probe, on_slow: OnSlow, postgresql: Engine) -> None:
-    """PostgreSQL calls what is declared IMMUTABLE to make a plan; the transaction is read only."""
+def test_a_function_that_is_called_by_the_planner_cannot_write(
+    probe: Probe, on_slow: OnSlow, postgresql: Engine
+) -> None:
+    """PostgreSQL calls functions declared IMMUTABLE to make a plan; the transaction is read-only."""
     with postgresql.begin() as connection:
         connection.execute(text("DROP TABLE IF EXISTS marks"))
         connection.execute(text("CREATE TABLE marks (id INTEGER)"))
@@ -347,7 +349,7 @@ def test_a_function_that_writes_when_it_is_planned_cannot(probe: Probe, on_slow:
         assert connection.scalar(text("SELECT count(*) FROM marks")) == 0
 
 
-def test_of_one_statement_there_is_one_plan_in_a_cooldown(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
+def test_a_statement_is_explained_once_per_cooldown(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
     for _ in range(5):
         on_slow(slow(sqlite))
     on_slow(slow(sqlite, fingerprint="another"))
@@ -355,7 +357,7 @@ def test_of_one_statement_there_is_one_plan_in_a_cooldown(probe: Probe, on_slow:
     assert outcomes(probe, "explained") == 2
 
 
-def test_after_the_cooldown_there_is_a_new_one(probe: Probe, sqlite: Engine) -> None:
+def test_a_statement_is_explained_again_after_the_cooldown(probe: Probe, sqlite: Engine) -> None:
     with explain_slow_queries(ExplainSettings(cooldown=0.0), probe.signals) as on_slow:
         on_slow(slow(sqlite))
         explained(probe)
@@ -371,10 +373,10 @@ def test_after_the_cooldown_there_is_a_new_one(probe: Probe, sqlite: Engine) -> 
 # the connection
 
 
-def test_it_is_made_and_set_up_as_the_apps_own_are(
+def test_the_connection_is_made_and_set_up_like_the_app_s_own(
     probe: Probe, on_slow: OnSlow, postgresql_url: str, new_engine: Callable[..., Engine]
 ) -> None:
-    """By `do_connect` and `connect` listeners: a table that only the right search_path finds."""
+    """By `do_connect` and `connect` listeners: only the right search_path finds the table."""
     engine = new_engine(with_driver(postgresql_url, "psycopg"))
     made = []
 
@@ -395,7 +397,7 @@ def test_it_is_made_and_set_up_as_the_apps_own_are(
     assert made[-1] == "otel_fastperf-explain"
 
 
-def test_the_apps_pool_has_no_part_in_it(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
+def test_the_app_s_pool_is_not_used(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
     statement = slow(sqlite)
     before = sqlite.pool.status()
     on_slow(statement)
@@ -403,7 +405,7 @@ def test_the_apps_pool_has_no_part_in_it(probe: Probe, on_slow: OnSlow, sqlite: 
     assert sqlite.pool.status() == before
 
 
-def test_it_is_closed_after_each_plan(probe: Probe, on_slow: OnSlow, postgresql: Engine) -> None:
+def test_the_connection_is_closed_after_each_plan(probe: Probe, on_slow: OnSlow, postgresql: Engine) -> None:
     on_slow(slow(postgresql))
     explained(probe)
     others = text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%EXPLAIN%' AND pid <> pg_backend_pid()")
@@ -411,8 +413,8 @@ def test_it_is_closed_after_each_plan(probe: Probe, on_slow: OnSlow, postgresql:
         wait_for(lambda: connection.scalar(others) == 0)
 
 
-def test_it_is_not_observed(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
-    """Neither a span nor a duration nor a place in the pool's figures is of the explaining."""
+def test_the_connection_is_not_observed(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
+    """EXPLAIN causes no span, no duration, and no change of the pool metrics."""
     with (
         instrument_database(None, DatabaseSettings(), probe.signals),
         instrument_pool(None, DatabaseSettings(), probe.signals),
@@ -435,7 +437,7 @@ def figures(probe: Probe) -> dict[str, float]:
     }
 
 
-def test_while_the_pool_has_none_to_spare_there_is_no_plan(
+def test_nothing_is_explained_while_the_pool_is_exhausted(
     probe: Probe, on_slow: OnSlow, tmp_path: Path, new_engine: Callable[..., Engine]
 ) -> None:
     engine = new_engine(f"sqlite:///{tmp_path / 'people.db'}", pool_size=1, max_overflow=1)
@@ -448,7 +450,7 @@ def test_while_the_pool_has_none_to_spare_there_is_no_plan(
         on_slow(statement)
         wait_for(lambda: outcomes(probe, "saturated"))
         assert statements == []
-    # it does not count as explained: the next occurrence is
+    # it does not count as explained, so the next execution is
     on_slow(statement)
     explained(probe)
 
@@ -472,14 +474,14 @@ def test_a_database_in_memory_has_no_second_connection(
     assert probe.failures == []
 
 
-# what can go wrong
+# failures
 
 
 @pytest.mark.parametrize("options", [{}, {"isolation_level": "AUTOCOMMIT"}])
 def test_the_database_gives_up_after_the_timeout(
     probe: Probe, postgresql: Engine, new_engine: Callable[..., Engine], options: dict[str, Any]
 ) -> None:
-    """A table that a migration has locked: planning would wait for it."""
+    """A table that a migration has locked: the planner would wait for it."""
     engine = new_engine(postgresql.url.render_as_string(hide_password=False), **options)
     statement = slow(engine)
     with explain_slow_queries(ExplainSettings(timeout=0.3), probe.signals) as on_slow, postgresql.begin() as connection:
@@ -490,7 +492,7 @@ def test_the_database_gives_up_after_the_timeout(
 
 
 @pytest.mark.anyio
-async def test_so_does_it_on_an_async_engine(probe: Probe, postgresql: Engine) -> None:
+async def test_the_database_of_an_async_engine_gives_up_after_the_timeout(probe: Probe, postgresql: Engine) -> None:
     url = with_driver(postgresql.url.render_as_string(hide_password=False).replace("+psycopg", ""), "asyncpg")
     engine = create_async_engine(url)
     statement = slow(engine.sync_engine, await filled(engine))
@@ -511,7 +513,7 @@ def test_a_dead_server_is_counted(probe: Probe, on_slow: OnSlow, driver: str) ->
     assert probe.failures == ["explain"]
 
 
-def test_what_is_logged_has_no_values(
+def test_the_log_has_no_values(
     probe: Probe, on_slow: OnSlow, postgresql: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -523,7 +525,7 @@ def test_what_is_logged_has_no_values(
     assert "InvalidTextRepresentation" in str(record.exc_info)
 
 
-def test_when_too_many_wait_the_rest_is_left_out_and_counted(
+def test_statements_that_find_the_queue_full_are_counted(
     probe: Probe, on_slow: OnSlow, tmp_path: Path, new_engine: Callable[..., Engine]
 ) -> None:
     engine = new_engine(f"sqlite:///{tmp_path / 'people.db'}")
@@ -542,12 +544,12 @@ def test_when_too_many_wait_the_rest_is_left_out_and_counted(
     assert outcomes(probe, "queue_full") == 4
     free.set()
     explained(probe, 17)
-    # what was left out may come again
+    # these statements may be explained later
     on_slow(slow(engine, {"text": "SELECT 1", "parameters": ()}, fingerprint="19"))
     explained(probe, 18)
 
 
-def test_an_unknown_dialect_is_left_alone(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
+def test_a_statement_of_an_unknown_dialect_is_ignored(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
     statement = slow(sqlite)
     on_slow(
         SlowStatement(
@@ -568,7 +570,7 @@ def test_an_unknown_dialect_is_left_alone(probe: Probe, on_slow: OnSlow, sqlite:
 # the thread
 
 
-def test_it_is_made_on_first_use_and_is_gone_at_the_end(probe: Probe, sqlite: Engine) -> None:
+def test_the_thread_starts_on_first_use_and_stops_at_the_end(probe: Probe, sqlite: Engine) -> None:
     with explain_slow_queries(ExplainSettings(), probe.signals) as on_slow:
         assert threads() == []
         on_slow(slow(sqlite))
@@ -580,7 +582,7 @@ def test_it_is_made_on_first_use_and_is_gone_at_the_end(probe: Probe, sqlite: En
     assert threads() == []
 
 
-def test_it_sleeps_until_there_is_a_statement(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
+def test_the_thread_sleeps_until_there_is_a_statement(probe: Probe, on_slow: OnSlow, sqlite: Engine) -> None:
     on_slow(slow(sqlite))
     explained(probe)
     (thread,) = threads()
@@ -592,7 +594,7 @@ def test_it_sleeps_until_there_is_a_statement(probe: Probe, on_slow: OnSlow, sql
 
 
 def wake_ups(thread: threading.Thread) -> int:
-    """How often the thread has waited for something, by the kernel's count."""
+    """Number of times that the thread has waited, as the kernel counts it."""
     status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
     (count,) = re.findall(r"^voluntary_ctxt_switches:\s+(\d+)$", status, re.MULTILINE)
     return int(count)
@@ -663,7 +665,7 @@ print("both")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no os.fork")
-def test_a_fork_has_a_thread_of_its_own(sqlite: Engine) -> None:
+def test_a_forked_child_has_its_own_thread(sqlite: Engine) -> None:
     command = [sys.executable, "-c", FORK, str(sqlite.url)]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[2], text=True, capture_output=True, check=False, timeout=60

@@ -1,4 +1,4 @@
-"""Connection pools: what is used, idle and waited for is true, whatever becomes of a connection."""
+"""Connection pools: used, idle and pending connections are counted correctly, however a connection ends."""
 
 import asyncio
 import gc
@@ -44,20 +44,20 @@ NewEngine = Callable[..., Engine]
 
 @pytest.fixture
 def observed(probe: Probe) -> Iterator[Probe]:
-    """The pools of all engines of the process, observed."""
+    """Observe the pools of all engines of the process."""
     with instrument_pool(None, DatabaseSettings(), probe.signals):
         yield probe
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """A SQLite file, whose engines have a `QueuePool`. It is the pool's name too."""
+    """A SQLite file; its engines have a `QueuePool`. The path is also the name of the pool."""
     return f"{tmp_path}/shop.db"
 
 
 @pytest.fixture
 def new_engine(path: str) -> Iterator[NewEngine]:
-    """Makes engines, on that file by default, and closes their connections in the end."""
+    """Make engines, by default for that file, whose connections are closed at the end."""
     with ExitStack() as stack:
 
         def make(url: str = f"sqlite:///{path}", **options: Any) -> Engine:
@@ -79,19 +79,19 @@ async def async_engine(url: str, **options: Any) -> AsyncIterator[AsyncEngine]:
 
 
 def value(probe: Probe, metric: str, pool: str, **labels: str) -> float | None:
-    """A pool metric, as it is on `/metrics`."""
+    """The value of a pool metric on `/metrics`."""
     assert list(probe.signals.metrics.refresh()) == []
     return probe.value(f"db_client_connection_{metric}", db_client_connection_pool_name=pool, **labels)
 
 
 def states(probe: Probe, pool: str) -> tuple[float | None, float | None]:
-    """Used and idle."""
+    """The numbers of used and idle connections."""
     used = value(probe, "count", pool, db_client_connection_state="used")
     return used, value(probe, "count", pool, db_client_connection_state="idle")
 
 
 def pools(probe: Probe) -> set[str]:
-    """The pools that stand on `/metrics`."""
+    """The names of the pools on `/metrics`."""
     assert list(probe.signals.metrics.refresh()) == []
     return {
         sample.labels["db_client_connection_pool_name"]
@@ -108,7 +108,7 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-# what is told
+# metrics
 
 
 def test_a_connection_is_used_and_then_idle(observed: Probe, new_engine: NewEngine, path: str) -> None:
@@ -118,13 +118,13 @@ def test_a_connection_is_used_and_then_idle(observed: Probe, new_engine: NewEngi
     assert states(observed, path) == (0, 2)
 
 
-def test_a_pool_tells_how_many_connections_it_may_open(observed: Probe, new_engine: NewEngine, path: str) -> None:
+def test_the_maximum_of_a_pool_is_shown(observed: Probe, new_engine: NewEngine, path: str) -> None:
     new_engine(pool_size=3, max_overflow=4).connect().close()
     assert value(observed, "max", path) == 7
 
 
 @pytest.mark.parametrize("options", [{"pool_size": 0}, {"max_overflow": -1}])
-def test_a_pool_without_a_limit_tells_none(
+def test_a_pool_without_a_limit_has_no_maximum(
     observed: Probe, new_engine: NewEngine, path: str, options: dict[str, int]
 ) -> None:
     with new_engine(**options).connect():
@@ -145,13 +145,13 @@ def test_waiting_using_and_creating_are_timed(observed: Probe, new_engine: NewEn
     assert waited >= (value(observed, "create_time_seconds_sum", path) or 0) > 0
 
 
-def test_a_connection_made_by_a_creator_of_the_user_is_timed(observed: Probe, new_engine: NewEngine, path: str) -> None:
+def test_a_connection_made_by_a_custom_creator_is_timed(observed: Probe, new_engine: NewEngine, path: str) -> None:
     engine = new_engine("sqlite://", creator=lambda: sqlite3.connect(path), pool_logging_name="own")
     engine.connect().close()
     assert value(observed, "create_time_seconds_count", "own") == 1
 
 
-def test_whoever_waits_is_pending_and_then_timed_out(observed: Probe, new_engine: NewEngine, path: str) -> None:
+def test_a_waiting_request_is_pending_and_then_timed_out(observed: Probe, new_engine: NewEngine, path: str) -> None:
     engine = new_engine(pool_size=1, max_overflow=0, pool_timeout=0.5)
     timed_out = threading.Event()
 
@@ -175,7 +175,7 @@ def test_whoever_waits_is_pending_and_then_timed_out(observed: Probe, new_engine
 
 
 @pytest.mark.anyio
-async def test_pools_of_async_engines_tell_the_same(observed: Probe, path: str) -> None:
+async def test_pools_of_async_engines_have_the_same_metrics(observed: Probe, path: str) -> None:
     async with async_engine(f"sqlite+aiosqlite:///{path}", pool_size=2, max_overflow=0, pool_timeout=0.1) as engine:
         async with engine.connect(), engine.connect():
             assert states(observed, path) == (2, 0)
@@ -190,7 +190,7 @@ async def test_pools_of_async_engines_tell_the_same(observed: Probe, path: str) 
 
 
 @pytest.mark.anyio
-async def test_a_wait_that_is_cancelled_is_pending_no_more(observed: Probe, path: str) -> None:
+async def test_a_cancelled_wait_is_no_longer_pending(observed: Probe, path: str) -> None:
     async with async_engine(f"sqlite+aiosqlite:///{path}", pool_size=1, max_overflow=0) as engine:
         async with engine.connect():
             waiting = asyncio.ensure_future(engine.connect().start())
@@ -222,32 +222,30 @@ async def test_a_wait_that_is_cancelled_is_pending_no_more(observed: Probe, path
 def test_a_pool_is_named_after_its_server_and_database(url: str, name: str) -> None:
     parsed = make_url(url)
     dialect = parsed.get_dialect()()
-    # an engine of a database that is not there, nor its driver
+    # an engine without a database and without a driver
     assert _name(Engine(NullPool(lambda: None), dialect, parsed)) == name  # type: ignore[arg-type]
 
 
-def test_a_pool_is_called_what_the_user_calls_it(observed: Probe, new_engine: NewEngine) -> None:
+def test_a_pool_has_the_name_that_the_user_gave_it(observed: Probe, new_engine: NewEngine) -> None:
     new_engine(pool_logging_name="reports").connect().close()
     assert pools(observed) == {"reports"}
 
 
-def test_engines_of_one_url_are_told_apart(observed: Probe, new_engine: NewEngine, path: str) -> None:
+def test_engines_with_the_same_url_have_different_names(observed: Probe, new_engine: NewEngine, path: str) -> None:
     with new_engine().connect(), new_engine().connect():
         assert states(observed, path) == (1, 0)
         assert states(observed, f"{path}#2") == (1, 0)
     assert pools(observed) == {path, f"{path}#2"}
 
 
-def test_an_engine_with_execution_options_shares_the_pool(observed: Probe, new_engine: NewEngine, path: str) -> None:
+def test_a_copy_by_execution_options_shares_the_pool(observed: Probe, new_engine: NewEngine, path: str) -> None:
     engine = new_engine()
     with engine.execution_options(logging_token="reports").connect(), engine.connect():
         assert states(observed, path) == (2, 0)
     assert pools(observed) == {path}
 
 
-def test_an_engine_that_is_disposed_of_goes_on_under_its_name(
-    observed: Probe, new_engine: NewEngine, path: str
-) -> None:
+def test_a_disposed_engine_keeps_its_name(observed: Probe, new_engine: NewEngine, path: str) -> None:
     engine = new_engine()
     first = engine.pool
     with engine.connect():
@@ -260,7 +258,7 @@ def test_an_engine_that_is_disposed_of_goes_on_under_its_name(
     first.dispose()
 
 
-def test_the_series_of_an_engine_that_is_gone_are_gone_and_its_name_is_free(observed: Probe, path: str) -> None:
+def test_the_series_of_a_deleted_engine_are_removed_and_its_name_is_free(observed: Probe, path: str) -> None:
     for _ in range(2):
         engine = create_engine(f"sqlite:///{path}")
         engine.connect().close()
@@ -271,10 +269,10 @@ def test_the_series_of_an_engine_that_is_gone_are_gone_and_its_name_is_free(obse
     assert pools(observed) == set()
 
 
-# whatever becomes of a connection
+# the end of a connection
 
 
-def test_a_detached_connection_is_not_the_pool_s(observed: Probe, new_engine: NewEngine, path: str) -> None:
+def test_a_detached_connection_is_no_longer_in_the_pool(observed: Probe, new_engine: NewEngine, path: str) -> None:
     connection = new_engine().connect()
     connection.detach()
     assert states(observed, path)[0] == 0
@@ -284,7 +282,7 @@ def test_a_detached_connection_is_not_the_pool_s(observed: Probe, new_engine: Ne
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_an_invalidated_connection_is_used_no_more(
+def test_an_invalidated_connection_is_no_longer_used(
     observed: Probe, new_engine: NewEngine, path: str, *, soft: bool
 ) -> None:
     engine = new_engine()
@@ -298,7 +296,7 @@ def test_an_invalidated_connection_is_used_no_more(
     assert value(observed, "create_time_seconds_count", path) == 2
 
 
-def test_a_connection_that_reconnects_after_invalidation_is_one(
+def test_a_connection_that_reconnects_after_invalidation_counts_once(
     observed: Probe, new_engine: NewEngine, path: str
 ) -> None:
     with new_engine().connect() as connection:
@@ -309,7 +307,7 @@ def test_a_connection_that_reconnects_after_invalidation_is_one(
     assert states(observed, path)[0] == 0
 
 
-def test_a_checkout_that_fails_leaves_nothing_in_use(observed: Probe, new_engine: NewEngine, path: str) -> None:
+def test_a_failed_checkout_leaves_nothing_in_use(observed: Probe, new_engine: NewEngine, path: str) -> None:
     engine = new_engine()
 
     @event.listens_for(engine, "checkout")
@@ -322,7 +320,7 @@ def test_a_checkout_that_fails_leaves_nothing_in_use(observed: Probe, new_engine
     assert value(observed, "pending_requests", path) == 0
 
 
-def test_a_database_that_cannot_be_reached_leaves_nothing_in_use(observed: Probe, new_engine: NewEngine) -> None:
+def test_an_unreachable_database_leaves_nothing_in_use(observed: Probe, new_engine: NewEngine) -> None:
     engine = new_engine("sqlite:////nowhere/at/all.db")
     with pytest.raises(OperationalError):
         engine.connect()
@@ -352,7 +350,7 @@ async def test_a_leaked_async_connection_is_dropped_by_the_garbage_collector(obs
         del connection
         gc.collect()
         assert states(observed, path)[0] == 0
-        # SQLAlchemy has let go of it, closed or not; aiosqlite does not answer a second close
+        # SQLAlchemy has dropped it, closed or not; aiosqlite does not answer a second close
         assert driver is not None
         with move_on_after(2):
             await driver.close()
@@ -380,7 +378,9 @@ def test_many_threads_leave_nothing_behind(observed: Probe, new_engine: NewEngin
 # other pools
 
 
-def test_a_pool_that_keeps_nothing_tells_what_is_used(observed: Probe, new_engine: NewEngine, path: str) -> None:
+def test_a_pool_that_keeps_no_connections_shows_the_used_ones(
+    observed: Probe, new_engine: NewEngine, path: str
+) -> None:
     engine = new_engine(poolclass=NullPool)
     with engine.connect(), engine.connect():
         assert states(observed, path) == (2, None)
@@ -389,8 +389,8 @@ def test_a_pool_that_keeps_nothing_tells_what_is_used(observed: Probe, new_engin
     assert value(observed, "create_time_seconds_count", path) == 2
 
 
-def test_a_connection_that_is_shared_is_one(observed: Probe, new_engine: NewEngine) -> None:
-    """SQLite in memory: `SingletonThreadPool` gives a thread the connection that it has already."""
+def test_a_shared_connection_counts_once(observed: Probe, new_engine: NewEngine) -> None:
+    """In-memory SQLite: `SingletonThreadPool` returns the same connection to a thread again."""
     engine = new_engine("sqlite://")
     with engine.connect():
         time.sleep(0.05)
@@ -409,10 +409,10 @@ def test_a_static_pool_has_one_connection(observed: Probe, new_engine: NewEngine
     assert states(observed, ":memory:") == (0, None)
 
 
-# which engines, and the end
+# choice of engines, and undoing
 
 
-def test_only_the_engines_given_are_observed(probe: Probe, new_engine: NewEngine) -> None:
+def test_only_the_given_engines_are_observed(probe: Probe, new_engine: NewEngine) -> None:
     ours, other = new_engine(pool_logging_name="ours"), new_engine(pool_logging_name="other")
     with instrument_pool([ours], DatabaseSettings(), probe.signals):
         ours.connect().close()
@@ -430,7 +430,7 @@ async def test_an_async_engine_can_be_given(probe: Probe, path: str) -> None:
                 assert states(probe, path) == (1, 0)
 
 
-def test_an_engine_in_use_before_is_observed_from_then_on(probe: Probe, new_engine: NewEngine, path: str) -> None:
+def test_an_engine_already_in_use_is_observed_from_now_on(probe: Probe, new_engine: NewEngine, path: str) -> None:
     engine = new_engine()
     early = engine.connect()
     engine.connect().close()
@@ -441,7 +441,7 @@ def test_an_engine_in_use_before_is_observed_from_then_on(probe: Probe, new_engi
         assert states(probe, path) == (0, 2)
 
 
-def test_the_end_puts_everything_back(probe: Probe, new_engine: NewEngine, path: str) -> None:
+def test_everything_is_undone_at_the_end(probe: Probe, new_engine: NewEngine, path: str) -> None:
     engine = new_engine()
 
     def listeners() -> list[int]:
@@ -472,7 +472,7 @@ def test_a_connection_in_use_at_the_end_can_still_be_returned(probe: Probe, new_
 
 
 @pytest.mark.parametrize("first_ends", [0, 1])
-def test_two_telemetries_both_tell_and_end_in_any_order(
+def test_two_telemetries_both_observe_and_end_in_any_order(
     probe: Probe, new_engine: NewEngine, path: str, first_ends: int
 ) -> None:
     raw_connection = Engine.raw_connection
@@ -492,7 +492,7 @@ def test_two_telemetries_both_tell_and_end_in_any_order(
     assert Engine.raw_connection is raw_connection
 
 
-def test_what_others_put_over_the_method_stays(
+def test_a_later_wrapper_of_the_method_stays(
     probe: Probe, new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Engine] = []
@@ -510,7 +510,7 @@ def test_what_others_put_over_the_method_stays(
     assert pools(probe) == set()
 
 
-def test_a_failure_inside_fails_no_connection(probe: Probe, new_engine: NewEngine) -> None:
+def test_a_failure_of_telemetry_fails_no_connection(probe: Probe, new_engine: NewEngine) -> None:
     class NoMetrics(Metrics):
         def declared(self, name: str) -> Any:
             raise ZeroDivisionError
@@ -525,7 +525,7 @@ def test_a_failure_inside_fails_no_connection(probe: Probe, new_engine: NewEngin
 # PostgreSQL
 
 
-def test_connections_that_postgresql_closes_are_used_no_more(
+def test_connections_closed_by_postgresql_are_no_longer_used(
     observed: Probe, new_engine: NewEngine, postgresql_url: str
 ) -> None:
     engine = new_engine(with_driver(postgresql_url, "psycopg"), pool_logging_name="pg", pool_pre_ping=True)
@@ -572,12 +572,12 @@ async def test_pools_of_postgresql_s_async_drivers_are_observed(
         assert pools(observed) == {name}
 
 
-# what is found
+# findings
 
 
 @contextmanager
 def request(probe: Probe, path: str) -> Iterator[RequestRecord]:
-    """A request that is being served by the route of that path."""
+    """A request in progress on the route of that path."""
     route = Route(path, lambda _: None)
     scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "route": route, "path_params": {}}
     with probe.signals.tracer.start_as_current_span(f"GET {path}") as span:
@@ -594,7 +594,7 @@ def pool_waits(probe: Probe) -> list[Finding]:
 
 
 def in_request(probe: Probe, path: str, work: Callable[[], None]) -> threading.Thread:
-    """A request with that path, in a thread of its own."""
+    """A request with that path, in its own thread."""
 
     def serve() -> None:
         with request(probe, path):
@@ -616,7 +616,7 @@ def test_every_wait_is_an_interval_of_the_time_budget(observed: Probe, new_engin
     assert sum(end - start for start, end in waits) >= 0.1
 
 
-def test_a_long_wait_names_the_routes_that_hold_the_connections(
+def test_a_long_wait_names_the_routes_that_use_the_connections(
     observed: Probe, new_engine: NewEngine, path: str
 ) -> None:
     engine = new_engine(pool_size=1, max_overflow=1)
@@ -667,8 +667,8 @@ def test_a_request_that_waits_for_a_second_connection_is_warned_of_a_deadlock(
     assert "a second connection while it kept its first" in finding.remedy
 
 
-def test_opening_a_connection_is_no_wait_for_a_free_one(observed: Probe, new_engine: NewEngine, path: str) -> None:
-    """Nor is what takes long while there are connections to be had, at start-up or behind a loop that is held."""
+def test_opening_a_connection_is_not_a_wait_for_a_free_one(observed: Probe, new_engine: NewEngine, path: str) -> None:
+    """Neither is a slow check-out while connections are available, at start-up or behind a blocked event loop."""
 
     def slowly() -> sqlite3.Connection:
         time.sleep(0.1)
@@ -681,7 +681,7 @@ def test_opening_a_connection_is_no_wait_for_a_free_one(observed: Probe, new_eng
     assert pool_waits(observed) == []
 
 
-def test_waits_outside_of_requests_are_silent(observed: Probe, new_engine: NewEngine) -> None:
+def test_waits_outside_of_requests_are_not_reported(observed: Probe, new_engine: NewEngine) -> None:
     engine = new_engine(pool_size=1, max_overflow=0)
     connection = engine.connect()
     timer = threading.Timer(0.1, connection.close)
@@ -693,7 +693,7 @@ def test_waits_outside_of_requests_are_silent(observed: Probe, new_engine: NewEn
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-async def test_waits_for_connections_of_async_drivers_are_found(
+async def test_waits_for_connections_of_async_drivers_are_reported(
     observed: Probe, postgresql_url: str, driver: str
 ) -> None:
     engine = create_async_engine(with_driver(postgresql_url, driver), pool_size=2, max_overflow=0)
@@ -710,7 +710,7 @@ async def test_waits_for_connections_of_async_drivers_are_found(
     assert "2 of 2 were in use, by /a (2, the longest for 0.1" in finding.message
 
 
-def test_nothing_of_a_request_is_kept_once_its_connection_is_returned(observed: Probe, new_engine: NewEngine) -> None:
+def test_a_request_is_not_kept_alive_after_its_connection_is_returned(observed: Probe, new_engine: NewEngine) -> None:
     engine = new_engine(pool_size=1, max_overflow=0)
     with request(observed, "/orders") as record:
         engine.connect().close()

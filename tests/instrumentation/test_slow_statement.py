@@ -1,4 +1,4 @@
-"""What is gathered of a request's statements: repeats, lines, slow ones, holds of the loop; and what is found."""
+"""Data collected about the statements of a request (repeats, lines, slow ones, blocks of the loop), and findings."""
 
 import asyncio
 import sqlite3
@@ -64,7 +64,7 @@ async def async_engine(url: str) -> AsyncIterator[AsyncEngine]:
 
 @contextmanager
 def request(probe: Probe, kind: str = "http") -> Iterator[RequestRecord]:
-    """A request that is being served, and has ended after the block."""
+    """A request in progress, which has ended after the block."""
     with probe.signals.tracer.start_as_current_span("GET /orders", kind=SpanKind.SERVER) as span:
         record = RequestRecord(probe.signals, {"type": kind}, span, time.perf_counter())
         token = CURRENT.set(record)
@@ -80,7 +80,7 @@ def n_plus_one(record: RequestRecord) -> list[Finding]:
 
 
 def line_of(site: CallSite | None) -> str:
-    """The text of the line, without indentation."""
+    """The text of the line without indentation."""
     assert site is not None
     assert site.file == __file__
     return Path(site.file).read_text().splitlines()[site.line - 1].strip()
@@ -92,7 +92,7 @@ def group_of(record: RequestRecord, summary: str) -> StatementGroup:
 
 
 def found_by(probe: Probe, engine: Engine, work: Callable[[Session], Any]) -> list[Finding]:
-    """The N+1s of a request that does this in a session, in a thread as a `def` endpoint does."""
+    """The `n_plus_one` findings of a request that does this in a session, in a thread like a `def` endpoint."""
 
     def endpoint() -> None:
         with Session(engine) as session:
@@ -107,7 +107,7 @@ def found_by(probe: Probe, engine: Engine, work: Callable[[Session], Any]) -> li
 # n_plus_one
 
 
-def test_lazy_loads_are_found_with_relationship_and_line(observed: Probe, engine: Engine) -> None:
+def test_lazy_loads_are_reported_with_relationship_and_line(observed: Probe, engine: Engine) -> None:
     def work(session: Session) -> None:
         for order in session.scalars(select(Order)):
             len(order.items)
@@ -119,12 +119,12 @@ def test_lazy_loads_are_found_with_relationship_and_line(observed: Probe, engine
     assert line_of(finding.call_site) == "len(order.items)"
 
 
-def test_lazy_loads_of_one_instance_each_are_joined(observed: Probe, engine: Engine) -> None:
+def test_the_remedy_for_lazy_loads_of_single_instances_is_a_join(observed: Probe, engine: Engine) -> None:
     (finding,) = found_by(observed, engine, lambda session: [order.note for order in session.scalars(select(Order))])
     assert "joinedload(Order.note)" in finding.remedy
 
 
-def test_statements_in_a_loop_are_found(observed: Probe, engine: Engine) -> None:
+def test_statements_in_a_loop_are_reported(observed: Probe, engine: Engine) -> None:
     def work(session: Session) -> None:
         for number in range(1, ROWS + 1):
             session.get(Item, number)
@@ -135,7 +135,7 @@ def test_statements_in_a_loop_are_found(observed: Probe, engine: Engine) -> None
     assert line_of(finding.call_site) == "session.get(Item, number)"
 
 
-def test_updates_in_a_loop_are_found(observed: Probe, engine: Engine) -> None:
+def test_updates_in_a_loop_are_reported(observed: Probe, engine: Engine) -> None:
     def work(session: Session) -> None:
         for number in range(1, ROWS + 1):
             session.connection().execute(update(Item).where(Item.id == number).values(name="ink"))
@@ -144,7 +144,7 @@ def test_updates_in_a_loop_are_found(observed: Probe, engine: Engine) -> None:
     assert finding.subject == "UPDATE fastperf_items"
 
 
-def test_of_the_spans_of_a_line_the_first_that_was_looked_up_names_it(observed: Probe, engine: Engine) -> None:
+def test_only_the_first_span_whose_line_was_looked_up_names_the_line(observed: Probe, engine: Engine) -> None:
     found_by(observed, engine, lambda session: [session.get(Item, number) for number in range(1, ROWS + 1)])
     lines = [(span.attributes or {}).get("code.function.name") for span in observed.spans()]
     assert [line for line in lines if line] == ["<lambda>"]
@@ -158,7 +158,7 @@ def lazily_loaded_in_halves(session: Session) -> None:
         len(order.items)
 
 
-def test_repeats_of_several_lines_are_no_loop(observed: Probe, engine: Engine) -> None:
+def test_repeats_at_several_lines_are_not_reported(observed: Probe, engine: Engine) -> None:
     assert found_by(observed, engine, lazily_loaded_in_halves) == []
 
 
@@ -249,18 +249,18 @@ SILENT: dict[str, Callable[[Session], None]] = {
 
 
 @pytest.mark.parametrize("what", SILENT)
-def test_what_is_no_n_plus_one_is_silent(observed: Probe, engine: Engine, what: str) -> None:
+def test_other_repeats_are_not_reported(observed: Probe, engine: Engine, what: str) -> None:
     assert found_by(observed, engine, SILENT[what]) == []
 
 
-def test_so_is_what_a_websocket_repeats(observed: Probe, engine: Engine) -> None:
+def test_repeats_of_a_websocket_are_not_reported(observed: Probe, engine: Engine) -> None:
     with request(observed, "websocket") as record, Session(engine) as session:
         for number in range(1, ROWS + 1):
             session.get(Item, number)
     assert n_plus_one(record) == []
 
 
-def test_background_work_is_no_part_of_the_request(observed: Probe, engine: Engine) -> None:
+def test_background_work_is_not_part_of_the_request(observed: Probe, engine: Engine) -> None:
     with request(observed) as record:
         record.ended = time.perf_counter()
         with Session(engine) as session:
@@ -332,7 +332,7 @@ async def test_the_line_that_awaits_is_found_under_async_drivers(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["gather", "task group", "one by one"])
-async def test_a_fan_out_over_several_sessions_is_silent(observed: Probe, async_url: str, how: str) -> None:
+async def test_a_fan_out_over_several_sessions_is_not_reported(observed: Probe, async_url: str, how: str) -> None:
     async with async_engine(async_url) as engine:
 
         async def one(number: int) -> None:
@@ -353,7 +353,7 @@ async def test_a_fan_out_over_several_sessions_is_silent(observed: Probe, async_
 
 
 @pytest.mark.anyio
-async def test_eager_loads_of_async_sessions_are_silent(observed: Probe, async_url: str) -> None:
+async def test_eager_loads_of_async_sessions_are_not_reported(observed: Probe, async_url: str) -> None:
     async with async_engine(async_url) as engine, AsyncSession(engine) as session:
         with request(observed) as record:
             statement = select(Customer).options(selectinload(Customer.orders).selectinload(Order.items))
@@ -366,7 +366,7 @@ async def test_eager_loads_of_async_sessions_are_silent(observed: Probe, async_u
 
 
 def sleeping(engine: Engine) -> Engine:
-    """Gives the connections of an SQLite engine a function that sleeps."""
+    """Add a function that sleeps to the connections of an SQLite engine."""
 
     def sleep(seconds: float) -> int:
         time.sleep(seconds)
@@ -380,7 +380,7 @@ def sleeping(engine: Engine) -> Engine:
     return engine
 
 
-def test_a_slow_statement_is_found_with_its_line_on_finding_and_span(observed: Probe, engine: Engine) -> None:
+def test_a_slow_statement_is_reported_with_its_line_on_finding_and_span(observed: Probe, engine: Engine) -> None:
     sleeping(engine)
     with request(observed) as record, engine.connect() as connection:
         record.loop_thread = -1
@@ -394,11 +394,11 @@ def test_a_slow_statement_is_found_with_its_line_on_finding_and_span(observed: P
     slow, fast = (dict(span.attributes or {}) for span in observed.spans()[-3:-1])
     assert slow["code.file.path"] == __file__
     assert slow["code.line.number"] == finding.call_site.line if finding.call_site else None
-    assert slow["code.function.name"] == "test_a_slow_statement_is_found_with_its_line_on_finding_and_span"
+    assert slow["code.function.name"] == "test_a_slow_statement_is_reported_with_its_line_on_finding_and_span"
     assert "code.file.path" not in fast
 
 
-def test_a_slow_executemany_is_found_too(observed: Probe, engine: Engine) -> None:
+def test_a_slow_executemany_is_reported(observed: Probe, engine: Engine) -> None:
     sleeping(engine)
     with request(observed) as record, engine.connect() as connection:
         connection.execute(text("UPDATE fastperf_items SET name = fastperf_sleep(:a)"), [{"a": 0.004}, {"a": 0.004}])
@@ -406,8 +406,8 @@ def test_a_slow_executemany_is_found_too(observed: Probe, engine: Engine) -> Non
     assert finding.subject == "BATCH UPDATE fastperf_items"
 
 
-def test_a_slow_statement_that_fails_is_found(observed: Probe, postgresql_url: str) -> None:
-    """As one that reaches the server's time limit."""
+def test_a_slow_statement_that_fails_is_reported(observed: Probe, postgresql_url: str) -> None:
+    """For example at the server's time limit."""
     engine = create_engine(with_driver(postgresql_url, "psycopg"))
     with request(observed) as record, engine.connect() as connection:
         connection.execute(text("SET statement_timeout = 60"))
@@ -420,7 +420,9 @@ def test_a_slow_statement_that_fails_is_found(observed: Probe, postgresql_url: s
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-async def test_slow_statements_of_postgresql_tell_their_rows(observed: Probe, postgresql_url: str, driver: str) -> None:
+async def test_slow_statements_of_postgresql_have_their_number_of_rows(
+    observed: Probe, postgresql_url: str, driver: str
+) -> None:
     engine = create_async_engine(with_driver(postgresql_url, driver))
     async with engine.connect() as connection:
         with request(observed) as record:
@@ -432,9 +434,7 @@ async def test_slow_statements_of_postgresql_tell_their_rows(observed: Probe, po
 
 
 @pytest.mark.anyio
-async def test_time_in_which_somebody_held_the_event_loop_is_not_the_statement_s(
-    observed: Probe, tmp_path: Path
-) -> None:
+async def test_time_in_which_the_event_loop_was_blocked_does_not_count(observed: Probe, tmp_path: Path) -> None:
     async with async_engine(f"sqlite+aiosqlite:///{tmp_path}/shop.db") as engine, engine.connect() as connection:
 
         def hold() -> None:
@@ -442,7 +442,7 @@ async def test_time_in_which_somebody_held_the_event_loop_is_not_the_statement_s
             time.sleep(0.2)
             observed.signals.delays.blocks.append(Block(start, time.perf_counter(), None, None))
 
-        # the statement is on its way when it runs
+        # runs after the statement was sent
         loop = asyncio.get_running_loop()
         event.listen(engine.sync_engine, "before_cursor_execute", lambda *_: loop.call_soon(hold))
         with request(observed) as record:
@@ -452,21 +452,21 @@ async def test_time_in_which_somebody_held_the_event_loop_is_not_the_statement_s
 
 
 @pytest.fixture
-def handed_on(probe: Probe) -> Iterator[list[SlowStatement]]:
+def passed_on(probe: Probe) -> Iterator[list[SlowStatement]]:
     found: list[SlowStatement] = []
     with instrument_database(None, SETTINGS, probe.signals, on_slow=found.append):
         yield found
 
 
-def test_slow_statements_are_handed_on_as_the_driver_got_them(
-    probe: Probe, handed_on: list[SlowStatement], engine: Engine
+def test_slow_statements_are_passed_on_as_the_driver_got_them(
+    probe: Probe, passed_on: list[SlowStatement], engine: Engine
 ) -> None:
     sleeping(engine)
     statement = "SELECT fastperf_sleep(:seconds) FROM fastperf_items LIMIT 1"
     with request(probe) as record, engine.connect() as connection:
         connection.execute(text(statement), {"seconds": 0.06})
         connection.execute(text("SELECT 1"))
-    (slow,) = handed_on
+    (slow,) = passed_on
     (finding,) = detect_slow_query(record, SETTINGS)
     assert slow.engine is engine
     assert slow.text == "SELECT fastperf_sleep(?) FROM fastperf_items LIMIT 1"
@@ -480,27 +480,27 @@ def test_slow_statements_are_handed_on_as_the_driver_got_them(
 
 
 @pytest.mark.anyio
-async def test_of_an_async_engine_the_sync_one_is_handed_on(
-    probe: Probe, handed_on: list[SlowStatement], postgresql_url: str
+async def test_for_an_async_engine_its_sync_engine_is_passed_on(
+    probe: Probe, passed_on: list[SlowStatement], postgresql_url: str
 ) -> None:
     engine = create_async_engine(with_driver(postgresql_url, "asyncpg"))
     async with engine.connect() as connection:
         await connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": 0.06})
     await engine.dispose()
-    (slow,) = handed_on
+    (slow,) = passed_on
     assert slow.engine is engine.sync_engine
     assert slow.record is None
     assert "$1" in slow.text
 
 
-def test_an_executemany_is_not_handed_on(handed_on: list[SlowStatement], engine: Engine) -> None:
+def test_an_executemany_is_not_passed_on(passed_on: list[SlowStatement], engine: Engine) -> None:
     sleeping(engine)
     with engine.connect() as connection:
         connection.execute(text("UPDATE fastperf_items SET name = fastperf_sleep(:a)"), [{"a": 0.004}, {"a": 0.004}])
-    assert handed_on == []
+    assert passed_on == []
 
 
-def test_whoever_takes_slow_statements_may_fail(probe: Probe, engine: Engine) -> None:
+def test_a_failing_on_slow_does_not_fail_the_statement(probe: Probe, engine: Engine) -> None:
     def fail(_slow: SlowStatement) -> None:
         raise RuntimeError("no plan")
 
@@ -515,7 +515,7 @@ def test_whoever_takes_slow_statements_may_fail(probe: Probe, engine: Engine) ->
 
 
 @pytest.mark.anyio
-async def test_synchronous_statements_on_the_event_loop_are_found(observed: Probe, engine: Engine) -> None:
+async def test_synchronous_statements_on_the_event_loop_are_reported(observed: Probe, engine: Engine) -> None:
     with request(observed) as record, engine.connect() as connection:
         connection.execute(select(Order.id))
         connection.execute(select(Item.id))
@@ -526,7 +526,7 @@ async def test_synchronous_statements_on_the_event_loop_are_found(observed: Prob
 
 
 @pytest.mark.anyio
-async def test_so_are_those_of_postgresql(observed: Probe, postgresql_url: str) -> None:
+async def test_synchronous_statements_of_postgresql_are_reported(observed: Probe, postgresql_url: str) -> None:
     engine = create_engine(with_driver(postgresql_url, "psycopg"))
     with request(observed) as record, engine.connect() as connection:
         connection.execute(text("SELECT pg_sleep(0.001)"))
@@ -536,7 +536,9 @@ async def test_so_are_those_of_postgresql(observed: Probe, postgresql_url: str) 
 
 
 @pytest.mark.anyio
-async def test_those_in_threads_and_outside_of_requests_are_silent(observed: Probe, engine: Engine) -> None:
+async def test_synchronous_statements_in_threads_and_outside_of_requests_are_not_reported(
+    observed: Probe, engine: Engine
+) -> None:
     def read() -> None:
         with engine.connect() as connection:
             connection.execute(select(Order.id))
@@ -550,12 +552,12 @@ async def test_those_in_threads_and_outside_of_requests_are_silent(observed: Pro
 
 
 @pytest.mark.anyio
-async def test_those_in_a_greenlet_that_leads_back_to_a_loop_are_silent(observed: Probe, engine: Engine) -> None:
-    """As under gevent."""
+async def test_synchronous_statements_in_a_greenlet_are_not_reported(observed: Probe, engine: Engine) -> None:
+    """For example under gevent."""
     greenlet = pytest.importorskip("greenlet")
 
     def read() -> None:
-        CURRENT.set(record)  # a new greenlet has a context of its own
+        CURRENT.set(record)  # a new greenlet has its own context
         with engine.connect() as connection:
             connection.execute(select(Order.id))
 
@@ -565,7 +567,7 @@ async def test_those_in_a_greenlet_that_leads_back_to_a_loop_are_silent(observed
     assert list(detect_sync_db_on_loop(record, SETTINGS)) == []
 
 
-# what is kept of it all
+# the request record
 
 
 def test_every_statement_is_an_interval_of_the_time_budget(observed: Probe, engine: Engine) -> None:
@@ -601,7 +603,7 @@ def test_repeats_in_several_threads_are_all_counted(observed: Probe, engine: Eng
     assert group_of(record, "SELECT").count == 200
 
 
-def test_a_driver_whose_cursor_knows_nothing_costs_nothing(observed: Probe, engine: Engine) -> None:
+def test_a_cursor_without_a_row_count_is_no_failure(observed: Probe, engine: Engine) -> None:
     class Cursor(sqlite3.Cursor):
         @property
         def rowcount(self) -> int:

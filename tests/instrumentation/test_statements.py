@@ -1,4 +1,4 @@
-"""SQL statements: one CLIENT span each, true attributes, one duration, one count on the request's record."""
+"""SQL statements: each has one CLIENT span with correct attributes, one duration, and one count on its request."""
 
 import asyncio
 import contextvars
@@ -62,14 +62,14 @@ DURATION = "db_client_operation_duration_seconds"
 
 @pytest.fixture
 def observed(probe: Probe) -> Iterator[Probe]:
-    """All engines of the process, observed."""
+    """Observe all engines of the process."""
     with instrument_database(None, DatabaseSettings(), probe.signals):
         yield probe
 
 
 @pytest.fixture
 def new_engine() -> Iterator[Callable[[str], Engine]]:
-    """Makes engines, and closes their connections in the end."""
+    """Make engines whose connections are closed at the end."""
     with ExitStack() as stack:
 
         def make(url: str | URL) -> Engine:
@@ -106,7 +106,7 @@ async def run_async(engine: AsyncEngine, statement: str = "SELECT 1") -> None:
 
 @contextmanager
 def request(signals: Signals, *, excluded: bool = False) -> Iterator[RequestRecord]:
-    """A request that is being served: its record, and its span as the current one."""
+    """A request in progress: its record, with its span as the current one."""
     with signals.tracer.start_as_current_span("GET /orders", kind=SpanKind.SERVER) as span:
         record = RequestRecord(signals, {"type": "http"}, span, time.perf_counter())
         record.excluded = excluded
@@ -145,7 +145,7 @@ def counted(
     return probe.value(f"{DURATION}_count", **labels) or 0.0
 
 
-# what a statement becomes
+# span and duration of a statement
 
 
 def test_a_statement_is_one_client_span_with_stable_attributes(observed: Probe, engine: Engine) -> None:
@@ -164,13 +164,13 @@ def test_a_statement_is_one_client_span_with_stable_attributes(observed: Probe, 
     }
 
 
-def test_its_duration_is_counted(observed: Probe, engine: Engine) -> None:
+def test_the_duration_is_measured(observed: Probe, engine: Engine) -> None:
     run(engine)
     run(engine)
     assert counted(observed, "SELECT") == 2
 
 
-def test_span_and_metric_tell_the_same_duration(observed: Probe, engine: Engine) -> None:
+def test_span_and_metric_have_the_same_duration(observed: Probe, engine: Engine) -> None:
     run(engine)
     (span,) = sql(observed)
     assert span.end_time is not None
@@ -180,7 +180,7 @@ def test_span_and_metric_tell_the_same_duration(observed: Probe, engine: Engine)
     assert (span.end_time - span.start_time) / 1e9 == pytest.approx(seconds, abs=1e-8)
 
 
-def test_a_clock_that_is_set_back_makes_no_negative_duration(
+def test_setting_the_clock_back_causes_no_negative_duration(
     observed: Probe, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = iter(range(2_000_000_000_000_000_000, 0, -3_600_000_000_000))
@@ -221,8 +221,8 @@ def test_the_sampler_sees_the_attributes(probe: Probe, engine: Engine) -> None:
     assert seen[0]["db.query.text"] == "SELECT ?"
 
 
-def test_comments_that_another_listener_adds_do_not_reach_us(observed: Probe, engine: Engine) -> None:
-    """As sqlcommenter does, with a trace id in each statement: a cache by text would never hit."""
+def test_comments_of_another_listener_are_not_in_the_text(observed: Probe, engine: Engine) -> None:
+    """Such as sqlcommenter's, with a trace id in each statement: a cache keyed by the text would never hit."""
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
     def comment(_conn: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: Any) -> Any:
@@ -250,12 +250,12 @@ def test_a_statement_without_a_known_verb_is_named_after_its_database(observed: 
         ("postgresql://?host=/run/db", "postgresql", {"server.address": "/run/db"}),
     ],
 )
-def test_systems_have_the_names_of_the_conventions(url: str, system: str, others: dict[str, Any]) -> None:
+def test_system_names_follow_the_conventions(url: str, system: str, others: dict[str, Any]) -> None:
     parsed = make_url(url)
     assert database._EngineFacts(parsed.get_dialect()(), parsed).attributes == {"db.system.name": system, **others}
 
 
-def test_a_mysql_url_to_a_server_that_is_mariadb_says_so() -> None:
+def test_a_mysql_url_of_a_mariadb_server_is_mariadb() -> None:
     dialect: Any = make_url("mysql://").get_dialect()
     assert database._EngineFacts(dialect(is_mariadb=True), make_url("mysql://")).system == "mariadb"
 
@@ -282,7 +282,7 @@ async def test_async_engines_made_before_and_after_are_observed(probe: Probe) ->
 
 
 @pytest.mark.anyio
-async def test_only_the_engines_given_are_observed(probe: Probe, new_engine: Callable[[str], Engine]) -> None:
+async def test_only_the_given_engines_are_observed(probe: Probe, new_engine: Callable[[str], Engine]) -> None:
     ours, other = new_engine("sqlite://"), new_engine("sqlite://")
     url = "sqlite+aiosqlite://"
     async with async_engine(url) as our_async, async_engine(url) as other_async:
@@ -295,7 +295,7 @@ async def test_only_the_engines_given_are_observed(probe: Probe, new_engine: Cal
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_an_engine_with_execution_options_is_the_same_engine(probe: Probe, engine: Engine, *, given: bool) -> None:
+def test_a_copy_by_execution_options_counts_as_its_engine(probe: Probe, engine: Engine, *, given: bool) -> None:
     with instrument_database([engine] if given else None, DatabaseSettings(), probe.signals):
         run(engine.execution_options(logging_token="reports"))
     assert names(probe) == ["SELECT"]
@@ -321,7 +321,7 @@ def test_no_listener_is_left_after_the_end(probe: Probe, engine: Engine) -> None
     assert listeners() == before
 
 
-def test_an_engine_that_is_gone_is_not_kept(observed: Probe) -> None:
+def test_a_deleted_engine_is_not_kept_alive(observed: Probe) -> None:
     engine = create_engine("sqlite://")
     run(engine)
     engine.dispose()
@@ -332,7 +332,7 @@ def test_an_engine_that_is_gone_is_not_kept(observed: Probe) -> None:
     assert gone.is_set()
 
 
-# whose it is
+# the request of a statement
 
 
 def test_a_statement_is_a_child_of_the_current_span(observed: Probe, engine: Engine) -> None:
@@ -346,7 +346,7 @@ def test_a_statement_outside_of_any_span_is_a_root(observed: Probe, engine: Engi
     assert parents(observed) == [None]
 
 
-def test_the_request_knows_how_many_statements_it_ran_and_how_long_they_took(observed: Probe, engine: Engine) -> None:
+def test_the_record_has_number_and_duration_of_its_statements(observed: Probe, engine: Engine) -> None:
     with request(observed.signals) as record:
         run(engine)
         with suppress(DBAPIError):
@@ -382,7 +382,7 @@ def test_statements_in_a_thread_without_context_are_roots(
 ) -> None:
     engine = new_engine(f"sqlite:///{tmp_path}/shop.db")
     with request(observed.signals) as record:
-        # an empty context by our own doing: threads of newer Pythons may start with a copy
+        # an empty context on purpose: threads of newer Python versions may start with a copy
         thread = threading.Thread(target=contextvars.Context().run, args=(run, engine))
         thread.start()
         thread.join()
@@ -418,7 +418,7 @@ def test_lazy_loads_of_the_orm_are_statements(observed: Probe, engine: Engine) -
     assert record.db_statements == 4
 
 
-def test_statements_of_an_excluded_request_leave_no_trace(observed: Probe, engine: Engine) -> None:
+def test_statements_of_an_excluded_request_are_not_observed(observed: Probe, engine: Engine) -> None:
     with request(observed.signals, excluded=True) as record:
         run(engine)
     assert names(observed) == []
@@ -426,7 +426,7 @@ def test_statements_of_an_excluded_request_leave_no_trace(observed: Probe, engin
     assert record.db_statements == 0
 
 
-def test_statements_under_suppressed_instrumentation_leave_no_trace(observed: Probe, engine: Engine) -> None:
+def test_statements_under_suppressed_instrumentation_are_not_observed(observed: Probe, engine: Engine) -> None:
     with suppress_instrumentation():
         run(engine)
     assert names(observed) == []
@@ -434,12 +434,12 @@ def test_statements_under_suppressed_instrumentation_leave_no_trace(observed: Pr
 
 
 def second(probe: Probe) -> Signals:
-    """Another telemetry in the same process; its spans go to the same exporter, its failures too."""
+    """Another telemetry in the same process, with the same exporter and the same list of failures."""
     return signals_of(probe.signals.tracer, Metrics(), probe.signals.guard)
 
 
 @pytest.mark.parametrize("serves", ["the first", "the second"])
-def test_of_two_telemetries_the_one_that_serves_the_request_observes(
+def test_the_telemetry_that_serves_the_request_observes_its_statements(
     observed: Probe, engine: Engine, serves: str
 ) -> None:
     other = second(observed)
@@ -454,7 +454,7 @@ def test_of_two_telemetries_the_one_that_serves_the_request_observes(
         assert count == (1 if signals is serving else None)
 
 
-def test_of_two_telemetries_one_observes_what_is_outside_of_requests(observed: Probe, engine: Engine) -> None:
+def test_outside_of_requests_only_one_of_two_telemetries_observes(observed: Probe, engine: Engine) -> None:
     with instrument_database(None, DatabaseSettings(), second(observed)):
         run(engine)
         with suppress(DBAPIError):
@@ -477,7 +477,7 @@ def test_executemany_is_one_batch(observed: Probe, engine: Engine) -> None:
     assert counted(observed, "BATCH INSERT") == 1
 
 
-def test_executemany_with_one_set_of_parameters_is_no_batch(observed: Probe, engine: Engine) -> None:
+def test_executemany_with_one_parameter_set_is_not_a_batch(observed: Probe, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE t (a INTEGER)"))
         connection.execute(text("INSERT INTO t VALUES (:a)"), [{"a": 1}])
@@ -486,7 +486,7 @@ def test_executemany_with_one_set_of_parameters_is_no_batch(observed: Probe, eng
     assert "db.operation.batch.size" not in attributes(span)
 
 
-def test_each_batch_of_insertmanyvalues_is_one_insert_of_one_text(observed: Probe, engine: Engine) -> None:
+def test_each_batch_of_insertmanyvalues_is_one_insert_with_the_same_text(observed: Probe, engine: Engine) -> None:
     table = Table("t", MetaData(), Column("id", Integer, primary_key=True), Column("a", String))
     table.create(engine)
     observed.exporter.clear()
@@ -497,7 +497,7 @@ def test_each_batch_of_insertmanyvalues_is_one_insert_of_one_text(observed: Prob
     assert all("db.operation.batch.size" not in attributes(span) for span in sql(observed))
 
 
-def test_a_default_that_runs_a_query_of_its_own_is_a_statement_of_its_own(observed: Probe, engine: Engine) -> None:
+def test_the_query_of_a_column_default_is_a_separate_statement(observed: Probe, engine: Engine) -> None:
     counter = Table("counter", MetaData(), Column("next", Integer))
     table = Table(
         "t",
@@ -519,7 +519,7 @@ def test_a_default_that_runs_a_query_of_its_own_is_a_statement_of_its_own(observ
 # failures
 
 
-def test_a_failed_statement_tells_the_database_s_code(observed: Probe, engine: Engine) -> None:
+def test_a_failed_statement_has_the_code_of_the_database(observed: Probe, engine: Engine) -> None:
     run(engine, "CREATE TABLE users (email TEXT UNIQUE)")
     run(engine, "INSERT INTO users VALUES (:email)", email="ada@example.com")
     with pytest.raises(IntegrityError):
@@ -533,7 +533,7 @@ def test_a_failed_statement_tells_the_database_s_code(observed: Probe, engine: E
     assert counted(observed, "INSERT") == 1
 
 
-def test_a_failure_without_a_code_tells_the_exception_s_type(observed: Probe, engine: Engine) -> None:
+def test_a_failure_without_a_code_has_the_type_of_the_exception(observed: Probe, engine: Engine) -> None:
     with pytest.raises(DBAPIError), engine.connect() as connection:
         connection.exec_driver_sql("SELECT ?", (object(),))
     span = sql(observed)[-1]
@@ -541,7 +541,7 @@ def test_a_failure_without_a_code_tells_the_exception_s_type(observed: Probe, en
     assert "db.response.status_code" not in attributes(span)
 
 
-def test_no_value_of_a_failed_statement_is_on_its_span(observed: Probe, engine: Engine) -> None:
+def test_the_span_of_a_failed_statement_has_no_values(observed: Probe, engine: Engine) -> None:
     run(engine, "CREATE TABLE users (email TEXT UNIQUE)")
     for _ in range(2):
         with suppress(IntegrityError):
@@ -552,8 +552,8 @@ def test_no_value_of_a_failed_statement_is_on_its_span(observed: Probe, engine: 
         assert not span.events
 
 
-def test_a_value_in_a_message_of_the_database_s_own_code_is_not_on_the_span(observed: Probe, engine: Engine) -> None:
-    """As a trigger or a function of the database may put it there."""
+def test_a_value_in_the_message_of_a_database_function_is_not_on_the_span(observed: Probe, engine: Engine) -> None:
+    """A trigger or a function in the database may put it there."""
 
     @event.listens_for(engine, "do_execute")
     def refuse(_cursor: Any, _statement: str, parameters: Any, _context: Any) -> None:
@@ -565,7 +565,7 @@ def test_a_value_in_a_message_of_the_database_s_own_code_is_not_on_the_span(obse
     assert sql(observed)[-1].status.description == "(sqlite3.IntegrityError) no user ? here"
 
 
-def test_an_error_of_connecting_is_no_statement(observed: Probe, new_engine: Callable[[str], Engine]) -> None:
+def test_a_failure_to_connect_is_not_a_statement(observed: Probe, new_engine: Callable[[str], Engine]) -> None:
     engine = new_engine("sqlite:////nowhere/at/all.db")
     with pytest.raises(OperationalError):
         run(engine)
@@ -595,12 +595,12 @@ def test_an_error_after_the_statement_does_not_count_it_twice(observed: Probe, e
         (sqlite3.OperationalError("made without a code"), "sqlite", ""),
     ],
 )
-def test_where_drivers_keep_the_code(error: Exception, system: str, code: str) -> None:
+def test_the_code_is_found_in_the_errors_of_all_drivers(error: Exception, system: str, code: str) -> None:
     assert database._status_code(error, system) == code
 
 
 class Slow:
-    """A statement of SQLite's that runs until it is let go."""
+    """A statement of SQLite that runs until it is released."""
 
     sql = "SELECT wait_for_test()"
 
@@ -628,7 +628,7 @@ async def test_a_cancelled_statement_is_observed_as_failed(observed: Probe, how:
         with request(observed.signals) as record:
             task = asyncio.create_task(run_async(engine, slow.sql))
             assert await asyncio.to_thread(slow.running.wait, 30)
-            # SQLAlchemy closes the connection next, which waits for what runs on it
+            # SQLAlchemy closes the connection next, which waits for the statement that runs on it
             asyncio.get_running_loop().call_later(0.1, slow.let_go.set)
             if how == "cancelled":
                 task.cancel()
@@ -651,7 +651,7 @@ def contrib(probe: Probe, **how: Any) -> Iterator[None]:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(probe.exporter))
     instrumentor = SQLAlchemyInstrumentor()
-    # it refuses SQLAlchemy 2.1 otherwise
+    # without this it refuses SQLAlchemy 2.1
     instrumentor.instrument(tracer_provider=provider, skip_dep_check=True, **how)
     try:
         yield
@@ -660,7 +660,7 @@ def contrib(probe: Probe, **how: Any) -> Iterator[None]:
 
 
 def joined(probe: Probe) -> ReadableSpan:
-    """The one span of the one statement: contrib's, with our attributes."""
+    """The only span of the only statement: contrib's, with our attributes."""
     (span,) = [span for span in sql(probe) if span.name != "connect"]
     assert span.instrumentation_scope is not None
     assert span.instrumentation_scope.name == "opentelemetry.instrumentation.sqlalchemy"
@@ -670,7 +670,7 @@ def joined(probe: Probe) -> ReadableSpan:
 
 
 @pytest.mark.parametrize("first", ["contrib", "ours"])
-def test_on_an_engine_that_contrib_watches_its_span_is_joined(probe: Probe, engine: Engine, first: str) -> None:
+def test_contrib_s_span_is_joined_on_an_engine_that_it_instruments(probe: Probe, engine: Engine, first: str) -> None:
     ours = instrument_database(None, DatabaseSettings(), probe.signals)
     theirs = contrib(probe, engine=engine)
     with theirs if first == "contrib" else ours, ours if first == "contrib" else theirs:
@@ -689,14 +689,14 @@ async def test_contrib_s_global_instrumentation_is_joined(probe: Probe, first: s
         sync.dispose()
         joined(probe)
         probe.exporter.clear()
-        # not this module's name, which is older than contrib's
+        # not by the name imported in this module, which contrib has not patched
         engine = sqlalchemy.ext.asyncio.create_async_engine("sqlite+aiosqlite://")
         await run_async(engine)
         await engine.dispose()
         joined(probe)
 
 
-def test_a_failed_statement_of_contrib_s_is_joined(observed: Probe, engine: Engine) -> None:
+def test_contrib_s_span_of_a_failed_statement_is_joined(observed: Probe, engine: Engine) -> None:
     with contrib(observed, engine=engine), pytest.raises(OperationalError):
         run(engine, "SELECT nonsense")
     span = joined(observed)
@@ -720,7 +720,7 @@ def test_the_duration_carries_the_ids_of_its_span(observed: Probe, engine: Engin
     assert f'{{span_id="{context.span_id:016x}",trace_id="{context.trace_id:032x}"}}' in exposed(observed)
 
 
-def test_of_many_fast_statements_few_are_exemplars(observed: Probe, engine: Engine) -> None:
+def test_few_of_many_fast_statements_are_exemplars(observed: Probe, engine: Engine) -> None:
     for _ in range(50):
         run(engine)
     page = exposed(observed)
@@ -728,14 +728,14 @@ def test_of_many_fast_statements_few_are_exemplars(observed: Probe, engine: Engi
     assert 1 <= len(named) < 10
 
 
-def test_exemplars_can_be_switched_off(probe: Probe, engine: Engine) -> None:
+def test_exemplars_can_be_disabled(probe: Probe, engine: Engine) -> None:
     with instrument_database(None, DatabaseSettings(), probe.signals, exemplars=False):
         run(engine)
     assert "trace_id" not in exposed(probe)
     assert counted(probe, "SELECT") == 1
 
 
-def test_a_span_that_is_not_sampled_is_no_exemplar(probe: Probe, engine: Engine) -> None:
+def test_an_unsampled_span_is_not_an_exemplar(probe: Probe, engine: Engine) -> None:
     tracer = TracerProvider(sampler=ALWAYS_OFF).get_tracer("test")
     with instrument_database(None, DatabaseSettings(), signals_of(tracer, probe.signals.metrics, probe.signals.guard)):
         run(engine)
@@ -743,7 +743,7 @@ def test_a_span_that_is_not_sampled_is_no_exemplar(probe: Probe, engine: Engine)
     assert counted(probe, "SELECT") == 1
 
 
-# never harm
+# failures of telemetry
 
 
 class Broken(SpanProcessor):
@@ -751,7 +751,7 @@ class Broken(SpanProcessor):
         raise ZeroDivisionError
 
 
-def test_a_span_processor_that_fails_costs_the_span_only(engine: Engine) -> None:
+def test_a_failing_span_processor_costs_only_the_span(engine: Engine) -> None:
     failures: list[str] = []
     provider = TracerProvider()
     provider.add_span_processor(Broken())
@@ -772,7 +772,7 @@ def request_without_span(signals: Signals) -> Iterator[RequestRecord]:
     CURRENT.reset(token)
 
 
-def test_metrics_that_fail_fail_no_statement(probe: Probe, engine: Engine) -> None:
+def test_failing_metrics_do_not_fail_the_statement(probe: Probe, engine: Engine) -> None:
     class NoMetrics(Metrics):
         def declared(self, name: str) -> Any:
             raise ZeroDivisionError
@@ -795,14 +795,14 @@ def namespace(postgresql_url: str) -> str:
 
 
 def secret(url: str, driver: str) -> URL:
-    """The URL with a password in it, which a server that trusts its clients does not ask for."""
+    """The URL with a password; a server that trusts its clients ignores it."""
     parsed = make_url(with_driver(url, driver))
     return parsed if parsed.password else parsed.set(password="swordfish")
 
 
 @contextmanager
 def table_of(url: str) -> Iterator[str]:
-    """A table `name` of this test's own; whatever was there before is dropped."""
+    """The name of a new table for this test, dropped at the end."""
     name = f"fastperf_{time.time_ns()}"
     engine = create_engine(with_driver(url, "psycopg"))
     run(engine, f"CREATE TABLE {name} (id SERIAL PRIMARY KEY, email TEXT UNIQUE)")
@@ -818,7 +818,7 @@ Driven = Callable[[Sequence[tuple[str, dict[str, Any]]]], None]
 
 @pytest.fixture(params=["psycopg", "asyncpg", "psycopg async"])
 def driven(request: pytest.FixtureRequest, postgresql_url: str) -> Driven:
-    """Runs statements one after the other, through one of PostgreSQL's drivers; errors of the database are expected."""
+    """Run statements one after the other through one of PostgreSQL's drivers; database errors are expected."""
     driver, _, mode = request.param.partition(" ")
     url = secret(postgresql_url, driver)
 
@@ -841,7 +841,7 @@ def driven(request: pytest.FixtureRequest, postgresql_url: str) -> Driven:
     return lambda statements: asyncio.run(asynchronous(statements))
 
 
-def test_statements_on_postgresql_say_where_they_ran(
+def test_statements_on_postgresql_have_server_and_namespace(
     probe: Probe, driven: Driven, postgresql_url: str, namespace: str
 ) -> None:
     with instrument_database(None, DatabaseSettings(), probe.signals):
@@ -857,10 +857,10 @@ def test_statements_on_postgresql_say_where_they_ran(
     assert counted(probe, "SELECT", system="postgresql", namespace=namespace) == 1
 
 
-def test_a_failure_on_postgresql_tells_the_sqlstate_and_no_value(
+def test_a_failure_on_postgresql_has_the_sqlstate_and_no_values(
     probe: Probe, driven: Driven, postgresql_url: str, namespace: str
 ) -> None:
-    """PostgreSQL's own message has the value in its DETAIL."""
+    """The DETAIL of PostgreSQL's message contains the value."""
     with table_of(postgresql_url) as table, instrument_database(None, DatabaseSettings(), probe.signals):
         statement = (f"INSERT INTO {table} (email) VALUES (:email)", {"email": "ada@example.com"})
         driven([statement, statement])

@@ -1,4 +1,4 @@
-"""What telemetry shows of a SQL statement: no values, stable names, at a cost that no statement can drive up."""
+"""Descriptions of SQL statements: free of values, with stable names, in linear time."""
 
 import string
 import time
@@ -44,14 +44,14 @@ DIALECTS: Final = ("postgresql", "cockroachdb", "mysql", "mariadb", "sqlite", "m
         ("", "SELECT t1.col2, x1y, tab_3 FROM t1", "SELECT t1.col2, x1y, tab_3 FROM t1"),
         ("postgresql", "SELECT tags[1], tags[2:3], id::numeric(10, 2)", "SELECT tags[?], tags[?:?], id::numeric(?, ?)"),
         ("mssql", "SELECT $12.50", "SELECT $?"),
-        # constants stay
+        # constants are kept
         ("", "SELECT NULL, TRUE, false", "SELECT NULL, TRUE, false"),
-        # bind markers stay
+        # bind markers are kept
         ("postgresql", "SELECT $1, $23::INTEGER, %(id_1)s, %s", "SELECT $1, $23::INTEGER, %(id_1)s, %s"),
         ("sqlite", "SELECT ?, ?1, :name, @name, $name", "SELECT ?, ?1, :name, @name, $name"),
         ("oracle", "SELECT :1, :name", "SELECT :1, :name"),
         ("mssql", "SELECT @p1, @@ROWCOUNT", "SELECT @p1, @@ROWCOUNT"),
-        # operators that look like something else
+        # operators that resemble something else
         (
             "postgresql",
             "SELECT a ->> 'k', b ? 'k', c #> '{a}', d @> '{}', e %(5)",
@@ -63,7 +63,7 @@ DIALECTS: Final = ("postgresql", "cockroachdb", "mysql", "mariadb", "sqlite", "m
         ("sqlite", "SELECT /* a /* it's */ 1", "SELECT ?"),
         ("mysql", "SELECT 1 # it's one\n, 5--1 FROM t -- it's\n", "SELECT ? , ?--? FROM t"),
         ("", "SELECT 1 /*traceparent='00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'*/", "SELECT ?"),
-        # what does not end
+        # literals, names and comments without an end
         ("", "SELECT 'secret", "SELECT ?"),
         ("", 'SELECT "secret', "SELECT ?"),
         ("mysql", "SELECT `secret", "SELECT ?"),
@@ -71,17 +71,17 @@ DIALECTS: Final = ("postgresql", "cockroachdb", "mysql", "mariadb", "sqlite", "m
         ("postgresql", "SELECT $tag$ secret $$", "SELECT ?"),
         ("postgresql", "SELECT 1 /* secret /* */", "SELECT ?"),
         ("mysql", "SELECT 'secret\\", "SELECT ?"),
-        # nothing at all
+        # empty statements
         ("", "", ""),
         ("", " \n-- nothing", ""),
     ],
 )
-def test_text_keeps_the_statement_without_its_literals(dialect: str, statement: str, text: str) -> None:
+def test_the_text_is_the_statement_without_literals(dialect: str, statement: str, text: str) -> None:
     assert describe(statement, dialect).text == text
 
 
-def test_a_string_of_an_unknown_dialect_that_may_not_have_ended_takes_the_rest() -> None:
-    r"""`\'` ends a string in standard SQL, and does not in MySQL; either reading alone would show one of the two."""
+def test_in_an_unknown_dialect_an_ambiguous_string_extends_to_the_end() -> None:
+    r"""`\'` ends a string in standard SQL, but not in MySQL; either reading would show one of the two values."""
     assert describe(r"SELECT 'a\' AND b = 'secret'").text == "SELECT ?"
     assert describe(r"SELECT 'it\'s secret', b").text == "SELECT ?"
     assert describe(r"SELECT 'a\\', b").text == "SELECT ?, b"
@@ -108,12 +108,12 @@ def test_a_list_of_values_is_one_value(statement: str, text: str) -> None:
     assert describe(f"SELECT 1 WHERE {statement}", "postgresql").text == f"SELECT ? WHERE {text}"
 
 
-def test_of_the_rows_of_a_values_list_the_first_stays() -> None:
+def test_the_first_row_of_a_values_list_is_kept() -> None:
     rows = describe("INSERT INTO t (a, b) VALUES (1, now()), (DEFAULT, f('x', (2))), (3, 4) RETURNING id")
     assert rows.text == "INSERT INTO t (a, b) VALUES (?, now()) RETURNING id"
 
 
-def test_text_ends_with_an_ellipsis_where_it_was_cut() -> None:
+def test_a_cut_text_ends_with_an_ellipsis() -> None:
     text = describe(f"SELECT {', '.join('abc' for _ in range(1000))}", max_length=100).text
     assert len(text) == 100
     assert text.endswith("…")
@@ -123,7 +123,7 @@ def test_text_ends_with_an_ellipsis_where_it_was_cut() -> None:
 # --- fingerprint ------------------------------------------------------------------------------------------------------
 
 
-def test_fingerprints_differ_by_statement_and_not_by_values() -> None:
+def test_fingerprints_differ_between_statements_but_not_between_values() -> None:
     same = {
         describe(statement, "postgresql").fingerprint
         for statement in (
@@ -169,7 +169,7 @@ def test_sqlalchemys_lists_of_any_length_have_one_fingerprint(driver: str) -> No
     assert {fingerprint(length) for length in (1, 2, 17)} == {fingerprint(3)}
 
 
-def test_sqlalchemys_inserts_of_many_rows_have_one_fingerprint_a_shape() -> None:
+def test_sqlalchemys_multi_row_inserts_have_one_fingerprint_per_shape() -> None:
     """Multi-row inserts (`insertmanyvalues`) of different sizes, on a real engine."""
     engine = create_engine("sqlite://")
     seen: list[str] = []
@@ -262,7 +262,7 @@ def test_sqlalchemys_inserts_of_many_rows_have_one_fingerprint_a_shape() -> None
         ("CREATE USER bob PASSWORD 'x'", "CREATE USER"),
         ("TRUNCATE TABLE a, b", "TRUNCATE a b"),
         ("REFRESH MATERIALIZED VIEW CONCURRENTLY v", "REFRESH VIEW v"),
-        # the rest
+        # other statements
         ("CALL proc(1, 2)", "CALL proc"),
         ("{call proc(?)}", "CALL proc"),
         ("EXEC dbo.proc @a = 1", "EXEC dbo.proc"),
@@ -282,7 +282,7 @@ def test_sqlalchemys_inserts_of_many_rows_have_one_fingerprint_a_shape() -> None
         ("", ""),
     ],
 )
-def test_summary_has_verbs_and_targets_in_their_order(statement: str, summary: str) -> None:
+def test_the_summary_has_verbs_and_targets_in_order(statement: str, summary: str) -> None:
     assert describe(statement).summary == summary
 
 
@@ -302,7 +302,7 @@ def test_summary_has_verbs_and_targets_in_their_order(statement: str, summary: s
         ("", OTHER),
     ],
 )
-def test_operation_is_the_main_verb(statement: str, operation: str) -> None:
+def test_the_operation_is_the_main_verb(statement: str, operation: str) -> None:
     assert describe(statement).operation == operation
 
 
@@ -320,17 +320,17 @@ def test_operation_is_the_main_verb(statement: str, operation: str) -> None:
         ("SELECT 1", ""),
     ],
 )
-def test_collection_is_the_only_table(statement: str, collection: str) -> None:
+def test_the_collection_is_the_only_table(statement: str, collection: str) -> None:
     assert describe(statement).collection == collection
 
 
-def test_quoted_names_of_each_dialect_read_without_their_quotes() -> None:
+def test_quoted_names_of_each_dialect_are_shown_without_quotes() -> None:
     assert describe("SELECT * FROM `shop`.`order`", "mysql").summary == "SELECT shop.order"
     assert describe("SELECT * FROM [dbo].[order]", "mssql").summary == "SELECT dbo.order"
     assert describe("SELECT * FROM [dbo].[order line]", "mssql").summary == "SELECT dbo.[order line]"
 
 
-def test_a_batch_says_so() -> None:
+def test_a_batch_is_marked() -> None:
     text = describe("INSERT INTO a (x) VALUES (?)", batch=True)
     assert (text.summary, text.operation, text.collection) == ("BATCH INSERT a", "BATCH INSERT", "a")
     unknown = describe("FROBNICATE", batch=True)
@@ -401,7 +401,7 @@ PLACES: Final = (
 
 @st.composite
 def statements_with_canary(draw: st.DrawFn) -> tuple[str, str]:
-    """A dialect and a statement that has the canary inside of its literals."""
+    """A dialect and a statement that contains the canary in its literals."""
     dialect = draw(st.sampled_from(sorted(LITERALS)))
     around = st.text(st.sampled_from("'\"\\`$[]-/*#\n; ab?%:éß😀"), max_size=8)
     value = draw(around) + CANARY + draw(around)
@@ -446,14 +446,14 @@ def test_every_string_has_a_description_within_bounds(statement: str, dialect: s
 
 @settings(deadline=None, max_examples=300)
 @given(statement=SQL_PIECES, dialect=st.sampled_from(DIALECTS))
-def test_a_shown_text_is_shown_as_it_is(statement: str, dialect: str) -> None:
+def test_a_text_that_was_described_is_described_unchanged(statement: str, dialect: str) -> None:
     once = describe(statement, dialect)
     twice = describe(once.text, dialect)
     assert (twice.text, twice.fingerprint) == (once.text, once.fingerprint)
 
 
 def hostile(size: int) -> Iterator[str]:
-    """Texts of about `size` characters that make careless readers slow."""
+    """Texts of about `size` characters that would make backtracking expressions slow."""
     words = ("IN (", "IN (1,", "VALUES (", "VALUES (1),", "FROM (", "SELECT ", "UNION SELECT 1 ", "WITH a AS (")
     signs = pieces(r"""
         ( ) ' " ` [ \ $ $$ $a %( %(a : :: @ # . .. a. a." `a. - -- / */ /* /**/ /*/**/*/ E'\ q'a 1e+ 1. a, , ;
@@ -467,15 +467,15 @@ def hostile(size: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("dialect", ["postgresql", "mysql", "mssql", "oracle", ""])
-def test_no_text_takes_more_than_linear_time(dialect: str) -> None:
-    """30,000 characters take some 50 ms at worst; were it quadratic, minutes."""
+def test_every_text_takes_linear_time(dialect: str) -> None:
+    """30,000 characters take 50 ms at worst; in quadratic time they would take minutes."""
     for text in hostile(30_000):
         started = time.process_time()
         describe(text, dialect)
         assert time.process_time() - started < 5, text[:20]
 
 
-# --- the memory -------------------------------------------------------------------------------------------------------
+# --- the cache -------------------------------------------------------------------------------------------------------
 
 
 def test_a_statement_seen_before_has_the_same_description() -> None:
@@ -494,11 +494,11 @@ def test_dialects_and_batches_are_not_confused() -> None:
     assert texts.describe(statement, "sqlite").operation == "INSERT"
 
 
-def test_texts_are_as_long_as_they_may_be() -> None:
+def test_texts_have_the_maximum_length() -> None:
     assert len(QueryTexts(max_length=70).describe(f"SELECT {'a' * 100}").text) == 70
 
 
-def test_statements_that_are_not_seen_again_are_forgotten() -> None:
+def test_statements_that_do_not_recur_are_evicted() -> None:
     texts = QueryTexts(capacity=2)
     first = texts.describe("SELECT 1 FROM a")
     for number in range(3):
@@ -506,7 +506,7 @@ def test_statements_that_are_not_seen_again_are_forgotten() -> None:
     assert texts.describe("SELECT 1 FROM a") is not first
 
 
-def test_a_long_statement_is_described_by_its_beginning() -> None:
+def test_a_long_statement_is_described_from_its_beginning() -> None:
     texts = QueryTexts()
     rows = ", ".join("(?, 'x')" for _ in range(STATEMENT_LENGTH))
     shown = texts.describe(f"INSERT INTO a (b, c) VALUES {rows}")
@@ -514,7 +514,7 @@ def test_a_long_statement_is_described_by_its_beginning() -> None:
     assert texts.describe(f"INSERT INTO a (b, c) VALUES {rows}, (?, 'y')") is shown
 
 
-def test_threads_may_share_it() -> None:
+def test_threads_can_share_the_cache() -> None:
     texts = QueryTexts(capacity=4)
     statements = [f"SELECT * FROM t{number}" for number in range(16)] * 50
     with ThreadPoolExecutor(8) as threads:

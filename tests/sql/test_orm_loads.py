@@ -1,4 +1,4 @@
-"""What a statement is for, read from what SQLAlchemy itself hands on; of all versions alike."""
+"""The purpose of a statement, read from SQLAlchemy's execution context, in all versions of SQLAlchemy."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +23,7 @@ def engine() -> Iterator[Engine]:
 
 
 def loads(engine: Engine, work: Work) -> list[Load]:
-    """What each statement that `work` runs is for."""
+    """The purpose of each statement that `work` runs."""
     found: list[Load] = []
 
     def listen(*arguments: Any) -> None:
@@ -43,17 +43,17 @@ def orders(session: Session, *options: Any) -> list[Order]:
 @pytest.mark.parametrize(
     ("attribute", "many"), [("items", True), ("customer", False), ("note", False)], ids=["o2m", "m2o", "o2o"]
 )
-def test_a_lazy_load_tells_the_relationship(engine: Engine, attribute: str, many: bool) -> None:
+def test_a_lazy_load_has_its_relationship(engine: Engine, attribute: str, many: bool) -> None:
     found = loads(engine, lambda session: getattr(orders(session)[0], attribute))
     assert found[1:] == [Load(LoadKind.LAZY, "Order", attribute, many)]
 
 
-def test_so_does_one_of_the_legacy_query(engine: Engine) -> None:
+def test_a_lazy_load_of_a_legacy_query_has_its_relationship(engine: Engine) -> None:
     found = loads(engine, lambda session: session.query(Order).limit(1).all()[0].items)
     assert found[-1] == Load(LoadKind.LAZY, "Order", "items", many=True)
 
 
-def test_loading_at_once_instance_by_instance_is_as_lazy(engine: Engine) -> None:
+def test_immediate_loads_count_as_lazy_loads(engine: Engine) -> None:
     found = loads(engine, lambda session: orders(session, immediateload(Order.items)))
     assert found[1:] == [Load(LoadKind.LAZY, "Order", "items", many=True)]
 
@@ -73,12 +73,12 @@ def test_eager_loads_below_eager_and_lazy_ones_are_eager(engine: Engine) -> None
     assert [load.kind for load in found] == [LoadKind.QUERY, LoadKind.LAZY, LoadKind.EAGER]
 
 
-def test_a_join_is_one_query(engine: Engine) -> None:
+def test_a_joined_load_is_one_query(engine: Engine) -> None:
     found = loads(engine, lambda session: orders(session, joinedload(Order.items)))
     assert [load.kind for load in found] == [LoadKind.QUERY]
 
 
-def test_what_the_application_asks_for_is_its_own(engine: Engine) -> None:
+def test_queries_of_the_application_are_its_own(engine: Engine) -> None:
     assert loads(engine, lambda session: session.get(Item, 1)) == [Load(LoadKind.QUERY, "Item")]
     assert loads(engine, lambda session: session.execute(text("SELECT 1"))) == [Load(LoadKind.QUERY)]
     assert loads(engine, lambda session: session.execute(select(Item.__table__))) == [Load(LoadKind.QUERY)]
@@ -86,7 +86,7 @@ def test_what_the_application_asks_for_is_its_own(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("how", ["deferred", "expired", "refreshed"])
-def test_loading_what_is_there_already_is_a_refresh(engine: Engine, how: str) -> None:
+def test_reloading_an_instance_is_a_refresh(engine: Engine, how: str) -> None:
     def work(session: Session) -> None:
         customer = session.scalars(select(Customer).limit(1)).one()
         if how == "deferred":
@@ -100,7 +100,7 @@ def test_loading_what_is_there_already_is_a_refresh(engine: Engine, how: str) ->
     assert loads(engine, work)[1:] == [Load(LoadKind.REFRESH, "Customer")]
 
 
-def test_a_flush_is_a_flush_and_dml_of_the_application_is_its_own(engine: Engine) -> None:
+def test_a_flush_differs_from_dml_of_the_application(engine: Engine) -> None:
     def flush(session: Session) -> None:
         session.add(Item(id=99, order_id=1))
         session.flush()
@@ -123,8 +123,8 @@ def test_a_flush_is_a_flush_and_dml_of_the_application_is_its_own(engine: Engine
         (1, 4, LoadKind.QUERY),
     ],
 )
-def test_a_page_of_a_list_is_a_page(engine: Engine, limit: int, offset: int | None, kind: LoadKind) -> None:
-    """The newest few of each of many things are not; nor is `.first()`."""
+def test_large_limits_and_offsets_mark_a_page(engine: Engine, limit: int, offset: int | None, kind: LoadKind) -> None:
+    """A small limit, such as for the newest few of each item, does not, and neither does `.first()`."""
     statement = select(Item).order_by(Item.id).limit(limit).offset(offset)
     assert [load.kind for load in loads(engine, lambda session: session.scalars(statement).all())] == [kind]
     core = select(Item.id).limit(limit).offset(offset)

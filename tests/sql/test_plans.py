@@ -1,6 +1,6 @@
-"""Plans of four databases, read from what real servers answered: what is shown, and what is said to be wrong in it.
+"""Plans of four databases, from the answers of real servers: their text and their remark.
 
-PostgreSQL 15, MariaDB 10.11 and SQLite 3.40 gave the answers here; those of MySQL 8 are as its manual shows them.
+The answers are those of PostgreSQL 15, MariaDB 10.11 and SQLite 3.40; those of MySQL 8 are taken from its manual.
 """
 
 import json
@@ -43,7 +43,7 @@ def sqlite(sql: str, *details: tuple[int, int, str], facts: TableFacts = FACTS) 
 
 
 def node(kind: str, *plans: Any, **more: Any) -> dict[str, Any]:
-    """A node of PostgreSQL's, without what is the same in all."""
+    """A node of PostgreSQL, completed by the members that all nodes share."""
     keys = {name.replace("_", " "): value for name, value in more.items()}
     return {"Node Type": kind, "Parallel Aware": False, "Async Capable": False, **keys, "Plans": list(plans)}
 
@@ -109,7 +109,7 @@ def test_a_pattern_that_starts_with_a_wildcard_gets_no_ordinary_index() -> None:
     assert "foo" not in seen.text
 
 
-def test_a_condition_that_most_rows_meet_is_in_order() -> None:
+def test_a_condition_that_most_rows_meet_gets_no_remark() -> None:
     scan = node(
         "Seq Scan",
         Relation_Name="orders",
@@ -122,11 +122,11 @@ def test_a_condition_that_most_rows_meet_is_in_order() -> None:
     assert postgresql("SELECT * FROM orders WHERE status = 'done'", [{"Plan": scan}]).remark == ""
 
 
-def test_a_small_table_is_in_order() -> None:
+def test_a_small_table_gets_no_remark() -> None:
     assert postgresql(EMAIL, SEQ_SCAN, TableFacts(sizes={"users": 9_999})).remark == ""
 
 
-def test_an_index_scan_is_in_order() -> None:
+def test_an_index_scan_gets_no_remark() -> None:
     scan = node(
         "Index Scan",
         Index_Name="users_pkey",
@@ -142,14 +142,14 @@ def test_an_index_scan_is_in_order() -> None:
     assert seen.text == "Index Scan using users_pkey on users  (cost=8 rows=1)\n    Index Cond: (users.id = ?)"
 
 
-def test_an_index_that_is_there_is_not_asked_for_again() -> None:
+def test_an_existing_index_is_not_suggested_again() -> None:
     scan = {**SEQ_SCAN[0]["Plan"], "Filter": "(users.id = 5)"}
     remark = postgresql(EMAIL, [{"Plan": scan}]).remark
     assert "there is an index on `id`" in remark
     assert "CREATE INDEX" not in remark
 
 
-def test_a_correlated_subquery_that_scans_is_named_with_its_loops() -> None:
+def test_a_scan_in_a_correlated_subquery_is_reported_with_its_loops() -> None:
     inner = node(
         "Seq Scan",
         Relation_Name="orders",
@@ -192,12 +192,12 @@ def hash_join(rows: int) -> list[Any]:
     return [{"Plan": node("Hash Join", orders, hashed, Plan_Rows=rows, Hash_Cond="(o.user_id = u.id)")}]
 
 
-def test_a_scan_for_a_join_that_keeps_few_wants_an_index_on_the_key() -> None:
+def test_a_scan_for_a_selective_join_needs_an_index_on_the_key() -> None:
     sql = "SELECT * FROM users u JOIN orders o ON o.user_id = u.id WHERE u.id < 50"
     assert "CREATE INDEX ix_orders_user_id ON orders (user_id)" in postgresql(sql, hash_join(200)).remark
 
 
-def test_a_scan_for_a_join_that_keeps_most_is_in_order() -> None:
+def test_a_scan_for_a_join_that_keeps_most_rows_gets_no_remark() -> None:
     sql = "SELECT * FROM users u JOIN orders o ON o.user_id = u.id"
     assert postgresql(sql, hash_join(180_000)).remark == ""
 
@@ -219,7 +219,7 @@ def sorted_orders(limited: bool) -> list[Any]:
     return [{"Plan": node("Limit", ordered, Total_Cost=6191, Plan_Rows=10) if limited else ordered}]
 
 
-def test_a_sort_for_the_first_few_wants_an_index_on_the_order() -> None:
+def test_a_sort_for_the_first_few_rows_needs_an_index_on_the_order() -> None:
     remark = postgresql("SELECT * FROM orders ORDER BY created_at DESC LIMIT 10", sorted_orders(limited=True)).remark
     assert remark == (
         "About 200,000 rows are sorted to return the first few; try CREATE INDEX ix_orders_created_at ON orders"
@@ -227,24 +227,24 @@ def test_a_sort_for_the_first_few_wants_an_index_on_the_order() -> None:
     )
 
 
-def test_a_sort_beyond_work_mem_goes_to_disk() -> None:
+def test_a_sort_beyond_work_mem_is_reported_as_on_disk() -> None:
     remark = postgresql("SELECT * FROM orders ORDER BY created_at DESC", sorted_orders(limited=False)).remark
     assert "About 200,000 rows (10 MiB) are sorted on disk, because they exceed work_mem (4 MiB)" in remark
 
 
-def test_a_sort_in_memory_leaves_only_the_scan_to_be_named() -> None:
+def test_for_a_sort_in_memory_only_the_scan_is_reported() -> None:
     facts = TableFacts(sizes=FACTS.sizes, work_memory=64 * MIB)
     remark = postgresql("SELECT * FROM orders ORDER BY created_at DESC", sorted_orders(limited=False), facts).remark
     assert "since no condition filters them" in remark
 
 
-def test_a_limit_without_a_sort_is_in_order() -> None:
+def test_a_limit_without_a_sort_gets_no_remark() -> None:
     scan = node("Seq Scan", Relation_Name="orders", Schema="public", Alias="orders", Plan_Rows=200_000)
     limit = node("Limit", scan, Total_Cost=0.17, Plan_Rows=10)
     assert postgresql("SELECT * FROM orders LIMIT 10", [{"Plan": limit}]).remark == ""
 
 
-def test_a_hash_that_has_no_room_is_named() -> None:
+def test_a_hash_that_exceeds_memory_is_reported() -> None:
     scan = node("Seq Scan", Relation_Name="orders", Schema="public", Alias="orders", Plan_Rows=200_000, Plan_Width=6)
     groups = node("Aggregate", scan, Strategy="Hashed", Planned_Partitions=4, Plan_Rows=200_000, Plan_Width=6)
     assert "grouped in files on disk" in postgresql("SELECT DISTINCT total FROM orders", [{"Plan": groups}]).remark
@@ -263,19 +263,19 @@ def test_rows_of_parallel_workers_are_added_up() -> None:
     assert "Parallel Seq Scan on orders  (rows=200,000 of=200,000)" in postgresql("SELECT 1", [{"Plan": gather}]).text
 
 
-def test_a_table_of_another_schema_is_written_with_it() -> None:
+def test_a_table_of_another_schema_is_shown_with_its_schema() -> None:
     scan = {**SEQ_SCAN[0]["Plan"], "Schema": "shop", "Relation Name": "Users", "Alias": "users"}
     remark = postgresql(EMAIL, [{"Plan": scan}], TableFacts(sizes={'shop."Users"': 50_000})).remark
     assert 'CREATE INDEX ix_Users_email ON shop."Users" (email)' in remark
 
 
-def test_without_facts_the_rows_of_a_scan_are_guessed_by_its_cost() -> None:
+def test_without_facts_the_rows_of_a_scan_are_estimated_by_its_cost() -> None:
     ((table, rows),) = postgresql(EMAIL, SEQ_SCAN, TableFacts()).scans
     assert table == "users"
     assert rows == pytest.approx(49_650)
 
 
-def test_the_hash_is_equal_for_equal_shapes() -> None:
+def test_plans_of_the_same_shape_have_the_same_hash() -> None:
     other = [{"Plan": {**SEQ_SCAN[0]["Plan"], "Filter": "(users.email = 'x'::text)", "Total Cost": 5, "Plan Rows": 7}}]
     moved = [{"Plan": {**SEQ_SCAN[0]["Plan"], "Node Type": "Index Scan", "Index Name": "ix_users_email"}}]
     assert postgresql(EMAIL, SEQ_SCAN).hash == postgresql(EMAIL, other).hash != postgresql(EMAIL, moved).hash
@@ -309,7 +309,7 @@ def test_a_table_scan_of_mariadb() -> None:
     )
 
 
-def test_a_quote_that_mariadb_escapes_is_read_all_the_same() -> None:
+def test_a_quote_escaped_by_mariadb_is_read() -> None:
     document = (
         '{"query_block": {"select_id": 1, "nested_loop": [{"table": {"table_name": "users", "access_type": "ALL",'
         ' "rows": 50325, "filtered": 100, "attached_condition": "lcase(users.email) = \'it\\\'s\' and users.grp in'
@@ -323,8 +323,8 @@ def test_a_quote_that_mariadb_escapes_is_read_all_the_same() -> None:
     assert "CREATE INDEX ix_users_grp ON users (grp)" in seen.remark
 
 
-def test_members_of_one_name_are_all_read() -> None:
-    """MariaDB before 10.9 wrote the tables of a join so."""
+def test_members_with_the_same_name_are_all_read() -> None:
+    """As MariaDB before 10.9 wrote the tables of a join."""
     document = (
         '{"query_block": {"select_id": 1,'
         ' "table": {"table_name": "u", "access_type": "range", "key": "PRIMARY", "rows": 49, "filtered": 100},'
@@ -337,7 +337,7 @@ def test_members_of_one_name_are_all_read() -> None:
     ]
 
 
-def test_a_buffered_join_that_scans_is_named_with_its_loops() -> None:
+def test_a_scan_in_a_buffered_join_is_reported_with_its_loops() -> None:
     document = {
         "query_block": {
             "select_id": 1,
@@ -362,7 +362,7 @@ def test_a_buffered_join_that_scans_is_named_with_its_loops() -> None:
     )
 
 
-def test_what_is_kept_is_read_once() -> None:
+def test_a_materialized_table_is_read_once() -> None:
     orders = {
         "table_name": "orders",
         "access_type": "ALL",
@@ -465,7 +465,7 @@ def test_a_hash_join_of_mysql_reads_each_table_once() -> None:
     assert mysql("SELECT * FROM users u JOIN orders o ON o.user_id = u.id", document).remark == ""
 
 
-def test_a_plan_without_tables_is_in_order() -> None:
+def test_a_plan_without_tables_gets_no_remark() -> None:
     seen = mysql("SELECT 1", {"query_block": {"select_id": 1, "table": {"message": "No tables used"}}})
     assert (seen.text, seen.remark) == ("Query\n  No tables used", "")
 
@@ -482,12 +482,12 @@ def test_a_scan_of_sqlite_takes_columns_from_the_statement() -> None:
     )
 
 
-def test_a_look_up_of_sqlite_is_in_order() -> None:
+def test_a_look_up_of_sqlite_gets_no_remark() -> None:
     detail = "SEARCH users USING INTEGER PRIMARY KEY (rowid=?)"
     assert sqlite("SELECT * FROM users WHERE id = ?", (2, 0, detail)).remark == ""
 
 
-def test_a_table_of_unknown_size_is_in_order() -> None:
+def test_a_table_of_unknown_size_gets_no_remark() -> None:
     assert sqlite(EMAIL, (2, 0, "SCAN users"), facts=TableFacts()).remark == ""
 
 
@@ -516,14 +516,14 @@ def test_a_correlated_subquery_of_sqlite() -> None:
     assert "CREATE INDEX ix_orders_user_id ON orders (user_id)" in remark
 
 
-def test_a_join_of_all_with_all_is_in_order() -> None:
+def test_a_cross_join_gets_no_remark() -> None:
     lines = (3, 0, "SCAN o"), (5, 0, "SEARCH u USING INTEGER PRIMARY KEY (rowid=?)")
     sql = "SELECT * FROM orders o JOIN users u ON u.id = o.user_id"
     assert sqlite(sql, *lines).remark == ""
     assert "orders (user_id)" in sqlite(f"{sql} WHERE u.id < ?", *lines).remark
 
 
-def test_an_or_names_what_has_no_index() -> None:
+def test_for_an_or_the_column_without_an_index_is_named() -> None:
     remark = sqlite("SELECT * FROM orders WHERE status = ? OR user_id = ?", (2, 0, "SCAN orders")).remark
     assert "no index fits `user_id`: try CREATE INDEX ix_orders_user_id ON orders (user_id)" in remark
 
@@ -532,7 +532,7 @@ def test_an_or_names_what_has_no_index() -> None:
     "detail",
     ["SCAN json_each VIRTUAL TABLE INDEX 1:", "SCAN CONSTANT ROW", "SCAN (subquery-1)", "SCAN 3 CONSTANT ROWS"],
 )
-def test_what_is_no_table_is_no_scan(detail: str) -> None:
+def test_scans_of_other_things_than_tables_are_ignored(detail: str) -> None:
     assert sqlite("SELECT 1", (2, 0, detail)).scans == ()
 
 
@@ -570,11 +570,11 @@ def test_conditions_are_shown_without_values_and_casts(condition: str, shown: st
         ("((u.a = ?) AND (u.b = ?) AND (u.c = ?) AND (u.d = ?))", ("a", "b", "c")),
     ],
 )
-def test_an_index_has_what_is_compared_for_equality_first(condition: str, keys: tuple[str, ...]) -> None:
+def test_an_index_starts_with_the_columns_compared_for_equality(condition: str, keys: tuple[str, ...]) -> None:
     assert compared(condition, "u").keys == keys
 
 
-# whatever the server answers
+# unexpected answers
 
 _TEXT = st.text(max_size=30)
 _JSON = st.recursive(
@@ -632,7 +632,7 @@ _ANSWERS = st.one_of(
 
 @settings(deadline=None)  # a loaded machine is slow, and the first example compiles
 @given(st.sampled_from(sorted(PLAN_DIALECTS)), _ANSWERS, _TEXT, st.integers(64, 1000))
-def test_no_answer_makes_it_raise_and_no_text_is_longer_than_asked(
+def test_any_answer_is_read_without_error_and_texts_have_the_maximum_length(
     dialect: str, rows: list[Any], sql: str, length: int
 ) -> None:
     database = PLAN_DIALECTS[dialect]
@@ -656,7 +656,7 @@ def test_no_value_of_a_condition_is_shown(value: str) -> None:
     assert secret not in f"{seen.text}{seen.remark}{seen.top}"
 
 
-def test_a_plan_as_deep_as_the_sky_is_cut() -> None:
+def test_a_very_deep_plan_is_cut() -> None:
     deep: dict[str, Any] = node("Seq Scan")
     for _ in range(5000):
         deep = node("Materialize", deep)

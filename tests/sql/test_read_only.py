@@ -1,4 +1,4 @@
-"""What may be sent to the database a second time: a single SELECT that neither writes nor locks."""
+"""Statements that may be sent to the database again: a single SELECT that neither writes nor locks."""
 
 import pytest
 from hypothesis import given, settings
@@ -68,7 +68,7 @@ def test_a_plain_select_only_reads(statement: str) -> None:
         "SELECT " + "1, " * LONGEST + "1",
     ],
 )
-def test_everything_else_does_not(statement: str) -> None:
+def test_other_statements_do_not_only_read(statement: str) -> None:
     assert not only_reads(statement, "postgresql")
     assert not only_reads(statement, "mysql")
 
@@ -80,13 +80,13 @@ def test_a_function_in_quotes_is_a_function() -> None:
 
 @settings(deadline=None)
 @given(st.text(), st.sampled_from(["postgresql", "mysql", "sqlite", ""]))
-def test_no_text_makes_it_raise(statement: str, dialect: str) -> None:
+def test_any_text_is_judged_without_error(statement: str, dialect: str) -> None:
     assert only_reads(statement, dialect) in {True, False}
 
 
 @settings(deadline=None)
 @given(st.text(alphabet="abc ();'\"`-/*!\n$", max_size=40))
 def test_a_second_statement_is_never_hidden(text: str) -> None:
-    """Whatever stands before it, a DELETE outside of quotes and comments is seen."""
+    """A DELETE outside of quotes and comments is detected after any text."""
     if only_reads(f"SELECT 1 {text}", "postgresql"):
         assert not only_reads(f"SELECT 1 ; DELETE FROM users WHERE {text}", "postgresql")
