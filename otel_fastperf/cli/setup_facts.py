@@ -47,10 +47,16 @@ def gather(target: str | None, *, factory: bool = False) -> Facts:
         app=None if app is None else _app_facts(app, telemetry),
         sync_engines=sync,
         async_engines=asynchronous,
-        contrib_sqlalchemy="opentelemetry.instrumentation.sqlalchemy" in sys.modules,
+        contrib_sqlalchemy=_is_contrib_sqlalchemy_off(),
         unreachable=_unreachable,
         is_writable_directory=lambda path: os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK),  # noqa: PTH112
     )
+
+
+def _is_contrib_sqlalchemy_off() -> bool:
+    """True if contrib's SQLAlchemy instrumentation is imported but not on, as if it refused the installed version."""
+    module = sys.modules.get("opentelemetry.instrumentation.sqlalchemy")
+    return module is not None and not module.SQLAlchemyInstrumentor().is_instrumented_by_opentelemetry
 
 
 def load_app(target: str, *, factory: bool = False) -> Starlette:

@@ -530,19 +530,19 @@ def test_statements_that_find_the_queue_full_are_counted(
 ) -> None:
     engine = new_engine(f"sqlite:///{tmp_path / 'people.db'}")
     statement = slow(engine, {"text": "SELECT 1", "parameters": ()})
-    held, free = threading.Event(), threading.Event()
+    connecting, released = threading.Event(), threading.Event()
 
     @event.listens_for(engine, "do_connect")
-    def hold(*_: Any) -> None:
-        held.set()
-        free.wait(DEADLINE)
+    def wait(*_: Any) -> None:
+        connecting.set()
+        released.wait(DEADLINE)
 
     on_slow(statement)
-    assert held.wait(DEADLINE)
+    assert connecting.wait(DEADLINE)
     for number in range(20):
         on_slow(slow(engine, {"text": "SELECT 1", "parameters": ()}, fingerprint=str(number)))
     assert outcomes(probe, "queue_full") == 4
-    free.set()
+    released.set()
     explained(probe, 17)
     # these statements may be explained later
     on_slow(slow(engine, {"text": "SELECT 1", "parameters": ()}, fingerprint="19"))
@@ -604,19 +604,19 @@ def test_the_end_does_not_wait_for_a_database_that_hangs(
     probe: Probe, tmp_path: Path, new_engine: Callable[..., Engine]
 ) -> None:
     engine = new_engine(f"sqlite:///{tmp_path / 'people.db'}")
-    held, free = threading.Event(), threading.Event()
+    connecting, released = threading.Event(), threading.Event()
     with explain_slow_queries(ExplainSettings(), probe.signals) as on_slow:
 
         @event.listens_for(engine, "do_connect")
-        def hold(*_: Any) -> None:
-            held.set()
-            free.wait(DEADLINE)
+        def wait(*_: Any) -> None:
+            connecting.set()
+            released.wait(DEADLINE)
 
         on_slow(slow(engine, {"text": "SELECT 1", "parameters": ()}))
-        assert held.wait(DEADLINE)
+        assert connecting.wait(DEADLINE)
         began = time.monotonic()
     assert time.monotonic() - began < 5
-    free.set()
+    released.set()
     wait_for(lambda: not threads())
 
 

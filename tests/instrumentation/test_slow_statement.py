@@ -437,14 +437,14 @@ async def test_slow_statements_of_postgresql_have_their_number_of_rows(
 async def test_time_in_which_the_event_loop_was_blocked_does_not_count(observed: Probe, tmp_path: Path) -> None:
     async with async_engine(f"sqlite+aiosqlite:///{tmp_path}/shop.db") as engine, engine.connect() as connection:
 
-        def hold() -> None:
+        def block() -> None:
             start = time.perf_counter()
             time.sleep(0.2)
             observed.signals.delays.blocks.append(Block(start, time.perf_counter(), None, None))
 
         # runs after the statement was sent
         loop = asyncio.get_running_loop()
-        event.listen(engine.sync_engine, "before_cursor_execute", lambda *_: loop.call_soon(hold))
+        event.listen(engine.sync_engine, "before_cursor_execute", lambda *_: loop.call_soon(block))
         with request(observed) as record:
             await connection.execute(text("SELECT 1"))
     assert max(group.seconds for group in record.statements.values()) >= 0.15

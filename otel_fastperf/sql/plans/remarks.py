@@ -1,4 +1,4 @@
-"""The remark on a plan: one sentence about its worst problem, the one that most rows pass through.
+"""The remark on a plan: one sentence about its worst problem, which most rows pass through.
 
 The remark is empty for a plan without problems. A plan of few rows has none, whatever it does, and neither has one
 without figures. The figures are the database's estimates, from its statistics.
