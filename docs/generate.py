@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from otel_fastperf.metrics import GROUPS, Metric
-from otel_fastperf.settings import OWN, STANDARD, Settings
+from otel_fastperf.settings import OWN, STANDARD, Settings, spelled
 
 FOLDER: Final = Path(__file__).parent
 
@@ -39,12 +39,13 @@ Prometheus as one that is not there.
 SETTINGS_HEAD: Final = """\
 # Settings
 
-This page is made from `otel_fastperf/settings.py` by `make docs`.
+Every setting of `setup_telemetry`, with the variables that set it. `make docs` generates this page from
+`otel_fastperf/settings.py`.
 
-Arguments (`Settings(metrics={"path": "/internal/metrics"})`) win over our variables (`OTEL_FASTPERF_…`), and these
-over OpenTelemetry's. Of several OpenTelemetry variables for one setting, the one named last here wins. An empty
-variable is an unset one. Lists are written with commas between. A value that is wrong fails at set-up; one message
-lists all of them.
+Arguments, as in `Settings(metrics={"path": "/internal/metrics"})`, take precedence over our variables
+(`OTEL_FASTPERF_…`), and these over OpenTelemetry's. If several OpenTelemetry variables set one setting, the last one
+listed here wins. An empty variable counts as unset. Lists are separated by commas. Wrong values fail at set-up, with
+one message that lists all of them.
 """
 
 
@@ -81,14 +82,14 @@ def settings_page() -> Iterator[str]:
 
 
 def is_group(annotation: Any) -> bool:
-    """Tell a class of settings from the type of a value."""
+    """Whether the annotation is a group of settings, not the type of a value."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def settings_table(prefix: str, fields: dict[str, FieldInfo]) -> Iterator[str]:
     """The settings of one group; `prefix` is the group's name and a dot."""
     rows = (setting_row(f"{prefix}{name}", field) for name, field in fields.items())
-    yield from table(("Setting", "Variables", "Default", "Example", "What it does"), rows)
+    yield from table(("Setting", "Variables", "Default", "Example", "Meaning"), rows)
 
 
 def setting_row(path: str, field: FieldInfo) -> tuple[str, ...]:
@@ -105,20 +106,9 @@ def setting_row(path: str, field: FieldInfo) -> tuple[str, ...]:
 
 
 def choices(annotation: Any) -> Iterator[str]:
-    """What a value may be, where it is one of a few words."""
+    """The values to choose from, for a setting that takes one of a few words."""
     if get_origin(annotation) is Literal:
         yield f"One of {', '.join(code(choice) for choice in get_args(annotation) if choice)}."
-
-
-def spelled(value: object) -> str:
-    """A value as it is written in a variable."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ",".join(value) if isinstance(value, tuple | dict) else str(value)
 
 
 def code(text: str) -> str:

@@ -2,28 +2,34 @@
 
     Settings(metrics={"path": "/internal/metrics"})        argument
     OTEL_FASTPERF_METRICS_PATH=/internal/metrics           the same, from the environment
-    OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318      OpenTelemetry's variable, here `traces.endpoint`
+    OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318      OpenTelemetry's variable, here `traces.base_endpoint`
 
-Every part of the package receives its own group and no more. Wrong values fail in one `SettingsError` that lists all.
+Each part of the package receives only its own group. Wrong values raise one `SettingsError` that lists them all.
 """
 
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic.fields import FieldInfo
 
 from otel_fastperf.errors import SettingsError
 from otel_fastperf.findings import Kind
 
 PREFIX: Final = "OTEL_FASTPERF_"
 
-#: OpenTelemetry's variables, where their values go, most specific last. Their meaning is OpenTelemetry's.
+#: default path of the debug route
+DEBUG_PATH: Final = "/debug/fastperf"
+
+#: the process's environment
+_ENVIRONMENT: Final[Mapping[str, str]] = os.environ
+
+#: OpenTelemetry's variables and the settings they set. The later of two variables for one setting wins.
 STANDARD: Final[tuple[tuple[str, str], ...]] = (
     ("OTEL_SDK_DISABLED", "sdk_disabled"),
     ("OTEL_SERVICE_NAME", "service_name"),
@@ -53,7 +59,7 @@ STANDARD: Final[tuple[tuple[str, str], ...]] = (
     ("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS", "requests.sanitize_headers"),
 )
 
-#: https://opentelemetry.io/docs/specs/semconv/http/http-spans/ : the methods of RFC 9110, PATCH and QUERY
+#: methods known to https://opentelemetry.io/docs/specs/semconv/http/http-spans/ : RFC 9110, PATCH and QUERY
 HTTP_METHODS: Final = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
 
 _SAMPLERS: Final = (
@@ -67,22 +73,22 @@ _SAMPLERS: Final = (
 
 
 def _names(value: object) -> object:
-    """`"a, b"` -> `("a", "b")`; anything else as it is."""
+    """`"a, b"` -> `("a", "b")`; any other value unchanged."""
     if isinstance(value, str):
         return tuple(part for part in (part.strip() for part in value.split(",")) if part)
     return value
 
 
 def _pairs(value: object) -> object:
-    """`"k=v,k2=v%202"` -> a dict, as W3C baggage has it and OpenTelemetry's header variables use it."""
+    """`"k=v,k2=v%202"` -> a dict: W3C baggage, as OpenTelemetry's header variables use it."""
     if not isinstance(value, str):
         return value
     pairs = {}
     for part in filter(None, (part.strip() for part in value.split(","))):
         key, equals, text = part.partition("=")
         if not equals or not key.strip():
-            # not which one: headers are secrets
-            message = "must be key=value pairs with commas between them"
+            # without the offending pair: headers are secrets
+            message = "must be key=value pairs separated by commas"
             raise ValueError(message)
         pairs[key.strip()] = unquote(text.strip())
     return pairs
@@ -96,17 +102,17 @@ def _regular_expressions(patterns: tuple[str, ...]) -> tuple[str, ...]:
             message = f"{pattern!r} is not a regular expression ({error})"
             raise ValueError(message) from None
     try:
-        # they are joined, to search once for all of them
+        # all patterns are searched for at once
         re.compile("|".join(patterns))
     except re.error as error:
-        message = f"together they are no regular expression ({error}); write (?i:pattern) for (?i)pattern"
+        message = f"the patterns do not form one regular expression ({error}); write (?i:pattern) for (?i)pattern"
         raise ValueError(message) from None
     return patterns
 
 
 def _page_path(value: str) -> str:
     if not value.startswith("/") or value == "/" or re.search(r"[\s?#{}]", value):
-        message = "must start with / and name a path, without spaces, braces, ? and #"
+        message = "must be a path that starts with / and contains no spaces, braces, ? or #"
         raise ValueError(message)
     return value
 
@@ -116,69 +122,59 @@ class _Group(BaseModel):
 
 
 class TracesSettings(_Group):
-    """How spans are sampled, kept and exported."""
+    """Sampling, storage and export of spans."""
 
     sampler: str = Field(
         default="parentbased_always_on",
         examples=["parentbased_traceidratio"],
-        description="Which requests get spans that are recorded.",
+        description="Sampler, which selects the requests whose spans are recorded.",
     )
     sampler_arg: str = Field(
         default="",
         examples=["0.1"],
-        description="Argument of the sampler: for the traceidratio ones the share of traces to keep, 0 to 1.",
+        description="Argument of the sampler. For the `traceidratio` samplers: fraction of traces to keep, 0 to 1.",
     )
     exporter: Literal["", "otlp", "console", "none"] = Field(
         default="",
         examples=["otlp"],
-        description="Where spans go; empty means `otlp` if an endpoint is set, and nowhere if none is.",
+        description="Where spans go. Empty means `otlp` if an endpoint is set, else `none`.",
     )
     base_endpoint: str = Field(
         default="",
         examples=["http://localhost:4318"],
-        description="URL of the OTLP receiver for all signals; over HTTP, `/v1/traces` is appended.",
+        description="URL of the OTLP receiver for all signals. Over HTTP, `/v1/traces` is appended.",
     )
     endpoint: str = Field(
         default="",
         examples=["http://localhost:4318/v1/traces"],
-        description="URL for spans alone, taken as it is; it wins over the one for all signals.",
+        description="URL of the OTLP receiver for spans, used unchanged. Takes precedence over `base_endpoint`.",
     )
-    protocol: Literal["http/protobuf", "grpc"] = Field(
-        default="http/protobuf", examples=["http/protobuf"], description="How OTLP is transported."
-    )
+    protocol: Literal["http/protobuf", "grpc"] = Field(default="http/protobuf", description="OTLP transport.")
     headers: dict[str, str] = Field(
         default={},
         examples=["api-key=abc"],
-        description="Headers or gRPC metadata of each export, `key=value` with commas between.",
+        description="Headers (gRPC: metadata) sent with each export, as `key=value` pairs separated by commas.",
     )
-    timeout: float = Field(default=10.0, gt=0, examples=["10"], description="Most time for one export, in seconds.")
+    timeout: float = Field(default=10.0, gt=0, description="Timeout of one export, in seconds.")
     compression: Literal["none", "gzip", "deflate"] = Field(
-        default="gzip", examples=["gzip"], description="Compression of the exported bodies."
+        default="gzip", description="Compression of exported batches."
     )
     queue_size: int = Field(
         default=8192,
         gt=0,
-        examples=["8192"],
-        description="Most spans that wait for export; further ones are dropped and counted.",
+        description="Maximum number of spans waiting for export. When full, the oldest are dropped and counted.",
     )
-    batch_size: int = Field(default=512, gt=0, examples=["512"], description="Most spans in one export.")
+    batch_size: int = Field(default=512, gt=0, description="Maximum number of spans per export.")
     delay_ms: float = Field(
-        default=1000.0,
-        gt=0,
-        examples=["1000"],
-        description="Longest time a span waits for its batch to fill, in milliseconds.",
+        default=1000.0, gt=0, description="Maximum time a span waits for its batch to fill, in milliseconds."
     )
     exit_timeout: float = Field(
-        default=2.0,
-        ge=0,
-        examples=["2"],
-        description="Most time that the end of the process waits for the last export, in seconds.",
+        default=2.0, ge=0, description="Maximum time that shutdown waits for the last export, in seconds."
     )
     store_size: int = Field(
         default=2048,
         ge=0,
-        examples=["2048"],
-        description="Spans kept in the process when nothing is exported; the oldest go first.",
+        description="Number of spans kept in the process if spans are not exported. The newest are kept.",
     )
 
     @field_validator("headers", mode="before")
@@ -224,14 +220,14 @@ class TracesSettings(_Group):
 
     @property
     def exports(self) -> bool:
-        """Is there somewhere to export to? No endpoint configured means no export."""
+        """Whether spans leave the process."""
         if self.exporter == "none":
             return False
         return bool(self.exporter or self.endpoint or self.base_endpoint)
 
     @property
     def url(self) -> str:
-        """Where OTLP goes: the traces endpoint as it is, or the base endpoint with the signal's path (http only)."""
+        """URL of the OTLP receiver for spans: `endpoint`, else `base_endpoint`, over HTTP with the signal's path."""
         if self.endpoint:
             return self.endpoint
         if self.protocol == "grpc":
@@ -240,42 +236,39 @@ class TracesSettings(_Group):
 
 
 class RequestsSettings(_Group):
-    """What is measured of a request, and of which."""
+    """Which requests are measured, and what their spans show."""
 
     excluded_urls: tuple[str, ...] = Field(
         default=(),
         examples=["/health,/docs,/openapi.json"],
-        description="Regular expressions, searched in the URL: requests that match are not measured, nor is their SQL.",
+        description="Regular expressions searched in the URL. Matching requests are not measured, nor is their SQL.",
     )
     known_methods: tuple[str, ...] = Field(
         default=HTTP_METHODS,
         examples=["GET,POST"],
-        description="HTTP methods that are told apart; all others count as `_OTHER`.",
+        description="HTTP methods to report by name. All others are reported as `_OTHER`.",
     )
     capture_request_headers: tuple[str, ...] = Field(
         default=(),
         examples=["x-tenant,x-request-.*"],
-        description="Request headers to put on the span: names or regular expressions.",
+        description="Request headers to record on the span: names or regular expressions.",
     )
     capture_response_headers: tuple[str, ...] = Field(
         default=(),
         examples=["content-type"],
-        description="Response headers to put on the span: names or regular expressions.",
+        description="Response headers to record on the span: names or regular expressions.",
     )
     sanitize_headers: tuple[str, ...] = Field(
         default=(),
         examples=["authorization,.*token.*"],
-        description="Captured headers whose value is replaced by `[REDACTED]`: names or regular expressions.",
+        description="Captured headers whose values are replaced by `[REDACTED]`: names or regular expressions.",
     )
     capture_query_values: bool = Field(
-        default=False,
-        examples=["false"],
-        description="Put the values of the query string on the span too, not its keys alone.",
+        default=False, description="Record the values of query parameters on the span, not only their names."
     )
     trust_incoming: bool = Field(
         default=True,
-        examples=["true"],
-        description="Continue the trace that the caller's headers name; switch off where callers are strangers.",
+        description="Continue the trace named in the caller's headers. Switch it off for services open to the public.",
     )
 
     @field_validator("*", mode="before")
@@ -290,129 +283,105 @@ class RequestsSettings(_Group):
 
 
 class DatabaseSettings(_Group):
-    """SQL spans and metrics."""
+    """SQL statements and connection pools."""
 
-    enabled: bool = Field(default=True, examples=["true"], description="Measure SQL statements and connection pools.")
+    enabled: bool = Field(default=True, description="Measure SQL statements and connection pools.")
     client_span: Literal["own", "contrib"] = Field(
         default="own",
-        examples=["own"],
-        description="Source of a statement's CLIENT span: this package, or opentelemetry-instrumentation-sqlalchemy.",
+        description="Which library creates the span of a statement: this one (`own`) or"
+        " `opentelemetry-instrumentation-sqlalchemy` (`contrib`).",
     )
     query_text: bool = Field(
-        default=True,
-        examples=["true"],
-        description="Put the statement on its span, without literals and parameter values.",
+        default=True, description="Record the statement on its span, without literals and parameter values."
     )
     query_text_length: int = Field(
-        default=4096,
-        ge=64,
-        examples=["4096"],
-        description="Longest statement on a span, in characters; the rest is cut off.",
+        default=4096, ge=64, description="Maximum length of a recorded statement, in characters."
     )
     n_plus_one: int = Field(
         default=6,
         ge=2,
-        examples=["6"],
-        description="A statement that one line repeats this often in a request, one after the other, is `n_plus_one`.",
+        description="Minimum number of consecutive runs of a statement by one line of code within one request, for an"
+        " `n_plus_one` finding.",
     )
     n_plus_one_seconds: float = Field(
-        default=0.002,
-        ge=0,
-        examples=["0.002"],
-        description="Repeats of a statement that take less time than this together are no finding, in seconds.",
+        default=0.002, ge=0, description="Minimum total time of these runs for an `n_plus_one` finding, in seconds."
     )
     slow_query: float = Field(
-        default=0.5,
-        gt=0,
-        examples=["0.5"],
-        description="A statement that takes this long is a `slow_query`, in seconds.",
+        default=0.5, gt=0, description="Minimum duration of a statement for a `slow_query` finding, in seconds."
     )
     sync_on_loop: float = Field(
         default=0.0005,
         ge=0,
-        examples=["0.0005"],
-        description="Synchronous statements that hold the event loop this long in one request are `sync_db_on_loop`, in"
-        " seconds.",
+        description="Minimum time per request that synchronous statements block the event loop for a `sync_db_on_loop`"
+        " finding, in seconds.",
     )
     pool_wait: float = Field(
-        default=0.05,
-        gt=0,
-        examples=["0.05"],
-        description="Waiting this long for a connection is a `pool_wait`, in seconds.",
+        default=0.05, gt=0, description="Minimum wait for a connection for a `pool_wait` finding, in seconds."
     )
 
 
 class ExplainSettings(_Group):
-    """EXPLAIN of slow queries, on a connection of its own."""
+    """Query plans of slow statements, fetched on a separate connection."""
 
     enabled: bool = Field(
-        default=False, examples=["true"], description="Ask the database for the plan of a slow query. Never ANALYZE."
+        default=False, description="Fetch the query plan of slow statements with EXPLAIN, never with ANALYZE."
     )
     cooldown: float = Field(
-        default=600.0, ge=0, examples=["600"], description="Time between two plans of the same statement, in seconds."
+        default=600.0, ge=0, description="Minimum time between two plans of the same statement, in seconds."
     )
-    timeout: float = Field(
-        default=2.0, gt=0, examples=["2"], description="Most time that the database may take for a plan, in seconds."
-    )
-    max_length: int = Field(
-        default=4096, ge=256, examples=["4096"], description="Longest plan that is shown, in characters."
-    )
+    timeout: float = Field(default=2.0, gt=0, description="Timeout of one EXPLAIN, in seconds.")
+    max_length: int = Field(default=4096, ge=256, description="Maximum length of a plan that is shown, in characters.")
 
 
 class MiddlewareSettings(_Group):
-    """Self time of each middleware."""
+    """Self time of the app's middleware."""
 
-    enabled: bool = Field(default=True, examples=["true"], description="Measure the self time of each middleware.")
+    enabled: bool = Field(default=True, description="Measure the self time of each middleware.")
     slow_share: float = Field(
         default=0.25,
         gt=0,
         le=1,
-        examples=["0.25"],
-        description="A middleware that takes this share of a request, and `slow_seconds`, is a `slow_middleware`.",
+        description="Minimum self time as a fraction of the request's duration for a `slow_middleware` finding.",
     )
     slow_seconds: float = Field(
-        default=0.01, ge=0, examples=["0.01"], description="A middleware that takes less than this is none, in seconds."
+        default=0.01, ge=0, description="Minimum self time for a `slow_middleware` finding, in seconds."
     )
 
 
 class MetricsSettings(_Group):
-    """`/metrics`: where it is and who may read it."""
+    """The metrics page for Prometheus."""
 
-    enabled: bool = Field(default=True, examples=["true"], description="Serve the metrics page.")
-    path: str = Field(default="/metrics", examples=["/metrics"], description="Path of the metrics page.")
+    enabled: bool = Field(default=True, description="Serve the metrics page.")
+    path: str = Field(default="/metrics", examples=["/internal/metrics"], description="Path of the metrics page.")
     port: int | None = Field(
         default=None,
         ge=1,
         le=65535,
         examples=["9464"],
-        description="Serve the page on a port of its own, which answers also while the event loop is blocked.",
+        description="Serve the metrics page on a separate port, which responds even while the event loop is blocked.",
     )
     host: str = Field(
         default="127.0.0.1",
         examples=["0.0.0.0"],  # noqa: S104 - an example; the default is loopback
-        description="Address that the port of its own listens on.",
+        description="Address to bind the separate port to.",
     )
     bearer_token: SecretStr | None = Field(
         default=None,
         min_length=8,
         examples=["a-long-random-word"],
-        description="Answer only requests with `Authorization: Bearer <this>`, at least 8 characters.",
+        description="Require `Authorization: Bearer <token>` for the metrics page. At least 8 characters.",
     )
     exemplars: bool = Field(
-        default=True,
-        examples=["true"],
-        description="Attach the trace id of a sampled request to the histograms it counts in.",
+        default=True, description="Attach the trace ids of sampled requests to histograms, as exemplars."
     )
     max_series: int = Field(
         default=2000,
         ge=1,
-        examples=["2000"],
-        description="Most label sets of one metric; further ones share a series that is labelled `_OVERFLOW`.",
+        description="Maximum number of label sets per metric. Further ones are combined into one labelled `_OVERFLOW`.",
     )
     default_registry: bool = Field(
         default=True,
-        examples=["true"],
-        description="Show the app's own metrics, those on prometheus_client's default registry, on the same page.",
+        description="Also serve the app's own metrics from prometheus_client's default registry.",
     )
 
     @field_validator("path")
@@ -422,142 +391,104 @@ class MetricsSettings(_Group):
 
 
 class LoopSettings(_Group):
-    """The event loop's heartbeat."""
+    """Lag, utilization and blocks of the event loop."""
 
-    enabled: bool = Field(
-        default=True, examples=["true"], description="Measure the lag and the utilisation of the event loop."
-    )
-    interval: float = Field(
-        default=0.05, ge=0.005, le=1.0, examples=["0.05"], description="Time between two measurements, in seconds."
-    )
+    enabled: bool = Field(default=True, description="Measure the event loop.")
+    interval: float = Field(default=0.05, ge=0.005, le=1.0, description="Interval between two heartbeats, in seconds.")
     start_after: float = Field(
         default=1.0,
         ge=0,
-        examples=["1"],
-        description="A loop without a lifespan is watched from this long after its first request, in seconds; with 0"
-        " that request waits until it is, as tests need it.",
+        description="Without a lifespan: delay between the first request on an event loop and the start of monitoring,"
+        " in seconds. At 0 the request waits for it, which suits tests.",
     )
     blocked: float = Field(
-        default=0.1,
-        ge=0.02,
-        examples=["0.1"],
-        description="Code that holds the event loop this long is a `blocking_call`, in seconds.",
+        default=0.1, ge=0.02, description="Minimum duration of a block for a `blocking_call` finding, in seconds."
     )
     spans_per_minute: int = Field(
         default=30,
         ge=0,
-        examples=["30"],
-        description="Most spans `event loop blocked` in a minute; further ones are counted only.",
+        description="Maximum number of `event loop blocked` spans per minute. Further blocks are only counted.",
     )
 
 
 class ThreadsSettings(_Group):
-    """anyio's thread pool."""
+    """anyio's thread pool, which runs `def` endpoints."""
 
-    enabled: bool = Field(
-        default=True, examples=["true"], description="Measure anyio's thread pool, which runs `def` endpoints."
-    )
+    enabled: bool = Field(default=True, description="Measure the thread pool.")
     wait: float = Field(
-        default=0.05,
-        gt=0,
-        examples=["0.05"],
-        description="Waiting this long for a thread is a `threadpool_wait`, in seconds.",
+        default=0.05, gt=0, description="Minimum wait for a thread for a `threadpool_wait` finding, in seconds."
     )
 
 
 class LogsSettings(_Group):
-    """Trace ids in log records."""
+    """Correlation of log records with traces."""
 
-    enabled: bool = Field(
-        default=True, examples=["true"], description="Put trace_id, span_id and route into every log record."
-    )
+    enabled: bool = Field(default=True, description="Add `trace_id`, `span_id` and `route` to every log record.")
 
 
 class MemorySettings(_Group):
-    """Memory, cgroup and GC."""
+    """Memory of the process, its cgroup limit, and the garbage collector."""
 
-    enabled: bool = Field(
-        default=True, examples=["true"], description="Measure memory and the pauses of the garbage collector."
-    )
-    interval: float = Field(
-        default=10.0, ge=0.1, examples=["10"], description="Time between two measurements, in seconds."
-    )
+    enabled: bool = Field(default=True, description="Measure memory and the pauses of the garbage collector.")
+    interval: float = Field(default=10.0, ge=0.1, description="Interval between two measurements, in seconds.")
     growth_window: float = Field(
         default=600.0,
         ge=1,
-        examples=["600"],
-        description="Memory that grows over this time, full collections included, is `memory_growth`, in seconds.",
+        description="Window over which memory must grow steadily for a `memory_growth` finding, in seconds.",
     )
     growth_bytes: int = Field(
         default=50 * 1024 * 1024,
         ge=0,
-        examples=["52428800"],
-        description="Growth of less than this in the window is none, in bytes.",
+        description="Minimum growth within `growth_window` for a `memory_growth` finding, in bytes.",
     )
     forecast: float = Field(
         default=4 * 3600.0,
         gt=0,
-        examples=["14400"],
-        description="Growth that reaches the cgroup's limit within this time is `critical`, in seconds.",
+        description="Growth that will reach the cgroup limit within this time is `critical`, in seconds.",
     )
     gc_pause: float = Field(
         default=0.05,
         gt=0,
-        examples=["0.05"],
-        description="A pause of the garbage collector this long is a `gc_pause`, in seconds.",
+        description="Minimum pause of the garbage collector for a `gc_pause` finding, in seconds.",
     )
 
 
 class CacheSettings(_Group):
-    """Caches: those that the app has handed over with `observe_cache`, and its functions with `functools.lru_cache`."""
+    """Caches passed to `observe_cache`, and the app's functions with `functools.lru_cache`."""
 
-    enabled: bool = Field(default=True, examples=["true"], description="Measure caches.")
-    discover: bool = Field(
-        default=True,
-        examples=["true"],
-        description="Find the app's functions with `functools.lru_cache` by themselves.",
-    )
+    enabled: bool = Field(default=True, description="Measure caches.")
+    discover: bool = Field(default=True, description="Discover the app's functions with `functools.lru_cache`.")
     hit_ratio: float = Field(
-        default=0.2,
-        ge=0,
-        le=1,
-        examples=["0.2"],
-        description="A cache that answers a smaller share of its look-ups than this is `cache_inefficient`.",
+        default=0.2, ge=0, le=1, description="Hit ratio below which a cache is reported as `cache_inefficient`."
     )
-    lookups: int = Field(
-        default=500,
-        ge=1,
-        examples=["500"],
-        description="Look-ups between two judgements of a cache.",
-    )
+    lookups: int = Field(default=500, ge=1, description="Number of look-ups between two assessments of a cache.")
     unbounded_size: int = Field(
         default=10_000,
         ge=1,
-        examples=["10000"],
-        description="A cache without a limit that has so many entries, and still grows, is `cache_inefficient`.",
+        description="Number of entries from which a growing cache without a size limit is reported as"
+        " `cache_inefficient`.",
     )
-    interval: float = Field(
-        default=10.0, ge=0.1, examples=["10"], description="Time between two readings of the caches, in seconds."
-    )
+    interval: float = Field(default=10.0, ge=0.1, description="Interval between two measurements, in seconds.")
 
 
 class FindingsSettings(_Group):
-    """What is done with what was found."""
+    """Detection and reporting of bottlenecks."""
 
-    enabled: bool = Field(default=True, examples=["true"], description="Look for bottlenecks.")
+    enabled: bool = Field(default=True, description="Look for bottlenecks.")
     disabled: tuple[str, ...] = Field(
         default=(),
         examples=["gc_pause,slow_middleware"],
-        description="Kinds of findings that are not reported.",
+        description="Kinds of findings not to report.",
     )
     most: int = Field(
-        default=200, ge=1, examples=["200"], description="Findings that are kept; then the oldest are forgotten."
+        default=200,
+        ge=1,
+        description="Maximum number of distinct findings kept. The least recently seen are dropped first.",
     )
     warnings_per_minute: int = Field(
         default=10,
         ge=0,
-        examples=["10"],
-        description="Most warnings in the log about new findings; further ones are counted only.",
+        description="Maximum number of log warnings about new findings per minute. Further findings are only counted.",
     )
 
     @field_validator("disabled", mode="before")
@@ -570,21 +501,22 @@ class FindingsSettings(_Group):
     def _kinds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for kind in value:
             if kind not in list(Kind):
-                message = f"{kind!r} is no kind of finding ({', '.join(Kind)})"
+                message = f"{kind!r} is not a kind of finding ({', '.join(Kind)})"
                 raise ValueError(message)
         return value
 
 
 class DebugSettings(_Group):
-    """The route that hands out findings and verdicts, for `otel-fastperf doctor`."""
+    """The debug route, which `otel-fastperf doctor` reads."""
 
-    enabled: bool = Field(default=True, examples=["true"], description="Serve the debug route.")
-    path: str = Field(default="/debug/fastperf", examples=["/debug/fastperf"], description="Path of the debug route.")
+    enabled: bool = Field(default=True, description="Serve the debug route.")
+    path: str = Field(default=DEBUG_PATH, examples=["/internal/debug"], description="Path of the debug route.")
     token: SecretStr | None = Field(
         default=None,
         min_length=8,
         examples=["a-long-random-word"],
-        description="Answer requests with `Authorization: Bearer <this>`; without it, only those from this machine.",
+        description="Require `Authorization: Bearer <token>` for the debug route. At least 8 characters. Without a"
+        " token, only requests from the same machine are answered.",
     )
 
     @field_validator("path")
@@ -593,62 +525,58 @@ class DebugSettings(_Group):
         return _page_path(value)
 
 
-class _Environment(PydanticBaseSettingsSource):
-    """OpenTelemetry's variables, then ours over them, as a nested dict. Empty means unset, as OpenTelemetry has it."""
+class Settings(BaseModel):
+    """All settings. `Settings()` reads the environment; arguments take precedence over it, setting by setting.
 
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        """Required by the base class; values are read all at once, in `__call__`."""
-        raise NotImplementedError
+    Groups are given as dicts: `Settings(service_name="shop", metrics={"path": "/internal/metrics"})`.
+    `docs/settings.md` lists every setting with its variables, default and meaning.
 
-    def __call__(self) -> dict[str, Any]:
-        """Nested as `Settings` is: `{"service_name": "shop", "traces": {"endpoint": …}}`."""
-        values: dict[str, Any] = {}
-        for variable, target in (*STANDARD, *OWN.items()):
-            text = os.environ.get(variable, "").strip()
-            if text:
-                group, _, name = target.rpartition(".")
-                (values.setdefault(group, {}) if group else values)[name] = _spelled(variable, text)
-        return values
-
-
-def _spelled(variable: str, text: str) -> str:
-    if variable == "OTEL_SDK_DISABLED":
-        # sdk-environment-variables: only "true", in any case, is true; everything else is false
-        return str(text.lower() == "true")
-    if variable in {"OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION"}:
-        return text.lower()
-    return text
-
-
-class Settings(BaseSettings):
-    """All settings. `Settings()` reads the environment; arguments win over it, name by name.
+    Attributes:
+        sdk_disabled: Disable everything.
+        service_name: Name of the service.
+        resource_attributes: Further attributes of the service.
+        propagators: Formats of the headers that carry the trace between services.
+        server_span: Where the span of a request comes from: `own`, `native` (FastAPI) or `contrib` (OpenTelemetry).
+        traces: Sampling, storage and export of spans.
+        requests: Which requests are measured, and what their spans show.
+        database: SQL statements and connection pools.
+        explain: Query plans of slow statements.
+        middleware: Self time of the app's middleware.
+        metrics: The metrics page for Prometheus.
+        loop: Lag, utilization and blocks of the event loop.
+        threads: anyio's thread pool.
+        memory: Memory of the process, its cgroup limit, and the garbage collector.
+        cache: Caches of the app.
+        logs: Correlation of log records with traces.
+        findings: Detection and reporting of bottlenecks.
+        debug: The debug route.
 
     Raises:
-        SettingsError: one message with a line for each wrong value, argument or variable.
+        SettingsError: Arguments or variables are wrong. The message has one line for each.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sdk_disabled: bool = Field(
-        default=False, examples=["true"], description="Switch everything off: no thread, no socket, no middleware."
+        default=False, examples=["true"], description="Disable everything: no threads, no sockets, no middleware."
     )
     service_name: str | None = Field(
-        default=None, examples=["shop"], description="Name of the service, in traces the attribute `service.name`."
+        default=None, examples=["shop"], description="Name of the service; the resource attribute `service.name`."
     )
     resource_attributes: dict[str, str] = Field(
         default={},
         examples=["deployment.environment.name=prod"],
-        description="Attributes of the service, `key=value` with commas between.",
+        description="Resource attributes of the service, as `key=value` pairs separated by commas.",
     )
     propagators: tuple[str, ...] = Field(
         default=("tracecontext", "baggage"),
-        examples=["tracecontext,baggage"],
-        description="Which headers carry the trace from service to service.",
+        examples=["tracecontext"],
+        description="Formats of the headers that carry the trace between services.",
     )
     server_span: Literal["own", "native", "contrib"] = Field(
         default="own",
-        examples=["own"],
-        description="Who makes the span of a request: this package, FastAPI, or OpenTelemetry's contrib package.",
+        description="Which library creates the span of a request: this one (`own`), FastAPI (`native`) or"
+        " `opentelemetry-instrumentation-fastapi` (`contrib`).",
     )
 
     traces: TracesSettings = TracesSettings()
@@ -666,28 +594,29 @@ class Settings(BaseSettings):
     debug: DebugSettings = DebugSettings()
 
     def __init__(self, **values: Any) -> None:
-        """Read and check everything; see the class."""
-        wrong = list(_unknown_variables(os.environ))
+        self._read(_ENVIRONMENT, values)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], **values: Any) -> Self:
+        """Settings from `environ` in place of the process's environment; arguments take precedence over it.
+
+        Raises:
+            SettingsError: Arguments or variables are wrong. The message has one line for each.
+        """
+        settings = cls.__new__(cls)
+        settings._read(environ, values)  # noqa: SLF001 - a second constructor
+        return settings
+
+    def _read(self, environ: Mapping[str, str], values: Mapping[str, Any]) -> None:
+        wrong = list(_unknown_variables(environ))
         try:
-            super().__init__(**values)
+            super().__init__(**_merged(_nested(environ), values))
         except ValidationError as error:
-            wrong = [*_lines(error, values, os.environ), *wrong]
+            wrong = [*_lines(error, values, environ), *wrong]
         if wrong:
             count = "1 setting is" if len(wrong) == 1 else f"{len(wrong)} settings are"
             message = "\n  ".join((f"otel_fastperf: {count} wrong:", *wrong))
             raise SettingsError(message)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class's signature
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then our own reading of the environment; no `.env` files and no secrets folder."""
-        return init_settings, _Environment(settings_cls)
 
     @field_validator("resource_attributes", mode="before")
     @classmethod
@@ -705,16 +634,27 @@ class Settings(BaseSettings):
         known = {"none", *(point.name for point in entry_points(group="opentelemetry_propagator"))}
         for name in value:
             if name not in known:
-                message = f"{name!r} is not a propagator that is installed ({', '.join(sorted(known))})"
+                message = f"{name!r} is not an installed propagator ({', '.join(sorted(known))})"
                 raise ValueError(message)
         return value
 
 
 def propagators_of_environment() -> tuple[str, ...]:
-    """What the OpenTelemetry API itself has installed: it reads `OTEL_PROPAGATORS` when it is imported."""
-    names = _names(os.environ.get("OTEL_PROPAGATORS", ""))
+    """The propagators that the OpenTelemetry API installed: it reads `OTEL_PROPAGATORS` when it is imported."""
+    names = _names(_ENVIRONMENT.get("OTEL_PROPAGATORS", ""))
     default: tuple[str, ...] = Settings.model_fields["propagators"].default
     return names if isinstance(names, tuple) and names else default
+
+
+def spelled(value: object) -> str:
+    """A value as it is written in a variable."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ",".join(value) if isinstance(value, tuple | dict) else str(value)
 
 
 def _own_variables() -> dict[str, str]:
@@ -728,32 +668,66 @@ def _own_variables() -> dict[str, str]:
     return own
 
 
-#: our variables and where their values go: `OTEL_FASTPERF_METRICS_PATH` -> `metrics.path`
+#: our variables and the settings they set: `OTEL_FASTPERF_METRICS_PATH` -> `metrics.path`
 OWN: Final = _own_variables()
+
+
+def _nested(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The values of all variables, nested like `Settings`: `{"service_name": "shop", "traces": {"endpoint": …}}`.
+
+    Ours come after OpenTelemetry's and so win. An empty variable counts as unset, as in OpenTelemetry's specification.
+    """
+    values: dict[str, Any] = {}
+    for variable, target in (*STANDARD, *OWN.items()):
+        text = environ.get(variable, "").strip()
+        if text:
+            group, _, name = target.rpartition(".")
+            (values.setdefault(group, {}) if group else values)[name] = _normalized(variable, text)
+    return values
+
+
+def _normalized(variable: str, text: str) -> str:
+    if variable == "OTEL_SDK_DISABLED":
+        # sdk-environment-variables: only "true", in any case, is true; everything else is false
+        return str(text.lower() == "true")
+    if variable in {"OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION"}:
+        return text.lower()
+    return text
+
+
+def _merged(environment: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments over the environment. A group given as a dict overrides only the settings that it names."""
+    merged = dict(environment)
+    for name, value in values.items():
+        below = merged.get(name)
+        merged[name] = {**below, **value} if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return merged
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
     for variable in sorted(environ):
         if variable.startswith(PREFIX) and variable not in OWN:
-            near = difflib.get_close_matches(variable, OWN, n=1)
-            cure = f"did you mean {near[0]}?" if near else "see the settings table in the README."
-            yield f"{variable}={environ[variable]!r}: there is no such setting; {cure}"
+            yield f"{variable}={environ[variable]!r}: {_unknown(variable, OWN)}"
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    remedy = f"use {near[0]}, the closest name" if near else "choose one from docs/settings.md"
+    return f"there is no such setting. Remedy: {remedy}."
 
 
 def _lines(error: ValidationError, values: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
     for detail in error.errors():
         path = ".".join(str(part) for part in detail["loc"][:2])
         if detail["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(path, OWN.values(), n=1)
-            cure = f"did you mean {near[0]}?" if near else "see the settings table in the README."
-            yield f"{path}: there is no such setting; {cure}"
+            yield f"{path}: {_unknown(path, OWN.values())}"
             continue
         rule = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        yield f"{_key(path, values, environ)}={_shown(path, detail['input'])}: {rule}.{_cure(path)}"
+        yield f"{_key(path, values, environ)}={_shown(path, detail['input'])}: {rule}.{_remedy(path)}"
 
 
 def _key(path: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> str:
-    """The name under which the user gave the value: the argument, our variable, or OpenTelemetry's."""
+    """The name by which the user gave the value: the argument, our variable, or OpenTelemetry's."""
     group, _, name = path.partition(".")
     given = values.get(group)
     if group in values and (not name or not isinstance(given, Mapping) or name in given):
@@ -769,9 +743,15 @@ def _shown(path: str, value: object) -> str:
     return repr(value) if isinstance(value, str | int | float | bool | tuple) else "…"
 
 
-def _cure(path: str) -> str:
+def _remedy(path: str) -> str:
+    field = _field(path)
+    example = "" if field is None else next(iter(field.examples or ()), spelled(field.default))
+    return f" Remedy: write for example {example}." if example else ""
+
+
+def _field(path: str) -> FieldInfo | None:
     group, _, name = path.partition(".")
     field = Settings.model_fields.get(group)
     if field is not None and name and isinstance(field.annotation, type) and issubclass(field.annotation, _Group):
-        field = field.annotation.model_fields.get(name)
-    return f" Write for instance {field.examples[0]}." if field is not None and field.examples else ""
+        return field.annotation.model_fields.get(name)
+    return field

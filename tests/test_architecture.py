@@ -225,7 +225,7 @@ WATCH: Final = '''
 """Imports every module of the package and prints what it did besides."""
 import gc, importlib, logging, os, signal, sys, threading, time
 
-import anyio, fastapi, prometheus_client, pydantic_settings
+import anyio, fastapi, prometheus_client, pydantic
 from opentelemetry import propagate, trace
 
 modules, package = sys.argv[1].split(","), sys.argv[2]

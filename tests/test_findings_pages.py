@@ -9,9 +9,8 @@ from typing import Any, Final
 
 import pytest
 
-from docs.generate import spelled
 from otel_fastperf.findings import Kind
-from otel_fastperf.settings import OWN, Settings
+from otel_fastperf.settings import OWN, Settings, spelled
 
 ROOT: Final = Path(__file__).parent.parent
 FOLDER: Final = ROOT / "docs" / "findings"

@@ -1,11 +1,11 @@
-"""Settings: OpenTelemetry's variables, ours over them, arguments over both; all mistakes in one message, with cures."""
+"""Settings: OpenTelemetry's variables, ours over them, arguments over both; one message lists all mistakes."""
 
 from typing import Any
 
 import pytest
 
 from otel_fastperf.errors import SettingsError
-from otel_fastperf.settings import OWN, STANDARD, Settings, propagators_of_environment
+from otel_fastperf.settings import OWN, STANDARD, Settings, propagators_of_environment, spelled
 
 
 def wrong(**arguments: Any) -> list[str]:
@@ -80,7 +80,10 @@ def test_our_variable_is_read_and_its_example_is_right(
 ) -> None:
     group, _, name = path.rpartition(".")
     fields = type(value(Settings(), group)).model_fields if group else Settings.model_fields
-    monkeypatch.setenv(variable, fields[name].examples[0])  # type: ignore[index]
+    field = fields[name]
+    example = field.examples[0] if field.examples else spelled(field.default)
+    assert example != spelled(field.default) or not field.examples, "an example that repeats the default says nothing"
+    monkeypatch.setenv(variable, example)
     Settings()
 
 
@@ -126,24 +129,27 @@ def test_an_exporter_without_an_endpoint_goes_to_the_specified_default(monkeypat
     assert Settings().traces.url == "http://localhost:4317"
 
 
-def test_all_mistakes_are_in_one_message_each_with_key_value_rule_and_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_mistakes_are_in_one_message_each_with_key_value_rule_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "3")
     monkeypatch.setenv("OTEL_FASTPERF_METRIC_PATH", "/m")
     assert wrong(loop={"interval": 9}, server_span="mine", colour="red") == [
-        "server_span='mine': should be 'own', 'native' or 'contrib'. Write for instance own.",
+        "server_span='mine': should be 'own', 'native' or 'contrib'. Remedy: write for example own.",
         (
             "OTEL_TRACES_SAMPLER_ARG='3': must be a number from 0 to 1 for sampler parentbased_traceidratio."
-            " Write for instance 0.1."
+            " Remedy: write for example 0.1."
         ),
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT='collector:4318': must be a URL with http:// or https:// and a host."
-            " Write for instance http://localhost:4318."
+            " Remedy: write for example http://localhost:4318."
         ),
-        "loop.interval=9: should be less than or equal to 1. Write for instance 0.05.",
-        "colour: there is no such setting; see the settings table in the README.",
-        "OTEL_FASTPERF_METRIC_PATH='/m': there is no such setting; did you mean OTEL_FASTPERF_METRICS_PATH?",
+        "loop.interval=9: should be less than or equal to 1. Remedy: write for example 0.05.",
+        "colour: there is no such setting. Remedy: choose one from docs/settings.md.",
+        (
+            "OTEL_FASTPERF_METRIC_PATH='/m': there is no such setting."
+            " Remedy: use OTEL_FASTPERF_METRICS_PATH, the closest name."
+        ),
     ]
 
 
@@ -179,3 +185,12 @@ def test_the_api_s_own_propagators_are_known(monkeypatch: pytest.MonkeyPatch) ->
     assert propagators_of_environment() == Settings().propagators
     monkeypatch.setenv("OTEL_PROPAGATORS", "tracecontext")
     assert propagators_of_environment() == ("tracecontext",) == Settings().propagators
+
+
+def test_an_environment_can_be_given_in_place_of_the_process_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "of-the-process")
+    settings = Settings.from_env({"OTEL_FASTPERF_LOOP_INTERVAL": "0.1"}, loop={"blocked": 0.2})
+    assert (settings.service_name, settings.loop.interval, settings.loop.blocked) == (None, 0.1, 0.2)
+    with pytest.raises(SettingsError, match="OTEL_FASTPERF_LOOP_INTERVAL='9': should be less than or equal to 1"):
+        Settings.from_env({"OTEL_FASTPERF_LOOP_INTERVAL": "9"})
+    assert Settings.from_env({}) == Settings.from_env({"OTEL_SERVICE_NAME": " "}) != Settings()

@@ -17,13 +17,13 @@ from otel_fastperf.errors import AskingError, FastPerfError, ReportError
 from otel_fastperf.findings import Severity
 from otel_fastperf.report.formats import FORMATS, report_as
 from otel_fastperf.report.model import Report
+from otel_fastperf.settings import DEBUG_PATH
 
 OK: Final = 0
 FOUND: Final = 1
 COULD_NOT_LOOK: Final = 2
 
 _TOKEN: Final = "OTEL_FASTPERF_DEBUG_TOKEN"  # noqa: S105 - the variable's name
-_PATH: Final = "/debug/fastperf"
 
 #: `http://…`, `shop:8000`, `:8000`, `[::1]:8000/path`, `localhost`: everything else is a file
 _ADDRESS: Final = re.compile(r"\w+://.*|(?:[\w.-]*|\[[0-9a-fA-F:.]+\]):[0-9]+(?:/.*)?|localhost(?:/.*)?")
@@ -108,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_service_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--path", default=_PATH, help=f"path of the debug route, if the URL has none ({_PATH})")
+    parser.add_argument(
+        "--path", default=DEBUG_PATH, help=f"path of the debug route, if the URL has none ({DEBUG_PATH})"
+    )
     parser.add_argument("--token", help=f"bearer token of the debug route (better: in the environment, {_TOKEN})")
 
 
