@@ -27,7 +27,7 @@ def transport_builder(settings: TracesSettings) -> Callable[[], Transport]:
         from otel_fastperf.tracing.otlp_http import OtlpHttp
     except ImportError as error:
         package = "opentelemetry-exporter-otlp-proto-" + settings.protocol.removesuffix("/protobuf")
-        message = f"otel_fastperf: cannot export over OTLP {settings.protocol}: {error}. Cure: pip install {package}"
+        message = f"otel_fastperf: cannot export over OTLP {settings.protocol}: {error}. Remedy: pip install {package}"
         raise SetupError(message) from error
     return lambda: OtlpHttp(settings)
 

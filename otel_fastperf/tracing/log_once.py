@@ -13,10 +13,10 @@ _logger: Final = logging.getLogger("otel_fastperf")
 #: seconds between two warnings: a collector that comes and goes is told of once a minute
 _QUIET: Final = 60.0
 
-_CURES: Final = {
-    Verdict.RETRY: "Cure: start the collector there, or correct OTEL_EXPORTER_OTLP_ENDPOINT",
-    Verdict.REJECTED: "Cure: correct OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_HEADERS",
-    Verdict.ACCEPTED: "Cure: sample (OTEL_TRACES_SAMPLER), or raise OTEL_BSP_MAX_QUEUE_SIZE",
+_REMEDIES: Final = {
+    Verdict.RETRY: "Remedy: start the collector there, or correct OTEL_EXPORTER_OTLP_ENDPOINT",
+    Verdict.REJECTED: "Remedy: correct OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_HEADERS",
+    Verdict.ACCEPTED: "Remedy: sample (OTEL_TRACES_SAMPLER), or raise OTEL_BSP_MAX_QUEUE_SIZE",
 }
 
 
@@ -52,7 +52,7 @@ class Notices:
                 self._where,
                 answer.reason,
                 self._fate[answer.verdict],
-                _CURES[answer.verdict],
+                _REMEDIES[answer.verdict],
             )
 
     def well(self, lost: int) -> None:

@@ -113,7 +113,7 @@ def _on_own_provider(stack: ExitStack, settings: Settings, metrics: Metrics, gua
     description = _destination(settings.traces)
     if settings.traces.exports and service_name(provider) == "":
         description += "; without a service name, set OTEL_SERVICE_NAME"
-        _logger.info("otel_fastperf: spans are exported as unknown_service. Cure: set OTEL_SERVICE_NAME")
+        _logger.info("otel_fastperf: spans are exported as unknown_service. Remedy: set OTEL_SERVICE_NAME")
     return _tracing(provider, processor, description, guard)
 
 

@@ -192,7 +192,7 @@ def test_an_installed_sampler_that_cannot_be_made_is_a_clear_error(
     open_it: Open, plugin: Callable[[str], None], factory: str
 ) -> None:
     plugin(factory)
-    with pytest.raises(SetupError, match=r"'mine'.*Cure: .*OTEL_TRACES_SAMPLER"):
+    with pytest.raises(SetupError, match=r"'mine'.*Remedy: .*OTEL_TRACES_SAMPLER"):
         open_it(sampler="mine", sampler_arg="7")
 
 

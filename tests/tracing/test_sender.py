@@ -353,7 +353,7 @@ def test_a_collector_that_is_down_costs_one_warning_and_one_line_when_it_is_back
     down, back = log()
     assert down.startswith("WARNING otel_fastperf: spans do not reach http://127.0.0.1:")
     assert "efused): the newest 5 are kept for later; requests are not affected." in down
-    assert "Cure: start the collector there, or correct OTEL_EXPORTER_OTLP_ENDPOINT" in down
+    assert "Remedy: start the collector there, or correct OTEL_EXPORTER_OTLP_ENDPOINT" in down
     assert back.startswith("INFO otel_fastperf: spans reach http://127.0.0.1:")
     assert back.endswith("; 7 were lost")
 

@@ -309,7 +309,7 @@ def test_a_missing_service_name_is_said_once(open_it: Open, receiver: Receiver, 
     assert receiver.wait_for(1)[0].resource["service.name"].startswith("unknown_service")
     assert opened.tracing.description.endswith("/v1/traces; without a service name, set OTEL_SERVICE_NAME")
     assert [line for line in log() if "OTEL_SERVICE_NAME" in line] == [
-        "INFO otel_fastperf: spans are exported as unknown_service. Cure: set OTEL_SERVICE_NAME"
+        "INFO otel_fastperf: spans are exported as unknown_service. Remedy: set OTEL_SERVICE_NAME"
     ]
 
 
