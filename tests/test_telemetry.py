@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -307,6 +307,48 @@ class TestUndo:
         assert steps == ["start", "stop"]
         assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
         telemetry.shutdown()
+
+    @pytest.mark.parametrize("order", [iter, reversed], ids=["in the order of set-up", "in reverse"])
+    def test_hundreds_of_overlapping_apps_leave_nothing(self, order: Any) -> None:
+        """Wrappers that only restored what they had found would pile up, and bring back those of apps already gone."""
+        from fastapi import routing
+        from sqlalchemy.engine import Engine
+        from starlette.background import BackgroundTask
+
+        def touched() -> tuple[Any, ...]:
+            return (
+                logging.Logger.makeRecord,
+                BackgroundTask.__call__,
+                Engine.raw_connection,
+                vars(routing)["solve_dependencies"],
+                vars(routing)["run_endpoint_function"],
+                propagate.get_global_textmap(),
+            )
+
+        def depth() -> int:
+            """Frames between a log call and the making of its record."""
+            depths: list[int] = []
+
+            def counting(*arguments: Any, **options: Any) -> logging.LogRecord:
+                frame, number = sys._getframe(), 0
+                while frame is not None:
+                    frame, number = frame.f_back, number + 1  # type: ignore[assignment]
+                depths.append(number)
+                return logging.LogRecord(*arguments, **options)
+
+            factory = logging.getLogRecordFactory()
+            logging.setLogRecordFactory(counting)
+            logging.getLogger("an app's").warning("hello")
+            logging.setLogRecordFactory(factory)
+            return depths[0]
+
+        before, shallow = touched(), depth()
+        settings = Settings(propagators=("tracecontext",))
+        handles = [setup_telemetry(items(FastAPI()), settings=settings) for _ in range(300)]
+        assert depth() <= shallow + 3
+        for handle in order(handles):
+            handle.shutdown()
+        assert touched() == before
 
     def test_a_set_up_that_fails_half_way_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import otel_fastperf.parts as module
