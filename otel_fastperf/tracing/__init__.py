@@ -1,11 +1,13 @@
-"""Spans, from the provider to the wire. The only part of the package that knows the OpenTelemetry SDK.
+"""Spans, from the tracer provider to the network. Only this folder imports the OpenTelemetry SDK.
 
-    opening     which provider, which processor
-    provider    our TracerProvider;  guarded: its sampler and processors;  store: spans kept in this process
-    sender      the span processor that exports;  worker: its thread;  buffer: what waits, and the books
-    transport   one attempt, one answer;  exporters, otlp_http, otlp_grpc: who makes it;  notices: what is logged
+    setup          chooses the provider and the span processor
+    provider       our TracerProvider;  safe_sdk: its sampler and processors;  store: spans kept in this process
+    propagators    the headers that carry a trace between services
+    sender         the span processor that exports;  worker: its thread;  buffer: waiting spans, all accounted for
+    transport      the interface for one export;  exporters, otlp_http, otlp_grpc: its implementations
+    log_once       warnings about undelivered spans;  forks: hooks around os.fork
 
-`transport.Transport` is the seam to the wire and `provider.FastPerfTracerProvider` the one to the span object.
+The two interfaces to build on are `transport.Transport` and `provider.FastPerfTracerProvider`.
 """
 
 from otel_fastperf.tracing.setup import Tracing, open_tracing
