@@ -15,13 +15,12 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from otel_fastperf.findings import Kind
 from otel_fastperf.requests.time_budget import Segment
+from tests.deploy.panels import Window, flat
 from tests.deploy.promql import COUNTERS, KNOWN, OURS, missing, selectors
 from tests.deploy.servers import DEPLOY, GRAFANA
 from tools.dashboards import __main__ as generator
 from tools.dashboards.findings import MEANINGS
 from tools.dashboards.panels import SEGMENTS
-from tools.dashboards.picture.page import flat
-from tools.dashboards.picture.prometheus import Window
 
 BOARDS: Final = {path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
 NAMES: Final = ("overview", "route", "database", "runtime", "findings", "telemetry")
