@@ -15,10 +15,10 @@ PYTEST := $(RUN) -m pytest --dist loadgroup
 # Environments of the matrix (ENVS="oldest newest").
 ENVS ?=
 
-# Parts of the stack in addition to its core: demo, and one of persistent, jaeger-only (WITH="demo persistent").
+# Overlays of the stack: demo, and persistent or jaeger-only (WITH="demo persistent").
 WITH ?=
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo .venv/bin/docker-compose)
-STACK = $(COMPOSE) -f docker-compose.yml $(foreach part,$(filter-out demo,$(WITH)),-f compose.$(part).yml) $(addprefix --profile ,$(filter demo,$(WITH)))
+STACK = $(COMPOSE) -f docker-compose.yml $(foreach part,$(WITH),-f compose.$(part).yml)
 PASSWORD := secrets/grafana_admin_password
 
 .DEFAULT_GOAL := help
@@ -42,7 +42,7 @@ stack-smoke: $(READY) ## check the running stack: send a trace, find it, print t
 	@$(RUN) -m otel_fastperf.cli.stack.smoke $(if $(filter demo,$(WITH)),--app shop)
 
 stack-down: $(READY) ## stop the stack and keep its data (ARGS=--volumes deletes it)
-	$(COMPOSE) -f docker-compose.yml -f compose.persistent.yml --profile "*" down --remove-orphans $(ARGS)
+	$(COMPOSE) -f docker-compose.yml -f compose.demo.yml -f compose.persistent.yml down --remove-orphans $(ARGS)
 
 # Grafana reads the file as another user, so the folder keeps others out.
 $(PASSWORD):

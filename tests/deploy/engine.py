@@ -396,7 +396,6 @@ class Stack:
     project: str
     ports: Mapping[str, int]
     overlays: Sequence[str] = ()
-    profiles: Sequence[str] = ()
 
     def compose(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """Run docker-compose on it."""
@@ -406,7 +405,7 @@ class Stack:
             *(part for name in self.overlays for part in ("-f", f"compose.{name}.yml")),
         ]
         done = subprocess.run(
-            [str(COMPOSE), "--project-name", self.project, "--progress", "plain", *files, *self._named(), *arguments],
+            [str(COMPOSE), "--project-name", self.project, "--progress", "plain", *files, *arguments],
             cwd=self.folder,
             env={
                 "PATH": os.environ["PATH"],
@@ -421,10 +420,6 @@ class Stack:
         )
         assert not check or done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout}{done.stderr}\n{self.log()}"
         return done
-
-    def _named(self) -> Iterator[str]:
-        for name in self.profiles:
-            yield from ("--profile", name)
 
     @property
     def variables(self) -> dict[str, str]:

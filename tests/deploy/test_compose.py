@@ -27,11 +27,11 @@ from tools.servers import SERVERS
 
 FILES: Final = sorted(path.name for path in (*ROOT.glob("docker-compose.yml"), *ROOT.glob("compose.*.yml")))
 OVERLAYS: Final = [name.split(".")[1] for name in FILES if name.startswith("compose.")]
-#: overlays, profiles
+#: overlays that are combined with each other
 COMBINATIONS: Final = [
-    ((), ()),
-    ((), ("demo",)),
-    *(((overlay,), profiles) for overlay in OVERLAYS for profiles in ((), ("demo",))),
+    *((overlay, *demo) for overlay in OVERLAYS if overlay != "demo" for demo in ((), ("demo",))),
+    (),
+    ("demo",),
 ]
 
 #: gives volumes to another user, which only root can, and ends
@@ -41,13 +41,12 @@ WITHOUT_HEALTH: Final = {"otel-collector", "load"} | ONCE
 
 
 def compose(
-    overlays: tuple[str, ...], profiles: tuple[str, ...], *arguments: str, env_file: Path = Path("/dev/null")
+    overlays: tuple[str, ...], *arguments: str, env_file: Path = Path("/dev/null")
 ) -> "subprocess.CompletedProcess[str]":
     files = ["-f", "docker-compose.yml", *(part for name in overlays for part in ("-f", f"compose.{name}.yml"))]
-    named = (part for name in profiles for part in ("--profile", name))
     # no engine is asked, and no .env of whoever runs the tests
     return subprocess.run(
-        [str(COMPOSE), "--env-file", str(env_file), *files, *named, *arguments],
+        [str(COMPOSE), "--env-file", str(env_file), *files, *arguments],
         cwd=ROOT,
         env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
         capture_output=True,
@@ -58,9 +57,9 @@ def compose(
 
 
 @cache
-def model(overlays: tuple[str, ...], profiles: tuple[str, ...]) -> dict[str, Any]:
+def model(overlays: tuple[str, ...]) -> dict[str, Any]:
     """What Compose makes of it."""
-    done = compose(overlays, profiles, "config", "--format", "json")
+    done = compose(overlays, "config", "--format", "json")
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -68,20 +67,20 @@ def model(overlays: tuple[str, ...], profiles: tuple[str, ...]) -> dict[str, Any
 
 def every_service() -> Iterator[tuple[str, dict[str, Any]]]:
     """Each service of each combination, with a name that tells which."""
-    for overlays, profiles in COMBINATIONS:
-        for name, service in model(overlays, profiles)["services"].items():
-            yield " ".join((name, *overlays, *profiles)), service
+    for overlays in COMBINATIONS:
+        for name, service in model(overlays)["services"].items():
+            yield " ".join((name, *overlays)), service
 
 
 SERVICES: Final = dict(every_service())
 
 each_service = pytest.mark.parametrize("name", SERVICES)
-each_combination = pytest.mark.parametrize(("overlays", "profiles"), COMBINATIONS)
+each_combination = pytest.mark.parametrize("overlays", COMBINATIONS)
 
 
 @each_combination
-def test_compose_takes_it_without_a_word(overlays: tuple[str, ...], profiles: tuple[str, ...]) -> None:
-    done = compose(overlays, profiles, "config", "--quiet")
+def test_compose_takes_it_without_a_word(overlays: tuple[str, ...]) -> None:
+    done = compose(overlays, "config", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -93,10 +92,8 @@ def test_it_is_what_the_specification_says(name: str) -> None:
 
 
 @each_combination
-def test_the_linter_finds_nothing_of_weight(
-    overlays: tuple[str, ...], profiles: tuple[str, ...], tmp_path: Path
-) -> None:
-    (tmp_path / "compose.yml").write_text(compose(overlays, profiles, "config").stdout)
+def test_the_linter_finds_nothing_of_weight(overlays: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "compose.yml").write_text(compose(overlays, "config").stdout)
     linter = Path(sys.executable).parent / "compose-lint"
     options = ["--quiet", "--fail-on", "medium", "--config", str(ROOT / ".compose-lint.yml"), "--skip-suppressed"]
     command = [str(linter), "check", *options, str(tmp_path / "compose.yml")]
@@ -189,10 +186,10 @@ def test_the_configuration_a_command_names_is_there(name: str) -> None:
 
 
 def test_apps_find_the_same_addresses_with_and_without_a_collector() -> None:
-    jaeger = model(("jaeger-only",), ())["services"]["jaeger"]
+    jaeger = model(("jaeger-only",))["services"]["jaeger"]
     assert "otel-collector" in jaeger["networks"]["default"]["aliases"]
     ports = {port["target"]: port["published"] for port in jaeger["ports"]}
-    collectors = {port["target"]: port["published"] for port in model((), ())["services"]["otel-collector"]["ports"]}
+    collectors = {port["target"]: port["published"] for port in model(())["services"]["otel-collector"]["ports"]}
     assert ports == {**collectors, 16686: "16686"}
 
 
@@ -200,7 +197,7 @@ def test_apps_find_the_same_addresses_with_and_without_a_collector() -> None:
 
 
 def test_nobody_comes_in_without_a_password_of_their_own() -> None:
-    grafana = model((), ())["services"]["grafana"]
+    grafana = model(())["services"]["grafana"]
     environment = grafana["environment"]
     assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
     assert [name for name in environment if "PASSWORD" in name] == ["GF_SECURITY_ADMIN_PASSWORD__FILE"]
@@ -237,9 +234,9 @@ def test_the_example_shows_every_variable_and_what_holds_without_it(tmp_path: Pa
     shown = re.sub(r"^#(?=[A-Z_]+=)", "", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
     assert sorted(re.findall(r"^([A-Z_]+)=", shown, flags=re.MULTILINE)) == sorted(used)
     (tmp_path / "example.env").write_text(shown)
-    for overlays, profiles in COMBINATIONS:
-        done = compose(overlays, profiles, "config", "--format", "json", env_file=tmp_path / "example.env")
-        assert json.loads(done.stdout) == model(overlays, profiles)
+    for overlays in COMBINATIONS:
+        done = compose(overlays, "config", "--format", "json", env_file=tmp_path / "example.env")
+        assert json.loads(done.stdout) == model(overlays)
 
 
 def versions() -> dict[str, str]:

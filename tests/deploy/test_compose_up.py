@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -45,8 +45,8 @@ def docker() -> Iterator[Engine]:
     """An engine that has the stack's images."""
     names = {
         name: service["image"]
-        for overlay in ((), *((each,) for each in OVERLAYS))
-        for name, service in model(overlay, ())["services"].items()
+        for overlay in ((), *((each,) for each in OVERLAYS if each != "demo"))
+        for name, service in model(overlay)["services"].items()
     }
     with engines.engine() as found:
         for image in engines.images(names):
@@ -55,9 +55,7 @@ def docker() -> Iterator[Engine]:
 
 
 class Start(Protocol):
-    def __call__(
-        self, *overlays: str, profiles: Sequence[str] = (), seconds: int = 60
-    ) -> AbstractContextManager[Stack]: ...
+    def __call__(self, *overlays: str, seconds: int = 60) -> AbstractContextManager[Stack]: ...
 
 
 @pytest.fixture
@@ -83,9 +81,9 @@ def start(docker: Engine, files: Path) -> Start:
     """Starts the stack with overlays; it is gone afterwards."""
 
     @contextmanager
-    def run(*overlays: str, profiles: Sequence[str] = (), seconds: int = 60) -> Iterator[Stack]:
+    def run(*overlays: str, seconds: int = 60) -> Iterator[Stack]:
         ports = {name: free_port() for name in PORTS}
-        stack = Stack(docker, files, f"test-{files.parent.name[-20:]}", ports, overlays, profiles)
+        stack = Stack(docker, files, f"test-{files.parent.name[-20:]}", ports, overlays)
         try:
             stack.compose("up", "--detach", "--wait", "--wait-timeout", str(seconds))
             yield stack
@@ -136,7 +134,7 @@ def test_it_is_healthy_within_a_minute_takes_a_trace_and_leaves_nothing(start: S
             finally:
                 process.kill()
         services = stack.services()
-        assert set(services) == set(model((), ())["services"])
+        assert set(services) == set(model(())["services"])
         for name, service in services.items():
             assert service["State"] == "running", name
             assert service["Health"] == ("" if name in WITHOUT_HEALTH else "healthy"), name
@@ -176,10 +174,10 @@ def test_traces_outlive_the_containers_with_disks_that_belong_to_the_servers(sta
 @pytest.mark.skipif(not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")), reason="needs PostgreSQL's programs")
 def test_the_demo_runs_on_postgresql_is_scraped_and_traced(start: Start, docker: Engine) -> None:
     for image in engines.demo_images(
-        {name: service["image"] for name, service in model((), ("demo",))["services"].items()}
+        {name: service["image"] for name, service in model(("demo",))["services"].items()}
     ):
         docker.add(image)
-    with start(profiles=["demo"], seconds=100) as stack:
+    with start("demo", seconds=100) as stack:
         demo = stack.folder / "deploy" / "prometheus" / "targets" / "demo.yml"
         shutil.copy(ROOT / "deploy" / "prometheus" / "targets" / "demo.yml", demo)
         smoke(stack, "--app", "shop")

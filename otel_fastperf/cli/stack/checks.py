@@ -16,7 +16,6 @@ from otel_fastperf.cli.setup_checks import Check, Level
 from otel_fastperf.cli.stack.files import (
     COMPOSE,
     ENVIRONMENT,
-    HOST,
     JAEGER_UI,
     SECRET,
     Manifest,
@@ -25,6 +24,7 @@ from otel_fastperf.cli.stack.files import (
     hash_of,
     variables,
 )
+from otel_fastperf.cli.stack.generated import HOST
 
 _SECONDS: Final = 2.0
 #: of a page of metrics, enough to know ours

@@ -1,8 +1,8 @@
-"""The stack that is shipped: where its files are, what they become for an app, and which of them may be written.
+"""The shipped stack: where its files are, how they are adapted to an app, and which of them may be written.
 
-The files are used as they are; `filled` changes a few of them at fixed places, by text, so that comments stay. What
-`stack init` wrote is remembered in a manifest, by hashes: a file whose hash is another one was changed by the user.
-`plan` decides from these, without writing; `write` does it.
+Most files are written verbatim; `filled` generates the few that depend on the app. A manifest records the hash of every
+file that `stack init` wrote; a different hash means that the user changed the file. `plan` decides without writing, and
+`write` carries it out.
 """
 
 import hashlib
@@ -11,13 +11,13 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from otel_fastperf.cli.stack.generated import HOST, slo_targets, targets
 from otel_fastperf.errors import StackError
 
 MANIFEST: Final = ".fastperf-stack.json"
@@ -29,8 +29,6 @@ ENVIRONMENT_EXAMPLE: Final = ".env.example"
 COMPOSE: Final = "docker-compose.yml"
 SECRET: Final = "secrets/grafana_admin_password"  # noqa: S105 - the file's name
 
-#: what a container calls the machine it runs on; docker-compose.yml makes the name known
-HOST: Final = "host.docker.internal"
 #: variables of `.env` that an option of `stack init` sets, where a browser finds what the stack publishes -> the
 #: variable of the port on which it is on this machine otherwise, and that port's default
 URLS: Final[Mapping[str, tuple[str, int] | None]] = {
@@ -45,21 +43,21 @@ _PACKAGED: Final = Path(__file__).parents[2] / "_stack"
 _CHECKOUT: Final = Path(__file__).parents[3]
 #: what of a checkout belongs to the stack; pyproject.toml names the same for the wheel
 _TOP: Final = (COMPOSE, "compose.*.yml", ENVIRONMENT_EXAMPLE, "deploy/**/*", "grafana/**/*")
-#: the demo needs the checkout; a target of it that is not there would be an app that is down
-_DEMO: Final = ("deploy/demo/", "deploy/prometheus/targets/")
+#: the demo shop is built from a checkout
+_DEMO: Final = ("compose.demo.yml", "deploy/demo/", "deploy/prometheus/targets/demo.yml")
 _SCHEMA: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What the stack is filled in with. `stack_answers` checks them."""
+    """The values that adapt the stack to an app; `cli.stack.options` validates them."""
 
     service: str = "my-service"
     #: `host:port`, as Prometheus reaches them
     targets: tuple[str, ...] = (f"{HOST}:8000",)
     #: percent of the requests that must not fail
     availability: str = "99.9"
-    #: percent of the requests that must be faster than the threshold
+    #: percent of the successful requests that must be faster than the threshold
     latency: str = "99"
     #: seconds, a bound of the buckets of http_server_request_duration_seconds
     latency_threshold: str = "0.5"
@@ -82,64 +80,34 @@ def source() -> Path:
 
 
 def shipped(folder: Path) -> dict[str, bytes]:
-    """The files as they are shipped: `{"deploy/prometheus/prometheus.yml": content}`, in order of their names."""
+    """The shipped files without the demo: `{"deploy/prometheus/prometheus.yml": content}`, sorted by name."""
     found = {
         path.relative_to(folder).as_posix(): path
         for pattern in _TOP
         for path in folder.glob(pattern)
         if path.is_file() and "__pycache__" not in path.parts and (path.parent.name != "secrets" or path.name[0] == ".")
     }
-    return {name: found[name].read_bytes() for name in sorted(found)}
+    return {name: found[name].read_bytes() for name in sorted(found) if not name.startswith(_DEMO)}
 
 
 # What the files become for an app
 
 
 def filled(files: Mapping[str, bytes], answers: Answers) -> dict[str, bytes]:
-    """The files for an app. All but a few are as shipped.
+    """The files for an app: targets and objectives are generated, addresses filled in, all others as shipped.
 
     Raises:
-        StackError: A file has not the place that is filled in.
+        StackError: The file of Jaeger's links does not contain the address to replace.
     """
-    made = {name: content for name, content in files.items() if name == TARGETS or not name.startswith(_DEMO)}
-    for name, fill in _FILLED.items():
-        if name in made:
-            made[name] = fill(made[name].decode(), answers).encode()
+    made = dict(files)
+    made[TARGETS] = targets(answers.service, answers.targets).encode()
+    made[SLO_TARGETS] = slo_targets(answers.availability, answers.latency, answers.latency_threshold).encode()
+    if JAEGER_UI in made:
+        made[JAEGER_UI] = _jaeger_ui(made[JAEGER_UI].decode(), answers).encode()
     made["secrets/.gitignore"] = b"# Secrets stay out of version control.\n*\n!.gitignore\n"
     if ENVIRONMENT_EXAMPLE in files:
         made[ENVIRONMENT] = _environment(files[ENVIRONMENT_EXAMPLE].decode(), answers).encode()
     return dict(sorted(made.items()))
-
-
-def _targets(text: str, answers: Answers) -> str:
-    targets = "".join(f"    - {_quoted(target)}\n" for target in answers.targets)
-    for old, new in ((f"    - {HOST}:8000\n", targets), ("job: my-service\n", f"job: {_quoted(answers.service)}\n")):
-        if old not in text:
-            raise _no_place(TARGETS, old.strip())
-        text = text.replace(old, new)
-    return text
-
-
-def _compose(text: str, answers: Answers) -> str:
-    """Without the demo and what the checkout's Makefile does: neither is there."""
-    head, name, body = text.partition("\nname: ")
-    body, demo, rest = body.partition("\n  # --- profile demo")
-    _, networks, rest = rest.partition("\nnetworks:\n")
-    rest, count = re.subn(r"  demo-database:\n(?:    .*\n)+", "", rest)
-    if not (head and name and demo and networks and count):
-        raise _no_place(COMPOSE, "profile demo")
-    up = "up --detach --wait"
-    head = f"""\
-# Traces, metrics, alerts and dashboards for {answers.service}, from `otel-fastperf stack init`:
-#
-#   docker compose {up}
-#   docker compose -f {COMPOSE} -f compose.persistent.yml {up}     traces and queues outlive a restart
-#   docker compose -f {COMPOSE} -f compose.jaeger-only.yml {up}    no collector
-#   otel-fastperf stack check .     is it sound?
-#   otel-fastperf stack smoke .     does it work?
-#
-# Ports and addresses: .env. Versions, and how to pin their digests: deploy/VERSIONS.md."""
-    return f"{head}{name}{body}{networks}{rest}"
 
 
 def address(name: str, variables: Mapping[str, str]) -> str:
@@ -147,11 +115,6 @@ def address(name: str, variables: Mapping[str, str]) -> str:
     port = URLS[name]
     default = f"http://localhost:{variables.get(port[0]) or port[1]}" if port else ""
     return variables.get(name) or default
-
-
-def _quoted(text: str) -> str:
-    """As YAML: a string of JSON is one."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _environment(text: str, answers: Answers) -> str:
@@ -173,46 +136,9 @@ def _jaeger_ui(text: str, answers: Answers) -> str:
     return re.sub(rf"(?:{old})(?![\w.-])", lambda found: new[found.group()], text)
 
 
-def _slo_targets(text: str, answers: Answers) -> str:
-    """The number that stands in the first rule of each name, wherever it stands there but in comments."""
-    for record, value in (
-        ("job:slo_availability:objective", _ratio(answers.availability)),
-        ("job:slo_latency:objective", _ratio(answers.latency)),
-        ("job:slo_latency_threshold:seconds", str(Decimal(answers.latency_threshold))),
-    ):
-        rule = re.search(rf"^ *- record: {record}\n(?:(?! *- record:).*\n?)*", text, re.MULTILINE)
-        if rule is None:
-            raise _no_place(SLO_TARGETS, record)
-        text = text[: rule.start()] + _with_number(rule.group(), value, record) + text[rule.end() :]
-    return text
-
-
-def _with_number(rule: str, value: str, record: str) -> str:
-    lines = rule.splitlines(keepends=True)
-    code = [number for number, line in enumerate(lines) if not line.lstrip().startswith("#")]
-    old = re.search(r"(?<![\w.])\d+\.\d+(?![\w.])", "".join(lines[number] for number in code))
-    if old is None:
-        raise _no_place(SLO_TARGETS, record)
-    for number in code:
-        lines[number] = re.sub(rf"(?<![\w.]){re.escape(old.group())}(?![\w.])", value, lines[number])
-    return "".join(lines)
-
-
-def _ratio(percent: str) -> str:
-    return str((Decimal(percent) / 100).normalize())
-
-
 def _no_place(path: str, place: str) -> StackError:
     message = f"{path} has no {place} to fill in. Cure: this is a fault of otel-fastperf: tell its maintainers."
     return StackError(message)
-
-
-_FILLED: Final[Mapping[str, Callable[[str, Answers], str]]] = {
-    COMPOSE: _compose,
-    TARGETS: _targets,
-    JAEGER_UI: _jaeger_ui,
-    SLO_TARGETS: _slo_targets,
-}
 
 
 # What was written before

@@ -7,7 +7,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 from urllib.parse import urlsplit
 
-from otel_fastperf.cli.stack.files import HOST, Answers
+from otel_fastperf.cli.stack.files import Answers
+from otel_fastperf.cli.stack.generated import HOST
 from otel_fastperf.errors import StackError
 from otel_fastperf.metrics import HTTP_SECONDS
 
