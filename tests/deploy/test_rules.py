@@ -218,10 +218,10 @@ def test_links_of_runbooks_lead_to_files(page: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_runbook_says_what_to_look_at_what_to_do_and_when_it_is_over(name: str) -> None:
+def test_a_runbook_has_impact_queries_steps_and_an_end(name: str) -> None:
     text = (RUNBOOKS / f"{name}.md").read_text()
-    assert re.findall(r"^## (?!See)(.*)", text, re.MULTILINE) == ["Look", "Do", "Over when"]
-    assert "**Who suffers:**" in text
+    assert re.findall(r"^## (?!See)(.*)", text, re.MULTILINE) == ["Look", "Do", "Resolved when"]
+    assert "**Impact:**" in text
     assert "```promql" in text
 
 
