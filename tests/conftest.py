@@ -1,7 +1,14 @@
-"""Fixtures that every test may use: real parts, an in-memory span exporter, a fresh registry."""
+"""Fixtures that every test may use: real parts, an in-memory span exporter, a fresh registry.
 
-from collections.abc import Iterator
+Markers are set here by path and fixture. With pytest-xdist, a test marked `timing` runs with no other test beside it,
+and tests that share an expensive fixture run in one process.
+"""
+
+import fcntl
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -15,6 +22,88 @@ from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import FindingsSettings
 from otel_fastperf.signals import Signals
+
+# Marker -> the tests that get it, by the beginning of their node id.
+MARKED: Final = {
+    "slow": (
+        "tests/demo/",
+        "tests/pytest_plugin/",
+        "tests/test_benchmarks.py",
+        "tests/test_delivery.py",
+        "tests/test_findings_pages.py",
+        "tests/test_main_job.py",
+        "tests/tracing/test_exit.py",
+    ),
+    "stack": ("tests/deploy/",),
+    "timing": (
+        "tests/instrumentation/test_middleware.py",
+        "tests/memory/test_allocations.py",
+        "tests/monitors/test_loop.py",
+        "tests/monitors/test_watchdog.py",
+        "tests/sql/test_describe.py::test_no_text_takes_more_than_linear_time",
+        "tests/test_findings_pages.py",
+    ),
+}
+# Fixture that starts a server -> the marker of the tests that use it.
+SERVERS: Final = {"postgresql_url": "postgres", "mariadb_url": "mariadb"}
+
+# Modules whose tests share a fixture that takes seconds to set up.
+SHARING: Final = (
+    "tests/demo/test_bottlenecks.py",
+    "tests/demo/test_demo.py",
+    "tests/demo/test_shop.py",
+    "tests/exposition/test_endpoint.py",
+    "tests/test_differential.py",
+    "tests/test_main_job.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Set the markers."""
+    for item in items:
+        for marker in _markers(item):
+            item.add_marker(marker)
+
+
+def _markers(item: pytest.Item) -> Iterator[str | pytest.MarkDecorator]:
+    yield from (marker for marker, beginnings in MARKED.items() if item.nodeid.startswith(beginnings))
+    needed = getattr(item, "fixturenames", ())
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    for fixture, marker in SERVERS.items():
+        if fixture in needed or fixture.removesuffix("_url") in parameters.values():
+            yield marker
+    module = item.nodeid.partition("::")[0]
+    if module in SHARING:
+        yield pytest.mark.xdist_group(module)
+    elif module == "tests/demo/test_findings.py":  # one run of the shop for each combination of these
+        chosen = (parameters.get("database"), parameters.get("run") or parameters.get("loop"))
+        yield pytest.mark.xdist_group("-".join(map(str, chosen)))
+
+
+# Files to lock; any two that every process of a run finds.
+ROOM: Final = Path(__file__)
+DOOR: Final = ROOM.with_name("__init__.py")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Share the machine with the other processes of this run, or keep it for a test that compares durations.
+
+    The door is locked first, by both kinds: a timing test that waits for the room keeps further tests out, so it
+    cannot starve. pytest-timeout starts its clock inside this hook, so waiting does not count.
+    """
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    kind = fcntl.LOCK_EX if item.get_closest_marker("timing") else fcntl.LOCK_SH
+    with ROOM.open() as room, DOOR.open() as door:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, kind)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(room, fcntl.LOCK_UN)  # closing is not enough: a forked child may still have the file open
 
 
 @pytest.fixture
