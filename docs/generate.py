@@ -1,5 +1,6 @@
 """Writes the pages that follow from the code: `python -m docs.generate` (`make docs`)."""
 
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
@@ -11,6 +12,12 @@ from otel_fastperf.metrics import GROUPS, Metric
 from otel_fastperf.settings import OWN, STANDARD, Settings, spelled
 
 FOLDER: Final = Path(__file__).parent
+
+ROOT: Final = FOLDER.parent
+
+# The table of layers in CONTRIBUTING.md is between these lines.
+LAYERS_BEGIN: Final = "<!-- layers: written by `make docs` from [tool.importlinter] in pyproject.toml -->\n"
+LAYERS_END: Final = "<!-- end of layers -->\n"
 
 METRICS_HEAD: Final = """\
 # Metrics
@@ -124,6 +131,21 @@ def table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[s
     yield ""
 
 
+def layers() -> str:
+    """Return the layers of the package, highest first, as a Markdown table."""
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    rows = ((str(number), layer) for number, layer in enumerate(contract["layers"], 1))
+    cells = ((number, ", ".join(map(code, layer.split(" | ")))) for number, layer in rows)
+    return "\n".join(table(("layer", "modules and packages"), cells))
+
+
+def with_layers(text: str) -> str:
+    """Return CONTRIBUTING.md with its table of layers renewed."""
+    head, _, rest = text.partition(LAYERS_BEGIN)
+    _, _, tail = rest.partition(LAYERS_END)
+    return f"{head}{LAYERS_BEGIN}\n{layers()}\n{LAYERS_END}{tail}"
+
+
 PAGES: Final[dict[str, Callable[[], Iterator[str]]]] = {"metrics.md": metrics_page, "settings.md": settings_page}
 
 
@@ -134,6 +156,8 @@ def main() -> None:
         changed = not path.exists() or path.read_text() != text
         path.write_text(text)
         print(f"docs/{name}: {'written' if changed else 'is up to date'}")
+    contributing = ROOT / "CONTRIBUTING.md"
+    contributing.write_text(with_layers(contributing.read_text()))
 
 
 if __name__ == "__main__":

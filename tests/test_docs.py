@@ -2,7 +2,7 @@
 
 import pytest
 
-from docs.generate import FOLDER, PAGES
+from docs.generate import FOLDER, PAGES, ROOT, with_layers
 from otel_fastperf.metrics import CATALOGUE
 from otel_fastperf.settings import OWN, STANDARD, Settings
 
@@ -10,6 +10,11 @@ from otel_fastperf.settings import OWN, STANDARD, Settings
 @pytest.mark.parametrize("name", PAGES)
 def test_a_generated_page_is_fresh(name: str) -> None:
     assert (FOLDER / name).read_text() == "\n".join(PAGES[name]()), "run `make docs`"
+
+
+def test_the_layers_in_contributing_are_those_of_the_contract() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert with_layers(text) == text, "run `make docs`"
 
 
 def test_the_metrics_page_names_every_metric() -> None:
