@@ -311,7 +311,7 @@ def test_faults_that_need_no_program_are_found(installed: Installed, stack: Path
     ran = installed("check", stack)
     assert ran.code == 1
     for line in (
-        "bad   syntax: deploy/prometheus/rules/alerts.yml cannot be read: ",
+        "bad   syntax: deploy/prometheus/rules/alerts.yml cannot be parsed: ",
         f"bad   secrets: {SECRET} is missing or empty.",
         "bad   targets: Prometheus has no target",
     ):

@@ -1,4 +1,4 @@
-"""`otel-fastperf stack init`, `check` and `smoke`: Prometheus, Grafana, Jaeger and the rest, as files in a folder."""
+"""`otel-fastperf stack init`, `check` and `smoke`: the stack as files in a folder."""
 
 import argparse
 import os
@@ -37,6 +37,7 @@ from otel_fastperf.cli.stack.files import (
 from otel_fastperf.cli.stack.options import Given, answers, notes
 from otel_fastperf.cli.stack.smoke import add_options, run
 from otel_fastperf.cli.stack.validators import check_tools
+from otel_fastperf.cli.stack.yaml_files import require_yaml
 from otel_fastperf.errors import StackError
 from otel_fastperf.internals.versions import installed_version
 
@@ -53,8 +54,8 @@ _SAID: Final = {
 }
 _WHY: Final = {
     Action.REMOVE: "no longer part of the stack",
-    Action.REPLACE: "yours is {path}.old",
-    Action.KEEP: "changed or removed by you; the stack's is as before",
+    Action.REPLACE: "your version is in {path}.old",
+    Action.KEEP: "changed or removed by you; no new version",
     Action.OFFER: "changed or removed by you; see: diff -u {path} {path}.new",
     Action.LEAVE: "no longer part of the stack, but changed by you",
 }
@@ -74,33 +75,37 @@ def add_stack(commands: Any, epilog: str) -> None:
         added.set_defaults(run=does)
         return added
 
-    init = command("init", _init, "Write the stack, or bring it up to date. Files that you changed stay as they are.")
+    init = command("init", _init, "Write the stack, or update it. Files that you changed are kept.")
     usual = Answers()
     init.add_argument("directory", type=Path, metavar="DIR", help="the stack's folder")
     init.add_argument(
         "--target", action="extend", nargs="+", default=[], metavar="HOST:PORT",
-        help=f"where the app has its /metrics ({' '.join(usual.targets)}: port 8000 of this machine)",
+        help=f"address of the app's /metrics (default: {' '.join(usual.targets)}, port 8000 of this machine)",
     )  # fmt: skip
-    init.add_argument("--service", metavar="NAME", help=f"the app's OTEL_SERVICE_NAME ({usual.service})")
+    init.add_argument("--service", metavar="NAME", help=f"the app's OTEL_SERVICE_NAME (default: {usual.service})")
     init.add_argument(
-        "--availability", metavar="PERCENT", help=f"SLO: so many requests do not fail ({usual.availability})"
+        "--availability",
+        metavar="PERCENT",
+        help=f"SLO: share of requests that must succeed (default: {usual.availability})",
     )
     init.add_argument(
-        "--latency", metavar="PERCENT", help=f"SLO: so many requests are faster than the threshold ({usual.latency})"
+        "--latency", metavar="PERCENT", help=f"SLO: share of requests within the threshold (default: {usual.latency})"
     )
     init.add_argument(
-        "--latency-threshold", metavar="SECONDS", help=f"SLO: a bound of the buckets ({usual.latency_threshold})"
+        "--latency-threshold",
+        metavar="SECONDS",
+        help=f"SLO: a bucket bound (default: {usual.latency_threshold})",
     )
     for name in URLS:
         option = f"--{name.lower().replace('_', '-')}"
-        init.add_argument(option, metavar="URL", help=f"{name} in {ENVIRONMENT}: where browsers find it")
-    init.add_argument("--force", action="store_true", help="overwrite what you changed; yours is kept as FILE.old")
+        init.add_argument(option, metavar="URL", help=f"address for browsers; sets {name} in {ENVIRONMENT}")
+    init.add_argument("--force", action="store_true", help="overwrite your changes; your version is kept as FILE.old")
 
-    check = command("check", _check, "Is the stack sound? Asks the programs that read the files, where installed.")
+    check = command("check", _check, "Check the stack's files, also with the installed programs that read them.")
     check.add_argument("directory", type=Path, metavar="DIR", help="the stack's folder")
     check.add_argument("--format", choices=("text", "json"), default="text")
 
-    add_options(command("smoke", run, "Does the running stack work? Sends a trace, finds it, asks the others."))
+    add_options(command("smoke", run, "Check the running stack: send a trace, find it in Jaeger, query the rest."))
 
 
 def _given(options: argparse.Namespace) -> Given:
@@ -119,7 +124,7 @@ def _init(options: argparse.Namespace) -> int:
     folder: Path = options.directory
     origin, given = source(), _given(options)
     if folder.resolve() == origin.resolve():
-        message = f"DIR={folder}: must be another folder than the one that the stack comes from. Cure: name a new one."
+        message = f"DIR={folder}: must not be the folder that the stack comes from. Remedy: choose another folder."
         raise StackError(message)
     before = read_manifest(folder)
     made = answers(given, before.answers if before else _first(os.environ))
@@ -136,7 +141,7 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _first(environ: Mapping[str, str]) -> Answers:
-    """What is answered where nobody has: the service may be named already."""
+    """The answers before the first `init`: the environment may already name the service."""
     name = environ.get("OTEL_SERVICE_NAME", "").strip()
     return answers(Given(service=name or None), Answers())
 
@@ -145,7 +150,7 @@ def _report(folder: Path, steps: Sequence[Step], made: Answers, given: Given, *,
     yield f"The stack for {made.service} ({', '.join(made.targets)}) is in {folder}:"
     yield from _done(steps)
     if new_secret:
-        yield f"  made      {SECRET}: the password of Grafana's admin"
+        yield f"  created   {SECRET}: the password of Grafana's admin"
     for note in notes(made, given):
         yield f"  note      {note}"
     yield ""
@@ -184,15 +189,16 @@ def _next(folder: Path, made: Answers) -> Iterable[str]:
         f"docker compose --project-directory {there} up --detach --wait",
         f"{environment} uvicorn --host 0.0.0.0 --port {port} MODULE:APP",
         "",
-        f"Then {address('GRAFANA_URL', found)}, as admin with the password in {folder / SECRET}",
+        f"Then open {address('GRAFANA_URL', found)} and log in as admin with the password in {folder / SECRET}",
     )
 
 
 def _check(options: argparse.Namespace) -> int:
+    require_yaml()
     folder: Path = options.directory
     manifest = read_manifest(folder)
     if manifest is None:
-        message = f"DIR={folder}: has no {MANIFEST}, so it is no stack. Cure: otel-fastperf stack init {folder}"
+        message = f"DIR={folder}: must contain {MANIFEST}, but does not. Remedy: otel-fastperf stack init {folder}"
         raise StackError(message)
     wanted = filled(shipped(source()), manifest.answers)
     stack = Stack(

@@ -29,8 +29,8 @@ ENVIRONMENT_EXAMPLE: Final = ".env.example"
 COMPOSE: Final = "docker-compose.yml"
 SECRET: Final = "secrets/grafana_admin_password"  # noqa: S105 - the file's name
 
-#: variables of `.env` that an option of `stack init` sets, where a browser finds what the stack publishes -> the
-#: variable of the port on which it is on this machine otherwise, and that port's default
+#: variables of `.env` with the addresses for browsers, each set by an option of `stack init` -> the variable of the
+#: server's port on this machine, and that port's default
 URLS: Final[Mapping[str, tuple[str, int] | None]] = {
     "GRAFANA_URL": ("GRAFANA_PORT", 3000),
     "JAEGER_URL": ("JAEGER_PORT", 16686),
@@ -41,7 +41,7 @@ URLS: Final[Mapping[str, tuple[str, int] | None]] = {
 
 _PACKAGED: Final = Path(__file__).parents[2] / "_stack"
 _CHECKOUT: Final = Path(__file__).parents[3]
-#: what of a checkout belongs to the stack; pyproject.toml names the same for the wheel
+#: the files of a checkout that belong to the stack; pyproject.toml lists the same for the wheel
 _TOP: Final = (COMPOSE, "compose.*.yml", ENVIRONMENT_EXAMPLE, "deploy/**/*", "grafana/**/*")
 #: the demo shop is built from a checkout
 _DEMO: Final = ("compose.demo.yml", "deploy/demo/", "deploy/prometheus/targets/demo.yml")
@@ -66,16 +66,16 @@ class Answers:
 
 
 def source() -> Path:
-    """The folder that the shipped files are in: the wheel's, or the checkout's.
+    """The folder of the shipped files: in the wheel, or the checkout.
 
     Raises:
-        StackError: There is neither.
+        StackError: Neither exists.
     """
     if (_PACKAGED / COMPOSE).is_file():
         return _PACKAGED
     if (_CHECKOUT / COMPOSE).is_file() and (_CHECKOUT / "pyproject.toml").is_file():
         return _CHECKOUT
-    message = f"The stack's files are not in this installation ({_PACKAGED}). Cure: reinstall otel-fastperf."
+    message = f"This installation does not contain the stack's files ({_PACKAGED}). Remedy: reinstall otel-fastperf."
     raise StackError(message)
 
 
@@ -111,7 +111,7 @@ def filled(files: Mapping[str, bytes], answers: Answers) -> dict[str, bytes]:
 
 
 def address(name: str, variables: Mapping[str, str]) -> str:
-    """The value of a variable of `URLS`, as compose has it: "" where it has no default."""
+    """The value of a variable of `URLS` as Compose resolves it; "" if it is unset and has no default."""
     port = URLS[name]
     default = f"http://localhost:{variables.get(port[0]) or port[1]}" if port else ""
     return variables.get(name) or default
@@ -126,7 +126,7 @@ def _environment(text: str, answers: Answers) -> str:
 
 
 def _jaeger_ui(text: str, answers: Answers) -> str:
-    """Jaeger expands no variables there."""
+    """Replace the default addresses; Jaeger does not expand variables in this file."""
     if address("GRAFANA_URL", {}) not in text:
         raise _no_place(JAEGER_UI, address("GRAFANA_URL", {}))
     new = {address(name, {}): url for name, url in answers.urls.items() if URLS[name]}
@@ -137,7 +137,7 @@ def _jaeger_ui(text: str, answers: Answers) -> str:
 
 
 def _no_place(path: str, place: str) -> StackError:
-    message = f"{path} has no {place} to fill in. Cure: this is a fault of otel-fastperf: tell its maintainers."
+    message = f"{path} does not contain {place} to replace. Remedy: this is a bug in otel-fastperf; please report it."
     return StackError(message)
 
 
@@ -146,25 +146,25 @@ def _no_place(path: str, place: str) -> StackError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What the last `stack init` did."""
+    """The record of the last `stack init`."""
 
     version: str
     answers: Answers
-    #: path -> hash of the content that was written or, for a file that the user had changed, offered
+    #: path -> hash of the content that was written, or written beside a file that the user had changed
     files: Mapping[str, str]
 
     def to_json(self) -> str:
-        """The text of the file."""
-        note = "Written by `otel-fastperf stack init`: it tells the files that you changed from those it wrote."
+        """The manifest as JSON."""
+        note = "Written by `otel-fastperf stack init`: it distinguishes the files that you changed from those it wrote."
         fields = {"note": note, "schema": _SCHEMA, **asdict(self)}
         return json.dumps(fields, indent=2) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder, None where there is none.
+    """The manifest of a folder; None if the folder has none.
 
     Raises:
-        StackError: It is damaged, or a newer version has written it.
+        StackError: It is damaged, or was written by a newer version.
     """
     path = folder / MANIFEST
     try:
@@ -172,20 +172,20 @@ def read_manifest(folder: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        message = f"{path} cannot be read: {error}. Cure: move it away; files that differ are then taken for yours."
+        message = f"{path} cannot be read: {error}. Remedy: move it away; files that differ then count as yours."
         raise StackError(message) from None
     try:
         return _manifest(json.loads(text))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        message = f"{path} is no manifest of a stack. Cure: move it away; files that differ are then taken for yours."
+        message = f"{path} is not a valid manifest. Remedy: move it away; files that differ then count as yours."
         raise StackError(message) from None
 
 
 def _manifest(fields: dict[str, Any]) -> Manifest:
     if int(fields["schema"]) > _SCHEMA:
         message = (
-            f"{MANIFEST}: schema={fields['schema']} is of otel-fastperf {fields['version']}; this one reads up to"
-            f" {_SCHEMA}. Cure: upgrade otel-fastperf."
+            f"{MANIFEST}: schema={fields['schema']} was written by otel-fastperf {fields['version']}; this version"
+            f" reads schemas up to {_SCHEMA}. Remedy: upgrade otel-fastperf."
         )
         raise StackError(message)
     given = fields["answers"]
@@ -207,13 +207,13 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
 
 
 def _is_inside(path: str) -> bool:
-    """A manifest that was tampered with must not lead out of its folder: files are removed by it."""
+    """Whether a path stays in the folder: a manipulated manifest must not delete files elsewhere."""
     parts = PurePosixPath(path)
     return bool(path) and not parts.is_absolute() and ".." not in parts.parts and path not in {".", MANIFEST, SECRET}
 
 
 def hash_of(content: bytes) -> str:
-    """`sha256:…` of a file's content."""
+    """The hash of a file's content: `sha256:…`."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
@@ -224,16 +224,16 @@ class Action(StrEnum):
     """What `stack init` does with a file."""
 
     CREATE = "create"
-    #: it is as we wrote it before, and ours is another one now
+    #: unchanged since we wrote it, and there is a new version
     UPDATE = "update"
     SAME = "same"
-    #: the user changed or removed it, and ours is the same as before: nothing to merge
+    #: changed or removed by the user, and there is no new version
     KEEP = "keep"
-    #: the user changed or removed it, and ours is another one now: it is written beside
+    #: changed or removed by the user, and there is a new version, which is written beside it
     OFFER = "offer"
-    #: the user changed it, and it is overwritten (`--force`); theirs is put beside
+    #: changed by the user and overwritten (`--force`); the user's version is kept beside it
     REPLACE = "replace"
-    #: no longer part of the stack, and as we wrote it
+    #: no longer part of the stack, and unchanged
     REMOVE = "remove"
     #: no longer part of the stack, but changed by the user
     LEAVE = "leave"
@@ -241,24 +241,24 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One file."""
+    """The action for one file."""
 
     path: str
     action: Action
-    #: what we would have it be; b"" for files that are no longer part of the stack
+    #: the new content; b"" for files that are no longer part of the stack
     content: bytes = b""
 
 
 def plan(
     wanted: Mapping[str, bytes], there: Mapping[str, bytes], written: Mapping[str, str], *, force: bool = False
 ) -> tuple[Step, ...]:
-    """What to do with each file, in order of their names.
+    """Decide what to do with each file, sorted by name.
 
     Args:
-        wanted: path -> content, all files of the stack.
-        there: path -> content, those of `wanted` and `written` that are in the folder.
+        wanted: path -> content of all files of the stack.
+        there: path -> content of those files of `wanted` and `written` that exist in the folder.
         written: path -> hash, from the manifest.
-        force: Overwrite what the user changed.
+        force: Overwrite files that the user changed.
     """
     steps = [Step(path, _action(content, there.get(path), written.get(path), force=force), content)
              for path, content in wanted.items()]  # fmt: skip
@@ -282,10 +282,10 @@ def _action(ours: bytes, theirs: bytes | None, before: str | None, *, force: boo
 
 
 def present(folder: Path, paths: Iterable[str]) -> dict[str, bytes]:
-    """The contents of those files that are there. A link counts by what it leads to.
+    """The contents of the files that exist; links are followed.
 
     Raises:
-        StackError: Something else has a file's name.
+        StackError: A folder has the name of a file, or the reverse.
     """
     found = {}
     for path in paths:
@@ -295,13 +295,13 @@ def present(folder: Path, paths: Iterable[str]) -> dict[str, bytes]:
         except FileNotFoundError:
             continue
         except (IsADirectoryError, NotADirectoryError):
-            message = f"{file} must be a file, and its folders folders. Cure: move away what has its name."
+            message = f"{file} must be a file, and its parents folders. Remedy: move the conflicting entry away."
             raise StackError(message) from None
     return found
 
 
 def write(folder: Path, steps: Iterable[Step]) -> None:
-    """Do what the plan says. Each file is whole at any moment; the manifest is not written."""
+    """Carry out the plan. Each file is replaced atomically; the manifest is not written."""
     for step in steps:
         file = folder / step.path
         if step.action in {Action.CREATE, Action.UPDATE}:
@@ -316,15 +316,15 @@ def write(folder: Path, steps: Iterable[Step]) -> None:
 
 
 def beside(file: Path, ending: str) -> Path:
-    """`alerts.yml.new`: a name that no server of the stack reads."""
+    """A file name that no server of the stack reads, such as `alerts.yml.new`."""
     return file.with_name(f"{file.name}.{ending}")
 
 
 def write_file(file: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Replace a file in one step.
+    """Replace a file atomically.
 
-    The servers run as users of their own and read it through a bind mount, which keeps owner and mode: files are
-    readable by all and folders can be entered by all, whatever the umask is.
+    The servers run as different users and read the file through a bind mount, which keeps owner and mode. Files and
+    folders are therefore readable by everyone, regardless of the umask.
     """
     _make_folder(file.parent)
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
@@ -346,14 +346,14 @@ def _make_folder(folder: Path) -> None:
 
 
 def ensure_secret(folder: Path) -> bool:
-    """Make Grafana's password, unless there is one; whether it was made.
+    """Create Grafana's password unless it exists; returns whether it was created.
 
-    It is never made anew: Grafana takes it at its first start only, and keeps it in its database.
+    An existing password is never replaced: Grafana reads it at its first start and then keeps it in its database.
 
-    Compose hands a secret that is a file to the container by a bind mount, and ignores `uid` and `mode` of it: the
-    file's own mode counts there, and Grafana's user (472) is nobody on this machine. With mode 0600 Grafana could not
-    read it, and to give it to 472 takes root. So the file can be read by all, and its folder be entered by its owner
-    alone: on this machine that is as good as 0600, and in the container the file is mounted without the folder.
+    Compose bind-mounts a secret file and ignores its `uid` and `mode` settings, so the mode of the file itself applies.
+    Grafana runs as user 472, which does not exist on this machine: it could not read a file with mode 0600, and making
+    472 its owner takes root. The file is therefore readable by everyone, but only its owner can enter its folder. On
+    this machine that protects it like 0600; in the container, the file is mounted without the folder.
     """
     file = folder / SECRET
     _make_folder(file.parent)
@@ -365,7 +365,7 @@ def ensure_secret(folder: Path) -> bool:
 
 
 def variables(text: str) -> dict[str, str]:
-    """What a `.env` file sets, as far as `NAME=value` lines go."""
+    """The variables that the `NAME=value` lines of a `.env` file set."""
     return dict(_assignments(text))
 
 

@@ -1,4 +1,4 @@
-"""What `stack init` is told about an app: each value is checked, and refused with its key, rule and cure."""
+"""The options of `stack init`: each value is validated; an error names the option, the value, the rule and a remedy."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,18 +12,18 @@ from otel_fastperf.cli.stack.generated import HOST
 from otel_fastperf.errors import StackError
 from otel_fastperf.metrics import HTTP_SECONDS
 
-#: names of the machine that a container takes for itself
+#: host names that mean the container itself inside a container
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]", "[::]")  # noqa: S104 - nothing is bound
 _TARGET: Final = re.compile(r"((?:[A-Za-z0-9](?:[\w.-]*\w)?|\[[0-9a-fA-F:.]+\])?):([0-9]{1,5})", re.ASCII)
 _MOST_PORT: Final = 65535
 _LONGEST_NAME: Final = 255
-#: an alert on a burn of 14.4 times the budget cannot fire when all requests fail and that is less
+#: burn rate of the fastest alert; it cannot fire if the budget is so large that even 100 % failures burn slower
 _FAST_BURN: Final = Decimal("14.4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """The options as they were typed; None and () are those that were not."""
+    """The options as typed; None or () if absent."""
 
     service: str | None = None
     targets: Sequence[str] = ()
@@ -35,10 +35,10 @@ class Given:
 
 
 def answers(given: Given, before: Answers) -> Answers:
-    """What was given, and for the rest what was answered before.
+    """Merge the given options with the previous answers.
 
     Raises:
-        StackError: Values are wrong; the message has a line for each.
+        StackError: Values are invalid; the message has one line for each.
     """
     wrong: list[str] = []
 
@@ -64,17 +64,17 @@ def answers(given: Given, before: Answers) -> Answers:
 
 
 def notes(made: Answers, given: Given) -> Iterator[str]:
-    """What the user should know about his answers."""
+    """Notes about the answers for the user."""
     if any(_is_loopback(target) for target in given.targets):
         yield (
-            f"localhost is the container itself inside of one: Prometheus scrapes {HOST} instead. On Linux your app"
-            " answers there if it listens on every address (uvicorn --host 0.0.0.0)."
+            f"Inside a container, localhost is the container itself, so Prometheus scrapes {HOST} instead. On Linux,"
+            " your app must listen on all addresses to be reachable there (uvicorn --host 0.0.0.0)."
         )
     for option, percent in (("--availability", made.availability), ("--latency", made.latency)):
         if _FAST_BURN * (100 - Decimal(percent)) >= 100:  # noqa: PLR2004 - percent
             yield (
-                f"{option} {percent}: the alert that pages at a burn of {_FAST_BURN} times the budget cannot fire: more"
-                " than all requests would have to fail. The slower ones can."
+                f"{option} {percent}: the alert for a burn rate of {_FAST_BURN} cannot fire, because more than 100 % of"
+                " the requests would have to fail. The alerts for lower burn rates can."
             )
 
 
@@ -85,8 +85,8 @@ def _is_loopback(target: str) -> bool:
 def _service(value: str) -> str:
     if not value.strip() or not value.isprintable() or len(value) > _LONGEST_NAME:
         message = (
-            f"--service {value!r}: must be the service's name, 1 to {_LONGEST_NAME} printable characters."
-            " Cure: --service shop, or whatever OTEL_SERVICE_NAME is"
+            f"--service {value!r}: must be the name of the service, 1 to {_LONGEST_NAME} printable characters."
+            " Remedy: --service shop, or the value of OTEL_SERVICE_NAME"
         )
         raise StackError(message)
     return value.strip()
@@ -96,8 +96,8 @@ def _target(value: str) -> str:
     found = _TARGET.fullmatch(value)
     if found is None or not 1 <= int(found.group(2)) <= _MOST_PORT:
         message = (
-            f"--target {value!r}: must be host:port, without scheme and path, port 1 to {_MOST_PORT}."
-            f" Cure: --target {_better(value)}"
+            f"--target {value!r}: must be host:port without scheme or path, port 1 to {_MOST_PORT}."
+            f" Remedy: --target {_better(value)}"
         )
         raise StackError(message)
     host, port = found.groups()
@@ -105,7 +105,7 @@ def _target(value: str) -> str:
 
 
 def _better(value: str) -> str:
-    """What may have been meant."""
+    """A guess at the intended target."""
     try:
         url = urlsplit(value if "://" in value else f"http://{value}")
         host, port = url.hostname, url.port or (443 if url.scheme == "https" else 80 if "://" in value else 8000)
@@ -120,8 +120,8 @@ def _percent(option: str) -> Callable[[str], str]:
         number = _number(value.removesuffix("%"))
         if number is None or not 50 <= number < 100:  # noqa: PLR2004 - percent
             message = (
-                f"{option} {value!r}: must be a percentage from 50 to under 100; 100 leaves no budget for errors, and"
-                f" every one of them would be an alarm. Cure: {option} 99.9"
+                f"{option} {value!r}: must be a percentage from 50 to below 100; 100 leaves no error budget, so"
+                f" every error would raise an alert. Remedy: {option} 99.9"
             )
             raise StackError(message)
         return str(number)
@@ -137,8 +137,8 @@ def _threshold(value: str) -> str:
     bounds = ", ".join(f"{bound:g}" for bound in HTTP_SECONDS)
     nearest = min(HTTP_SECONDS, key=lambda bound: abs(Decimal(str(bound)) - (number or Decimal("0.5"))))
     message = (
-        f"--latency-threshold {value!r}: must be a bound of the buckets of http_server_request_duration_seconds, in"
-        f" seconds: {bounds}; between two of them nobody counts. Cure: --latency-threshold {nearest:g}"
+        f"--latency-threshold {value!r}: must be a bucket bound of http_server_request_duration_seconds, in"
+        f" seconds: {bounds}; requests can only be counted at a bound. Remedy: --latency-threshold {nearest:g}"
     )
     raise StackError(message)
 
@@ -160,11 +160,11 @@ def _url(name: str) -> Callable[[str], str]:
             is_one = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
         except ValueError:
             is_one = False
-        # it goes into .env, JSON and YAML as it is
+        # it is written verbatim into .env, JSON and YAML
         if not is_one or not re.fullmatch(r"[!%&'()*+,./:;=?@\[\]~\w-]+", value, re.ASCII) or "'" in value:
             message = (
-                f"{option} {value!r}: must be an http or https address without spaces, quotes, # and $."
-                f" Cure: {option} https://grafana.example.com"
+                f"{option} {value!r}: must be an http or https address without spaces, quotes, # or $."
+                f" Remedy: {option} https://grafana.example.com"
             )
             raise StackError(message)
         return value.rstrip("/")

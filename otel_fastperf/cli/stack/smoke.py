@@ -1,7 +1,7 @@
-"""Does the stack work? Sends a trace, finds it in Jaeger, asks the others.
+"""Check a running stack: send a trace, find it in Jaeger, query the other servers.
 
-`otel-fastperf stack smoke`, or `make stack-smoke` in a checkout. Everything is asked from outside, at the ports that
-are published on this machine. A failed step says what to do next.
+`otel-fastperf stack smoke`, or `make stack-smoke` in a checkout. All requests go to the ports published on this
+machine. A failed step names a remedy.
 """
 
 import argparse
@@ -22,21 +22,21 @@ from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 from otel_fastperf.cli.stack.files import ENVIRONMENT, variables
 from otel_fastperf.errors import SmokeError
 
-#: service that the trace is of; not one of an app, so that no dashboard counts it
+#: service name of the test trace; not an app's, so that no dashboard counts it
 SERVICE: Final = "otel-fastperf-smoke"
-#: scrape configuration of prometheus.yml whose targets are the user's apps; all others are the stack's
+#: job in prometheus.yml whose targets are the user's apps; all others are the stack's
 APPS: Final = "app"
 
 _WAIT_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 0.5
-#: for one answer
+#: timeout of one request
 _PATIENCE_SECONDS: Final = 5.0
 _MOST_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
-    """Where the stack is published, as URLs without a slash at the end."""
+    """URLs of the published ports, without a trailing slash."""
 
     collector: str = "http://127.0.0.1:4318"
     jaeger: str = "http://127.0.0.1:16686"
@@ -46,10 +46,10 @@ class Addresses:
 
     @classmethod
     def of(cls, directory: Path, environ: Mapping[str, str]) -> "Addresses":
-        """As docker-compose.yml has them: the ports of the environment, of `.env` in this directory, or the defaults.
+        """The addresses from the environment, from `.env` in this directory, or the defaults of docker-compose.yml.
 
         Raises:
-            SmokeError: A port is no number.
+            SmokeError: A port is not a number.
         """
         file = directory / ENVIRONMENT
         values = {**(variables(file.read_text()) if file.is_file() else {}), **environ}
@@ -57,7 +57,7 @@ class Addresses:
         def at(name: str, default: int) -> str:
             port = values.get(name) or str(default)
             if not port.isdecimal():
-                message = f"{name}={port}: must be a port. Cure: set it to a number in .env"
+                message = f"{name}={port}: must be a port number. Remedy: set it to a number in .env"
                 raise SmokeError(message)
             return f"http://127.0.0.1:{port}"
 
@@ -77,12 +77,12 @@ def smoke(
     apps: Sequence[str] = (),
     output: TextIO | None = None,
 ) -> int:
-    """Go through the steps, all within so many seconds, and print each; 0 when all are well, 1 otherwise.
+    """Run all steps within `seconds` and print each; return 0 if all succeed, otherwise 1.
 
-    That Prometheus cannot scrape one of `apps`, by their service names, is a failure; without any, it is only told.
+    It is a failure if Prometheus cannot scrape one of `apps` (service names). Other apps only cause a note.
     """
     output = output or sys.stdout
-    stack = _Stack(addresses, time.monotonic() + seconds)
+    stack = _SmokeRun(addresses, time.monotonic() + seconds)
     failed = 0
     for name, step in stack.steps(apps):
         try:
@@ -94,7 +94,7 @@ def smoke(
             failed += 1
         output.write(f"{mark:<8}{name:<14}{said}\n")
         output.flush()
-    output.write(f"\n{failed} of the steps failed.\n" if failed else _addresses(addresses))
+    output.write(f"\n{failed} step{'s' * (failed != 1)} failed.\n" if failed else _addresses(addresses))
     return int(failed > 0)
 
 
@@ -109,12 +109,12 @@ def _addresses(addresses: Addresses) -> str:
     return "\n" + "".join(f"{what:<12}{where}\n" for what, where in lines)
 
 
-class _Hint(Exception):  # noqa: N818 - it is none
-    """Worth telling, and no failure of the stack."""
+class _Hint(Exception):  # noqa: N818 - not an error
+    """A note that does not fail the check."""
 
 
-class _Stack:
-    """A stack that is asked until a deadline, of `time.monotonic()`."""
+class _SmokeRun:
+    """One run against a stack, until a deadline on the clock of `time.monotonic()`."""
 
     def __init__(self, addresses: Addresses, deadline: float) -> None:
         self._at = addresses
@@ -122,7 +122,7 @@ class _Stack:
         self._trace_id = secrets.token_hex(16)
 
     def steps(self, apps: Sequence[str]) -> Iterator[tuple[str, Callable[[], str]]]:
-        """Name and step; a step says what it saw, or raises."""
+        """Names and steps; a step returns its result, or raises."""
         yield "Jaeger", lambda: self._ready("jaeger", f"{self._at.jaeger}/api/v3/services")
         yield "Prometheus", lambda: self._ready("prometheus", f"{self._at.prometheus}/-/ready")
         yield "Alertmanager", lambda: self._ready("alertmanager", f"{self._at.alertmanager}/-/ready")
@@ -140,14 +140,14 @@ class _Stack:
         url = f"{self._at.grafana}/api/health"
         health = self._until("grafana", url, lambda: _json(_get(url)))
         if health.get("database") != "ok":
-            message = f"{url} says its database is {health.get('database')!r}. Cure: `docker compose logs grafana`"
+            message = f"{url} says its database is {health.get('database')!r}. Remedy: `docker compose logs grafana`"
             raise SmokeError(message)
         return f"{self._at.grafana}, version {health.get('version')}"
 
     def _send(self) -> str:
         url = f"{self._at.collector}/v1/traces"
         self._until("otel-collector", url, lambda: _post(url, _trace(self._trace_id, time.time_ns())))
-        return f"took a trace at {url}"
+        return f"accepted a trace at {url}"
 
     def _find(self) -> str:
         url = f"{self._at.jaeger}/api/v3/traces/{self._trace_id}"
@@ -176,11 +176,11 @@ class _Stack:
         if up := sorted({_job(target) for target in apps if target.get("health") == "up"}):
             return f"Prometheus scrapes {', '.join(up)}"
         seen = _down(apps) or " no target in deploy/prometheus/targets"
-        message = f"not scraped:{seen}. Cure: start the app, where containers reach it (uvicorn --host 0.0.0.0)"
+        message = f"not scraped:{seen}. Remedy: start the app so that containers can reach it (uvicorn --host 0.0.0.0)"
         raise _Hint(message)
 
     def _all_up(self, wanted: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
-        """Those targets, once there are some and all are up."""
+        """The matching targets, once there is at least one and all are up."""
         seen: list[dict[str, Any]] = []
 
         def up() -> list[dict[str, Any]]:
@@ -188,7 +188,7 @@ class _Stack:
             return [] if _down(seen) else seen
 
         def why() -> str:
-            return f"Prometheus cannot scrape{_down(seen) or ': there is no such target'}"
+            return f"Prometheus cannot scrape{_down(seen) or ': it has no such target'}"
 
         answer: list[dict[str, Any]] = self._until("prometheus", self._at.prometheus, up, what=why)
         return answer
@@ -201,10 +201,10 @@ class _Stack:
     def _until(
         self, services: str, url: str, ask: Callable[[], Any], *, what: Callable[[], str] = lambda: "nothing yet"
     ) -> Any:
-        """What `ask` returns, once that is true; it is asked again until the deadline.
+        """Call `ask` until it returns a true value or the deadline passes.
 
         Raises:
-            SmokeError: The deadline has come.
+            SmokeError: The deadline has passed.
         """
         while True:
             try:
@@ -214,7 +214,7 @@ class _Stack:
             except (URLError, HTTPException, OSError, ValueError) as error:
                 why = f"{url} {_reason(error)}"
             if time.monotonic() > self._deadline:
-                message = f"{why}. Cure: `docker compose ps`, then `docker compose logs {services}`"
+                message = f"{why}. Remedy: `docker compose ps`, then `docker compose logs {services}`"
                 raise SmokeError(message)
             time.sleep(_PAUSE_SECONDS)
 
@@ -228,7 +228,7 @@ def _job(target: Mapping[str, Any]) -> str:
 
 
 def _down(targets: Sequence[Mapping[str, Any]]) -> str:
-    """` URL (why)` of each target that is not up; "" when all are."""
+    """` URL (reason)` for each target that is not up; "" if all are up."""
     return "".join(
         f" {target.get('scrapeUrl')} ({target.get('lastError') or 'not scraped yet'})"
         for target in targets
@@ -247,12 +247,12 @@ def _reason(error: Exception) -> str:
 
 
 def _trace(trace_id: str, now: int) -> bytes:
-    """A trace of one span as OTLP in JSON; `now` in nanoseconds."""
+    """A trace with one span, as OTLP in JSON; `now` in nanoseconds."""
     span = {
         "traceId": trace_id,
         "spanId": secrets.token_hex(8),
         "name": "smoke",
-        "kind": 1,  # internal: the Monitor tab counts requests only
+        "kind": 1,  # internal, because the Monitor tab counts only requests
         "startTimeUnixNano": str(now - 1_000_000),
         "endTimeUnixNano": str(now),
     }
@@ -276,41 +276,47 @@ def _ask(request: Request) -> bytes:
 
 
 def _opener() -> OpenerDirector:
-    """Past any proxy: what is asked is on this machine."""
+    """Bypass any proxy: the stack is on this machine."""
     return build_opener(ProxyHandler({}))
 
 
 def _json(body: bytes) -> dict[str, Any]:
-    """The object.
+    """Decode a JSON object.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The body is not a JSON object.
     """
     found = json.loads(body)
     if not isinstance(found, dict):
-        message = "no object"
+        message = "not a JSON object"
         raise ValueError(message)  # noqa: TRY004 - as json.loads does
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it for a stack of this machine; the exit code."""
+    """Check the stack on this machine; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m otel_fastperf.cli.stack.smoke", description=__doc__)
     add_options(parser)
     return run(parser.parse_args(arguments))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `run` reads."""
-    parser.add_argument("directory", nargs="?", type=Path, default=Path(), help="where docker-compose.yml is (.)")
-    parser.add_argument("--wait", type=float, default=_WAIT_SECONDS, metavar="SECONDS", help="how long at most (60)")
+    """Add the options that `run` reads."""
     parser.add_argument(
-        "--app", action="append", default=[], metavar="SERVICE", help="Prometheus must scrape this one; may be repeated"
+        "directory", nargs="?", type=Path, default=Path(), help="folder of docker-compose.yml (default: .)"
+    )
+    parser.add_argument("--wait", type=float, default=_WAIT_SECONDS, metavar="SECONDS", help="time limit (default: 60)")
+    parser.add_argument(
+        "--app",
+        action="append",
+        default=[],
+        metavar="SERVICE",
+        help="require that Prometheus scrapes this app; repeatable",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Smoke with the options of `add_options`; the exit code: 0 or 1."""
+    """Run with the options of `add_options`; returns the exit code, 0 or 1."""
     try:
         addresses = Addresses.of(options.directory, os.environ)
     except SmokeError as error:

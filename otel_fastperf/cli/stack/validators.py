@@ -1,8 +1,8 @@
-"""The programs that judge the stack's files best: those that read them.
+"""Validate the stack's files with the programs that read them.
 
-Each is asked where Docker has the image that the stack runs, or where it is installed.
-What a program refuses may be wrong, or the program may be another version or build than the stack's. So the files as
-they are shipped are the control: where a program refuses them too, it cannot judge.
+Each program runs from the stack's image if Docker already has it, otherwise from the PATH. If a program rejects a file,
+the file may be wrong, or the program may be a different version from the stack's. The shipped files are the control: if
+the program rejects those too, its verdict proves nothing.
 """
 
 import os
@@ -17,12 +17,13 @@ from typing import Final
 
 from otel_fastperf.cli.setup_checks import Check, Level
 from otel_fastperf.cli.stack.files import COMPOSE, write_file
+from otel_fastperf.cli.stack.yaml_files import document, inner
 
 _SECONDS: Final = 60.0
-#: lines of a program's words that are shown
+#: maximum number of lines shown of a program's output
 _MOST_LINES: Final = 12
 
-#: where a folder of the stack is in its container -> where it is in the stack
+#: path in the container -> path in the stack
 _MOUNTS: Final = {
     "/etc/prometheus": "deploy/prometheus",
     "/etc/alertmanager": "deploy/alertmanager",
@@ -32,23 +33,23 @@ _MOUNTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A program, and what it is to be asked."""
+    """A program and the questions it answers."""
 
     name: str
-    #: what of it may be installed, the best first; each with the words that the command begins with
+    #: alternative commands, in order of preference
     programs: tuple[tuple[str, ...], ...]
-    #: the folder of a stack -> question -> the arguments
+    #: folder of a stack -> {question: arguments}
     questions: Callable[[Path], dict[str, list[str]]]
-    #: the service whose image has it too, and the program's name there; "" is what the image starts by itself
+    #: the service whose image contains it, and its name there; "" is the image's entry point
     image: tuple[str, str]
-    #: what goes unlooked-at without it
+    #: what remains unchecked without it
     covers: str
-    #: which of its versions cannot read the files
+    #: pattern of the versions that cannot read the files
     too_old: str = ""
 
 
 def _compose(folder: Path) -> dict[str, list[str]]:
-    # --no-interpolate would hide a variable that is missing
+    # --no-interpolate would hide a missing variable
     base = ["--project-directory", str(folder), "-f", str(folder / COMPOSE)]
     asked = {COMPOSE: [*base, "config", "--quiet"]}
     for overlay in sorted(folder.glob("compose.*.yml")):
@@ -61,7 +62,7 @@ def _prometheus(folder: Path) -> dict[str, list[str]]:
 
 
 def _one(file: Path, *words: str) -> dict[str, list[str]]:
-    """Nothing is asked about a file that is missing."""
+    """One question, or none if the file is missing."""
     return {file.name: [*words, str(file)]} if file.is_file() else {}
 
 
@@ -95,7 +96,7 @@ def _layers(base: Path, overlays: Iterable[Path]) -> dict[str, list[str]]:
 
 
 def _below(overlay: Path) -> list[Path]:
-    """`persistent-tls.yaml` is what lies over `persistent.yaml` and `tls.yaml` together."""
+    """`persistent-tls.yaml` goes on top of `persistent.yaml` and `tls.yaml`."""
     words = overlay.stem.split("-")
     for cut in range(1, len(words)):
         both = [overlay.with_stem("-".join(part)) for part in (words[:cut], words[cut:])]
@@ -116,7 +117,7 @@ TOOLS: Final = (
 
 
 def check_tools(folder: Path, shipped: Mapping[str, bytes], environ: Mapping[str, str]) -> Iterator[Check]:
-    """Ask each program about the files in `folder`. `shipped` is what `stack init` would write."""
+    """Let each program check the files in `folder`; `shipped` is what `stack init` would write."""
     with tempfile.TemporaryDirectory(prefix="otel-fastperf-") as scratch:
         ours, theirs = Path(scratch) / "ours", Path(scratch) / "theirs"
         for path, content in shipped.items():
@@ -129,7 +130,7 @@ def check_tools(folder: Path, shipped: Mapping[str, bytes], environ: Mapping[str
 
 
 def _as_in_container(folder: Path) -> None:
-    """Files name each other by their paths in the container: lead these to where they are here."""
+    """Replace paths in the container, by which the files refer to each other, with paths on this machine."""
     for path in (*folder.glob("deploy/**/*.yml"), *folder.glob("deploy/**/*.yaml")):
         text = path.read_bytes()
         for mount, there in _MOUNTS.items():
@@ -140,11 +141,11 @@ def _as_in_container(folder: Path) -> None:
 def _ask(tool: Tool, theirs: Path, ours: Path, environ: Mapping[str, str]) -> Iterator[Check]:
     command = _in_image(tool, theirs, environ) or _installed(tool, environ)
     if command is None:
-        what = f"Not installed: {tool.covers} could not be checked as a whole."
+        what = f"Not installed, so {tool.covers} could not be fully checked."
         yield Check(tool.name, Level.INFO, what)
         return
     if tool.too_old and re.search(tool.too_old, _run([*command, "--version"], theirs, environ)[1]):
-        what = f"Too old to read {tool.covers}, which could not be checked as a whole."
+        what = f"Too old to read {tool.covers}, which could not be fully checked."
         yield Check(tool.name, Level.INFO, what)
         return
     control, right = tool.questions(ours), []
@@ -153,41 +154,44 @@ def _ask(tool: Tool, theirs: Path, ours: Path, environ: Mapping[str, str]) -> It
         if not refused:
             right.append(question)
         elif question in control and _run([*command, *control[question]], ours, environ)[0]:
-            what = f"The installed one takes {question} not as it is shipped either, so it cannot judge it:\n{said}"
+            what = (
+                f"The installed version also rejects our unmodified {question}, so its verdict proves nothing:\n{said}"
+            )
             yield Check(tool.name, Level.WARN, what)
         else:
-            yield Check(tool.name, Level.BAD, f"{question} is refused:\n{said}", "correct what is named")
+            yield Check(tool.name, Level.BAD, f"{question} is rejected:\n{said}", "correct the reported lines")
     if right:
-        yield Check(tool.name, Level.OK, f"Takes {', '.join(right)}.")
+        yield Check(tool.name, Level.OK, f"Accepts {', '.join(right)}.")
 
 
 def _installed(tool: Tool, environ: Mapping[str, str]) -> list[str] | None:
     for program, *words in tool.programs:
         path = shutil.which(program, path=environ.get("PATH"))
-        # docker may be there without its compose plugin
+        # docker may be installed without its compose plugin
         if path and (not words or not _run([path, *words, "version"], Path(), environ)[0]):
             return [path, *words]
     return None
 
 
 def _in_image(tool: Tool, theirs: Path, environ: Mapping[str, str]) -> list[str] | None:
-    """The very version that the stack runs, where Docker has its image already: nothing is pulled."""
+    """The version that the stack runs, if Docker already has its image; nothing is pulled."""
     service, program = tool.image
     docker = shutil.which("docker", path=environ.get("PATH"))
     text = (theirs / COMPOSE).read_text(encoding="utf-8", errors="replace") if (theirs / COMPOSE).is_file() else ""
-    named = re.search(rf"^  {service}:\n(?:(?:    .*|\s*)\n)*?    image: *([\w./:@-]+) *$", text, re.MULTILINE)
-    if not (service and docker and named) or _run([docker, "image", "inspect", named.group(1)], theirs, environ)[0]:
+    image = str(inner(document(text), "services", service, "image") or "")
+    named = re.fullmatch(r"[\w./:@-]+", image)
+    if not (service and docker and named) or _run([docker, "image", "inspect", image], theirs, environ)[0]:
         return None
     scratch = theirs.parent
     alone = ["--rm", "--pull=never", "--network=none", "--read-only", f"--user={os.getuid()}:{os.getgid()}"]
     entry = [f"--entrypoint={program}"] if program else []
-    return [docker, "run", *alone, f"--volume={scratch}:{scratch}:ro", *entry, named.group(1)]
+    return [docker, "run", *alone, f"--volume={scratch}:{scratch}:ro", *entry, image]
 
 
 def _run(command: list[str], folder: Path, environ: Mapping[str, str]) -> tuple[bool, str]:
-    """Whether it refused, and the end of what it said."""
+    """Whether the program rejected its input, and the end of its output."""
     try:
-        done = subprocess.run(  # noqa: S603 - programs that the user has installed, with paths of our making
+        done = subprocess.run(  # noqa: S603 - installed programs, with our own arguments
             command, cwd=folder, env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace", check=False, timeout=_SECONDS,
         )  # fmt: skip

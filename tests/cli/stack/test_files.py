@@ -103,7 +103,7 @@ def test_two_addresses_may_change_places() -> None:
 
 
 def test_jaeger_s_links_without_the_address_to_replace_are_an_error() -> None:
-    with pytest.raises(StackError, match=f"{JAEGER_UI} has no .* Cure: "):
+    with pytest.raises(StackError, match=f"{JAEGER_UI} does not contain .* Remedy: "):
         filled({**FILES, JAEGER_UI: b"{}\n"}, Answers())
 
 
@@ -217,9 +217,9 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
 
 def test_a_folder_in_a_file_s_place_is_named(tmp_path: Path) -> None:
     put(tmp_path, {"a/b": b"", "c": b""})
-    with pytest.raises(StackError, match=r"a must be a file, .* Cure: "):
+    with pytest.raises(StackError, match=r"a must be a file, .* Remedy: "):
         present(tmp_path, ["a"])
-    with pytest.raises(StackError, match=r"c/d must be a file, .* Cure: "):
+    with pytest.raises(StackError, match=r"c/d must be a file, .* Remedy: "):
         present(tmp_path, ["c/d"])
 
 
@@ -272,13 +272,13 @@ GOOD: Final = json.loads(Manifest(version="1", answers=Answers(), files={"a": "s
 )  # fmt: skip
 def test_a_manifest_that_is_none_or_leads_out_of_the_folder_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_bytes(text.encode("latin-1"))
-    with pytest.raises(StackError, match=f"{MANIFEST} .* Cure: "):
+    with pytest.raises(StackError, match=f"{MANIFEST} .* Remedy: "):
         read_manifest(tmp_path)
 
 
 def test_a_manifest_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(json.dumps({**GOOD, "schema": 2, "version": "9.9"}))
-    with pytest.raises(StackError, match=r"schema=2 is of otel-fastperf 9\.9; .* Cure: upgrade"):
+    with pytest.raises(StackError, match=r"schema=2 was written by otel-fastperf 9\.9; .* Remedy: upgrade"):
         read_manifest(tmp_path)
 
 

@@ -12,7 +12,7 @@ def refused(given: Given) -> str:
         answers(given, Answers())
     for line in str(raised.value).splitlines():
         assert "must be" in line
-        assert "Cure: --" in line
+        assert "Remedy: --" in line
     return str(raised.value)
 
 
@@ -44,7 +44,7 @@ def test_a_target_that_is_named_twice_is_scraped_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "cure"),
+    ("typed", "remedy"),
     [
         ("http://shop:8000/metrics", "shop:8000"), ("https://shop.example.com", "shop.example.com:443"),
         ("shop", "shop:8000"), ("shop:0", "shop:8000"), ("shop:65536", "shop:8000"), ("shop:web", "shop:8000"),
@@ -52,10 +52,10 @@ def test_a_target_that_is_named_twice_is_scraped_once() -> None:
         ("-x:1", "shop:8000"),
     ],
 )  # fmt: skip
-def test_other_targets_are_refused_with_what_may_have_been_meant(typed: str, cure: str) -> None:
+def test_other_targets_are_refused_with_what_may_have_been_meant(typed: str, remedy: str) -> None:
     said = refused(Given(targets=[typed]))
     assert said.startswith(f"--target {typed!r}: must be host:port")
-    assert said.endswith(f"Cure: --target {cure}")
+    assert said.endswith(f"Remedy: --target {remedy}")
 
 
 @pytest.mark.parametrize(("typed", "taken"), [("99.9", "99.9"), ("99.95%", "99.95"), ("50", "50")])
@@ -77,11 +77,11 @@ def test_the_threshold_is_a_bound_of_the_buckets_as_its_label_has_it(typed: str,
     assert answers(Given(latency_threshold=typed), Answers()).latency_threshold == taken
 
 
-@pytest.mark.parametrize(("typed", "cure"), [("0.3", "0.25"), ("60", "10"), ("fast", "0.5"), ("nan", "0.5")])
-def test_between_two_bounds_nobody_counts(typed: str, cure: str) -> None:
+@pytest.mark.parametrize(("typed", "remedy"), [("0.3", "0.25"), ("60", "10"), ("fast", "0.5"), ("nan", "0.5")])
+def test_between_two_bounds_nobody_counts(typed: str, remedy: str) -> None:
     said = refused(Given(latency_threshold=typed))
     assert "0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10" in said
-    assert said.endswith(f"Cure: --latency-threshold {cure}")
+    assert said.endswith(f"Remedy: --latency-threshold {remedy}")
 
 
 @pytest.mark.parametrize("typed", ["", "  ", "a\nb", "a\x00", "x" * 256])

@@ -42,20 +42,22 @@ def test_what_a_program_takes_is_right(tmp_path: Path) -> None:
     files = {RULES: "fine", CONFIG: "fine"}
     found = asked(tmp_path, files, files)["promtool"]
     assert [(check.level, check.what) for check in found] == [
-        (Level.OK, "Takes prometheus.yml."),
-        (Level.OK, "Takes rules."),
+        (Level.OK, "Accepts prometheus.yml."),
+        (Level.OK, "Accepts rules."),
     ]
 
 
 def test_what_it_refuses_is_bad_with_its_words(tmp_path: Path) -> None:
     found = asked(tmp_path, {RULES: "fine"}, {RULES: "wrong"})["promtool"]
-    assert [(check.level, check.what) for check in found] == [(Level.BAD, f"rules is refused:\n{RULES}: line 1: wrong")]
+    assert [(check.level, check.what) for check in found] == [
+        (Level.BAD, f"rules is rejected:\n{RULES}: line 1: wrong")
+    ]
 
 
 def test_a_program_that_refuses_the_shipped_file_too_cannot_judge(tmp_path: Path) -> None:
     found = asked(tmp_path, {RULES: "wrong"}, {RULES: "wrong too"})["promtool"]
     assert [check.level for check in found] == [Level.WARN]
-    assert "not as it is shipped either" in found[0].what
+    assert "also rejects our unmodified" in found[0].what
 
 
 def test_a_file_that_only_the_user_has_has_no_control(tmp_path: Path) -> None:
@@ -90,6 +92,7 @@ for word; do
 done
 """
 COMPOSE: Final = """\
+x-hardened: &hardened {}
 services:
   other:
     image: docker.io/library/other:1
@@ -110,7 +113,9 @@ def test_the_image_that_the_stack_runs_is_asked_before_what_is_installed(tmp_pat
     log = tmp_path / "log"
     environ = {"LOG": str(log), "IMAGE": str(tmp_path / "image")}
     found = asked(tmp_path, {RULES: "fine"}, files, "#!/bin/sh\n", **environ)["promtool"]
-    assert [(check.level, check.what) for check in found] == [(Level.BAD, f"rules is refused:\n{RULES}: line 1: wrong")]
+    assert [(check.level, check.what) for check in found] == [
+        (Level.BAD, f"rules is rejected:\n{RULES}: line 1: wrong")
+    ]
     ran = [line for line in log.read_text().splitlines() if line.startswith("run")]
     assert ran
     for line in ran:
@@ -129,7 +134,7 @@ def test_files_find_each_other_where_they_are_here(tmp_path: Path) -> None:
     program = '#!/bin/sh\ncase "$*" in *version*) exit 0;; esac\nfor last; do :; done\n. "$last"\n'
     files = {CONFIG: 'grep -q fine "/etc/prometheus/rules/a.yml" || exit 1', RULES: "fine"}
     found = asked(tmp_path, {}, files, program)["promtool"]
-    assert found[0].what == "Takes prometheus.yml."
+    assert found[0].what == "Accepts prometheus.yml."
 
 
 def test_secrets_are_not_copied(tmp_path: Path) -> None:
