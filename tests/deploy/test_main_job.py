@@ -302,6 +302,7 @@ def test_what_the_service_exposes_is_what_the_catalogue_says(house: House) -> No
 ABSENT: Final[dict[str, str]] = {
     "db_client_connection_timeouts_total": _NOTHING,
     "fastperf_cache_evictions_total": _NOTHING,
+    "fastperf_findings_dropped_total": _NOTHING,
     "fastperf_findings_suppressed_total": _NOTHING,
     "fastperf_metric_overflow_total": _NOTHING,
     "fastperf_telemetry_errors_total": _NOTHING,

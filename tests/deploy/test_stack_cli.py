@@ -147,13 +147,9 @@ def test_what_does_not_depend_on_the_app_is_as_it_ships() -> None:
     urls = {"GRAFANA_URL": "https://grafana.example.com", "RUNBOOKS_URL": "https://runbooks.example.com"}
     made = filled(files, Answers(service="shop", targets=("shop:1",), availability="99.5", urls=urls))
     assert {name for name in files if made.get(name) != files[name]} == {
-        "docker-compose.yml",
-        "deploy/demo/Dockerfile",
-        "deploy/demo/Dockerfile.dockerignore",
         "deploy/jaeger/ui-config.json",
         "deploy/prometheus/rules/slo-targets.yml",
         "deploy/prometheus/targets/app.yml",
-        "deploy/prometheus/targets/demo.yml",
     }
     assert made.keys() - files.keys() == {".env", "secrets/.gitignore"}
     assert b"localhost:3000" not in made["deploy/jaeger/ui-config.json"]
