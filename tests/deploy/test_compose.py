@@ -305,7 +305,7 @@ def test_smoke_says_what_does_not_answer_and_what_to_do(capsys: pytest.CaptureFi
         f"FAILED  Jaeger        {nowhere}/api/v3/services refuses the connection: nothing listens there."
         " Remedy: `docker compose ps`, then `docker compose logs jaeger`"
     ) in lines
-    assert lines[-1] == "8 of the steps failed."
+    assert lines[-1] == "8 steps failed."
 
 
 def test_smoke_asks_the_ports_that_compose_publishes(tmp_path: Path) -> None:
@@ -315,7 +315,9 @@ def test_smoke_asks_the_ports_that_compose_publishes(tmp_path: Path) -> None:
         jaeger="http://127.0.0.1:1", grafana="http://127.0.0.1:2", prometheus="http://127.0.0.1:4"
     )
     assert Addresses.of(tmp_path / "nowhere", {}) == Addresses()
-    with pytest.raises(SmokeError, match=r"^JAEGER_PORT=x: must be a port\. Remedy: set it to a number in \.env$"):
+    with pytest.raises(
+        SmokeError, match=r"^JAEGER_PORT=x: must be a port number\. Remedy: set it to a number in \.env$"
+    ):
         Addresses.of(tmp_path, {"JAEGER_PORT": "x"})
 
 
