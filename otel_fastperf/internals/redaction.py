@@ -21,6 +21,8 @@ from traceback import walk_tb
 from types import TracebackType
 from typing import Any, Final
 
+from otel_fastperf.internals.text_safety import encodable
+
 #: Exceptions of one chain that are looked at, causes and members of groups together.
 MOST_EXCEPTIONS: Final = 32
 #: Parameter values that are looked for in messages.
@@ -51,7 +53,7 @@ def error_type(error: BaseException) -> str:
     """`error.type`: the class as `module.Qualname`, without the module for a builtin."""
     module = getattr(type(error), "__module__", None)
     name = type(error).__qualname__
-    return _encodable(f"{module}.{name}" if module and module != "builtins" else name)
+    return encodable(f"{module}.{name}" if module and module != "builtins" else name)
 
 
 def describe_error(error: BaseException, *, max_length: int = 4096, max_stacktrace: int = 16 * 1024) -> ErrorText:
@@ -61,7 +63,7 @@ def describe_error(error: BaseException, *, max_length: int = 4096, max_stacktra
     """
     try:
         shown = _Shown(error)
-        stacktrace = _encodable("".join(_stacktrace(error, shown, set())))
+        stacktrace = encodable("".join(_stacktrace(error, shown, set())))
         message = _cut(shown.message(error), max_length)
         return ErrorText(error_type(error), message, _cut_middle(stacktrace, max_stacktrace))
     except Exception:  # noqa: BLE001 - an exception whose attributes raise must not hide itself
@@ -69,11 +71,6 @@ def describe_error(error: BaseException, *, max_length: int = 4096, max_stacktra
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
-
-
-def _encodable(text: str) -> str:
-    """Lone surrogates cannot be exported as UTF-8."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _cut(text: str, length: int) -> str:
@@ -179,7 +176,7 @@ class _Shown:
         for raw, shown in self._embedded if len(text) <= LONGEST_SEARCHED else ():
             text = text.replace(raw, shown)
         foreign = _MARKS.search(text) is not None
-        return self._without_values(text, without_quoted=foreign) if foreign or self._sql_errors else _encodable(text)
+        return self._without_values(text, without_quoted=foreign) if foreign or self._sql_errors else encodable(text)
 
     def _without_values(self, text: str, *, without_quoted: bool) -> str:
         text = _first_lines(text)
@@ -188,7 +185,7 @@ class _Shown:
         text = _without(self._values, text)
         if without_quoted:
             text = _QUOTED.sub(_identifier, _unwrapped(text))
-        return _encodable(_ROW.sub(_without_row, text))
+        return encodable(_ROW.sub(_without_row, text))
 
 
 def _longest_first(pair: tuple[str, str]) -> int:

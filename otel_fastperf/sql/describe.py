@@ -12,6 +12,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
+from otel_fastperf.internals.text_safety import encodable
 from otel_fastperf.sql.outline import OTHER, outline_of
 from otel_fastperf.sql.tokens import Token, tokens_of
 
@@ -48,7 +49,7 @@ def describe(statement: str, dialect: str = "", *, batch: bool = False, max_leng
     An unknown dialect is read with caution: where `\'` may or may not end a string, the rest of the text counts as one
     literal.
     """
-    tokens = tokens_of(_encodable(statement), dialect)
+    tokens = tokens_of(encodable(statement), dialect)
     outline = outline_of(tokens)
     text = "".join([gap + shown for _, shown, gap in tokens]).lstrip()
     words = ["BATCH", *outline.words] if batch else outline.words
@@ -82,11 +83,6 @@ class QueryTexts:
         if len(statement) > STATEMENT_LENGTH:
             statement = statement[:STATEMENT_LENGTH]
         return self._cached(statement, dialect, batch)
-
-
-def _encodable(statement: str) -> str:
-    """The statement without lone surrogates, which UTF-8 cannot encode."""
-    return statement if statement.isascii() else statement.encode("utf-8", "replace").decode("utf-8")
 
 
 def _joined(words: list[str], limit: int) -> str:
