@@ -116,6 +116,8 @@ class RequestRecord:
     """
 
     __slots__ = (
+        "_is_route_final",
+        "_route",
         "answered",
         "broken_by",
         "budget",
@@ -185,6 +187,8 @@ class RequestRecord:
         self.budget: Budget | None = None
         #: the kinds of what was found, in the order in which it was
         self.findings: list[str] = []
+        self._route: str | None = None
+        self._is_route_final = False
 
     def enter(self, phase: int) -> int:
         """From now on it is this phase's turn. Returns the one before it."""
@@ -215,8 +219,14 @@ class RequestRecord:
 
     @property
     def route(self) -> str | None:
-        """The route template as far as it is known by now; None before the router has run, or if no route matched."""
-        return route_template(self.scope, self.root_path)
+        """The route template as known so far; None before the router has run, or if no route matched.
+
+        Computed once after the router has begun its response or the request has ended: then it can no longer change.
+        """
+        if not self._is_route_final:
+            self._is_route_final = self.answered or self.ended > 0
+            self._route = route_template(self.scope, self.root_path)
+        return self._route
 
 
 #: The record of the request this code runs for; None outside of a request.

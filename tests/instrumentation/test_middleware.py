@@ -15,6 +15,8 @@ from starlette.responses import StreamingResponse
 
 from otel_fastperf import Finding, Settings, Telemetry, setup_telemetry
 from otel_fastperf.findings import Kind
+from otel_fastperf.requests import record
+from otel_fastperf.requests.route import route_template
 
 Spent = dict[str, float]
 
@@ -240,3 +242,21 @@ def test_one_that_only_lets_pass_is_not_found() -> None:
             client.get("/slow")
             client.get("/stream")
         assert found(telemetry) == ()
+
+
+def test_the_route_is_computed_once_for_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once more for each middleware, finding and metric."""
+    computed: list[str | None] = []
+
+    def counting(scope: Any, root_path: str) -> str | None:
+        computed.append(route_template(scope, root_path))
+        return computed[-1]
+
+    monkeypatch.setattr(record, "route_template", counting)
+    app = FastAPI()
+    app.get("/items/{item_id}")(lambda item_id: item_id)
+    for middleware in (Timed, Outer, Inner):
+        app.add_middleware(middleware)
+    with observed(app) as (client, _):
+        client.get("/items/1")
+        assert computed == ["/items/{item_id}"]
