@@ -29,7 +29,7 @@ from otel_fastperf.instrumentation.own_pages import OwnPage
 from otel_fastperf.instrumentation.phases import instrument_endpoints
 from otel_fastperf.instrumentation.pool import instrument_pool
 from otel_fastperf.instrumentation.requests import NewLoop, Requests
-from otel_fastperf.instrumentation.server_span import DESCRIPTION, Source, server_span_from
+from otel_fastperf.instrumentation.server_span import Source, server_span_description, server_span_from
 from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.logs import correlate_logs
 from otel_fastperf.monitors.cache import monitor_caches
@@ -115,6 +115,7 @@ def layers_of(
         pages=pages,
         timer=MiddlewareTimer(signals) if settings.middleware.enabled else None,
         on_new_loop=on_new_loop,
+        without_agents=settings.server_span == "own",
     )
 
 
@@ -153,7 +154,7 @@ def _requests(given: Materials) -> Part:
     return Part(
         "requests",
         on=True,
-        detail=DESCRIPTION[given.source],
+        detail=server_span_description(given.source, app),
         installs=(
             propagators_set(settings.propagators),
             server_span_from(given.source, app, settings, given.tracing.provider),

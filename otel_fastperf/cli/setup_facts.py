@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from otel_fastperf.cli.setup_checks import AppFacts, Facts
 from otel_fastperf.errors import AppError, SettingsError, SetupError
 from otel_fastperf.instrumentation.other_telemetry import chain, is_contrib_applied, native_config
+from otel_fastperf.instrumentation.server_span import chosen_source
 from otel_fastperf.internals.versions import installed_version
 from otel_fastperf.requests.route import endpoints
 from otel_fastperf.settings import Settings
@@ -124,11 +125,15 @@ def _app_facts(app: Starlette, telemetry: Telemetry | None) -> AppFacts:
     are_async = [inspect.iscoroutinefunction(inspect.unwrap(endpoint)) for endpoint in endpoints(app.routes)]
     return AppFacts(
         telemetry=telemetry is not None,
-        contrib=is_contrib_applied(app),
+        contrib=is_contrib_applied(app) and _is_contrib_span_used(app, telemetry),
         native=native_config(app) is not None,
         async_routes=sum(are_async),
         sync_routes=len(are_async) - sum(are_async),
     )
+
+
+def _is_contrib_span_used(app: Starlette, telemetry: Telemetry | None) -> bool:
+    return telemetry is None or chosen_source(app, telemetry.settings.server_span) == "contrib"
 
 
 def _engines() -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -28,6 +28,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, Tracer, TracerProvider, use_
 from sqlalchemy import Connection, Dialect, Engine, event
 
 from otel_fastperf.errors import SetupError
+from otel_fastperf.instrumentation.other_telemetry import AGENT
 from otel_fastperf.requests.record import CURRENT
 from otel_fastperf.signals import Signals
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 ClientSpanSource = Literal["own", "contrib"]
 
 _CONTRIB: Final = "opentelemetry.instrumentation.sqlalchemy"
-_AGENT: Final = "opentelemetry.instrumentation.auto_instrumentation"
 _AGENT_SKIPS: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 
 _OWN: Final = "own CLIENT spans"
@@ -276,7 +276,7 @@ def _is_on() -> bool:
 
 def _agent_has_loaded_it() -> bool:
     """True if the agent runs and did not skip the package, because of its variable or an unsupported SQLAlchemy."""
-    if _AGENT not in sys.modules:
+    if AGENT not in sys.modules:
         return False
     from opentelemetry.instrumentation.dependencies import get_dependency_conflicts
 

@@ -19,7 +19,14 @@ from starlette.applications import Starlette
 from starlette.middleware.errors import ServerErrorMiddleware
 
 from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer
-from otel_fastperf.instrumentation.other_telemetry import chain, contrib_middleware, is_contrib_applied
+from otel_fastperf.instrumentation.other_telemetry import (
+    chain,
+    contrib_middleware,
+    is_applied_by_agent,
+    is_contrib_applied,
+    put_contrib_back,
+    take_contrib_out,
+)
 from otel_fastperf.instrumentation.own_pages import OwnPage, OwnPages
 from otel_fastperf.instrumentation.requests import NewLoop, RequestLayer, Requests, RouterLayer
 from otel_fastperf.internals.patching import Patch, subscribed
@@ -38,17 +45,31 @@ class Layers:
         pages: Sequence[OwnPage] = (),
         timer: MiddlewareTimer | None = None,
         on_new_loop: NewLoop = lambda: None,
+        without_agents: bool = False,
     ) -> None:
-        """Without `timer`, no boundaries are placed. See `RequestLayer` for `on_new_loop`."""
+        """Prepare; nothing is placed.
+
+        Args:
+            app: The app.
+            requests: Shared by its requests.
+            pages: Answered before the rest of the chain.
+            timer: Places the boundaries between middlewares; None places none.
+            on_new_loop: See `RequestLayer`.
+            without_agents: Take contrib's middleware out if the `opentelemetry-instrument` agent applied it.
+        """
         self.app = app
         self._requests = requests
         self._pages = pages
         self._timer = timer
         self._on_new_loop = on_new_loop
+        self._without_agents = without_agents
         self._made: list[Any] = []
+        self._taken: list[tuple[Any, Any]] = []
 
     def place(self, stack: Any) -> Any:
-        """The stack with our layers in it."""
+        """Return the middleware chain with our layers in it."""
+        if self._without_agents and is_applied_by_agent(self.app):
+            self._taken = take_contrib_out(stack)
         self._place_between(stack)
         contrib = contrib_middleware(stack)
         if contrib is not None:
@@ -87,6 +108,8 @@ class Layers:
         self.app.middleware_stack = _without(self.app.middleware_stack, own)
         self.app.router.middleware_stack = _without(self.app.router.middleware_stack, own)
         self._made.clear()
+        put_contrib_back(self._taken)
+        self._taken = []
         if self._timer is not None:
             self._timer.remove()
 

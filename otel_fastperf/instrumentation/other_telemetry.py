@@ -1,12 +1,21 @@
-"""Who else observes an app: FastAPI's native telemetry, contrib's instrumentation."""
+"""Other telemetry of an app: FastAPI's own and contrib's instrumentation."""
 
+import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Final
 
 from starlette.applications import Starlette
 
 #: contrib's middleware, which opens a SERVER span of its own: module and class
 _CONTRIB: Final = ("opentelemetry.instrumentation.asgi", "OpenTelemetryMiddleware")
+#: contrib's middleware that records exceptions on the current span
+_CONTRIB_ERRORS: Final = ("opentelemetry.instrumentation.fastapi", "ExceptionHandlerMiddleware")
+#: the class that contrib puts in place of `fastapi.FastAPI`, so that each app is instrumented when it is made
+_CONTRIB_APP: Final = ("opentelemetry.instrumentation.fastapi", "_InstrumentedFastAPI")
+
+#: imported in every process that `opentelemetry-instrument` starts
+AGENT: Final = "opentelemetry.instrumentation.auto_instrumentation"
 
 
 def native_config(app: Starlette) -> dict[str, Any] | None:
@@ -20,15 +29,45 @@ def is_contrib_applied(app: Starlette) -> bool:
     return bool(getattr(app, "_is_instrumented_by_opentelemetry", False))
 
 
-def contrib_middleware(stack: Any) -> Any:
-    """Contrib's middleware in a built stack, or None."""
-    return next((node for node in chain(stack) if (type(node).__module__, type(node).__name__) == _CONTRIB), None)
+def is_applied_by_agent(app: Starlette) -> bool:
+    """True if the agent applied contrib's instrumentation: no line of the application asked for it."""
+    made_by_contrib = any(_qualified(each) == _CONTRIB_APP for each in type(app).__mro__)
+    return AGENT in sys.modules and made_by_contrib and is_contrib_applied(app)
 
 
-def chain(stack: Any) -> Iterator[Any]:
-    """A built middleware stack from the outside in, as far as each knows the next by `.app`."""
+def contrib_middleware(outermost: Any) -> Any:
+    """Contrib's middleware in a built middleware chain, or None."""
+    return next((node for node in chain(outermost) if _qualified(type(node)) == _CONTRIB), None)
+
+
+def take_contrib_out(outermost: Any) -> list[tuple[Any, Any]]:
+    """Unlink contrib's middlewares from a built middleware chain. Returns each with the one before it."""
+    nodes = list(chain(outermost))
+    taken = []
+    for wanted in (_CONTRIB, _CONTRIB_ERRORS):
+        for outer, node in pairwise(nodes):
+            if _qualified(type(node)) == wanted:
+                outer.app = node.app
+                taken.append((outer, node))
+                break
+    return taken
+
+
+def put_contrib_back(taken: list[tuple[Any, Any]]) -> None:
+    """Undo `take_contrib_out`."""
+    for outer, node in reversed(taken):
+        node.app = outer.app
+        outer.app = node
+
+
+def chain(outermost: Any) -> Iterator[Any]:
+    """A built middleware chain from the outside in, up to the first app without an attribute `app`."""
     seen: set[int] = set()
-    while stack is not None and id(stack) not in seen:
-        seen.add(id(stack))
-        yield stack
-        stack = getattr(stack, "app", None)
+    while outermost is not None and id(outermost) not in seen:
+        seen.add(id(outermost))
+        yield outermost
+        outermost = getattr(outermost, "app", None)
+
+
+def _qualified(kind: type) -> tuple[str, str]:
+    return kind.__module__, kind.__name__

@@ -1,7 +1,8 @@
-"""Whose SERVER span it is: ours, FastAPI's, or contrib's. Exactly one of them, always.
+"""The source of the SERVER span: otel_fastperf, FastAPI or contrib. Each request has exactly one.
 
-FastAPI >= 0.142 traces each request by itself as soon as a tracer provider is set; contrib's instrumentation may have
-been applied to the app, by hand or by the `opentelemetry-instrument` agent.
+FastAPI >= 0.142 traces each request as soon as a tracer provider is set. Contrib's instrumentation may have been
+applied to the app, either by its code, which we respect, or by the `opentelemetry-instrument` agent, which applies it
+to every app because the package is installed. In the latter case `server_span="own"` takes it out of the app.
 """
 
 from collections.abc import Iterator, MutableMapping
@@ -13,30 +14,42 @@ from opentelemetry.trace import TracerProvider
 from starlette.applications import Starlette
 
 from otel_fastperf.errors import SetupError
-from otel_fastperf.instrumentation.other_telemetry import is_contrib_applied, native_config
+from otel_fastperf.instrumentation.other_telemetry import is_applied_by_agent, is_contrib_applied, native_config
 from otel_fastperf.settings import Settings
 
 Source = Literal["own", "native", "contrib"]
 
-DESCRIPTION: Final[dict[Source, str]] = {
+_DESCRIPTION: Final[dict[Source, str]] = {
     "own": "own SERVER span (FastAPI's native telemetry is off for this app)",
     "native": "inside the SERVER span of FastAPI's native telemetry",
     "contrib": "inside the SERVER span of opentelemetry-instrumentation-fastapi, which is applied to this app",
 }
+_OWN_UNDER_AGENT: Final = (
+    "own SERVER span (the opentelemetry-instrument agent's opentelemetry-instrumentation-fastapi is off for this app)"
+)
+
+
+def server_span_description(source: Source, app: Starlette) -> str:
+    """Describe the source for `Telemetry.describe()`."""
+    if source == "own" and is_applied_by_agent(app):
+        return _OWN_UNDER_AGENT
+    return _DESCRIPTION[source]
 
 
 def chosen_source(app: Starlette, wanted: Source) -> Source:
-    """What was asked for; contrib's where that is applied already, since it cannot be talked out of its span.
+    """Return `wanted`, or `contrib` if the application applied that itself.
 
     Raises:
-        SetupError: `native` was asked for, and this FastAPI has no telemetry of its own.
+        SetupError: `native` is wanted, but this FastAPI has no telemetry.
     """
     if wanted == "native" and native_config(app) is None:
         message = (
             "server_span='native' needs FastAPI >= 0.142, and this app has no telemetry of its own."
-            " Cure: upgrade FastAPI, or leave server_span at 'own'."
+            " Remedy: upgrade FastAPI, or leave server_span at 'own'."
         )
         raise SetupError(message)
+    if wanted == "own" and is_applied_by_agent(app):
+        return "own"
     return "contrib" if is_contrib_applied(app) else wanted
 
 
@@ -97,7 +110,7 @@ def _contrib_on(app: Starlette, settings: Settings, provider: TracerProvider) ->
         message = (
             "server_span='contrib' was asked for after the app had started, when contrib's instrumentation is without"
             " effect."
-            " Cure: call setup_telemetry right after app = FastAPI(), or leave server_span at 'own'."
+            " Remedy: call setup_telemetry right after app = FastAPI(), or leave server_span at 'own'."
         )
         raise SetupError(message)
     FastAPIInstrumentor.instrument_app(

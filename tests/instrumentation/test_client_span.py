@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
 from otel_fastperf import Settings, SetupError, Telemetry, setup_telemetry
-from otel_fastperf.instrumentation import client_span
+from otel_fastperf.instrumentation import other_telemetry
 from otel_fastperf.instrumentation.client_span import client_span_description, client_spans_from
 from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.internals.guard import Guard
@@ -285,7 +285,7 @@ def test_the_application_s_own_instrumentation_stays_and_is_joined(
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """As under `opentelemetry-instrument` with an SQLAlchemy that contrib takes."""
-    monkeypatch.setitem(sys.modules, client_span._AGENT, sys)
+    monkeypatch.setitem(sys.modules, other_telemetry.AGENT, sys)
     monkeypatch.setattr(dependencies, "get_dependency_conflicts", lambda _wanted: None)
     service = Service()
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", service.provider)
