@@ -9,7 +9,7 @@ READY := .venv/.ready
 
 # Arguments for pytest (TESTS="tests/test_settings.py -k endpoint"), and its processes: many tests wait, so 3 suit 2 cores.
 TESTS ?=
-JOBS ?= $(if $(TESTS),0,3)
+JOBS ?= $(if $(TESTS),0,2)
 PYTEST := $(RUN) -m pytest --dist loadgroup
 
 # Environments of the matrix (ENVS="oldest newest").

@@ -58,7 +58,7 @@ def matrix(name: str, pythons: Sequence[str], *requirements: str, resolution: st
         session.run("pytest", *PYTEST, *chosen)
 
 
-PYTEST: Final = ("-q", "-p", "no:cacheprovider", "--numprocesses=3", "--dist=loadgroup")
+PYTEST: Final = ("-q", "-p", "no:cacheprovider", "--numprocesses=2", "--dist=loadgroup")
 VERSIONS: Final = """
 import platform
 from importlib.metadata import version

@@ -49,9 +49,6 @@ SERVERS: Final = {"postgresql_url": "postgres", "mariadb_url": "mariadb"}
 
 # Modules whose tests share a fixture that takes seconds to set up.
 SHARING: Final = (
-    "tests/demo/test_bottlenecks.py",
-    "tests/demo/test_demo.py",
-    "tests/demo/test_shop.py",
     "tests/exposition/test_endpoint.py",
     "tests/test_differential.py",
     "tests/test_main_job.py",
@@ -76,9 +73,9 @@ def _markers(item: pytest.Item) -> Iterator[str | pytest.MarkDecorator]:
     module = item.nodeid.partition("::")[0]
     if module in SHARING:
         yield pytest.mark.xdist_group(module)
-    elif module == "tests/demo/test_findings.py":  # one run of the shop for each combination of these
-        chosen = (parameters.get("database"), parameters.get("run") or parameters.get("loop"))
-        yield pytest.mark.xdist_group("-".join(map(str, chosen)))
+    elif module.startswith("tests/demo/"):
+        # each starts the shop under load, which needs a core to itself
+        yield pytest.mark.xdist_group("demo")
 
 
 # Files to lock; any two that every process of a run finds.
