@@ -106,7 +106,7 @@ CATALOGUE: Final = (
         fault="A middleware derives a key each time.",
         function="slow_middleware:DerivingSigner.dispatch",
         code="async def dispatch(",
-        in_a_row=3,
+        in_a_row=5,
     ),
     Bottleneck(
         kind="memory_growth",

@@ -25,15 +25,15 @@ async def call_everything(url: str) -> None:
         for bottleneck in CATALOGUE:
             if not bottleneck.steady:
                 for path in (bottleneck.faulty, bottleneck.fixed):
-                    await call_in_batches(client, path, bottleneck.at_once)
+                    await call_in_batches(client, path, bottleneck)
         await asyncio.gather(*steady)
         shopping.cancel()
         await asyncio.gather(shopping, return_exceptions=True)
 
 
-async def call_in_batches(client: httpx.AsyncClient, path: str, at_once: int) -> None:
-    for _ in range(BATCHES):
-        await asyncio.gather(*(client.get(path) for _ in range(at_once)))
+async def call_in_batches(client: httpx.AsyncClient, path: str, bottleneck: Bottleneck) -> None:
+    for _ in range(max(BATCHES, 2 * bottleneck.in_a_row)):
+        await asyncio.gather(*(client.get(path) for _ in range(bottleneck.at_once)))
         await asyncio.sleep(0.1)
 
 
