@@ -15,6 +15,8 @@ from otel_fastperf.cli.setup_checks import Level, run_checks
 from otel_fastperf.cli.stack.command import add_stack
 from otel_fastperf.errors import AskingError, FastPerfError, ReportError
 from otel_fastperf.findings import Severity
+from otel_fastperf.internals.text_safety import printable
+from otel_fastperf.memory.allocations import LONGEST, SHORTEST
 from otel_fastperf.report.formats import FORMATS, report_as
 from otel_fastperf.report.model import Report
 from otel_fastperf.settings import DEBUG_PATH
@@ -95,7 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     allocations.add_argument("target", nargs="?", metavar="URL", help=f"a service ({DEFAULT_URL})")
     _add_service_options(allocations)
     allocations.add_argument(
-        "--seconds", type=_seconds, default=10.0, metavar="N", help="1 to 60 (10); the service is slower meanwhile"
+        "--seconds",
+        type=_seconds,
+        default=10.0,
+        metavar="N",
+        help=f"{SHORTEST:g} to {LONGEST:g} (default: 10); slows the service down meanwhile",
     )
 
     check = command("check", _check, "Is the set-up sound? Run it where the service runs, with its environment.")
@@ -116,8 +122,8 @@ def _add_service_options(parser: argparse.ArgumentParser) -> None:
 
 def _seconds(text: str) -> float:
     seconds = float(text)
-    if not 1 <= seconds <= 60:  # noqa: PLR2004 - as the debug route has it
-        message = "takes 1 to 60 seconds"
+    if not SHORTEST <= seconds <= LONGEST:
+        message = f"must be {SHORTEST:g} to {LONGEST:g} seconds"
         raise argparse.ArgumentTypeError(message)
     return seconds
 
@@ -147,7 +153,7 @@ def _report(options: argparse.Namespace) -> Report:
         service = _service(options)
         return _read(service.report(), service.url)
     if not Path(target).is_file():
-        message = f"{target} is no file. Cure: name a report that was saved with --format json, or http://HOST:PORT."
+        message = f"{target} is not a file. Remedy: name a report saved with --format json, or write http://HOST:PORT."
         raise AskingError(message)
     return _read(Path(target).read_text(encoding="utf-8", errors="replace"), target)
 
@@ -183,7 +189,7 @@ def _table(found: Mapping[str, Any]) -> Iterable[str]:
     yield ""
     yield f"{'KiB':>10}  {'blocks':>8}  "
     for site in found["sites"]:
-        where = "".join(character for character in f"{site['file']}:{site['line']}" if character.isprintable())
+        where = printable(f"{site['file']}:{site['line']}")
         whose = "" if site["application"] else "  (a library's)"
         yield f"{site['size'] / 1024:>10,.0f}  {site['count']:>8,}  {where}{whose}"
 

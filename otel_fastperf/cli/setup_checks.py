@@ -1,6 +1,6 @@
 """Is the set-up sound? One function for each thing that goes wrong in silence, over facts that are gathered elsewhere.
 
-Each yields a `Check` with what is so, and with the fix that makes it right: a command, a variable or a line.
+Each yields a `Check` with what is so, and with the remedy: a command, a variable or a line.
 """
 
 import re
@@ -36,7 +36,7 @@ class Check:
     #: a sentence
     what: str
     #: the command, variable or line that makes it right; "" where all is well
-    fix: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +83,8 @@ def run_checks(facts: Facts) -> tuple[Check, ...]:
 def check_settings(facts: Facts) -> Iterator[Check]:
     """Wrong values stop `setup_telemetry`."""
     if facts.settings_error:
-        fix = "correct what is named; docs/settings.md lists every variable"
-        yield Check("settings", Level.BAD, facts.settings_error, fix)
+        remedy = "correct what is named; docs/settings.md lists every variable"
+        yield Check("settings", Level.BAD, facts.settings_error, remedy)
     elif facts.settings is not None and facts.settings.sdk_disabled:
         yield Check(
             "settings", Level.WARN, "All telemetry is off: OTEL_SDK_DISABLED is true.", "unset OTEL_SDK_DISABLED"
@@ -179,8 +179,8 @@ def check_engines(facts: Facts) -> Iterator[Check]:
         f" {'is a synchronous engine' if len(facts.sync_engines) == 1 else 'are synchronous engines'} ({names}): its"
         " statements hold the event loop where such a route runs them."
     )
-    fix = "create_async_engine(…) and AsyncSession for these routes, or def instead of async def"
-    yield Check("engines", Level.INFO if facts.async_engines else Level.WARN, what, fix)
+    remedy = "create_async_engine(…) and AsyncSession for these routes, or def instead of async def"
+    yield Check("engines", Level.INFO if facts.async_engines else Level.WARN, what, remedy)
 
 
 def check_greenlet(facts: Facts) -> Iterator[Check]:
@@ -188,13 +188,13 @@ def check_greenlet(facts: Facts) -> Iterator[Check]:
     if facts.version("greenlet"):
         return
     drivers = [name for name in ASYNC_DRIVERS if facts.version(name)]
-    fix = "pip install 'sqlalchemy[asyncio]'"
+    remedy = "pip install 'sqlalchemy[asyncio]'"
     if facts.async_engines:
         what = "The async engine fails at its first statement: greenlet is not installed."
-        yield Check("greenlet", Level.BAD, what, fix)
+        yield Check("greenlet", Level.BAD, what, remedy)
     elif drivers:
         what = f"{', '.join(drivers)} is installed for an async engine, which would need greenlet, and that is not."
-        yield Check("greenlet", Level.WARN, what, fix)
+        yield Check("greenlet", Level.WARN, what, remedy)
 
 
 def check_collector(facts: Facts) -> Iterator[Check]:
@@ -208,13 +208,13 @@ def check_collector(facts: Facts) -> Iterator[Check]:
     if port in usual.values() and port != usual[traces.protocol]:
         other = next(name for name in usual if name != traces.protocol)
         what = f"Port {port} is the one for {other}, and spans are sent by {traces.protocol}."
-        fix = f"set OTEL_EXPORTER_OTLP_PROTOCOL={other}, or port {usual[traces.protocol]} in the endpoint"
-        yield Check("collector", Level.BAD, what, fix)
+        remedy = f"set OTEL_EXPORTER_OTLP_PROTOCOL={other}, or port {usual[traces.protocol]} in the endpoint"
+        yield Check("collector", Level.BAD, what, remedy)
         return
     why = facts.unreachable(host, port)
     if why:
-        fix = "start the collector, or set OTEL_EXPORTER_OTLP_ENDPOINT to its address"
-        yield Check("collector", Level.BAD, f"No collector answers at {host}:{port}: {why}.", fix)
+        remedy = "start the collector, or set OTEL_EXPORTER_OTLP_ENDPOINT to its address"
+        yield Check("collector", Level.BAD, f"No collector answers at {host}:{port}: {why}.", remedy)
     else:
         yield Check("collector", Level.OK, f"{host}:{port} accepts connections.")
 
@@ -291,8 +291,8 @@ def check_debug_route(facts: Facts) -> Iterator[Check]:
             f"Anybody may tell the server his address (FORWARDED_ALLOW_IPS=*), and {facts.settings.debug.path} has no"
             " token."
         )
-        fix = "set OTEL_FASTPERF_DEBUG_TOKEN, or FORWARDED_ALLOW_IPS to the proxy's address"
-        yield Check("debug route", Level.WARN, what, fix)
+        remedy = "set OTEL_FASTPERF_DEBUG_TOKEN, or FORWARDED_ALLOW_IPS to the proxy's address"
+        yield Check("debug route", Level.WARN, what, remedy)
 
 
 _CHECKS: Final[tuple[Callable[[Facts], Iterator[Check]], ...]] = (

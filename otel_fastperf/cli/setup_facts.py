@@ -1,7 +1,6 @@
-"""Gathers what `checks` judges: imports the app, asks the environment, the installed packages and the process."""
+"""Gathers the facts for `setup_checks` from the app, the environment, the installed packages and the process."""
 
 import gc
-import importlib
 import inspect
 import os
 import socket
@@ -13,9 +12,10 @@ from typing import Any, Final
 from starlette.applications import Starlette
 
 from otel_fastperf.cli.setup_checks import AppFacts, Facts
-from otel_fastperf.errors import AppError, SettingsError, SetupError
-from otel_fastperf.instrumentation.other_telemetry import chain, is_contrib_applied, native_config
+from otel_fastperf.errors import SettingsError, SetupError
+from otel_fastperf.instrumentation.other_telemetry import is_contrib_applied, native_config
 from otel_fastperf.instrumentation.server_span import chosen_source
+from otel_fastperf.internals.app_loading import load_app
 from otel_fastperf.internals.versions import installed_version
 from otel_fastperf.requests.route import endpoints
 from otel_fastperf.settings import Settings
@@ -25,7 +25,7 @@ _CONNECT_SECONDS: Final = 1.0
 
 
 def gather(target: str | None, *, factory: bool = False) -> Facts:
-    """All facts; those about the app too, when it is named as `module:app`.
+    """Gather all facts, including those about the app if it is named as `module:app`.
 
     Raises:
         AppError: There is no such app, or its import fails.
@@ -58,53 +58,6 @@ def _is_contrib_sqlalchemy_off() -> bool:
     """True if contrib's SQLAlchemy instrumentation is imported but not on, as if it refused the installed version."""
     module = sys.modules.get("opentelemetry.instrumentation.sqlalchemy")
     return module is not None and not module.SQLAlchemyInstrumentor().is_instrumented_by_opentelemetry
-
-
-def load_app(target: str, *, factory: bool = False) -> Starlette:
-    """The app at `module:attribute`, as uvicorn finds it: from the working directory. `factory` calls it.
-
-    Raises:
-        AppError: There is no such app, or its import fails.
-        SettingsError: As `setup_telemetry` has raised it.
-        SetupError: The same.
-    """
-    name, colon, attributes = target.partition(":")
-    if not name or not colon or not attributes:
-        message = f"{target} does not name an app. Cure: write MODULE:APP, as for uvicorn, for instance shop.main:app."
-        raise AppError(message)
-    if os.getcwd() not in sys.path:  # noqa: PTH109 - as it stands in sys.path
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    try:
-        found: Any = importlib.import_module(name)
-        for attribute in attributes.split("."):
-            found = getattr(found, attribute)
-        found = found() if factory else found
-    except (SettingsError, SetupError):
-        raise
-    except (Exception, SystemExit) as error:
-        message = f"{target} cannot be imported: {_told(error)}. Cure: {_import_cure(error, name)}."
-        raise AppError(message) from error
-    return _the_app(target, found)
-
-
-def _the_app(target: str, found: Any) -> Starlette:
-    app = next((node for node in chain(found) if isinstance(node, Starlette)), None)
-    if app is None:
-        hint = "add --factory, if it makes the app" if inspect.isroutine(found) else "name the FastAPI app itself"
-        message = f"{target} is no FastAPI app but {type(found).__qualname__}. Cure: {hint}."
-        raise AppError(message)
-    return app
-
-
-def _told(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _import_cure(error: BaseException, name: str) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name and name.startswith(error.name):
-        return "run this where the service is started, or set PYTHONPATH"
-    return "run this with the environment that the service has"
 
 
 def _settings() -> tuple[Settings | None, str]:

@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl
 
 from otel_fastperf.exposition.responses import FAILED, NO_THREAD, UNAUTHORIZED, Page, Scope, header, is_bearer
 from otel_fastperf.internals.guard import Guard
+from otel_fastperf.memory.allocations import LONGEST, SHORTEST
 from otel_fastperf.report.formats import report_as
 from otel_fastperf.report.model import Report
 from otel_fastperf.settings import DebugSettings
@@ -29,7 +30,7 @@ from otel_fastperf.settings import DebugSettings
 _NOT_FOUND: Final = Page.of(404, b"Not found.\n")
 _NOT_ALLOWED: Final = Page.of(405, b"Only GET, HEAD and POST are allowed.\n", allow="GET, HEAD, POST")
 _WHICH_FORMAT: Final = Page.of(400, b"format is one of json, text, html.\n")
-_HOW_LONG: Final = Page.of(400, b"POST takes ?allocations=<seconds>, from 1 to 60.\n")
+_HOW_LONG: Final = Page.of(400, f"POST takes ?allocations=<seconds>, from {SHORTEST:g} to {LONGEST:g}.\n".encode())
 
 _KINDS: Final = {
     "json": "application/json",
@@ -41,9 +42,6 @@ _MEDIA_TYPES: Final = {"application/json": "json", "text/html": "html", "text/pl
 #: headers by which proxies tell of themselves; most others that do begin with `x-`
 _PROXY_HEADERS: Final = frozenset({b"forwarded", b"via", b"cdn-loop", b"true-client-ip", b"cf-connecting-ip"})
 _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[a-zA-Z0-9.-]+))(?::[0-9]{1,5})?")
-#: the bounds of `?allocations=`, in seconds
-_SHORTEST: Final = 1.0
-_LONGEST: Final = 60.0
 
 
 class DebugEndpoint:
@@ -154,7 +152,7 @@ def _seconds(text: str) -> float | None:
         seconds = float(text)
     except ValueError:
         return None
-    return seconds if _SHORTEST <= seconds <= _LONGEST else None
+    return seconds if SHORTEST <= seconds <= LONGEST else None
 
 
 def _report_page(report: Report, form: str) -> Page:

@@ -54,7 +54,7 @@ class OwnPages:
         if page.path not in self._warned:
             self._warned.add(page.path)
             _logger.warning(
-                "otel_fastperf: the app has a route %s of its own, so ours is not served there. Cure: %s.",
+                "otel_fastperf: the app has a route %s of its own, so ours is not served there. Remedy: %s.",
                 page.path,
                 page.cure,
             )

@@ -13,8 +13,10 @@ from typing import Final
 from otel_fastperf.errors import AllocationsError
 from otel_fastperf.internals.frames import is_application, is_own
 
-#: upper bounds of the arguments: seconds, lines and frames
+#: bounds of a trace in seconds; `allocations` itself also takes less than the lower one, which tests need
+SHORTEST: Final = 1.0
 LONGEST: Final = 60.0
+#: upper bounds of lines and frames
 MOST: Final = 100
 MOST_FRAMES: Final = 25
 

@@ -8,7 +8,6 @@ pytest loads this in every project that has the package installed: it imports no
 test uses the fixture or the marker.
 """
 
-import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ from typing import Any, Final
 
 import pytest
 
+from otel_fastperf.errors import AppError
+from otel_fastperf.internals.app_loading import load_app
 from otel_fastperf.pytest_plugin import baseline, session
 from otel_fastperf.pytest_plugin.baseline import Baseline
 from otel_fastperf.pytest_plugin.budgets import MAX_SECONDS, Budget, Violation, budget_of, checked_kinds, told
@@ -94,7 +95,10 @@ def pytest_configure(config: pytest.Config) -> None:
     path = _baseline_path(config)
     updates = bool(config.getoption("fastperf_update_baseline"))
     if updates and path is None:
-        message = "--fastperf-update-baseline needs a file. Cure: --fastperf-baseline=FILE, or the option in pyproject."
+        message = (
+            "--fastperf-update-baseline needs a file. Remedy: pass --fastperf-baseline=FILE, or set fastperf_baseline"
+            " in the ini file."
+        )
         raise pytest.UsageError(message)
     is_there = path is not None and (path.exists() or not updates)
     report = config.getoption("fastperf_report")
@@ -121,7 +125,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def fastperf_app(pytestconfig: pytest.Config) -> Any:
     """The app under test, for `fastperf` to watch: the option's, or None. Override it where a fixture makes the app."""
-    return _loaded(pytestconfig.getini("fastperf_app"))
+    return _app_named(pytestconfig.getini("fastperf_app"))
 
 
 @pytest.fixture
@@ -243,20 +247,12 @@ def _baseline_path(config: pytest.Config) -> Path | None:
     return folder / configured if configured else None
 
 
-def _loaded(where: str) -> Any:
-    """`shop.main:app`; None for nothing."""
-    if not where:
+def _app_named(target: str) -> Any:
+    """The app of the option `fastperf_app`, or None if it is empty."""
+    if not target:
         return None
-    module, colon, attribute = where.partition(":")
     try:
-        app = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        message = f'fastperf_app is {where!r}: {error}. Cure: write it as "package.module:app".'
+        return load_app(target)
+    except AppError as error:
+        message = f"fastperf_app: {error}"
         raise pytest.UsageError(message) from error
-    if not colon or not hasattr(app, "router"):
-        message = (
-            f"fastperf_app is {where!r}, which is no FastAPI app. Cure: name the app, or override the fixture"
-            " fastperf_app where a function makes it."
-        )
-        raise pytest.UsageError(message)
-    return app

@@ -50,7 +50,7 @@ def read(path: Path) -> Baseline:
     """The baseline in a file.
 
     Raises:
-        pytest.UsageError: there is none, or it cannot be read; the message names the cure.
+        pytest.UsageError: there is none, or it cannot be read; the message names the remedy.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -59,11 +59,11 @@ def read(path: Path) -> Baseline:
             raise ValueError(message)  # noqa: TRY301 - told below
         return Baseline({_name(entry): int(entry.get("queries", 0)) for entry in content["findings"]})
     except FileNotFoundError:
-        message = f"fastperf: there is no baseline {path}. Cure: make it with --fastperf-update-baseline."
+        message = f"fastperf: there is no baseline {path}. Remedy: make it with --fastperf-update-baseline."
         raise pytest.UsageError(message) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        message = f"fastperf: the baseline {path} cannot be read ({reason}). Cure: --fastperf-update-baseline anew."
+        message = f"fastperf: the baseline {path} cannot be read ({reason}). Remedy: --fastperf-update-baseline anew."
         raise pytest.UsageError(message) from None
 
 

@@ -108,7 +108,7 @@ def budget_of(item: pytest.Item, default: Budget) -> Budget | None:
     """The budget of a test with a marker: the closest marker's word on each argument, then the options'.
 
     Raises:
-        pytest.UsageError: a marker is wrong; the message names the test and the cure.
+        pytest.UsageError: a marker is wrong; the message names the test and the remedy.
     """
     given: dict[str, Any] = {}
     markers = list(item.iter_markers("fastperf"))
@@ -134,15 +134,15 @@ def checked_kinds(kinds: str | Iterable[str], where: str) -> tuple[str, ...]:
     """Kinds of findings, as given. Names of detectors of your own are fine, misspelt ones of ours are not.
 
     Raises:
-        pytest.UsageError: the message names the cure.
+        pytest.UsageError: the message names the remedy.
     """
     given = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     known = [kind.value for kind in Kind]
     for kind in given:
         near = difflib.get_close_matches(kind, known, n=1, cutoff=0.75)
         if not _KIND.fullmatch(kind) or (near and kind not in known):
-            cure = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}, and detectors of your own."
-            message = f"{where}: {kind!r} is no kind of finding; {cure}"
+            remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}, and detectors of your own."
+            message = f"{where}: {kind!r} is no kind of finding; {remedy}"
             raise pytest.UsageError(message)
     return tuple(str(kind) for kind in given)
 

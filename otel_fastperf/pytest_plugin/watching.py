@@ -51,7 +51,7 @@ class FastPerf:
             The app's telemetry handle: `spans()`, `findings()`.
 
         Raises:
-            SetupError: it is no FastAPI app; the message names the cure.
+            SetupError: it is no FastAPI app; the message names the remedy.
         """
         known = self._watched.get(id(app))
         if known is not None:
@@ -127,17 +127,17 @@ class FastPerf:
         """Why the budget would check nothing; "" if it does check."""
         if not self._watched:
             return (
-                "fastperf watches no app. Cure: fastperf.watch(app) before the first request, or the option"
+                "fastperf watches no app. Remedy: fastperf.watch(app) before the first request, or the option"
                 ' fastperf_app = "shop.main:app", or a fixture fastperf_app that returns the app.'
             )
         unseen = dict.fromkeys(each for telemetry in self.watches for each in budget.unseen(telemetry.settings))
         if unseen:
-            return f"fastperf cannot see {'; '.join(unseen)}. Cure: leave that on in tests."
+            return f"fastperf cannot see {'; '.join(unseen)}. Remedy: leave that on in tests."
         if requests:
             return ""
         ended = ", ".join(sorted({str(request) for request in self.requests})) or "none"
         return (
-            f"fastperf has seen no request to judge; those that ended were: {ended}. Cure: watch the app that the"
+            f"fastperf has seen no request to judge; those that ended were: {ended}. Remedy: watch the app that the"
             " test's client talks to, and give the route as its template, such as /orders/{order_id}."
         )
 

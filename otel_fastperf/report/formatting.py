@@ -95,17 +95,6 @@ def shorten(text: str, most: int) -> str:
     return f"{text}…"
 
 
-def printable(text: str, *, keep: str = "") -> str:
-    """The text in one line: white space is blank, control characters and lone surrogates are escaped, but `keep`."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() or one in keep else _escaped(one) for one in text)
-
-
-def _escaped(character: str) -> str:
-    return " " if character.isspace() else ascii(character)[1:-1]
-
-
 def wrapped(text: str, most: int) -> list[str]:
     """Lines of at most so many columns, broken at blanks; a longer word is broken anywhere."""
     lines = [""]

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib import resources
 from typing import Final
 
 from otel_fastperf.findings import Finding, Severity
 from otel_fastperf.report.formatting import TIMES, number, quantile, seconds, size
 from otel_fastperf.report.labels import PLAIN, REMARK, evidence, headline, latency, moment, place, rate, subline
 from otel_fastperf.report.model import Report, RouteVerdict, WorkerVerdict
-from otel_fastperf.report.style import STYLE
 from otel_fastperf.report.svg import budget_bar, gauge, latency_axis, latency_plot, plain, safe, segment_class
 
 #: routes that are shown; JSON has all
@@ -34,9 +35,14 @@ def to_html(report: Report) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{safe(headline(report))}</title>\n<style>{STYLE}{_colours()}</style>\n</head>\n"
+        f"<title>{safe(headline(report))}</title>\n<style>\n{_style()}{_colours()}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
+
+
+@cache
+def _style() -> str:
+    return resources.files("otel_fastperf.report").joinpath("style.css").read_text("utf-8")
 
 
 def _colours() -> str:
@@ -220,7 +226,7 @@ def _findings(findings: Sequence[Finding]) -> Iterator[str]:
     if not findings:
         yield '<p class="note">No bottleneck was seen.</p>'
     else:
-        yield '<p class="note">Worst first, each with its cure.</p>'
+        yield '<p class="note">Worst first, each with its remedy.</p>'
     for count, finding in enumerate(findings):
         yield _finding(count, finding)
     yield "</section>"
@@ -229,7 +235,7 @@ def _findings(findings: Sequence[Finding]) -> Iterator[str]:
 def _finding(count: int, finding: Finding) -> str:
     severity = finding.severity.value
     site = f'<p class="site">{safe(str(finding.call_site))}</p>' if finding.call_site is not None else ""
-    fix = f'<p class="fix"><b>Fix:</b> {_prose(finding.remedy)}</p>' if finding.remedy else ""
+    remedy = f'<p class="remedy"><b>Remedy:</b> {_prose(finding.remedy)}</p>' if finding.remedy else ""
     said = finding.evidence.get(REMARK)
     remark = f'<p class="message">{_prose(said)}</p>' if isinstance(said, str) else ""
     return (
@@ -237,7 +243,7 @@ def _finding(count: int, finding: Finding) -> str:
         f'<header><span class="chip {severity}">{severity}</span>'
         f'<h3 id="finding-{count}-name">{safe(finding.kind)} <span class="soft">{_where(finding)}</span></h3>'
         f'<span class="seen">{_seen(finding)}</span></header>'
-        f'{site}<p class="message">{_prose(finding.message)}</p>{remark}{fix}{_evidence(finding)}</article>'
+        f'{site}<p class="message">{_prose(finding.message)}</p>{remark}{remedy}{_evidence(finding)}</article>'
     )
 
 

@@ -90,14 +90,14 @@ class Report:
         """The report that `to_json` wrote. Fields that are not known here are left out.
 
         Raises:
-            ReportError: The text is no report; the message says why and names the cure.
+            ReportError: The text is no report; the message says why and names the remedy.
         """
         try:
             return _read(text)
         except (ValueError, RecursionError) as error:
             message = (
                 f"This is not a report of otel_fastperf of schema {SCHEMA}: {_why(error)}."
-                " Cure: give the text that telemetry.diagnose().to_json() returned, made and read by the same version."
+                " Remedy: pass the output of telemetry.diagnose().to_json(), written and read by the same version."
             )
             raise ReportError(message) from None
 

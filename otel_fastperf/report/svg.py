@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Final
 
-from otel_fastperf.report.formatting import bound, printable, quantile
+from otel_fastperf.internals.text_safety import printable
+from otel_fastperf.report.formatting import bound, quantile
 from otel_fastperf.report.labels import LATENCY_BOUNDS, PLAIN, latency
 from otel_fastperf.report.model import RouteVerdict
 

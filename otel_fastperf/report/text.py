@@ -1,16 +1,16 @@
-"""A report as text for a terminal, at most 100 columns: the verdict, the findings with their cures, the routes."""
+"""A report as text for a terminal, at most 100 columns: the verdict, the findings with their remedies, the routes."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from otel_fastperf.findings import Evidence, Finding, Severity
+from otel_fastperf.internals.text_safety import printable
 from otel_fastperf.report.formatting import (
     GAP,
     TIMES,
     Paint,
     columns,
     number,
-    printable,
     quantile,
     seconds,
     shorten,
@@ -31,6 +31,7 @@ _NOT_HERE: Final = ("fingerprint", "hash", REMARK)
 #: rows of the table; JSON has all
 MOST_ROWS: Final = 50
 _INDENT: Final = "  "
+_REMEDY: Final = "Remedy: "
 _NAME: Final = 14
 _BAR: Final = 16
 _ROUTE_COLUMNS: Final = (-29, 8, 6, 7, 7, 7, 6, -_BAR)
@@ -113,9 +114,9 @@ def _finding(finding: Finding, paint: Paint) -> Iterator[str]:
     remark = finding.evidence.get(REMARK)
     if isinstance(remark, str):
         yield from _indented(remark)
-    first, *rest = wrapped(printable(finding.remedy), COLUMNS - len(_INDENT) - len("fix: ")) or [""]
-    yield f"{_INDENT}{paint.green('fix:')} {first}"
-    yield from (f"{_INDENT}     {line}" for line in rest)
+    first, *rest = wrapped(printable(finding.remedy), COLUMNS - len(_INDENT) - len(_REMEDY)) or [""]
+    yield f"{_INDENT}{paint.green(_REMEDY)}{first}"
+    yield from (f"{_INDENT}{' ' * len(_REMEDY)}{line}" for line in rest)
     facts = _facts(finding.evidence)
     if facts:
         yield _INDENT + paint.dim(shorten(facts, COLUMNS - len(_INDENT)))

@@ -77,7 +77,7 @@ class Runner:
         assert (ran.code, ran.out) == (2, "")
         assert ran.err.startswith("otel-fastperf: ")
         assert ran.err.count("\n") == 1
-        assert "Cure: " in ran.err
+        assert "Remedy: " in ran.err
         assert "Traceback" not in ran.err
         return ran.err
 
@@ -232,7 +232,7 @@ def test_a_terminal_gets_colour_unless_it_wants_none(
 
 def test_nothing_listens(run: Runner) -> None:
     said = run.failing("doctor", f"http://127.0.0.1:{free_port()}")
-    assert "nothing listens there. Cure: start the service" in said
+    assert "nothing listens there. Remedy: start the service" in said
 
 
 def test_a_name_that_nobody_knows(run: Runner) -> None:
@@ -243,12 +243,12 @@ def test_a_name_that_nobody_knows(run: Runner) -> None:
     "target", ["ftp://shop:21", "file:///etc/passwd", "http://", "http://shop:port", "http://[::1"]
 )
 def test_what_is_no_url_of_a_service(run: Runner, target: str) -> None:
-    assert "is no URL of a service" in run.failing("doctor", target)
+    assert "is not the URL of a service" in run.failing("doctor", target)
 
 
 def test_another_path_is_not_found_and_the_reasons_are_named(run: Runner, shop: Command) -> None:
     said = run.failing("doctor", shop.url, "--path", "/other")
-    assert f"{shop.url}/other says there is no such page (404)" in said
+    assert f"{shop.url}/other responds 404 (not found)" in said
     for reason in ("own machine", "proxy", "--path", "OTEL_FASTPERF_DEBUG_ENABLED", "OTEL_FASTPERF_DEBUG_TOKEN"):
         assert reason in said
 
@@ -267,8 +267,8 @@ def test_a_file_that_is_no_report(run: Runner, tmp_path: Path, content: str) -> 
 
 
 def test_a_file_that_is_not_there(run: Runner, tmp_path: Path) -> None:
-    assert "is no file" in run.failing("doctor", str(tmp_path / "report.json"))
-    assert "is no file" in run.failing("doctor", "report")
+    assert "is not a file" in run.failing("doctor", str(tmp_path / "report.json"))
+    assert "is not a file" in run.failing("doctor", "report")
 
 
 def test_a_file_that_cannot_be_written(run: Runner, saved: Path, tmp_path: Path) -> None:
@@ -311,11 +311,11 @@ def test_the_token_is_given_as_an_option_or_in_the_environment(
 
 
 def test_without_the_token_or_with_another_one_that_is_said(run: Runner, guarded: Command) -> None:
-    assert "wants a token. Cure: " in run.failing("doctor", guarded.url)
+    assert "requires a token. Remedy: " in run.failing("doctor", guarded.url)
     said = run.failing("doctor", guarded.url, "--token", "another one")
-    assert "wants another token" in said
+    assert "rejects this token" in said
     assert "another one" not in said
-    assert "wants a token" in run.failing("allocations", guarded.url, "--seconds", "1")
+    assert "requires a token" in run.failing("allocations", guarded.url, "--seconds", "1")
 
 
 @pytest.mark.parametrize("token", ["new\nline", "käse", "鍵"])
@@ -356,7 +356,7 @@ def answering(status: int, headers: dict[str, str], body: bytes = b"") -> Iterat
 def test_the_token_is_not_sent_on_to_where_a_redirection_leads(run: Runner) -> None:
     with answering(200, {}) as (thief, stolen), answering(307, {"location": f"{thief}/debug/fastperf"}) as (url, asked):
         said = run.failing("doctor", url, "--token", TOKEN)
-    assert "sends one on to" in said
+    assert "redirects to" in said
     assert len(asked) == 1
     assert stolen == []
 
@@ -364,7 +364,7 @@ def test_the_token_is_not_sent_on_to_where_a_redirection_leads(run: Runner) -> N
 @pytest.mark.parametrize("status", [400, 403, 500, 502, 503])
 def test_any_other_answer_is_one_line_too(run: Runner, status: int) -> None:
     with answering(status, {}, b"<html>\x1b[31m") as (url, _asked):
-        assert f"answers {status}" in run.failing("doctor", url)
+        assert f"responds {status}" in run.failing("doctor", url)
 
 
 def test_what_a_server_says_does_not_command_the_terminal(run: Runner) -> None:
@@ -378,7 +378,7 @@ def test_a_service_that_does_not_answer_may_be_held(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("otel_fastperf.cli.debug_client._REPORT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(AskingError) as raised:
         Service.at(f"127.0.0.1:{silent.getsockname()[1]}", path="/debug/fastperf").report()
-    assert "its event loop may be held right now" in str(raised.value)
+    assert "Its event loop may be blocked right now" in str(raised.value)
 
 
 # allocations
@@ -409,9 +409,9 @@ def test_allocations_are_traced_and_shown_by_line(run: Runner, shop: Command) ->
 def test_allocations_of_something_else(run: Runner) -> None:
     for body in (b"{}", b"no", b"[]"):
         with answering(200, {}, body) as (url, _asked):
-            assert "something else than otel-fastperf" in run.failing("allocations", url, "--seconds", "1")
+            assert "did not respond with a result of otel-fastperf" in run.failing("allocations", url, "--seconds", "1")
     with answering(409, {}) as (url, _asked):
-        assert "traces allocations already" in run.failing("allocations", url, "--seconds", "1")
+        assert "is already tracing allocations" in run.failing("allocations", url, "--seconds", "1")
 
 
 # check
@@ -479,7 +479,7 @@ FastAPIInstrumentor.instrument_app(app)
     )  # fmt: skip
     assert ran.code == 1
     assert "warn  setup: " in ran.out
-    assert "      fix: write setup_telemetry(app) on the line after app = FastAPI()\n" in ran.out
+    assert "      Remedy: write setup_telemetry(app) on the line after app = FastAPI()\n" in ran.out
     assert "bad   collector: No collector answers at 127.0.0.1:" in ran.out
     assert "warn  engines: 2 of 2 routes are async def, and there is a synchronous engine (sqlite+pysqlite)" in ran.out
     for name in ("service name", "workers", "debug route"):
@@ -543,9 +543,9 @@ def test_check_shows_settings_that_are_wrong(tmp_path: Path, text: str) -> None:
         ("main:app", "raise ValueError('first\\nsecond')\n", "ValueError: first second"),
         ("main:app", "import sys\nsys.exit(3)\n", "SystemExit: 3"),
         ("main:other", APP, "AttributeError"),
-        ("other:app", APP, "run this where the service is started"),
+        ("other:app", APP, "run this in the directory from which the service is started"),
         ("main:slow", APP, "add --factory"),
-        ("main:kept", APP, "main:kept is no FastAPI app but list"),
+        ("main:kept", APP, "main:kept is not a FastAPI app but of type list"),
         ("main", APP, "write MODULE:APP"),
         (":app", APP, "write MODULE:APP"),
     ],

@@ -59,9 +59,9 @@ def test_a_sound_set_up_is_all_ok() -> None:
 def test_what_is_not_ok_has_a_fix_and_what_is_ok_has_none() -> None:
     for given in (bad_all_over(), facts(app=app())):
         for check in run_checks(given):
-            assert bool(check.fix) is (check.level is not Level.OK), check
+            assert bool(check.remedy) is (check.level is not Level.OK), check
             assert check.what.rstrip().endswith(".")
-            assert not check.fix.endswith(".")
+            assert not check.remedy.endswith(".")
 
 
 def bad_all_over() -> Facts:
@@ -138,13 +138,13 @@ def test_versions_are_compared_with_what_is_required(requirement: str, there: st
     checks = wrong(facts(versions={name: there}, required=(requirement,)))
     assert ("versions" in checks) is is_old
     if is_old:
-        assert checks["versions"].fix.startswith(f"pip install '{name}>=")
+        assert checks["versions"].remedy.startswith(f"pip install '{name}>=")
 
 
 def test_contrib_under_our_telemetry_is_joined() -> None:
     check = wrong(facts(app=app(contrib=True)))["server spans"]
     assert check.level is Level.INFO
-    assert "FastAPIInstrumentor.instrument_app(app)" in check.fix
+    assert "FastAPIInstrumentor.instrument_app(app)" in check.remedy
 
 
 def test_contrib_next_to_fastapi_s_own_telemetry_makes_two_spans() -> None:
@@ -172,7 +172,7 @@ def test_a_synchronous_engine_under_async_routes() -> None:
     check = wrong(facts(app=app(), sync_engines=("postgresql+psycopg2",)))["engines"]
     assert check.level is Level.WARN
     assert "3 of 4 routes are async def, and there is a synchronous engine (postgresql+psycopg2)" in check.what
-    assert "create_async_engine" in check.fix
+    assert "create_async_engine" in check.remedy
 
 
 def test_a_synchronous_engine_is_no_matter_under_def_routes_and_a_small_one_beside_an_async_engine() -> None:
@@ -232,16 +232,16 @@ def test_who_exports_nothing_needs_no_collector(traces: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "port", "fix"),
+    ("protocol", "port", "remedy"),
     [
         ("http/protobuf", 4317, "set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or port 4318 in the endpoint"),
         ("grpc", 4318, "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or port 4317 in the endpoint"),
     ],
 )
-def test_the_port_of_the_other_protocol(protocol: str, port: int, fix: str) -> None:
+def test_the_port_of_the_other_protocol(protocol: str, port: int, remedy: str) -> None:
     traces = {"protocol": protocol, "base_endpoint": f"http://collector:{port}"}
     check = wrong(facts(settings={"traces": traces}))["collector"]
-    assert (check.level, check.fix) == (Level.BAD, fix)
+    assert (check.level, check.remedy) == (Level.BAD, remedy)
 
 
 @pytest.mark.parametrize(
@@ -292,14 +292,14 @@ def test_several_workers_count_each_for_itself(workers: str, metrics: dict[str, 
 
 @pytest.mark.parametrize("variable", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
 @pytest.mark.parametrize(
-    ("path", "is_writable", "fix"),
+    ("path", "is_writable", "remedy"),
     [("", False, "unset {}"), ("/nowhere", False, "mkdir -p /nowhere"), ("/run/metrics", True, None)],
 )
-def test_the_directory_of_prometheus_client(variable: str, path: str, is_writable: bool, fix: str | None) -> None:
+def test_the_directory_of_prometheus_client(variable: str, path: str, is_writable: bool, remedy: str | None) -> None:
     given = facts(environ={variable: path}, is_writable_directory=lambda _path: is_writable)
     check = found(given).get("multiprocess metrics")
-    assert (fix is None) is (check is None)
-    assert check is None or fix is None or check.fix.startswith(fix.format(variable))
+    assert (remedy is None) is (check is None)
+    assert check is None or remedy is None or check.remedy.startswith(remedy.format(variable))
 
 
 def test_uvicorn_s_speedups() -> None:
@@ -311,7 +311,7 @@ def test_uvicorn_s_speedups() -> None:
 @pytest.mark.parametrize("trusted", ["*", "10.0.0.1, *"])
 def test_a_debug_route_without_a_token_where_anybody_may_tell_his_address(trusted: str) -> None:
     environ = {"FORWARDED_ALLOW_IPS": trusted}
-    assert "OTEL_FASTPERF_DEBUG_TOKEN" in wrong(facts(environ=environ))["debug route"].fix
+    assert "OTEL_FASTPERF_DEBUG_TOKEN" in wrong(facts(environ=environ))["debug route"].remedy
     for debug in ({"token": "long enough"}, {"enabled": False}):
         assert "debug route" not in found(facts(environ=environ, settings={"debug": debug}))
     assert "debug route" not in found(facts(environ={"FORWARDED_ALLOW_IPS": "10.0.0.1"}))

@@ -338,7 +338,7 @@ class TestMarker:
             ini="[pytest]",
         )
         result.assert_outcomes(failed=1)
-        result.stdout.fnmatch_lines(["fastperf watches no app. Cure:*fastperf_app*"])
+        result.stdout.fnmatch_lines(["fastperf watches no app. Remedy:*fastperf_app*"])
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -769,7 +769,7 @@ class TestOptions:
         [
             ("fastperf_max_queries = many", "fastperf_max_queries is 'many', and must be a number, such as 20."),
             ("fastperf_forbid = n_plus_ones", "fastperf_forbid: 'n_plus_ones' is no kind of finding; did you mean"),
-            ("fastperf_baseline = nowhere.json", "nowhere.json. Cure: make it with --fastperf-update-baseline."),
+            ("fastperf_baseline = nowhere.json", "nowhere.json. Remedy: make it with --fastperf-update-baseline."),
         ],
     )
     def test_one_that_is_wrong_is_told(self, suite: Suite, line: str, said: str) -> None:

@@ -46,13 +46,6 @@ def test_without_colour_nothing_is_added() -> None:
     assert Paint(colour=True).red("   ") == "   "
 
 
-def test_what_would_move_the_cursor_is_escaped() -> None:
-    assert words.printable("plain — 漢字") == "plain — 漢字"
-    assert words.printable("a\r\nb\tc") == "a  b c"
-    assert words.printable("\x1b[31m\x00\u202e\udc80") == "\\x1b[31m\\x00\\u202e\\udc80"
-    assert words.printable("a\nb\tc", keep="\n") == "a\nb c"
-
-
 def test_lines_break_at_blanks_and_long_words_anywhere() -> None:
     assert words.wrapped("one two three", 7) == ["one two", "three"]
     assert words.wrapped("a abcdefgh b", 3) == ["a", "abc", "def", "gh", "b"]

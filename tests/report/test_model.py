@@ -133,4 +133,4 @@ def test_a_text_that_is_no_report_says_why_and_what_to_do(text: str, why: str) -
         Report.from_json(text)
     assert isinstance(caught.value, FastPerfError)
     assert why in str(caught.value)
-    assert "Cure: " in str(caught.value)
+    assert "Remedy: " in str(caught.value)

@@ -1,4 +1,4 @@
-"""The report in a terminal: verdict first, findings with their cures, then the routes; never wider than 100 columns."""
+"""The report in a terminal: verdict, findings with their remedies, routes; never wider than 100 columns."""
 
 import re
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_a_finding_has_its_line_its_cure_what_proves_it_and_a_trace() -> None:
     assert shown[start + 1 : start + 6] == [
         "  at shop/orders.py:41 in list_orders",
         "  'SELECT items' ran 50 times, 0.385 s in total: Order.items is loaded separately for each Order.",
-        "  fix: Load all of them at once: select(Order).options(selectinload(Order.items)).",
+        "  Remedy: Load all of them at once: select(Order).options(selectinload(Order.items)).",
         "  repeats 50; seconds 385 ms; share 81.0%; db.query.summary SELECT items; frames orders.py:41, main…",
         "  trace 4bf92f3577b34da6a3ce929d0e0e4736",
     ]

@@ -63,7 +63,7 @@ class Ran:
         """Of `--format json`: name -> level and words of each."""
         found: dict[str, list[tuple[str, str]]] = {}
         for check in json.loads(self.out):
-            found.setdefault(check["name"], []).append((check["level"], f"{check['what']} fix: {check['fix']}"))
+            found.setdefault(check["name"], []).append((check["level"], f"{check['what']} Remedy: {check['remedy']}"))
         return found
 
 
@@ -338,7 +338,9 @@ def test_a_stack_as_it_was_written_is_sound(made: Command) -> None:
 @pytest.mark.parametrize("path", [RULES, "docker-compose.yml", JAEGER_UI, TARGETS])
 def test_a_missing_file_is_bad(made: Command, path: str) -> None:
     (made.folder / path).unlink()
-    assert ("bad", f"{path} is missing. fix: otel-fastperf stack init {made.folder} --force") in made.check()["files"]
+    assert ("bad", f"{path} is missing. Remedy: otel-fastperf stack init {made.folder} --force") in made.check()[
+        "files"
+    ]
     assert made("check", str(made.folder)).code == 1
 
 
@@ -387,7 +389,7 @@ def test_a_placeholder_is_bad_where_it_counts(made: Command, value: str, word: s
     assert "placeholders" not in made.check()  # the example is not read by anything
     made.put(ALERTMANAGER, f"# {value}\nreceivers:\n  - to: {value}\n")
     assert [what for _, what in made.check()["placeholders"]] == [
-        f"{ALERTMANAGER}:3 still contains {word}. fix: replace it with your value"
+        f"{ALERTMANAGER}:3 still contains {word}. Remedy: replace it with your value"
     ]
 
 
@@ -422,7 +424,7 @@ def test_a_secret_that_everybody_can_read_is_told(made: Command) -> None:
 
 def test_other_secrets_that_compose_names_must_be_there_too(made: Command) -> None:
     made.put("docker-compose.yml", made.read("docker-compose.yml") + "  slack:\n    file: ./secrets/slack_url\n")
-    assert ("bad", "secrets/slack_url is missing or empty. fix: write it into secrets/slack_url") in made.check()[
+    assert ("bad", "secrets/slack_url is missing or empty. Remedy: write it into secrets/slack_url") in made.check()[
         "secrets"
     ]
 

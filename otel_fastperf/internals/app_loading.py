@@ -1,0 +1,75 @@
+"""Loads the app that a command line or a pytest option names as `module:app`. Imports nothing but that module."""
+
+import inspect
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from otel_fastperf.errors import AppError, SettingsError, SetupError
+
+
+def load_app(target: str, *, factory: bool = False) -> Any:
+    """The FastAPI or Starlette app at `module:attribute`, without any middleware that wraps it.
+
+    Finds modules in the working directory, as uvicorn does. The attribute may be dotted. `factory` calls it.
+
+    Raises:
+        AppError: There is no such app, or its import fails.
+        SettingsError: Raised by `setup_telemetry` during the import.
+        SetupError: The same.
+    """
+    name, colon, attributes = target.partition(":")
+    if not name or not colon or not attributes:
+        message = (
+            f"{target!r} does not name an app. Remedy: write MODULE:APP, as for uvicorn, for example shop.main:app."
+        )
+        raise AppError(message)
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    try:
+        found: Any = import_module(name)
+        for attribute in attributes.split("."):
+            found = getattr(found, attribute)
+        found = found() if factory else found
+    except (SettingsError, SetupError):
+        raise
+    except (Exception, SystemExit) as error:
+        message = f"{target} cannot be imported: {_one_line(error)}. Remedy: {_remedy(error, name)}."
+        raise AppError(message) from error
+    return _unwrapped(target, found)
+
+
+def _unwrapped(target: str, found: Any) -> Any:
+    # an app exists only if its class has been imported
+    applications = sys.modules.get("starlette.applications")
+    if applications is not None:
+        for app in _inward(found):
+            if isinstance(app, applications.Starlette):
+                return app
+    hint = "name the FastAPI app itself"
+    if inspect.isroutine(found):
+        hint = "if it is a function that makes the app, add --factory, or override the pytest fixture fastperf_app"
+    message = f"{target} is not a FastAPI app but of type {type(found).__qualname__}. Remedy: {hint}."
+    raise AppError(message)
+
+
+def _inward(app: Any) -> Iterator[Any]:
+    """The app and those that it wraps, by their attribute `app`."""
+    seen: set[int] = set()
+    while app is not None and id(app) not in seen:
+        seen.add(id(app))
+        yield app
+        app = getattr(app, "app", None)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _remedy(error: BaseException, name: str) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and name.startswith(error.name):
+        return "run this in the directory from which the service is started, or set PYTHONPATH"
+    return "run this with the service's environment variables and packages"
