@@ -202,7 +202,7 @@ def test_the_log_of_a_service_that_does_not_start_is_quoted(tmp_path: Path) -> N
     demo = Demo(temporary=tmp_path, OTEL_FASTPERF_METRICS_PATH="metrics")
     assert demo.finish() == 1
     assert "The service exited with code 1. The end of its log:" in demo.output
-    assert "must start with / and name a path" in demo.output
+    assert "must be a path that starts with /" in demo.output
 
 
 def test_the_catalogue_has_every_kind_of_bottleneck() -> None:
