@@ -533,9 +533,9 @@ class TestFixture:
     @pytest.mark.parametrize(
         ("app", "said"),
         [
-            ("shop", 'write it as "package.module:app"'),
+            ("shop", "write MODULE:APP"),
             ("shops:app", "No module named"),
-            ("shop:get_session", "no FastAPI app"),
+            ("shop:get_session", "is not a FastAPI app"),
         ],
     )
     def test_an_app_that_is_not_there_is_told(self, suite: Suite, app: str, said: str) -> None:
