@@ -202,7 +202,9 @@ def test_the_links_of_an_alert_lead_somewhere(house: House, alerts: list[dict[st
         board = _dashboards()[parts.path.removeprefix("/d/")]
         variables = {f"var-{one['name']}" for one in board["templating"]["list"]}
         assert set(parse_qs(parts.query)) <= variables, link
-        assert parse_qs(parts.query)["var-job"] == [SERVICE]
+        # PrometheusTargetDown, which a busy machine may raise, is about the stack and not about a service
+        about = [] if parts.path == "/d/fastperf-telemetry" else [SERVICE]
+        assert parse_qs(parts.query).get("var-job", []) == about
 
 
 # Metrics
