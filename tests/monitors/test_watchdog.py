@@ -706,7 +706,7 @@ def test_a_loop_that_is_closed_under_it_closes_in_silence(run: Run, probe: Probe
         return stack
 
     stack = run(main())
-    wait_until(lambda: all(thread.name != "otel_fastperf watchdog" for thread in threading.enumerate()))
+    wait_until(lambda: all(thread.name != "otel_fastperf-watchdog" for thread in threading.enumerate()))
     run(stack.aclose())
     del stack
     gc.collect()
