@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from opentelemetry.util.types import AttributeValue
 
@@ -46,46 +46,29 @@ class Findings:
         self._enabled = settings.enabled
         self._metrics = metrics
         self._guard = guard
-        self._detectors: tuple[BuiltInDetector, ...] = ()
-        self._finding_listeners: tuple[FindingListener, ...] = ()
-        self._request_listeners: tuple[RequestListener, ...] = ()
+        self._detectors: _Registry[BuiltInDetector] = _Registry()
+        self._finding_listeners: _Registry[FindingListener] = _Registry()
+        self._request_listeners: _Registry[RequestListener] = _Registry()
         self._warnings = _Warnings(settings.warnings_per_minute, metrics)
-
-    # The three tuples are replaced, never changed: a detector or listener may remove itself while it is called.
 
     def add_detector(self, detector: BuiltInDetector) -> Callable[[], None]:
         """Run `detector` on every finished request; returns the function that removes it."""
-        self._detectors = (*self._detectors, detector)
-
-        def remove() -> None:
-            self._detectors = _without(self._detectors, detector)
-
-        return remove
+        return self._detectors.add(detector)
 
     def add_finding_listener(self, listener: FindingListener) -> Callable[[], None]:
         """Tell `listener` of each single finding, before it is merged; returns the function that removes it."""
-        self._finding_listeners = (*self._finding_listeners, listener)
-
-        def remove() -> None:
-            self._finding_listeners = _without(self._finding_listeners, listener)
-
-        return remove
+        return self._finding_listeners.add(listener)
 
     def add_request_listener(self, listener: RequestListener) -> Callable[[], None]:
         """Tell `listener` of each request that has ended; returns the function that removes it."""
-        self._request_listeners = (*self._request_listeners, listener)
-
-        def remove() -> None:
-            self._request_listeners = _without(self._request_listeners, listener)
-
-        return remove
+        return self._request_listeners.add(listener)
 
     def request_ended(self, record: RequestRecord) -> None:
         """Run the detectors on a request that has ended, report what they find on its span, then tell the listeners."""
         if self._enabled:
-            for detector in self._detectors:
+            for detector in self._detectors.registered:
                 self._detect(detector, record)
-        for listener in self._request_listeners:
+        for listener in self._request_listeners.registered:
             try:
                 listener(record)
             except Exception as error:  # noqa: BLE001 - a listener that fails misses one request
@@ -125,12 +108,38 @@ class Findings:
                 record.span.add_event(f"fastperf.{finding.kind}", event_attributes(finding))
         if is_new:
             self._warnings.warn(finding)
-        for listener in self._finding_listeners:
-            listener(finding, record)
+        for listener in self._finding_listeners.registered:
+            try:
+                listener(finding, record)
+            except Exception as error:  # noqa: BLE001 - a listener that fails misses one finding
+                self._guard.failed("finding_listener", error)
 
 
-def _without(items: tuple[_T, ...], removed: _T) -> tuple[_T, ...]:
-    return tuple(item for item in items if item is not removed)
+class _Registry(Generic[_T]):
+    """Callables in the order in which they were added.
+
+    Attributes:
+        registered: Replaced, never changed, so that a callable may remove itself while it is called.
+    """
+
+    __slots__ = ("_entries", "registered")
+
+    def __init__(self) -> None:
+        self._entries: tuple[list[_T], ...] = ()
+        self.registered: tuple[_T, ...] = ()
+
+    def add(self, item: _T) -> Callable[[], None]:
+        """Register `item`; returns the function that removes this registration. A second call of it does nothing."""
+        # a registration is known by its own object, since an item may be registered twice
+        entry = [item]
+        self._entries = (*self._entries, entry)
+        self.registered = tuple(each for (each,) in self._entries)
+
+        def remove() -> None:
+            self._entries = tuple(each for each in self._entries if each is not entry)
+            self.registered = tuple(each for (each,) in self._entries)
+
+        return remove
 
 
 class _Warnings:

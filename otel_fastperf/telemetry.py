@@ -122,7 +122,8 @@ class Telemetry:
     def add_finding_listener(self, listener: Callable[[Finding, RequestView | None], object]) -> Callable[[], None]:
         """Call `listener(finding, request)` for each single finding; returns a function that removes it.
 
-        `request` is None for a finding that belongs to no request. Called on the thread that reports the finding.
+        `request` is None for a finding that belongs to no request. Called on the thread that reports the finding. If it
+        raises, the failure is counted.
         """
         return self._findings.add_finding_listener(listener)
 

@@ -163,6 +163,32 @@ def test_a_request_listener_that_fails_is_counted(probe: Probe, record: RequestR
     assert (probe.failures, told) == (["request_listener"], [record])
 
 
+def test_a_detector_that_was_added_twice_is_removed_once(probe: Probe, record: RequestRecord) -> None:
+    findings = probe.signals.findings
+
+    def detector(_ended: RequestRecord) -> list[Finding]:
+        return [FOUND]
+
+    remove = findings.add_detector(detector)
+    findings.add_detector(detector)
+    remove()
+    remove()
+    findings.request_ended(record)
+    assert [finding.count for finding in probe.findings()] == [1]
+
+
+def test_a_finding_listener_that_fails_is_counted_and_hides_nothing(probe: Probe) -> None:
+    told: list[Finding] = []
+
+    def broken(_finding: Finding, _record: RequestRecord | None) -> None:
+        raise ZeroDivisionError
+
+    probe.signals.findings.add_finding_listener(broken)
+    probe.signals.findings.add_finding_listener(lambda finding, _record: told.append(finding))
+    probe.signals.findings.report(FOUND)
+    assert (probe.failures, [finding.kind for finding in told]) == (["finding_listener"], ["slow_query"])
+
+
 def test_a_finding_dropped_from_a_full_log_is_counted(probe: Probe) -> None:
     findings = outlet(probe, most=1)
     findings.report(FOUND)

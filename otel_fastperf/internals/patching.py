@@ -15,7 +15,7 @@ _S = TypeVar("_S")
 #: attribute of the patched module, class or object that holds its patches by function name
 _PATCHES: Final = "_otel_fastperf_patches"
 _LOCK: Final = threading.Lock()
-_NOBODY: Final[Mapping[int, Any]] = MappingProxyType({})
+_NO_SUBSCRIBERS: Final[Mapping[int, Any]] = MappingProxyType({})
 
 
 class Patch(Generic[_S]):
@@ -33,7 +33,7 @@ class Patch(Generic[_S]):
         self._name = name
         self._inherited = name not in vars(target)
         self._original = getattr(target, name)
-        self.subscribers: Mapping[int, _S] = _NOBODY
+        self.subscribers: Mapping[int, _S] = _NO_SUBSCRIBERS
         self.wrapper = wrap(self._original, self)
 
     def apply(self) -> None:

@@ -213,10 +213,8 @@ def test_it_stops_completely_and_can_be_restarted(run: Run, probe: Probe) -> Non
         for _ in range(2):
             async with monitor_memory(MemorySettings(interval=3600), probe.signals):
                 assert len(threading.enumerate()) == len(before[0]) + 1
-            assert (threading.enumerate(), asyncio.all_tasks(), probe.signals.findings._request_listeners) == (
-                *before,
-                (),
-            )
+            listeners = probe.signals.findings._request_listeners.registered
+            assert (threading.enumerate(), asyncio.all_tasks(), listeners) == (*before, ())
 
     run(main())
 
