@@ -1,12 +1,12 @@
-"""Whose turn it is between two middlewares: a thin layer between each of the app's middlewares and the next.
+"""Self time of each middleware, measured by a thin layer between each of the app's middlewares and the next.
 
-A request goes down through the layers and its response comes up again through `send`, so both ways are watched. What
-every app has (ServerErrorMiddleware, ExceptionMiddleware, FastAPI's own) does next to nothing and gets none: an app
-without middleware pays nothing. What a middleware takes itself is `Budget.middleware`.
+A request passes inward through the layers, and its response passes outward through `send`, so both directions are
+measured. ServerErrorMiddleware, ExceptionMiddleware and FastAPI's own middleware do next to nothing and get no layer,
+so an app without middleware pays nothing. The result is `Budget.middleware`.
 
-`BaseHTTPMiddleware` runs the inner app in a task of its own, and its `dispatch` goes on while that task waits: no layer
-around it sees that. So its `dispatch_func` is timed instead; that one task waits for the other to be run is the event
-loop's time, not the middleware's, and stays where it was.
+`BaseHTTPMiddleware` runs the inner app in another task, and its `dispatch` continues while that task waits. No layer
+around it can see that, so its `dispatch_func` is timed instead. The time between the two tasks is scheduling delay and
+is not charged to the middleware.
 """
 
 from collections import deque
@@ -34,21 +34,21 @@ Message = MutableMapping[str, Any]
 _CallNext = Callable[[Any], Awaitable[Any]]
 _DispatchFunction = Callable[[Any, _CallNext], Awaitable[Any]]
 
-#: whose middlewares are not the app's: ours, the frame that FastAPI puts around every app, other instrumentations
+#: packages whose middlewares are not the app's
 _NOT_THE_APPS: Final = ("otel_fastperf.", "fastapi.", "opentelemetry.")
 
 
 class MiddlewareTimer:
-    """Times the middlewares of one app's stack. Made before the stack is built."""
+    """Times the middlewares of one app. Created before its middleware chain is built."""
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
-        #: what was found in the stack, from the outside in; number n has the phase `Phase.MIDDLEWARE + n`
+        #: the app's middlewares, outermost first; number n has the phase `Phase.MIDDLEWARE + n`
         self.middlewares: tuple[Middleware, ...] = ()
         self._dispatches = ExitStack()
 
     def place(self, stack: Any, boundary: Callable[..., Any]) -> None:
-        """Put `boundary(inner, phase, sends)` between every middleware and what it passes requests on to."""
+        """Put `boundary(inner, phase, sends)` between each middleware and the app inside it."""
         nodes = list(_users_own(stack))
         if nodes:
             self.middlewares = _described(nodes)
@@ -63,19 +63,19 @@ class MiddlewareTimer:
             self._signals.metrics.middlewares.child(kind).set(number)
 
     def remove(self) -> None:
-        """Give every `dispatch` back. The boundaries are taken out with the other layers."""
+        """Restore each `dispatch`. The boundaries are removed with the other layers."""
         self._dispatches.close()
 
 
 class SlowMiddlewares:
-    """A detector of requests: remembers the last few of each route in which a middleware was slow."""
+    """A detector that remembers the last few requests of each route in which a middleware was slow."""
 
     def __init__(self, settings: MiddlewareSettings) -> None:
         self._settings = settings
         self._recent: dict[tuple[str, str], deque[SelfTime]] = {}
 
     def __call__(self, record: RequestRecord) -> Iterator[Finding]:
-        """See `reporting.Detector`. On the event loop, one request at a time."""
+        """Yield the findings of one finished request. Called on the event loop."""
         for middleware, seconds in record.self_times():
             spent = SelfTime(seconds, record.seconds)
             key = (record.route or "", middleware.name)
@@ -88,10 +88,10 @@ class SlowMiddlewares:
 
 
 class Boundary:
-    """ASGI middleware between two of the app's: notes on the record that the inner one is at work, then the outer."""
+    """ASGI middleware between two of the app's: notes on the record when the inner one runs, and when the outer one."""
 
     def __init__(self, signals: Signals, app: Any, phase: int, sends: bool) -> None:  # noqa: FBT001 - called by place()
-        """`app` is the inner one, `phase` its phase; `sends`: the outer one sends in the task of the inner one."""
+        """`app` is the inner app, `phase` its phase. `sends`: the outer one sends in the task of the inner one."""
         self.app = app
         self.on = True
         self._phase = phase
@@ -99,13 +99,13 @@ class Boundary:
         self._signals = signals
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """ASGI."""
+        """Call the inner app."""
         record = CURRENT.get()
         if not self.on or record is None or record.owner is not self._signals or scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         if send is not record.send:
-            # the middleware outside of here has put a `send` of its own around the one it got
+            # the outer middleware wrapped the `send` that it received
             if self._sends:
                 send = _returning_to(self._phase - 1, send)
             record.send = send
@@ -168,7 +168,7 @@ def _timing_dispatch(original: _DispatchFunction, patch: Patch[_DispatchTimer]) 
 
 
 def _users_own(stack: Any) -> Iterator[Any]:
-    """The app's middlewares in a built stack, from the outside in, as far as each knows the next by `.app`."""
+    """The app's middlewares in a built chain, outermost first, up to the first app without an attribute `app`."""
     for node in chain(stack):
         if isinstance(node, Router) or not hasattr(node, "app"):
             return
