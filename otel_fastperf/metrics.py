@@ -299,12 +299,11 @@ CATALOGUE: Final[tuple[Metric, ...]] = tuple(metric for group in GROUPS.values()
 _BY_NAME: Final = {metric.name: metric for metric in CATALOGUE}
 
 
-class _Histogram(Histogram):
-    """prometheus_client's histogram, cheaper to observe: it finds the bucket by bisection, and trusts us.
+class _FastHistogram(Histogram):
+    """prometheus_client's histogram with a cheaper `observe`, which finds the bucket by bisection.
 
-    Measured: 1.6 us instead of 2.9 with an exemplar, 0.8 instead of 1.1 without. What is left out are checks: that the
-    metric needs no labels, which is for who calls a family by mistake, and that an exemplar's labels are valid: ours are
-    always the same two.
+    Measured: 1.6 us instead of 2.9 with an exemplar, 0.8 instead of 1.1 without. It skips the label check, which only
+    catches misuse, and the check of the exemplar's labels, which are always the same two.
     """
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
@@ -513,6 +512,6 @@ def _declare(metric: Metric, registry: CollectorRegistry) -> Any:
         case "gauge":
             return Gauge(metric.name, metric.help, metric.labels, unit=metric.unit, registry=registry)
         case "histogram":
-            return _Histogram(
+            return _FastHistogram(
                 metric.name, metric.help, metric.labels, unit=metric.unit, buckets=metric.buckets, registry=registry
             )

@@ -21,6 +21,15 @@ def modules() -> Iterator[str]:
         yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+def test_no_two_classes_of_the_package_share_a_name() -> None:
+    """A name means one thing. A leading underscore does not make it another name."""
+    homes: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name in re.findall(r"^ *class _?(\w+)", path.read_text(), re.MULTILINE):
+            homes.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
 WATCH: Final = '''
 """Imports every module of the package and prints the side effects."""
 import gc, importlib, logging, os, signal, sys, threading, time

@@ -49,7 +49,7 @@ from otel_fastperf.settings import ExplainSettings
 from otel_fastperf.signals import Signals
 from otel_fastperf.sql.plans.node import Node, PlanDialect, TableFacts
 from otel_fastperf.sql.plans.plan import PLAN_DIALECTS, Plan, plan_of
-from otel_fastperf.sql.plans.statement import Statement, statement_of
+from otel_fastperf.sql.plans.statement import PlannedStatement, statement_of
 from otel_fastperf.sql.read_only import only_reads
 
 #: most statements in the queue
@@ -315,7 +315,7 @@ class _Question:
     """Asks the database for the plan of one statement. Blocks; for an async engine it must run in a greenlet."""
 
     def __init__(
-        self, database: PlanDialect, dialect: Dialect, slow: SlowStatement, statement: Statement, timeout: float
+        self, database: PlanDialect, dialect: Dialect, slow: SlowStatement, statement: PlannedStatement, timeout: float
     ) -> None:
         self._database = database
         self._dialect = dialect

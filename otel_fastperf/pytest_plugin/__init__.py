@@ -20,7 +20,7 @@ from otel_fastperf.errors import AppError
 from otel_fastperf.internals.app_loading import load_app
 from otel_fastperf.pytest_plugin import baseline, session
 from otel_fastperf.pytest_plugin.baseline import Baseline
-from otel_fastperf.pytest_plugin.budgets import MAX_SECONDS, Budget, Violation, budget_of, checked_kinds, told
+from otel_fastperf.pytest_plugin.budgets import MAX_SECONDS, Limits, Violation, budget_of, checked_kinds, told
 from otel_fastperf.pytest_plugin.naming import Names
 from otel_fastperf.pytest_plugin.recording import Request, Statement
 from otel_fastperf.pytest_plugin.session import Session
@@ -40,7 +40,7 @@ class _Run:
 
     names: Names
     #: from the options, for what a marker leaves open
-    default: Budget
+    default: Limits
     baseline: Baseline
     baseline_path: Path | None
     report_path: Path | None
@@ -229,13 +229,13 @@ def _written(run: _Run) -> Iterator[str]:
         yield f"report: {run.report_path}"
 
 
-def _default_budget(config: pytest.Config) -> Budget:
+def _default_budget(config: pytest.Config) -> Limits:
     queries = str(config.getini("fastperf_max_queries") or "")
     if queries and not queries.isdecimal():
         message = f"fastperf_max_queries is {queries!r}, and must be a number, such as 20."
         raise pytest.UsageError(message)
     forbid = checked_kinds(config.getini("fastperf_forbid"), "fastperf_forbid")
-    return Budget(max_queries=int(queries) if queries else None, forbid=forbid)
+    return Limits(max_queries=int(queries) if queries else None, forbid=forbid)
 
 
 def _baseline_path(config: pytest.Config) -> Path | None:

@@ -40,8 +40,8 @@ class Violation(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """What each request may cost; None and `()` ask for nothing."""
+class Limits:
+    """Limits on the cost of each request; None and `()` set no limit."""
 
     max_queries: int | None = None
     #: from the first to the last byte
@@ -52,7 +52,7 @@ class Budget:
     def violations(
         self, requests: Sequence[Request], findings: Sequence[Finding], names: Names
     ) -> tuple[Violation, ...]:
-        """What exceeds the budget; equal ones as one."""
+        """What exceeds the limits; equal violations are merged."""
         found = (
             *self._too_many_queries(requests, names),
             *self._too_slow(requests),
@@ -104,7 +104,7 @@ def told(violations: Iterable[Violation]) -> str:
     return "\n\n".join(("fastperf: over the budget.", *(violation.text for violation in violations)))
 
 
-def budget_of(item: pytest.Item, default: Budget) -> Budget | None:
+def budget_of(item: pytest.Item, default: Limits) -> Limits | None:
     """The budget of a test with a marker: the closest marker's word on each argument, then the options'.
 
     Raises:
@@ -123,7 +123,7 @@ def budget_of(item: pytest.Item, default: Budget) -> Budget | None:
     where = f"{item.nodeid}: @pytest.mark.fastperf"
     forbid = checked_kinds(given.get("forbid", default.forbid or DEFAULT_FORBID), f"{where}(forbid=…)")
     allow = checked_kinds(given.get("allow", ()), f"{where}(allow=…)")
-    return Budget(
+    return Limits(
         max_queries=given.get("max_queries", default.max_queries),
         max_seconds=given.get("max_seconds", default.max_seconds),
         forbid=tuple(kind for kind in forbid if kind not in allow),

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_fastperf.findings import Finding
-from otel_fastperf.pytest_plugin.budgets import Budget, told
+from otel_fastperf.pytest_plugin.budgets import Limits, told
 from otel_fastperf.pytest_plugin.naming import Names
 from otel_fastperf.pytest_plugin.recording import Recorder, Request
 
@@ -84,13 +84,13 @@ class FastPerf:
     def assert_queries(self, *, at_most: int, route: str | None = None) -> None:
         """No request, or none on this route, ran more SQL statements. Fails if there was no such request."""
         __tracebackhide__ = True
-        self._assert(Budget(max_queries=at_most), self._on(route), ())
+        self._assert(Limits(max_queries=at_most), self._on(route), ())
 
     def assert_no(self, *kinds: str, route: str | None = None) -> None:
         """Nothing of these kinds was found, in any request or in those on this route. Fails if there was no request."""
         __tracebackhide__ = True
         found = tuple(each for each in self.findings if route is None or each.route == route)
-        self._assert(Budget(forbid=kinds), self._on(route), found)
+        self._assert(Limits(forbid=kinds), self._on(route), found)
 
     @contextmanager
     def budget(
@@ -100,7 +100,7 @@ class FastPerf:
         __tracebackhide__ = True
         requests, findings = len(self.requests), len(self.findings)
         yield
-        budget = Budget(max_queries=max_queries, max_seconds=max_seconds, forbid=forbid)
+        budget = Limits(max_queries=max_queries, max_seconds=max_seconds, forbid=forbid)
         self._assert(budget, self.requests[requests:], self.findings[findings:])
 
     def begin(self) -> None:
@@ -114,7 +114,7 @@ class FastPerf:
     def _on(self, route: str | None) -> tuple[Request, ...]:
         return tuple(request for request in self.requests if route is None or request.route == route)
 
-    def _assert(self, budget: Budget, requests: tuple[Request, ...], findings: tuple[Finding, ...]) -> None:
+    def _assert(self, budget: Limits, requests: tuple[Request, ...], findings: tuple[Finding, ...]) -> None:
         __tracebackhide__ = True
         complaint = self.blindness(budget, requests)
         if complaint:
@@ -123,7 +123,7 @@ class FastPerf:
         if violations:
             raise AssertionError(told(violations))
 
-    def blindness(self, budget: Budget, requests: tuple[Request, ...]) -> str:
+    def blindness(self, budget: Limits, requests: tuple[Request, ...]) -> str:
         """Why the budget would check nothing; "" if it does check."""
         if not self._watched:
             return (

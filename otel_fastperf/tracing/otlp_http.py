@@ -26,7 +26,7 @@ class OtlpHttp:
     """One exporter with a connection pool of its own."""
 
     def __init__(self, settings: TracesSettings) -> None:
-        self._session = _Session()
+        self._session = _ObservedSession()
         self._closed = False
         self._exporter = OTLPSpanExporter(
             endpoint=settings.url,
@@ -67,7 +67,7 @@ class OtlpHttp:
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
 
-class _Session(requests.Session):
+class _ObservedSession(requests.Session):
     """Makes the call with our time limit, keeps the answer, and raises what is no success through the exporter."""
 
     def __init__(self) -> None:

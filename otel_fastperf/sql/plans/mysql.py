@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from otel_fastperf.sql.plans.node import DEEPEST, MOST_NODES, Node, PlanDialect, Rows, TableFacts, Work, number, text
-from otel_fastperf.sql.plans.statement import Statement, compared, plain_keys, scrubbed, starts_with_wildcard
+from otel_fastperf.sql.plans.statement import PlannedStatement, compared, plain_keys, scrubbed, starts_with_wildcard
 
 _DIALECT: Final = "mysql"
 
@@ -74,7 +74,7 @@ def _prepare_mariadb(seconds: float, _version: tuple[int, ...]) -> tuple[str, ..
     return (f"SET SESSION max_statement_time = {seconds:.3f}", "START TRANSACTION READ ONLY")
 
 
-def _read(rows: Rows, statement: Statement) -> Node | None:
+def _read(rows: Rows, statement: PlannedStatement) -> Node | None:
     answer = _answer(rows)
     block = answer.get("query_block") if isinstance(answer, _Object) else None
     if not isinstance(block, _Object):
@@ -101,7 +101,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 class _MysqlReader:
-    def __init__(self, statement: Statement) -> None:
+    def __init__(self, statement: PlannedStatement) -> None:
         self._statement = statement
         self._left = MOST_NODES
         #: rows that the last step passes on, all loops together

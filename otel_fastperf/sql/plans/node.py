@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final, TypeAlias
 
-from otel_fastperf.sql.plans.statement import Statement
+from otel_fastperf.sql.plans.statement import PlannedStatement
 
 #: deeper nodes, and nodes beyond this number, are left out
 DEEPEST: Final = 50
@@ -86,7 +86,7 @@ class PlanDialect:
     #: statements that make the session read-only and limit its duration: takes seconds and SQLAlchemy's server version
     prepare: Callable[[float, tuple[int, ...]], tuple[str, ...]]
     #: the plan in the rows; None if its format is unknown
-    read: Callable[[Rows, Statement], Node | None]
+    read: Callable[[Rows, PlannedStatement], Node | None]
     #: queries for `TableFacts`, and the facts in the rows of all of them
     questions: Callable[[Node], tuple[str, ...]]
     facts: Callable[[Rows], TableFacts]

@@ -10,7 +10,7 @@ from otel_fastperf.sql.plans.node import Node, PlanDialect, TableFacts, Work, wa
 from otel_fastperf.sql.plans.postgresql import POSTGRESQL
 from otel_fastperf.sql.plans.remarks import remark_on
 from otel_fastperf.sql.plans.sqlite import SQLITE
-from otel_fastperf.sql.plans.statement import Statement
+from otel_fastperf.sql.plans.statement import PlannedStatement
 
 #: by SQLAlchemy's name of the dialect, except that MariaDB is `mariadb`
 PLAN_DIALECTS: Final[dict[str, PlanDialect]] = {
@@ -43,7 +43,7 @@ class Plan:
 
 
 def plan_of(
-    database: PlanDialect, root: Node, statement: Statement, facts: TableFacts, *, max_length: int = 4096
+    database: PlanDialect, root: Node, statement: PlannedStatement, facts: TableFacts, *, max_length: int = 4096
 ) -> Plan:
     """Make the plan from the nodes that `database.read` returned; its text has at most `max_length` characters."""
     database.weigh(root, facts)

@@ -22,7 +22,7 @@ from otel_fastperf.sql.plans.node import (
     walk,
 )
 from otel_fastperf.sql.plans.statement import (
-    Statement,
+    PlannedStatement,
     compared,
     plain_keys,
     scrubbed,
@@ -54,7 +54,7 @@ def _prepare(seconds: float, _version: tuple[int, ...]) -> tuple[str, ...]:
     return ("SET TRANSACTION READ ONLY", f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}")
 
 
-def _read(rows: Rows, _statement: Statement) -> Node | None:
+def _read(rows: Rows, _statement: PlannedStatement) -> Node | None:
     answer = _answer(rows)
     if isinstance(answer, list) and answer:
         answer = answer[0]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from otel_fastperf.sql.plans.node import Node, TableFacts, Work, walk
-from otel_fastperf.sql.plans.statement import Statement
+from otel_fastperf.sql.plans.statement import PlannedStatement
 
 #: minimum rows for a remark on a full scan, a sort or a grouping; fewer take some milliseconds
 MANY_ROWS: Final = 10_000
@@ -38,14 +38,16 @@ class _Problem:
     sentence: str
 
 
-def remark_on(root: Node, facts: TableFacts, statement: Statement) -> str:
+def remark_on(root: Node, facts: TableFacts, statement: PlannedStatement) -> str:
     """The remark on a plan whose figures have been completed by the facts."""
     problems = [problem for node, above in walk(root) for problem in _problems(node, above, facts, statement)]
     worst = max(problems, key=lambda problem: (problem.rows, problem.rank), default=None)
     return "" if worst is None else worst.sentence
 
 
-def _problems(node: Node, above: tuple[Node, ...], facts: TableFacts, statement: Statement) -> Iterator[_Problem]:
+def _problems(
+    node: Node, above: tuple[Node, ...], facts: TableFacts, statement: PlannedStatement
+) -> Iterator[_Problem]:
     if node.work is Work.SCAN:
         if node.loops >= 2:  # noqa: PLR2004 - once is no loop
             yield from _looped(node)
@@ -71,7 +73,7 @@ def _looped(node: Node) -> Iterator[_Problem]:
         yield _Problem(read * node.loops, _LOOKED_UP, sentence)
 
 
-def _scan(node: Node, above: tuple[Node, ...], statement: Statement) -> Iterator[_Problem]:
+def _scan(node: Node, above: tuple[Node, ...], statement: PlannedStatement) -> Iterator[_Problem]:
     """A full scan that returns few rows, or that no condition restricts."""
     read = node.read or 0
     whole = f"All rows of `{node.table}` (about {read:,.0f}) are read"
@@ -103,7 +105,7 @@ def _has_siblings(above: tuple[Node, ...]) -> bool:
 # --- sorts and groups -------------------------------------------------------------------------------------------------
 
 
-def _sort(node: Node, above: tuple[Node, ...], facts: TableFacts, statement: Statement) -> Iterator[_Problem]:
+def _sort(node: Node, above: tuple[Node, ...], facts: TableFacts, statement: PlannedStatement) -> Iterator[_Problem]:
     rows = _volume(node)
     size = rows * (node.width + _ROW_OVERHEAD) if node.width else 0
     tables = {child.table for child, _ in walk(node) if child.table}

@@ -19,7 +19,7 @@ from otel_fastperf.sql.plans.node import (
     text,
     walk,
 )
-from otel_fastperf.sql.plans.statement import Statement, compared
+from otel_fastperf.sql.plans.statement import PlannedStatement, compared
 
 #: most tables whose rows are queried
 _MOST_TABLES: Final = 20
@@ -38,7 +38,7 @@ def _prepare(seconds: float, _version: tuple[int, ...]) -> tuple[str, ...]:
     return (f"PRAGMA busy_timeout = {max(1, int(seconds * 1000))}", "PRAGMA query_only = ON")
 
 
-def _read(rows: Rows, statement: Statement) -> Node | None:
+def _read(rows: Rows, statement: PlannedStatement) -> Node | None:
     root = Node(title="Query")
     nodes: dict[object, Node] = {0: root}
     for row in rows[:MOST_NODES]:
@@ -52,7 +52,7 @@ def _read(rows: Rows, statement: Statement) -> Node | None:
     return root if root.children else None
 
 
-def _node(detail: str, statement: Statement) -> Node:
+def _node(detail: str, statement: PlannedStatement) -> Node:
     node = Node(title=detail)
     access = _ACCESS.match(detail)
     if access is not None and not any(words in detail for words in _NO_TABLE):
@@ -64,7 +64,7 @@ def _node(detail: str, statement: Statement) -> Node:
     return node
 
 
-def _judge(node: Node, access: re.Match[str], statement: Statement) -> None:
+def _judge(node: Node, access: re.Match[str], statement: PlannedStatement) -> None:
     name, rest = access["name"], access["rest"]
     alias = access["alias"] or name
     if access["verb"] == "SEARCH":

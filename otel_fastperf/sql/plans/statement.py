@@ -52,7 +52,7 @@ class Comparisons:
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class PlannedStatement:
     """One statement, without values."""
 
     text: str
@@ -72,11 +72,11 @@ class Statement:
         return self.tables.get(alias.lower(), alias)
 
 
-def statement_of(sql: str, dialect: str) -> Statement:
+def statement_of(sql: str, dialect: str) -> PlannedStatement:
     """Read a statement as it was sent to the driver. Never raises."""
     query = describe(sql[:_LONGEST], dialect, max_length=_LONGEST)
     orders = [match[1] for match in _ORDER.finditer(query.text)]
-    return Statement(
+    return PlannedStatement(
         text=query.text,
         dialect=dialect,
         tables=_tables(query.text),
