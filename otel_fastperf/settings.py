@@ -185,7 +185,9 @@ class TracesSettings(_Group):
     @field_validator("sampler")
     @classmethod
     def _sampler(cls, value: str) -> str:
-        known = (*_SAMPLERS, *(point.name for point in entry_points(group="opentelemetry_traces_sampler")))
+        known = dict.fromkeys(
+            (*_SAMPLERS, *(point.name for point in entry_points(group="opentelemetry_traces_sampler")))
+        )
         if value.lower() not in _SAMPLERS and value not in known:
             message = f"must be one of {', '.join(known)}"
             raise ValueError(message)

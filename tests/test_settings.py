@@ -194,3 +194,12 @@ def test_an_environment_can_be_given_in_place_of_the_process_s(monkeypatch: pyte
     with pytest.raises(SettingsError, match="OTEL_FASTPERF_LOOP_INTERVAL='9': should be less than or equal to 1"):
         Settings.from_env({"OTEL_FASTPERF_LOOP_INTERVAL": "9"})
     assert Settings.from_env({}) == Settings.from_env({"OTEL_SERVICE_NAME": " "}) != Settings()
+
+
+def test_an_unknown_sampler_is_told_with_each_known_one_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always")
+    with pytest.raises(SettingsError) as raised:
+        Settings()
+    known = str(raised.value).partition("must be one of ")[2].partition(". Remedy")[0].split(", ")
+    assert "traceidratio" in known
+    assert len(known) == len(set(known))
