@@ -25,7 +25,7 @@ from otel_fastperf.metrics import CATALOGUE
 from tests.demo.clients import call_everything
 from tests.deploy.alertmanager import Webhook, stack_alertmanager
 from tests.deploy.collector import running_collector
-from tests.deploy.jaeger import Jaeger, JaegerSpan, running_jaeger
+from tests.deploy.jaeger import FOUND_WITHIN_SECONDS, Jaeger, JaegerSpan, running_jaeger
 from tests.deploy.panels import Window, flat, has_data
 from tests.deploy.prometheus import stack_prometheus
 from tests.deploy.servers import GRAFANA, needs
@@ -130,8 +130,18 @@ def test_each_request_has_its_trace_in_jaeger_with_all_of_its_statements(house: 
 
 def _whole(jaeger: Jaeger, trace_id: str) -> tuple[JaegerSpan, list[JaegerSpan]]:
     """The request's span and those of its statements, once all are there: they may come in two batches."""
-    server, _ = _of_request(jaeger.wait_for(trace_id))
+    server = _server(jaeger, trace_id)
     return _of_request(jaeger.wait_for(trace_id, spans=1 + server.attributes["fastperf.db.query_count"]))
+
+
+def _server(jaeger: Jaeger, trace_id: str) -> JaegerSpan:
+    """The request's span, which ends after its statements and so may come in a later batch."""
+    found: JaegerSpan = wait_until(
+        lambda: next((span for span in jaeger.trace(trace_id) if span.kind == "SERVER"), None),
+        seconds=FOUND_WITHIN_SECONDS,
+        what=f"trace {trace_id} has a SERVER span",
+    )
+    return found
 
 
 def _of_request(spans: list[JaegerSpan]) -> tuple[JaegerSpan, list[JaegerSpan]]:
@@ -142,7 +152,7 @@ def _of_request(spans: list[JaegerSpan]) -> tuple[JaegerSpan, list[JaegerSpan]]:
 
 def test_the_trace_of_a_fault_carries_its_finding(house: House) -> None:
     trace_id = next(trace_id for trace_id, path in house.asked.items() if path == "/slow/n-plus-one")
-    server, _ = _of_request(house.jaeger.wait_for(trace_id))
+    server = _server(house.jaeger, trace_id)
     assert "n_plus_one" in server.attributes["fastperf.findings"]
 
 
@@ -158,7 +168,7 @@ def test_an_exemplar_leads_to_a_trace_that_jaeger_has(house: House) -> None:
     ids = {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
     assert len(ids) > 5
     for trace_id in sorted(ids):
-        server, _ = _of_request(house.jaeger.wait_for(trace_id))
+        server = _server(house.jaeger, trace_id)
         assert server.service == SERVICE
 
 
