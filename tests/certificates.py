@@ -1,4 +1,4 @@
-"""A certificate for servers of the loopback, made by openssl."""
+"""A self-signed certificate for servers on 127.0.0.1, made by openssl."""
 
 import shutil
 import subprocess

@@ -74,11 +74,11 @@ def _markers(item: pytest.Item) -> Iterator[str | pytest.MarkDecorator]:
     if module in SHARING:
         yield pytest.mark.xdist_group(module)
     elif module.startswith("tests/demo/"):
-        # each starts the shop under load, which needs a core to itself
+        # each puts the shop under load, which needs a core to itself
         yield pytest.mark.xdist_group("demo")
 
 
-# Files to lock; any two that every process of a run finds.
+# Files to lock: any two files that every process of a run can open.
 ROOM: Final = Path(__file__)
 DOOR: Final = ROOM.with_name("__init__.py")
 
@@ -87,7 +87,7 @@ DOOR: Final = ROOM.with_name("__init__.py")
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Share the machine with the other processes of this run, or keep it for a test that compares durations.
 
-    The door is locked first, by both kinds: a timing test that waits for the room keeps further tests out, so it
+    Both kinds of test lock the door first. A timing test that waits for the room thus keeps new tests out and
     cannot starve. pytest-timeout starts its clock inside this hook, so waiting does not count.
     """
     if not hasattr(item.config, "workerinput"):
@@ -111,7 +111,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the OpenTelemetry variables of the shell it was started from."""
+    """Hide the shell's OpenTelemetry variables from every test."""
     import os
 
     for name in list(os.environ):
@@ -120,13 +120,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def signals_of(tracer: Tracer, metrics: Metrics, guard: Guard) -> Signals:
-    """`Signals` with findings of their own."""
+    """`Signals` with their own findings."""
     return Signals(tracer, metrics, Findings(FindingsSettings(), metrics, guard), guard)
 
 
 @dataclass
 class Probe:
-    """Signals to hand to a subject, and what came out of them."""
+    """Signals to pass to the code under test, with access to what they recorded."""
 
     signals: Signals
     exporter: InMemorySpanExporter
@@ -137,7 +137,7 @@ class Probe:
         return self.exporter.get_finished_spans()
 
     def findings(self) -> tuple[Finding, ...]:
-        """What was found, worst first."""
+        """Findings, worst first."""
         return self.signals.findings.log.findings()
 
     def value(self, name: str, **labels: str) -> float | None:
@@ -147,7 +147,7 @@ class Probe:
 
 @pytest.fixture
 def probe() -> Iterator[Probe]:
-    """`Signals` on a provider and a registry of this test's own."""
+    """`Signals` with a tracer provider and a registry for this test only."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))

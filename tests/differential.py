@@ -1,4 +1,4 @@
-"""One service, observed by contrib or by us, asked the same requests; prints its spans as JSON for test_differential.
+"""A service observed by contrib or by us. It gets a fixed list of requests and prints its spans as JSON.
 
 python -m tests.differential contrib|ours
 """
@@ -46,7 +46,7 @@ CORPUS: list[tuple[str, str, dict[str, str]]] = [
 
 
 def service(engine: Engine) -> FastAPI:
-    """A small service that does what services do."""
+    """A small service with typical endpoints."""
     app = FastAPI()
     router = APIRouter(prefix="/items")
 
@@ -94,7 +94,7 @@ def service(engine: Engine) -> FastAPI:
 
 
 def main(observer: str) -> None:
-    """Observe, ask, print."""
+    """Observe the service, send the requests, print the spans."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -107,7 +107,7 @@ def main(observer: str) -> None:
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
         from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 
-        # 0.66b1 refuses SQLAlchemy 2.1 by its version check alone
+        # only the version check of 0.66b1 rejects SQLAlchemy 2.1
         SQLAlchemyInstrumentor().instrument(engine=engine, skip_dep_check=True)
         FastAPIInstrumentor.instrument_app(app, exclude_spans=["send", "receive"])
     else:

@@ -4,7 +4,7 @@ from sqlalchemy import Connection, ForeignKey
 from sqlalchemy.ext.asyncio import AsyncAttrs
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
-#: of each of them
+#: rows per table
 ROWS = 8
 
 

@@ -1,10 +1,10 @@
-"""A real OTLP receiver on 127.0.0.1, over HTTP or gRPC, that behaves well or badly as a test asks.
+"""A real OTLP receiver on 127.0.0.1, over HTTP or gRPC; a test can make it misbehave.
 
 Use:
     with Receiver() as receiver:                       # or Receiver("grpc")
         ... OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, here or in a subprocess ...
         receiver.answer = unavailable()                # from now on; accepted() again later
-        receiver.stop(); receiver.start()              # dies, and comes back on the same port
+        receiver.stop(); receiver.start()              # stops, and starts again on the same port
         spans = receiver.wait_for(3)
 """
 
@@ -67,7 +67,7 @@ class ReceivedSpan:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How a request is answered, after `delay` seconds. `grpc` is the status that stands for the same over gRPC."""
+    """How a request is answered, after `delay` seconds. `grpc` is the equivalent gRPC status."""
 
     status: int = 200
     grpc: str = "OK"
@@ -79,38 +79,38 @@ class Behaviour:
 
 
 def accepted(*, delay: float = 0.0, refuses: int = 0) -> Behaviour:
-    """Takes everything; slowly with a delay; but for so many spans of each request."""
+    """Accept each request after `delay` seconds, except for `refuses` spans of it."""
     return Behaviour(delay=delay, refuses=refuses)
 
 
 def unavailable(retry_after: int | None = None) -> Behaviour:
-    """503: come again."""
+    """503, or UNAVAILABLE: the client may retry."""
     return Behaviour(503, "UNAVAILABLE", retry_after)
 
 
 def throttled(retry_after: int | None = 1) -> Behaviour:
-    """429 with Retry-After, or RESOURCE_EXHAUSTED with RetryInfo: come again, later."""
+    """429 with Retry-After, or RESOURCE_EXHAUSTED with RetryInfo: the client may retry after the delay."""
     return Behaviour(429, "RESOURCE_EXHAUSTED", retry_after)
 
 
 def rejected(status: int = 400) -> Behaviour:
-    """Never come again with this."""
+    """A status that must not be retried."""
     codes = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "UNIMPLEMENTED"}
     return Behaviour(status, codes.get(status, "INVALID_ARGUMENT"))
 
 
 def redirected(location: str) -> Behaviour:
-    """301 to somewhere else (HTTP only)."""
+    """301 to `location` (HTTP only)."""
     return Behaviour(301, "INTERNAL", headers={"Location": location})
 
 
 def hanging() -> Behaviour:
-    """Accepts the connection, reads the request, and never answers."""
+    """Accept the connection, read the request, and never answer."""
     return Behaviour(hangs=True)
 
 
 class Receiver:
-    """The receiver. `endpoint` is the base: what OTEL_EXPORTER_OTLP_ENDPOINT takes."""
+    """The receiver. `endpoint` is the base URL, as OTEL_EXPORTER_OTLP_ENDPOINT expects it."""
 
     def __init__(self, protocol: Protocol = "http/protobuf", *, answer: Behaviour | None = None) -> None:
         self.protocol = protocol
@@ -119,7 +119,7 @@ class Receiver:
         self.endpoint = f"http://127.0.0.1:{self.port}"
         #: headers (or metadata) of each request, names in lower case
         self.headers: list[dict[str, str]] = []
-        #: what came in and was no OTLP
+        #: requests that were not valid OTLP
         self.corrupt: list[str] = []
         self._spans: list[ReceivedSpan] = []
         self._changed = threading.Condition()
@@ -141,16 +141,16 @@ class Receiver:
 
     @property
     def names(self) -> list[str]:
-        """Their names."""
+        """Names of all spans so far, in order of arrival."""
         return [span.name for span in self.spans]
 
     @property
     def requests(self) -> int:
-        """How many requests have come, however answered."""
+        """The number of requests so far, whatever the answer was."""
         return len(self.headers)
 
     def wait_for(self, number: int, timeout: float = 20.0) -> list[ReceivedSpan]:
-        """At least so many spans; fails when they do not come."""
+        """Wait until `number` spans have arrived, and return all; fail after `timeout` seconds."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._spans) >= number, timeout):
                 message = f"{len(self._spans)} spans of {number} within {timeout} s; corrupt: {self.corrupt}"
@@ -158,37 +158,37 @@ class Receiver:
             return list(self._spans)
 
     def wait_for_requests(self, number: int, timeout: float = 20.0) -> None:
-        """At least so many requests."""
+        """Wait until `number` requests have arrived; fail after `timeout` seconds."""
         with self._changed:
             if not self._changed.wait_for(lambda: self.requests >= number, timeout):
                 message = f"{self.requests} requests of {number} within {timeout} s"
                 raise AssertionError(message)
 
     def start(self) -> None:
-        """Listen; on the same port as before."""
+        """Listen, after a stop on the same port as before."""
         self._released.clear()
         self._stop = self._serve_grpc() if self.protocol == "grpc" else self._serve_http()
 
     def stop(self) -> None:
-        """Refuse connections, and end those that hang."""
+        """Refuse connections, and end those that are waiting for an answer."""
         self._released.set()
         if self._stop is not None:
             self._stop()
             self._stop = None
 
     def came(self, headers: dict[str, str]) -> None:
-        """Note a request, before it is answered."""
+        """Record a request before it is answered."""
         with self._changed:
             self.headers.append(headers)
             self._changed.notify_all()
 
     def wait_as_asked(self, behaviour: Behaviour) -> None:
-        """The delay, or for ever."""
+        """Wait for the delay, or until the receiver stops."""
         if behaviour.hangs or behaviour.delay:
             self._released.wait(None if behaviour.hangs else behaviour.delay)
 
     def take(self, request: ExportTraceServiceRequest) -> None:
-        """Keep what was accepted."""
+        """Keep the accepted spans."""
         spans = [span for group in request.resource_spans for span in _spans_of(group)]
         with self._changed:
             self._spans += spans
@@ -229,14 +229,14 @@ class _HttpServer(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def close_all(self) -> None:
-        """As a process that dies: the port and every connection."""
+        """Close the port and every connection, as if the process had died."""
         self.server_close()
         for connection in tuple(self.open):
             with closing(connection), suppress(OSError):
                 connection.shutdown(2)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is no news."""
+        """Ignore clients that have disconnected."""
 
 
 class _HttpHandler(BaseHTTPRequestHandler):
@@ -354,7 +354,7 @@ def _value(value: AnyValue) -> Any:
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """The duration of a call."""
     started = time.monotonic()
     call()
     return time.monotonic() - started

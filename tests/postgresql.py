@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import pytest
 
-#: names a server that runs already; its database must be one that tests may write to
+#: URL of a running server; tests write to its database
 VARIABLE: Final = "FASTPERF_TEST_POSTGRESQL_URL"
 
 _DEBIAN: Final = Path("/usr/lib/postgresql")

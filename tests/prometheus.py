@@ -1,6 +1,6 @@
-"""A real Prometheus for tests: free ports of the loopback, data in a folder of the test's, gone afterwards.
+"""A real Prometheus for tests, on a free port of 127.0.0.1. It stops after the test; its data is in a test folder.
 
-The binary is `prometheus` on the PATH, or what FASTPERF_TEST_PROMETHEUS names.
+The binary is FASTPERF_TEST_PROMETHEUS, else `prometheus` on the PATH.
 """
 
 import json
@@ -28,7 +28,7 @@ Result = list[dict[str, Any]]
 
 
 class Prometheus:
-    """One server that runs."""
+    """A running server."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -55,7 +55,7 @@ class Prometheus:
         return result
 
     def wait_until_up(self) -> None:
-        """Until every target was scraped and is up; fails with what Prometheus says against it."""
+        """Wait until every target was scraped and is up; otherwise fail with Prometheus's error for each target."""
         try:
             wait_until(self._all_up, seconds=PATIENCE_SECONDS)
         except AssertionError:

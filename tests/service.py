@@ -1,4 +1,4 @@
-"""A service as users write it, for tests that run it under real servers: `uvicorn tests.service:app`."""
+"""A typical service, for tests that run it under real servers: `uvicorn tests.service:app`."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ engine = create_async_engine(os.environ.get("DATABASE_URL", "sqlite+aiosqlite://
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """The service's own."""
+    """A lifespan of the service itself."""
     yield
     await engine.dispose()
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
+    """A port of 127.0.0.1 that is free now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Any, *, seconds: float = 20.0, what: str = "") -> Any:
-    """Poll until `condition()` is true, and return its value; fail with `what` when it never is."""
+    """Poll until `condition()` is true, and return its value; otherwise fail with `what`."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -45,18 +45,18 @@ class Served:
     """A server that answers on 127.0.0.1."""
 
     port: int
-    #: how many requests it is working on, also after their last byte; None when that cannot be known
+    #: the number of requests in progress, including work after their last byte; None if unknown
     at_work: Callable[[], int] | None = field(default=None, kw_only=True)
 
     @property
     def url(self) -> str:
-        """Without a slash at the end."""
+        """The base URL, without a slash at the end."""
         return f"http://127.0.0.1:{self.port}"
 
     def get(
         self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> "Answer":
-        """One request on a connection of its own."""
+        """Send a request on a new connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
             connection.request(method, path, body=body, headers=dict(headers or {}))
@@ -66,13 +66,13 @@ class Served:
         return answer
 
     def settle(self) -> None:
-        """Give the server a moment to be done with what it has answered: its telemetry comes after the last byte."""
+        """Give the server a moment to finish its answered requests: it records telemetry after the last byte."""
         deadline = time.monotonic() + 0.25
         while self.at_work is not None and self.at_work() and time.monotonic() < deadline:
             time.sleep(0.001)
 
     def raw(self, request: bytes, *, seconds: float = 10.0) -> bytes:
-        """Send bytes as they are; everything the server answers until it closes or is silent."""
+        """Send raw bytes; return everything the server answers until it closes the connection or falls silent."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
             connection.sendall(request)
             answer = b""
@@ -84,7 +84,7 @@ class Served:
 
 @dataclass
 class Answer:
-    """A response, read whole."""
+    """A response with its whole body."""
 
     status: int
     headers: Any
@@ -98,7 +98,7 @@ class Answer:
 
 @contextlib.contextmanager
 def serve(app: Any, **options: Any) -> Iterator[Served]:
-    """The app under a real uvicorn, in a thread; lifespan included. Ends as after SIGTERM."""
+    """Run the app with its lifespan under a real uvicorn, in a thread. It ends as after SIGTERM."""
     options = {"log_level": "warning", "lifespan": "auto"} | options
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **options))
     failure: list[BaseException] = []
@@ -106,7 +106,7 @@ def serve(app: Any, **options: Any) -> Iterator[Served]:
     def run() -> None:
         try:
             server.run()
-        except BaseException as error:  # noqa: BLE001 - told to the test below
+        except BaseException as error:  # noqa: BLE001 - raised in the test below
             failure.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -131,10 +131,10 @@ class Command(Served):
     log: Path
 
     def stop(self, number: int = signal.SIGTERM, *, seconds: float = 30.0) -> float:
-        """Send the signal; how many seconds the process took to end."""
+        """Send the signal; return how many seconds the process took to end."""
         started = time.monotonic()
         if number == signal.SIGINT:
-            # as Ctrl-C does: to all of it. gunicorn's uvicorn workers ignore what their master sends for a lone SIGINT
+            # to the process group, like Ctrl-C: gunicorn's uvicorn workers ignore what the master sends after a SIGINT
             os.killpg(self.process.pid, number)
         else:
             self.process.send_signal(number)
@@ -151,7 +151,7 @@ class Command(Served):
 def run_server(
     command: list[str], *, log: Path, environment: Mapping[str, str] | None = None, port: int | None = None
 ) -> Iterator[Command]:
-    """Run `python -m <command>` with `{port}` filled in; go on when it answers. Killed at the end if still there."""
+    """Run `python -m <command>` with `{port}` filled in, and wait until it answers. Kill it at the end."""
     port = free_port() if port is None else port
     argv = [sys.executable, "-m", *(part.format(port=port) for part in command)]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})}

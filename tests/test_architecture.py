@@ -1,7 +1,7 @@
 """The architecture: importing does nothing, class names are unique, and no file depends on the author's machine.
 
-import-linter keeps the layers (`[tool.importlinter]`), and ruff's TID251 keeps foreign packages behind one door each
-(`banned-api`); both run in `make lint`.
+import-linter checks the layers (`[tool.importlinter]`). Ruff's TID251 (`banned-api`) allows each foreign package in few
+files only. Both run in `make lint`.
 """
 
 import re
@@ -22,7 +22,7 @@ def modules() -> Iterator[str]:
 
 
 def test_no_two_classes_of_the_package_share_a_name() -> None:
-    """A name means one thing. A leading underscore does not make it another name."""
+    """A leading underscore does not make a name different."""
     homes: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for name in re.findall(r"^ *class _?(\w+)", path.read_text(), re.MULTILINE):
@@ -111,13 +111,13 @@ print("\\n".join(dict.fromkeys(did)))
 
 
 def test_importing_starts_nothing_reads_nothing_and_changes_nothing() -> None:
-    """No thread, socket, process, metric, environment variable; no global of Python, OpenTelemetry or Prometheus."""
+    """Importing touches no thread, socket, process, metric, environment variable or global of another library."""
     done = python("-c", WATCH, ",".join(modules()), str(PACKAGE))
     assert done == ""
 
 
-def test_the_watch_sees_what_a_module_does_on_import(tmp_path: Path) -> None:
-    """The test above is able to fail."""
+def test_the_watch_detects_each_side_effect_of_an_import(tmp_path: Path) -> None:
+    """Proves that the test above can fail."""
     (tmp_path / "culprit.py").write_text(
         "import os, socket, threading, prometheus_client\n"
         "os.environ.get('HOME'); os.getenv('PATH'); socket.socket().close()\n"
@@ -141,21 +141,21 @@ def test_importing_the_package_loads_no_exporter() -> None:
     assert python("-c", script) == ""
 
 
-def test_the_pytest_plugin_loads_nothing_that_a_test_run_did_not_ask_for() -> None:
+def test_the_pytest_plugin_loads_nothing_until_it_is_used() -> None:
     """Pytest loads the plugin in every project that has this package installed."""
     heavy = "{'fastapi', 'starlette', 'sqlalchemy', 'opentelemetry', 'pydantic', 'prometheus_client'}"
     script = f"import sys, otel_fastperf.pytest_plugin; print(*sorted({heavy} & sys.modules.keys()))"
     assert python("-c", script) == ""
 
 
-def test_every_exported_name_is_there() -> None:
+def test_every_exported_name_exists() -> None:
     script = "import otel_fastperf; print(*(n for n in dir(otel_fastperf) if not hasattr(otel_fastperf, n)))"
     assert python("-c", script) == ""
     assert python("-c", "from otel_fastperf import *; print(setup_telemetry.__name__)") == "setup_telemetry"
 
 
 def python(*arguments: str, path: Path = ROOT) -> str:
-    """Run a fresh interpreter; its output."""
+    """Run code in a new interpreter, and return its output."""
     environment = {"PYTHONPATH": f"{path}:{ROOT}", "PATH": "/usr/bin:/bin"}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, env=environment, cwd=path, text=True, capture_output=True, check=False, timeout=120)
@@ -163,7 +163,7 @@ def python(*arguments: str, path: Path = ROOT) -> str:
     return done.stdout.strip()
 
 
-def test_no_file_knows_the_machine_it_was_written_on() -> None:
+def test_no_file_contains_paths_of_the_author_s_machine() -> None:
     machine = re.compile("|".join(("/(work|home|Users)" + "/[a-z]", "/tmp" + "/lab", r"[.]pyenv/" + "versions/[0-9]")))
     telling = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
@@ -175,7 +175,7 @@ def test_no_file_knows_the_machine_it_was_written_on() -> None:
 
 
 def project_files() -> Iterator[Path]:
-    """Yield the files of the project, without those that the Makefile's targets create."""
+    """Yield the files of the project, without those created by Makefile targets."""
     for path in ROOT.rglob("*"):
         top, *below = path.relative_to(ROOT).parts
         made = top in {".git", "dist"} or (top.startswith(".") and below and top != ".ci")

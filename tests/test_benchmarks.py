@@ -1,4 +1,4 @@
-"""The benchmarks run and show every variant. No test here depends on how long anything takes."""
+"""The benchmarks run and show every variant. No test here depends on a duration."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from benchmarks.load import Outcome, of_wrk
 from benchmarks.variants import PATHS, STATEMENTS, VARIANTS
 from tests.serving import ROOT
 
-#: those that trace every request
+#: the variants that trace every request
 TRACING = {"contrib", "contrib_nosr", "native", "stock", "fastperf", "fastperf_no_monitors"}
 
 WRK = """\
@@ -51,13 +51,13 @@ def test_make_bench_shows_every_variant_and_its_spans(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variants", [("bare", "contrib_nosr", "fastperf")])
-def test_the_apps_are_measured_without_a_server_too(variants: Sequence[str]) -> None:
+def test_the_apps_are_also_measured_without_a_server(variants: Sequence[str]) -> None:
     output = run("benchmarks.direct", *variants, "--rounds", "1")
     assert first_words(output) == ["process,", *variants, "loop,", *variants]
     assert all(path in output for path in PATHS)
 
 
-def test_a_variant_that_does_not_exist_is_named() -> None:
+def test_an_unknown_variant_is_named_in_the_error() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "wrong"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )
@@ -65,11 +65,11 @@ def test_a_variant_that_does_not_exist_is_named() -> None:
     assert "no variant wrong; there are: bare, contrib" in done.stderr
 
 
-def test_what_wrk_prints_is_understood() -> None:
+def test_the_output_of_wrk_is_parsed() -> None:
     assert of_wrk(WRK) == Outcome(requests=4812, failed=6, seconds=1.0, p99=1.5)
 
 
-def test_an_addition_is_compared_with_that_of_the_reference() -> None:
+def test_added_time_is_compared_with_that_of_the_reference() -> None:
     rows = list(table.additions({"bare": 100.0, "contrib_nosr": 300.0, "fastperf": 150.0}))
     assert rows == [("bare", 100.0, None, None), ("contrib_nosr", 300.0, 200.0, 1.0), ("fastperf", 150.0, 50.0, 0.25)]
 
@@ -81,5 +81,5 @@ def test_without_the_reference_there_is_no_ratio() -> None:
     ]
 
 
-def test_every_path_says_how_many_statements_it_runs() -> None:
+def test_every_path_shows_its_number_of_statements() -> None:
     assert PATHS.keys() == STATEMENTS.keys()

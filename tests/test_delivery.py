@@ -1,4 +1,4 @@
-"""Spans of finished requests are delivered when the server is told to stop; a dead collector holds nothing up."""
+"""Spans of finished requests are delivered when the server stops; a dead collector delays nothing."""
 
 import json
 import os
@@ -29,7 +29,7 @@ SERVERS = {
         "tests.service:app",
     ],
 }
-#: no span is exported before the end by the clock: what arrives was flushed
+#: the schedule exports nothing during the test, so spans that arrive were flushed at the end
 SLOW_CLOCK = {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
 
 
@@ -41,7 +41,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def ask(server: Command, number: int) -> None:
-    """So many requests, each answered."""
+    """Send `number` requests, and check that each succeeds."""
     for item in range(number):
         assert server.get(f"/items/{item}").status == 200
 
@@ -56,12 +56,12 @@ def workers_of(server: Command) -> list[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("command", SERVERS.values(), ids=SERVERS.keys())
-def test_every_finished_request_is_delivered_at_the_end(
+def test_every_finished_request_is_delivered_when_the_server_stops(
     command: list[str], number: int, receiver: Receiver, tmp_path: Path
 ) -> None:
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, **SLOW_CLOCK}
     with run_server(command, log=tmp_path / "log", environment=environment) as server:
-        # a worker of gunicorn's that is still starting does not hear a SIGINT, and is waited for until its time is up
+        # a gunicorn worker that is still starting misses the SIGINT, and its master waits for it until the time-out
         workers = 2 if "2" in command else 1
         wait_until(lambda: server.output.count("Application startup complete") == workers, what="every worker is up")
         ask(server, 21)
@@ -72,7 +72,7 @@ def test_every_finished_request_is_delivered_at_the_end(
         assert "Traceback" not in server.output
 
 
-def test_grpc_delivers_too(tmp_path: Path) -> None:
+def test_finished_requests_are_delivered_over_grpc(tmp_path: Path) -> None:
     with Receiver("grpc") as receiver:
         environment = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
@@ -88,7 +88,7 @@ def test_grpc_delivers_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("collector", ["refuses", "hangs", "answers 503"])
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_collector_that_is_down_costs_one_warning_no_request_and_two_seconds(
+def test_a_dead_collector_fails_no_request_and_delays_the_stop_by_two_seconds_at_most(
     collector: str, protocol: str, tmp_path: Path
 ) -> None:
     with Receiver(protocol) as receiver:  # type: ignore[arg-type]
@@ -99,11 +99,11 @@ def test_a_collector_that_is_down_costs_one_warning_no_request_and_two_seconds(
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
         with run_server(SERVERS["uvicorn"], log=tmp_path / "log", environment=environment) as server:
             ask(server, 50)
-            time.sleep(1.5)  # the first export is under way
+            time.sleep(1.5)  # the first export has started
             ask(server, 50)
             seconds = server.stop()
             output = server.output
-        # the budget is 2 s; the rest is the interpreter's and a loaded machine's
+        # the budget is 2 s; the interpreter and a loaded machine need the rest
         assert seconds < 4.0, output
         warnings = [
             line for line in output.splitlines() if "WARNING" in line or "otel_fastperf" in line or "Transient" in line
@@ -112,14 +112,14 @@ def test_a_collector_that_is_down_costs_one_warning_no_request_and_two_seconds(
         assert len(warnings) <= 2, output
 
 
-def test_a_worker_that_is_killed_takes_no_other_worker_s_spans_with_it(receiver: Receiver, tmp_path: Path) -> None:
+def test_killing_a_worker_loses_no_spans_of_the_others(receiver: Receiver, tmp_path: Path) -> None:
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "100"}
     with run_server(SERVERS["gunicorn --preload -w 2"], log=tmp_path / "log", environment=environment) as server:
         ask(server, 20)
         receiver.wait_for(20)
         before = workers_of(server)
         assert len(before) == 2
-        # one after the other, since all requests so far may have gone to the same one
+        # kill both in turn: one of them may have served all requests so far
         for number, killed in enumerate(before, 1):
             os.kill(killed, signal.SIGKILL)
             wait_until(lambda gone=before[:number]: len(set(workers_of(server)) - {*gone}) == 2, what="a new worker")
@@ -130,7 +130,7 @@ def test_a_worker_that_is_killed_takes_no_other_worker_s_spans_with_it(receiver:
     assert len({span.resource["service.instance.id"] for span in spans}) >= 2
 
 
-def test_without_an_endpoint_nothing_is_sent_and_nothing_is_said(tmp_path: Path) -> None:
+def test_without_an_endpoint_nothing_is_sent_or_logged(tmp_path: Path) -> None:
     with run_server(SERVERS["uvicorn"], log=tmp_path / "log") as server:
         ask(server, 5)
         time.sleep(1.5)
@@ -138,7 +138,7 @@ def test_without_an_endpoint_nothing_is_sent_and_nothing_is_said(tmp_path: Path)
         assert "otel" not in server.output.lower()
 
 
-def test_lost_spans_are_counted_by_reason_on_metrics(tmp_path: Path) -> None:
+def test_lost_spans_are_counted_by_reason(tmp_path: Path) -> None:
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
         "OTEL_BSP_MAX_QUEUE_SIZE": "10",
@@ -160,7 +160,7 @@ def test_lost_spans_are_counted_by_reason_on_metrics(tmp_path: Path) -> None:
         assert lost + float(page["fastperf_spans_queued"]) == 40
 
 
-def test_the_access_log_of_uvicorn_carries_the_trace_of_its_request(receiver: Receiver, tmp_path: Path) -> None:
+def test_uvicorn_s_access_log_contains_the_trace_id_of_the_request(receiver: Receiver, tmp_path: Path) -> None:
     config = {
         "version": 1,
         "formatters": {"plain": {"format": "%(name)s %(message)s trace=%(trace_id)s route=%(route)s"}},

@@ -13,7 +13,7 @@ from otel_fastperf import Finding, RequestView, setup_telemetry
 PAGE: Final = Path(__file__).parents[1] / "docs" / "detectors.md"
 
 
-def test_the_example_finds_what_it_says_until_it_is_removed() -> None:
+def test_the_example_yields_its_finding_until_it_is_removed() -> None:
     detector, registration = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     app = FastAPI()
     engine = create_engine("sqlite://")

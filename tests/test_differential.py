@@ -1,6 +1,6 @@
-"""Our SERVER and CLIENT spans carry what contrib's do with stable conventions switched on. Differences are argued here.
+"""Our SERVER and CLIENT spans have the attributes of contrib's under the stable conventions, except those listed here.
 
-docs/differences.md says the same in prose.
+docs/differences.md explains the exceptions to users.
 """
 
 import json
@@ -14,7 +14,7 @@ from tests.serving import ROOT
 
 
 def observed_by(observer: str) -> list[dict[str, Any]]:
-    """The corpus, asked of the service under `contrib` or `ours`, in a process of its own."""
+    """Send the corpus to the service under `contrib` or `ours`, in a separate process."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.differential", observer],
         cwd=ROOT,
@@ -39,7 +39,7 @@ def one(answer: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [span for span in answer["spans"] if span["kind"] == kind]
 
 
-def test_the_service_answers_the_same(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+def test_answers_are_the_same_under_both(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     assert [contrib["status"] for contrib, _ in pairs] == [ours["status"] for _, ours in pairs]
 
 
@@ -47,7 +47,7 @@ def test_server_spans_carry_contrib_s_attributes(pairs: list[tuple[dict[str, Any
     for contrib, ours in pairs:
         theirs = next(span for span in one(contrib, "SERVER") if "client.address" in span["attributes"])
         (own,) = one(ours, "SERVER")
-        del theirs["attributes"]["client.port"]  # each asks on connections of its own
+        del theirs["attributes"]["client.port"]  # each run has its own connections
         for key, value in theirs["attributes"].items():
             assert own["attributes"].get(key) == expected(ours["request"], key, value, ours["port"]), (
                 ours["request"],
@@ -58,21 +58,21 @@ def test_server_spans_carry_contrib_s_attributes(pairs: list[tuple[dict[str, Any
         assert own["parent"] == theirs["parent"], ours["request"]
 
 
-#: (request, attribute) -> what we say where contrib says something else, and why; `*` is any request
+#: (request, attribute) -> our value where it differs from contrib's, and why; `*` is any request
 ARGUED: dict[tuple[str, str], Any] = {
-    # the route was not run: its rate, errors and latency must not count its callers' mistakes
+    # the route did not run: its rate, errors and latency must not include mistakes of its callers
     ("HEAD /ping", "http.route"): None,
     ("DELETE /ping", "http.route"): None,
     ("BREW /ping", "http.route"): None,
-    # contrib names the mount; the template is the whole of it
+    # contrib gives the mount only; the template contains the whole path
     ("GET /mounted/ping", "http.route"): "/mounted/ping",
-    # contrib leaves the port in the address, and takes the socket's port where Host names another
+    # contrib leaves the port in the address, and uses the socket's port even if Host has another
     ("*", "server.address"): "127.0.0.1",
     ("GET /ping at shop.example:8443", "server.address"): "shop.example",
     ("GET /ping at shop.example:8443", "server.port"): 8443,
-    # values are the users' data, keys are the app's
+    # values are data of users, keys belong to the app
     ("*", "url.query"): "word=REDACTED&token=REDACTED",
-    # the exception's type says more than the status, which has its own attribute
+    # the exception type is more specific than the status, which has its own attribute
     ("GET /boom", "error.type"): "ValueError",
     ("GET /broken-query", "error.type"): "sqlalchemy.exc.OperationalError",
 }
@@ -83,7 +83,7 @@ STABLE_NAMES = {"db.statement": "db.query.text", "db.system": "db.system.name", 
 
 
 def expected(request: str, key: str, contribs: Any, port: int) -> Any:
-    """Contrib's value, but for what is argued."""
+    """Contrib's value, or ours if it differs on purpose."""
     default = port if key == "server.port" else contribs
     return ARGUED.get((request, key), ARGUED.get(("*", key), default))
 
@@ -93,7 +93,7 @@ def test_statements_have_contrib_s_attributes_and_better_names(
 ) -> None:
     statements = 0
     for contrib, ours in pairs:
-        # contrib's `connect` span is the pool's checkout: pool metrics tell it, for a tenth of a span's cost
+        # contrib's `connect` span is the checkout from the pool, which pool metrics show at a tenth of the cost
         theirs = [span for span in one(contrib, "CLIENT") if span["name"] != "connect"]
         own = one(ours, "CLIENT")
         assert len(own) == len(theirs)
@@ -102,7 +102,7 @@ def test_statements_have_contrib_s_attributes_and_better_names(
             batch = "db.operation.batch.size" in mine["attributes"]
             for old, value in their["attributes"].items():
                 key = STABLE_NAMES.get(old, old)
-                # semconv: the operation of a batch is its statement's with BATCH before it
+                # semconv: the operation of a batch is BATCH followed by the operation of its statement
                 assert mine["attributes"].get(key) == (
                     f"BATCH {value}" if batch and key == "db.operation.name" else value
                 ), key
@@ -111,7 +111,7 @@ def test_statements_have_contrib_s_attributes_and_better_names(
     assert statements == 3
 
 
-def test_contrib_doubles_the_span_of_a_mounted_app_and_we_do_not(
+def test_a_mounted_app_has_two_server_spans_under_contrib_and_one_under_ours(
     pairs: list[tuple[dict[str, Any], dict[str, Any]]],
 ) -> None:
     _, ours = pairs[-1]

@@ -1,4 +1,4 @@
-"""The generated pages of the docs are those of this code."""
+"""The generated pages of the docs are up to date."""
 
 import pytest
 
@@ -8,11 +8,11 @@ from otel_fastperf.settings import OWN, STANDARD, Settings
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_generated_page_is_fresh(name: str) -> None:
+def test_a_generated_page_is_up_to_date(name: str) -> None:
     assert (FOLDER / name).read_text() == "\n".join(PAGES[name]()), "run `make docs`"
 
 
-def test_the_layers_in_contributing_are_those_of_the_contract() -> None:
+def test_the_layers_in_contributing_match_the_contract() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     assert with_layers(text) == text, "run `make docs`"
 
@@ -27,7 +27,7 @@ def test_the_settings_page_names_every_variable() -> None:
     assert [variable for variable in (*OWN, *dict(STANDARD)) if f"`{variable}`" not in text] == []
 
 
-def test_every_setting_is_described_in_a_sentence() -> None:
+def test_the_description_of_every_setting_is_a_sentence() -> None:
     fields = {
         f"{name}.{inner}" if inner else name: described
         for name, field in Settings.model_fields.items()

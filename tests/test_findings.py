@@ -1,4 +1,4 @@
-"""Findings as values: what is the same is merged, what is worst comes first, and the log is bounded."""
+"""The findings log merges equal findings, sorts the worst first, and is bounded."""
 
 from dataclasses import FrozenInstanceError, replace
 
@@ -34,11 +34,11 @@ def test_a_finding_cannot_be_changed() -> None:
         SLOW.count = 2  # type: ignore[misc]
 
 
-def test_a_call_site_reads_as_people_write_it() -> None:
+def test_a_call_site_is_shown_as_file_line_and_function() -> None:
     assert str(SLOW.call_site) == "shop/orders.py:41 in list_orders"
 
 
-def test_equal_findings_are_one_with_their_sums() -> None:
+def test_equal_findings_are_merged_with_summed_figures() -> None:
     later = replace(SLOW, seconds=3.0, first_seen=200.0, last_seen=200.0, message="it took 3 s.", trace_ids=("b" * 32,))
     (merged,) = log_of(SLOW, later).findings()
     assert (merged.count, merged.seconds, merged.first_seen, merged.last_seen) == (2, 4.0, 100.0, 200.0)
@@ -46,7 +46,7 @@ def test_equal_findings_are_one_with_their_sums() -> None:
     assert merged.trace_ids == ("a" * 32, "b" * 32)
 
 
-def test_the_words_stay_those_of_the_dearest() -> None:
+def test_a_merged_finding_keeps_the_message_of_the_slowest_occurrence() -> None:
     (merged,) = log_of(SLOW, replace(SLOW, seconds=0.6, message="it took 0.6 s.")).findings()
     assert merged.message == "it took 1 s."
 
@@ -61,11 +61,11 @@ def test_the_words_stay_those_of_the_dearest() -> None:
         replace(SLOW, call_site=None),
     ],
 )
-def test_another_kind_route_subject_or_line_is_another_finding(other: Finding) -> None:
+def test_findings_that_differ_in_kind_route_subject_or_line_are_not_merged(other: Finding) -> None:
     assert len(log_of(SLOW, other).findings()) == 2
 
 
-def test_add_tells_what_is_new() -> None:
+def test_add_returns_whether_the_finding_is_new() -> None:
     log = FindingLog(10)
     assert [log.add(SLOW), log.add(SLOW), log.add(replace(SLOW, route="/"))] == [True, False, True]
 
@@ -82,7 +82,7 @@ def test_the_worst_comes_first() -> None:
     ]
 
 
-def test_the_log_is_bounded_and_tells_what_it_drops() -> None:
+def test_the_log_is_bounded_and_reports_dropped_findings() -> None:
     dropped: list[Finding] = []
     log = FindingLog(3, dropped.append)
     for number in range(5):
@@ -91,7 +91,7 @@ def test_the_log_is_bounded_and_tells_what_it_drops() -> None:
     assert [each.subject for each in dropped] == ["0", "1"]
 
 
-def test_a_finding_that_is_seen_again_is_not_the_oldest() -> None:
+def test_a_finding_that_recurs_is_dropped_last() -> None:
     first, second = replace(SLOW, subject="first"), replace(SLOW, subject="second")
     log = log_of(first, second, first, replace(SLOW, subject="third"), most=2)
     assert {each.subject for each in log.findings()} == {"first", "third"}
@@ -102,7 +102,7 @@ def test_only_the_newest_traces_are_kept() -> None:
     assert merged.trace_ids == tuple(map(str, range(9 - MOST_TRACES, 9)))
 
 
-def test_evidence_that_comes_later_is_added_and_stays() -> None:
+def test_evidence_added_later_survives_merging() -> None:
     log = log_of(SLOW, replace(SLOW, route="/users"))
     log.annotate(lambda finding: finding.route == "/orders", {"plan": "Seq Scan"})
     log.add(replace(SLOW, seconds=9.0, evidence={"seconds": 9.0}))

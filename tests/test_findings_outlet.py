@@ -1,4 +1,4 @@
-"""Where a finding goes: log, counter with exemplar, event on the span that suffered, one warning; and never harm."""
+"""A finding goes to the log, a counter with exemplar, an event on the request's span and one warning."""
 
 import logging
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ FOUND = Finding(
 
 @pytest.fixture
 def record(probe: Probe) -> RequestRecord:
-    """A request that has just ended, but for its span."""
+    """A request that has just ended, except for its span."""
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
     return RequestRecord(probe.signals, scope, probe.signals.tracer.start_span("GET"), 0.0)
 
@@ -43,7 +43,7 @@ def counted(probe: Probe, kind: str = Kind.SLOW_QUERY, route: str = "") -> float
     return probe.value("fastperf_findings_total", kind=kind, http_route=route) or 0.0
 
 
-def test_it_is_logged_counted_and_on_the_span(probe: Probe, record: RequestRecord) -> None:
+def test_a_finding_is_logged_counted_and_added_to_the_span(probe: Probe, record: RequestRecord) -> None:
     probe.signals.findings.report(FOUND, record)
     record.span.end()
     (finding,) = probe.findings()
@@ -67,7 +67,9 @@ def test_the_counter_has_an_exemplar(probe: Probe, record: RequestRecord) -> Non
     assert f'trace_id="{format(record.span.get_span_context().trace_id, "032x")}"' in line
 
 
-def test_a_new_finding_is_one_warning_with_its_fields(probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_a_new_finding_is_logged_as_a_warning_with_its_fields(
+    probe: Probe, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(3):
         probe.signals.findings.report(FOUND)
     (line,) = caplog.records
@@ -77,7 +79,9 @@ def test_a_new_finding_is_one_warning_with_its_fields(probe: Probe, caplog: pyte
     assert counted(probe) == 3
 
 
-def test_warnings_are_rationed_and_those_held_back_are_counted(probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_limited_per_minute_and_suppressed_ones_counted(
+    probe: Probe, caplog: pytest.LogCaptureFixture
+) -> None:
     findings = outlet(probe, warnings_per_minute=2)
     for number in range(5):
         findings.report(Finding(**{**_fields(FOUND), "subject": str(number)}))
@@ -90,13 +94,13 @@ def _fields(finding: Finding) -> dict[str, Any]:
     return {name: getattr(finding, name) for name in Finding.__dataclass_fields__}
 
 
-def test_a_kind_that_is_switched_off_leaves_no_trace(probe: Probe, record: RequestRecord) -> None:
+def test_a_disabled_kind_is_not_reported(probe: Probe, record: RequestRecord) -> None:
     findings = outlet(probe, disabled="slow_query")
     findings.report(FOUND, record)
     assert (findings.log.findings(), counted(probe), record.findings) == ((), 0, [])
 
 
-def test_all_can_be_switched_off(probe: Probe, record: RequestRecord) -> None:
+def test_all_findings_can_be_disabled(probe: Probe, record: RequestRecord) -> None:
     findings = outlet(probe, enabled=False)
     findings.add_detector(lambda _record: [FOUND])
     findings.request_ended(record)
@@ -104,7 +108,7 @@ def test_all_can_be_switched_off(probe: Probe, record: RequestRecord) -> None:
     assert findings.log.findings() == ()
 
 
-def test_a_detector_of_the_users_sees_each_request_until_it_is_taken_away(probe: Probe, record: RequestRecord) -> None:
+def test_a_custom_detector_sees_each_request_until_it_is_removed(probe: Probe, record: RequestRecord) -> None:
     seen: list[RequestRecord] = []
 
     def own(ended: RequestRecord) -> Iterator[Finding]:
@@ -119,7 +123,7 @@ def test_a_detector_of_the_users_sees_each_request_until_it_is_taken_away(probe:
     assert [finding.kind for finding in probe.findings()] == ["too_late"]
 
 
-def test_a_detector_that_removes_itself_hides_the_request_from_no_other(probe: Probe, record: RequestRecord) -> None:
+def test_a_detector_that_removes_itself_does_not_affect_the_others(probe: Probe, record: RequestRecord) -> None:
     findings = probe.signals.findings
 
     def once(_ended: RequestRecord) -> Iterator[Finding]:
@@ -132,7 +136,7 @@ def test_a_detector_that_removes_itself_hides_the_request_from_no_other(probe: P
     assert [finding.kind for finding in probe.findings()] == ["slow_query"]
 
 
-def test_a_request_listener_is_told_after_the_detectors(probe: Probe, record: RequestRecord) -> None:
+def test_a_request_listener_is_called_after_the_detectors(probe: Probe, record: RequestRecord) -> None:
     findings = probe.signals.findings
     told: list[list[str]] = []
     remove = findings.add_request_listener(lambda ended: told.append(list(ended.findings)))
@@ -143,7 +147,7 @@ def test_a_request_listener_is_told_after_the_detectors(probe: Probe, record: Re
     assert told == [["slow_query"]]
 
 
-def test_request_listeners_work_with_findings_switched_off(probe: Probe, record: RequestRecord) -> None:
+def test_request_listeners_are_called_with_findings_disabled(probe: Probe, record: RequestRecord) -> None:
     findings = outlet(probe, enabled=False)
     told: list[RequestRecord] = []
     findings.add_request_listener(told.append)
@@ -151,7 +155,7 @@ def test_request_listeners_work_with_findings_switched_off(probe: Probe, record:
     assert told == [record]
 
 
-def test_a_request_listener_that_fails_is_counted(probe: Probe, record: RequestRecord) -> None:
+def test_a_failing_request_listener_is_counted_and_the_others_are_called(probe: Probe, record: RequestRecord) -> None:
     told: list[RequestRecord] = []
 
     def broken(_ended: RequestRecord) -> None:
@@ -163,7 +167,7 @@ def test_a_request_listener_that_fails_is_counted(probe: Probe, record: RequestR
     assert (probe.failures, told) == (["request_listener"], [record])
 
 
-def test_a_detector_that_was_added_twice_is_removed_once(probe: Probe, record: RequestRecord) -> None:
+def test_removing_a_detector_twice_removes_only_one_of_two_registrations(probe: Probe, record: RequestRecord) -> None:
     findings = probe.signals.findings
 
     def detector(_ended: RequestRecord) -> list[Finding]:
@@ -177,7 +181,7 @@ def test_a_detector_that_was_added_twice_is_removed_once(probe: Probe, record: R
     assert [finding.count for finding in probe.findings()] == [1]
 
 
-def test_a_finding_listener_that_fails_is_counted_and_hides_nothing(probe: Probe) -> None:
+def test_a_failing_finding_listener_is_counted_and_the_others_are_called(probe: Probe) -> None:
     told: list[Finding] = []
 
     def broken(_finding: Finding, _record: RequestRecord | None) -> None:
@@ -196,7 +200,7 @@ def test_a_finding_dropped_from_a_full_log_is_counted(probe: Probe) -> None:
     assert probe.value("fastperf_findings_dropped_total", kind="slow_query") == 1
 
 
-def test_a_detector_that_fails_is_counted_and_costs_no_other(probe: Probe, record: RequestRecord) -> None:
+def test_a_failing_detector_is_counted_and_the_others_run(probe: Probe, record: RequestRecord) -> None:
     def broken(_record: RequestRecord) -> Iterator[Finding]:
         raise ZeroDivisionError
 
@@ -207,7 +211,7 @@ def test_a_detector_that_fails_is_counted_and_costs_no_other(probe: Probe, recor
     assert [finding.kind for finding in probe.findings()] == ["slow_query"]
 
 
-def test_an_outlet_that_fails_raises_nothing() -> None:
+def test_a_failing_outlet_raises_nothing() -> None:
     class NoMetrics(Metrics):
         def declared(self, name: str) -> Any:
             raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""Whatever breaks inside telemetry, no request notices: the fault is counted, the answer is what it would have been."""
+"""A fault inside telemetry is counted and does not change any answer."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ Fault = Callable[[Telemetry, pytest.MonkeyPatch], None]
 
 
 def raises(*_args: Any, **_kwargs: Any) -> Any:
-    """What everything broken does."""
+    """Replace code by this to break it."""
     raise RuntimeError("telemetry is broken")
 
 
@@ -106,7 +106,7 @@ def telemetry_on(app: FastAPI, **settings: Any) -> Iterator[Telemetry]:
 
 
 @pytest.mark.parametrize(("fault", "part"), FAULTS.values(), ids=FAULTS.keys())
-def test_a_fault_is_counted_and_no_request_notices(
+def test_a_fault_is_counted_and_affects_no_request(
     fault: Fault, part: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = service()
@@ -135,7 +135,7 @@ def test_a_fault_is_counted_and_no_request_notices(
     assert len([record for record in caplog.records if f"{part} failed and was skipped" in record.getMessage()]) == 1
 
 
-def test_a_sampler_that_raises_costs_the_trace_not_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_sampler_loses_the_trace_but_not_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     from opentelemetry.sdk.trace import sampling
 
     monkeypatch.setattr(sampling.ParentBased, "should_sample", raises)
@@ -148,7 +148,7 @@ def test_a_sampler_that_raises_costs_the_trace_not_the_request(monkeypatch: pyte
         ) > 0
 
 
-def test_a_log_handler_that_raises_while_we_report_a_fault_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_handler_that_fails_on_our_report_affects_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(logging.Handler):
         emit = raises
 
@@ -163,8 +163,8 @@ def test_a_log_handler_that_raises_while_we_report_a_fault_harms_nothing(monkeyp
         logging.getLogger("otel_fastperf").removeHandler(handler)
 
 
-def test_a_listener_of_somebody_else_s_that_raises_is_not_hidden() -> None:
-    """What the app's own listeners raise is the app's: we do not swallow it."""
+def test_an_error_of_the_app_s_own_listener_is_not_hidden() -> None:
+    """Telemetry swallows its own errors only."""
     app = FastAPI()
     engine = create_engine("sqlite://", poolclass=NullPool)
     event.listen(engine, "before_cursor_execute", raises)
@@ -223,7 +223,7 @@ def test_answers_are_byte_equal_with_and_without_telemetry(http: str) -> None:
         assert answers(app) == bare
 
 
-def test_a_hundred_requests_at_once_each_have_their_own_span() -> None:
+def test_a_hundred_concurrent_requests_each_have_their_own_span() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     app = service()

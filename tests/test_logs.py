@@ -1,4 +1,4 @@
-"""Every log record made inside a request says to which trace, span and route it belongs."""
+"""Every log record made inside a request contains its trace, span and route."""
 
 import logging
 from collections.abc import Iterator, MutableMapping
@@ -17,7 +17,7 @@ GUARD = Guard(lambda part: None)
 
 @pytest.fixture
 def records() -> Iterator[list[logging.LogRecord]]:
-    """Records of the logger `app`, as a handler gets them."""
+    """Records of the logger `app`, as handlers get them."""
     kept: list[logging.LogRecord] = []
 
     class Keep(logging.Handler):
@@ -31,7 +31,7 @@ def records() -> Iterator[list[logging.LogRecord]]:
     logger.removeHandler(handler)
 
 
-def test_a_record_made_inside_a_span_has_its_ids(probe: Probe, records: list[logging.LogRecord]) -> None:
+def test_a_record_made_inside_a_span_has_the_ids_of_the_span(probe: Probe, records: list[logging.LogRecord]) -> None:
     with correlate_logs(GUARD), probe.signals.tracer.start_as_current_span("work") as span:
         logging.getLogger("app").info("hello")
     context = span.get_span_context()
@@ -48,13 +48,15 @@ def test_a_record_made_outside_has_empty_ids_so_that_formats_work(records: list[
     )
 
 
-def test_what_the_app_puts_into_extra_wins_and_never_fails(probe: Probe, records: list[logging.LogRecord]) -> None:
+def test_fields_in_the_app_s_extra_take_precedence_and_never_fail(
+    probe: Probe, records: list[logging.LogRecord]
+) -> None:
     with correlate_logs(GUARD), probe.signals.tracer.start_as_current_span("work"):
         logging.getLogger("app").info("hello", extra={"trace_id": "mine", "route": "north"})
     assert (records[0].__dict__["trace_id"], records[0].__dict__["route"]) == ("mine", "north")
 
 
-def test_undone_in_any_order_records_are_as_before(records: list[logging.LogRecord]) -> None:
+def test_records_are_as_before_when_undone_in_any_order(records: list[logging.LogRecord]) -> None:
     before = logging.Logger.makeRecord
     first, second = correlate_logs(GUARD), correlate_logs(GUARD)
     first.__enter__()

@@ -1,6 +1,6 @@
 """The main job end to end, on SQLite and PostgreSQL: spans and metrics of the demo under load arrive and agree.
 
-The shop runs as users run it. An OTLP endpoint receives its spans, and a real Prometheus scrapes its metrics.
+An OTLP endpoint receives the spans of the shop, and a real Prometheus scrapes its metrics.
 """
 
 import re
@@ -58,7 +58,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
                 yield Run(shop, prometheus, receiver)
 
 
-def test_every_request_span_has_its_statements_under_it(run: Run) -> None:
+def test_every_request_span_is_the_parent_of_its_statements(run: Run) -> None:
     # a statement's span may arrive in a batch before its request's
     wait_until(lambda: len(run.spans("SERVER")) > 100 and len(run.spans("CLIENT")) > 100, seconds=60, what="spans")
     servers = {span.span_id: span for span in run.spans("SERVER")}
@@ -70,7 +70,7 @@ def test_every_request_span_has_its_statements_under_it(run: Run) -> None:
     assert {span.attributes["db.system.name"] for span in statements} <= {"sqlite", "postgresql"}
 
 
-def test_no_span_carries_a_value_of_a_statement(run: Run) -> None:
+def test_no_span_contains_a_value_of_a_statement(run: Run) -> None:
     texts = {span.attributes["db.query.text"] for span in run.spans("CLIENT") if "db.query.text" in span.attributes}
     assert len(texts) > 5
     assert not [text for text in texts if re.search(r"'[^']+'", text)]
@@ -119,7 +119,7 @@ def test_a_query_has_an_answer(run: Run, promql: str) -> None:
     wait_until(lambda: run.prometheus.query(promql), seconds=30, what=promql)
 
 
-def test_telemetry_itself_did_not_fail(run: Run) -> None:
+def test_telemetry_counted_no_errors(run: Run) -> None:
     assert run.prometheus.value("sum(fastperf_telemetry_errors_total)") in {None, 0.0}
     assert run.prometheus.value("sum(fastperf_spans_total{outcome!='exported'})") in {None, 0.0}
     assert run.prometheus.value("sum(fastperf_metric_overflow_total)") in {None, 0.0}

@@ -1,4 +1,4 @@
-"""The catalogue is what `/metrics` shows, and a family stays small, right and cheap under threads."""
+"""`/metrics` shows the catalogue, and a family is bounded and thread-safe."""
 
 import importlib
 import sys
@@ -21,7 +21,7 @@ LINUX: Final = pytest.mark.skipif(sys.platform != "linux", reason="prometheus_cl
 
 
 def families(metrics: Metrics) -> dict[str, Any]:
-    """What stands on the page, under the catalogue's names."""
+    """The families on the page, under the catalogue's names."""
     return {
         family.name + ("_total" if family.type == "counter" else ""): family for family in metrics.registry.collect()
     }
@@ -41,7 +41,7 @@ def test_the_live_page_has_the_families_of_the_catalogue_and_no_others() -> None
 
 @LINUX
 @pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
-def test_a_family_on_the_page_is_as_the_catalogue_says(metric: Metric) -> None:
+def test_a_family_on_the_page_matches_the_catalogue(metric: Metric) -> None:
     family = families(filled(Metrics()))[metric.name]
     assert family.type == metric.kind
     assert family.documentation == metric.help
@@ -53,7 +53,7 @@ def test_a_family_on_the_page_is_as_the_catalogue_says(metric: Metric) -> None:
     assert {float(bound) for bound in bounds} == ({*metric.buckets, float("inf")} if metric.buckets else set())
 
 
-def test_what_is_not_used_is_not_on_the_page() -> None:
+def test_an_unused_metric_is_not_on_the_page() -> None:
     metrics = Metrics()
     metrics.threadpool_limit.set(40)
     assert {name for name in families(metrics) if name.startswith(("fastperf_", "http_", "db_"))} == {
@@ -63,7 +63,7 @@ def test_what_is_not_used_is_not_on_the_page() -> None:
 
 
 @pytest.mark.parametrize("metric", OURS, ids=lambda metric: metric.name)
-def test_every_metric_has_one_attribute_of_its_kind(metric: Metric) -> None:
+def test_every_metric_has_an_attribute_of_its_kind(metric: Metric) -> None:
     if metric.name == "fastperf_metric_overflow_total":
         assert metric.name not in ATTRIBUTES
         return
@@ -77,7 +77,7 @@ def test_an_attribute_and_the_look_up_by_name_give_the_same_metric() -> None:
     assert metrics.gauge("fastperf_memory_limit_bytes") is metrics.memory_limit is metrics.memory_limit
 
 
-#: the modules of opentelemetry-semantic-conventions that name what the catalogue uses
+#: the modules of opentelemetry-semantic-conventions with the names in the catalogue
 CONVENTIONS: Final = tuple(
     f"opentelemetry.semconv.{name}"
     for name in (
@@ -96,13 +96,13 @@ CONVENTIONS: Final = tuple(
 
 @pytest.fixture(scope="module")
 def convention_names() -> set[str]:
-    """As the OpenTelemetry specification maps them to Prometheus: dots become underscores."""
+    """Names of the conventions, mapped to Prometheus by OpenTelemetry's rule: dots become underscores."""
     values = [value for name in CONVENTIONS for value in vars(importlib.import_module(name)).values()]
     return {value.replace(".", "_") for value in values if isinstance(value, str)}
 
 
 @pytest.mark.parametrize("metric", [each for each in OURS if each.source == "semconv"], ids=lambda metric: metric.name)
-def test_names_and_labels_are_those_of_the_semantic_conventions(metric: Metric, convention_names: set[str]) -> None:
+def test_names_and_labels_follow_the_semantic_conventions(metric: Metric, convention_names: set[str]) -> None:
     name = metric.name.removesuffix("_total").removesuffix(f"_{metric.unit}")
     assert name in convention_names
     assert set(metric.labels) <= convention_names
@@ -117,7 +117,7 @@ def test_the_same_label_values_give_the_same_child() -> None:
     assert metrics.pool_max.child("main") is not metrics.pool_max.child("replica")
 
 
-def test_over_the_limit_further_label_values_share_the_overflow_series() -> None:
+def test_label_values_over_the_limit_share_the_overflow_series() -> None:
     metrics = Metrics(max_series=2)
     for pool in ("a", "b", "c", "d"):
         metrics.pool_timeouts.child(pool).inc()
@@ -145,7 +145,7 @@ def test_a_family_of_gauges_has_a_total() -> None:
     assert family.total() == 3
 
 
-def test_a_removed_child_leaves_the_page_and_makes_room() -> None:
+def test_removing_a_child_frees_its_place() -> None:
     metrics = Metrics(max_series=1)
     metrics.pool_max.child("a").set(5)
     metrics.pool_max.remove("a")
@@ -155,7 +155,7 @@ def test_a_removed_child_leaves_the_page_and_makes_room() -> None:
     assert overflow(metrics, "db_client_connection_max") == 0
 
 
-def test_removing_what_is_not_there_or_shares_the_overflow_series_changes_nothing() -> None:
+def test_removing_an_unknown_or_overflowed_child_changes_nothing() -> None:
     metrics = Metrics(max_series=1)
     for pool in ("a", "b"):
         metrics.pool_max.child(pool).set(1)
@@ -164,14 +164,14 @@ def test_removing_what_is_not_there_or_shares_the_overflow_series_changes_nothin
     assert len(families(metrics)["db_client_connection_max"].samples) == 2
 
 
-def test_the_wrong_number_of_label_values_is_an_error_also_in_the_overflow_series() -> None:
+def test_a_wrong_number_of_label_values_is_an_error_even_over_the_limit() -> None:
     metrics = Metrics(max_series=1)
     metrics.pool_max.child("a")
     with pytest.raises(ValueError, match="label"):
         metrics.pool_max.child("a", "b")
 
 
-def test_a_label_value_that_is_no_valid_text_is_escaped() -> None:
+def test_a_label_value_that_is_not_valid_unicode_is_escaped() -> None:
     metrics = Metrics()
     metrics.pool_max.child("caf\udce9").set(1)
     (sample,) = families(metrics)["db_client_connection_max"].samples
@@ -181,7 +181,7 @@ def test_a_label_value_that_is_no_valid_text_is_escaped() -> None:
 
 
 def at_once(threads: int, work: Callable[[], object]) -> list[Any]:
-    """Run `work` in so many threads that start it together."""
+    """Run `work` in that many threads, all of which start it at once."""
     barrier = threading.Barrier(threads)
 
     def run() -> object:
@@ -201,7 +201,7 @@ def _frequent_switches() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_frequent_switches")
-def test_threads_that_ask_for_the_last_free_series_at_once_all_get_it() -> None:
+def test_threads_that_request_the_last_free_series_at_once_all_get_it() -> None:
     for _ in range(100):
         metrics = Metrics(max_series=1)
         children = at_once(4, lambda metrics=metrics: metrics.pool_max.child("a"))  # type: ignore[misc]
@@ -210,7 +210,7 @@ def test_threads_that_ask_for_the_last_free_series_at_once_all_get_it() -> None:
 
 
 @pytest.mark.usefixtures("_frequent_switches")
-def test_threads_that_come_with_new_label_values_stay_within_the_limit() -> None:
+def test_new_label_values_from_several_threads_stay_within_the_limit() -> None:
     metrics = Metrics(max_series=10)
     numbers = iter(range(1000))
     at_once(4, lambda: [metrics.pool_timeouts.child(str(next(numbers))).inc() for _ in range(100)])
@@ -221,7 +221,7 @@ def test_threads_that_come_with_new_label_values_stay_within_the_limit() -> None
 
 
 @pytest.mark.usefixtures("_frequent_switches")
-def test_threads_that_use_a_metric_for_the_first_time_at_once_get_the_same() -> None:
+def test_threads_that_first_use_a_metric_at_once_get_the_same_object() -> None:
     for _ in range(100):
         metrics = Metrics()
         gauges = at_once(4, lambda metrics=metrics: metrics.loop_tasks)  # type: ignore[misc]
@@ -232,7 +232,7 @@ def test_threads_that_use_a_metric_for_the_first_time_at_once_get_the_same() -> 
 
 
 @pytest.mark.parametrize("amount", [-1.0, 0.0, 0.0009, 0.001, 0.0011, 0.1, 9.9, 10.0, 10.1, float("inf")])
-def test_a_histogram_counts_as_that_of_prometheus_client_does(amount: float) -> None:
+def test_a_histogram_counts_like_one_of_prometheus_client(amount: float) -> None:
     metric = next(metric for metric in CATALOGUE if metric.name == "db_client_operation_duration_seconds")
     metrics, registry = Metrics(), CollectorRegistry()
     theirs = Histogram(metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=registry)
@@ -243,7 +243,7 @@ def test_a_histogram_counts_as_that_of_prometheus_client_does(amount: float) -> 
 
 
 def counted(registry: CollectorRegistry, name: str) -> list[tuple[str, dict[str, str], float, object]]:
-    """What a page has of a histogram, but for the times at which it was made and its exemplars came."""
+    """The samples and exemplars of a histogram, without times."""
     return [
         (sample.name, sample.labels, sample.value, sample.exemplar and (sample.exemplar.labels, sample.exemplar.value))
         for family in registry.collect()
@@ -255,7 +255,7 @@ def counted(registry: CollectorRegistry, name: str) -> list[tuple[str, dict[str,
 # refreshing
 
 
-def test_a_refresher_that_fails_is_told_and_the_others_run() -> None:
+def test_a_failing_refresher_is_reported_and_the_others_run() -> None:
     metrics = Metrics()
     ran = []
 
@@ -269,7 +269,7 @@ def test_a_refresher_that_fails_is_told_and_the_others_run() -> None:
     assert ran == ["second"]
 
 
-def test_a_refresher_can_be_taken_back() -> None:
+def test_a_refresher_can_be_removed() -> None:
     metrics = Metrics()
     ran: list[str] = []
     undo = metrics.on_refresh(lambda: ran.append("first"))

@@ -1,4 +1,4 @@
-"""Settings: OpenTelemetry's variables, ours over them, arguments over both; one message lists all mistakes."""
+"""Arguments take precedence over our variables, and those over OpenTelemetry's; one message lists all mistakes."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from otel_fastperf.settings import OWN, STANDARD, Settings, propagators_of_envir
 
 
 def wrong(**arguments: Any) -> list[str]:
-    """The lines of the message, without its heading."""
+    """The lines of the error message, without its heading."""
     with pytest.raises(SettingsError) as caught:
         Settings(**arguments)
     return [line.strip() for line in str(caught.value).splitlines()[1:]]
@@ -27,7 +27,7 @@ def test_nothing_is_exported_by_default() -> None:
     assert not Settings().traces.exports
 
 
-#: OpenTelemetry's variable, a value, what it becomes
+#: OpenTelemetry's variable -> a value, and the setting that results
 STANDARD_VALUES: dict[str, tuple[str, Any]] = {
     "OTEL_SDK_DISABLED": ("TRUE", True),
     "OTEL_SERVICE_NAME": ("shop", "shop"),
@@ -65,7 +65,7 @@ def test_opentelemetry_s_variable_is_read(variable: str, path: str, monkeypatch:
     assert value(Settings(), path) == expected
 
 
-#: any text will do for these
+#: these accept any text
 FREE_TEXT = {
     "OTEL_FASTPERF_SERVICE_NAME",
     "OTEL_FASTPERF_METRICS_HOST",
@@ -75,9 +75,7 @@ FREE_TEXT = {
 
 
 @pytest.mark.parametrize(("variable", "path"), OWN.items())
-def test_our_variable_is_read_and_its_example_is_right(
-    variable: str, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_our_variable_accepts_its_example(variable: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     group, _, name = path.rpartition(".")
     fields = type(value(Settings(), group)).model_fields if group else Settings.model_fields
     field = fields[name]
@@ -88,12 +86,12 @@ def test_our_variable_is_read_and_its_example_is_right(
 
 
 @pytest.mark.parametrize("variable", sorted(OWN.keys() - FREE_TEXT))
-def test_nonsense_in_our_variable_is_refused_by_its_name(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_value_is_reported_with_the_name_of_our_variable(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "[")
     assert [line for line in wrong() if line.startswith(f"{variable}=")]
 
 
-def test_an_argument_wins_over_our_variable_and_that_over_opentelemetry_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_argument_wins_over_our_variable_which_wins_over_opentelemetry_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     assert Settings().traces.timeout == 1
     monkeypatch.setenv("OTEL_FASTPERF_TRACES_TIMEOUT", "2")
@@ -109,27 +107,27 @@ def test_the_specific_variable_wins_over_the_general_one(monkeypatch: pytest.Mon
     assert Settings().traces.url == "http://b/x"
 
 
-def test_empty_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", " ")
     assert Settings().traces.sampler == "parentbased_always_on"
     assert not Settings().traces.exports
 
 
-def test_no_exporter_means_no_export_whatever_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exporter_none_disables_export_whatever_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4318")
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
     assert not Settings().traces.exports
 
 
-def test_an_exporter_without_an_endpoint_goes_to_the_specified_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exporter_without_an_endpoint_uses_the_specified_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     assert Settings().traces.url == "http://localhost:4318/v1/traces"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     assert Settings().traces.url == "http://localhost:4317"
 
 
-def test_all_mistakes_are_in_one_message_each_with_key_value_rule_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_message_lists_all_mistakes_with_key_value_rule_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "3")
@@ -167,12 +165,12 @@ def test_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", ["metrics", "/", "/a b", "/a?b", "/{a}"])
-def test_a_metrics_path_that_cannot_be_one_is_refused(path: str) -> None:
+def test_an_invalid_metrics_path_is_refused(path: str) -> None:
     assert wrong(metrics={"path": path})[0].startswith("metrics.path=")
 
 
 @pytest.mark.parametrize("patterns", ["[", "/a,(?i)/b"])
-def test_patterns_that_cannot_be_searched_for_are_refused(patterns: str) -> None:
+def test_invalid_patterns_are_refused(patterns: str) -> None:
     assert "regular expression" in wrong(requests={"excluded_urls": patterns})[0]
 
 
@@ -181,13 +179,13 @@ def test_settings_cannot_be_changed() -> None:
         Settings().service_name = "other"
 
 
-def test_the_api_s_own_propagators_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_propagators_of_the_environment_are_read_like_the_api_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert propagators_of_environment() == Settings().propagators
     monkeypatch.setenv("OTEL_PROPAGATORS", "tracecontext")
     assert propagators_of_environment() == ("tracecontext",) == Settings().propagators
 
 
-def test_an_environment_can_be_given_in_place_of_the_process_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_env_reads_a_given_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "of-the-process")
     settings = Settings.from_env({"OTEL_FASTPERF_LOOP_INTERVAL": "0.1"}, loop={"blocked": 0.2})
     assert (settings.service_name, settings.loop.interval, settings.loop.blocked) == (None, 0.1, 0.2)
@@ -196,7 +194,7 @@ def test_an_environment_can_be_given_in_place_of_the_process_s(monkeypatch: pyte
     assert Settings.from_env({}) == Settings.from_env({"OTEL_SERVICE_NAME": " "}) != Settings()
 
 
-def test_an_unknown_sampler_is_told_with_each_known_one_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_on_an_unknown_sampler_lists_each_known_one_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always")
     with pytest.raises(SettingsError) as raised:
         Settings()

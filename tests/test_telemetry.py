@@ -1,4 +1,4 @@
-"""`setup_telemetry`: called anywhere, any number of times, beside any other instrumentation; and undone whole."""
+"""`setup_telemetry` can be called anywhere, repeatedly and beside other instrumentation, and is undone completely."""
 
 import asyncio
 import gc
@@ -33,10 +33,10 @@ from tests.serving import ROOT, serve, wait_until
 
 @pytest.fixture(autouse=True)
 def _no_provider_is_left_behind() -> Iterator[None]:
-    """A test that leaves a global provider would change the next one."""
+    """Reset the global provider, which would change the next test."""
     yield
     provider = trace.get_tracer_provider()
-    trace._TRACER_PROVIDER = None  # the API has no public way back
+    trace._TRACER_PROVIDER = None  # the API has no public way to reset it
     trace._TRACER_PROVIDER_SET_ONCE = type(trace._TRACER_PROVIDER_SET_ONCE)()
     assert isinstance(provider, trace.ProxyTracerProvider | TracerProvider)
 
@@ -71,7 +71,7 @@ GET_ITEM = "GET /api/items/{item_id}"
 class TestWhereItIsCalled:
     """Right after `app = FastAPI()`, at the end, in a factory, in the lifespan, after the first request."""
 
-    def test_right_after_the_app_is_made(self, own: list[Telemetry]) -> None:
+    def test_right_after_the_app_is_created(self, own: list[Telemetry]) -> None:
         app = FastAPI()
         own.append(setup_telemetry(app))
         items(app)
@@ -96,7 +96,7 @@ class TestWhereItIsCalled:
             server.get("/api/items/1")
             assert names(own[0].spans()) == [GET_ITEM]
 
-    def test_in_the_lifespan_it_works_and_says_what_it_cannot_see(
+    def test_in_the_lifespan_with_a_warning_to_call_shutdown(
         self, own: list[Telemetry], caplog: pytest.LogCaptureFixture
     ) -> None:
         @asynccontextmanager
@@ -140,7 +140,7 @@ class TestWhereItIsCalled:
             server.get("/api/items/2")
             assert names(own[0].spans()) == [GET_ITEM]
 
-    def test_a_wrapped_app_is_refused_with_the_cure(self) -> None:
+    def test_a_wrapped_app_is_refused_with_a_remedy(self) -> None:
         app = CORSMiddleware(FastAPI())
         with pytest.raises(
             SetupError,
@@ -148,7 +148,7 @@ class TestWhereItIsCalled:
         ):
             setup_telemetry(app)  # type: ignore[arg-type]
 
-    def test_a_starlette_app_works_too(self, own: list[Telemetry]) -> None:
+    def test_a_starlette_app_is_observed_too(self, own: list[Telemetry]) -> None:
         from starlette.responses import PlainTextResponse
 
         app = Starlette(routes=[Route("/words/{word}", lambda _request: PlainTextResponse("ok"))])
@@ -157,7 +157,7 @@ class TestWhereItIsCalled:
             server.get("/words/hello")
             assert names(own[0].spans()) == ["GET /words/{word}"]
 
-    def test_wrong_engines_are_refused_with_the_cure(self) -> None:
+    def test_wrong_engines_are_refused_with_a_remedy(self) -> None:
         with pytest.raises(SetupError, match="engines= takes SQLAlchemy engines"):
             setup_telemetry(FastAPI(), engines="sqlite://")  # type: ignore[arg-type]
 
@@ -173,7 +173,9 @@ class TestWhereItIsCalled:
 class TestHowOften:
     """Twice, many times, for several apps."""
 
-    def test_twice_on_one_app_is_once(self, own: list[Telemetry], caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_second_call_for_the_same_app_returns_the_first_handle(
+        self, own: list[Telemetry], caplog: pytest.LogCaptureFixture
+    ) -> None:
         app = items(FastAPI())
         own.append(setup_telemetry(app))
         assert setup_telemetry(app) is own[0]
@@ -208,7 +210,7 @@ class TestHowOften:
             assert 'http_route="/api/items/{item_id}"' not in first.get("/metrics").text
         engine.dispose()
 
-    def test_a_hundred_times_leaves_no_thread_and_no_memory_behind(self) -> None:
+    def test_a_hundred_cycles_leave_no_threads_and_no_objects(self) -> None:
         app = items(FastAPI())
 
         def cycle() -> None:
@@ -225,7 +227,7 @@ class TestHowOften:
         assert threading.active_count() <= threads
         assert len(gc.get_objects()) < objects + 5000
 
-    def test_an_app_that_is_started_again_is_observed_again(self, own: list[Telemetry]) -> None:
+    def test_a_restarted_app_is_observed_again(self, own: list[Telemetry]) -> None:
         app = items(FastAPI())
         own.append(setup_telemetry(app))
         for number in (1, 2):
@@ -257,7 +259,7 @@ class TestHowOften:
 class TestUndo:
     """`shutdown()`, and the end of the lifespan."""
 
-    def test_shutdown_takes_everything_back(self) -> None:
+    def test_shutdown_undoes_everything(self) -> None:
         from sqlalchemy.engine import Engine
         from starlette.background import BackgroundTask
 
@@ -286,7 +288,7 @@ class TestUndo:
         assert type(app.middleware_stack).__module__.startswith("starlette")
         assert not [key for key in app.state._state if "fastperf" in key]
 
-    def test_the_end_of_the_lifespan_does_it_too_when_the_app_has_its_own(self) -> None:
+    def test_the_end_of_the_app_s_own_lifespan_undoes_it_too(self) -> None:
         steps: list[str] = []
 
         @asynccontextmanager
@@ -309,8 +311,8 @@ class TestUndo:
         telemetry.shutdown()
 
     @pytest.mark.parametrize("order", [iter, reversed], ids=["in the order of set-up", "in reverse"])
-    def test_hundreds_of_overlapping_apps_leave_nothing(self, order: Any) -> None:
-        """Wrappers that only restored what they had found would pile up, and bring back those of apps already gone."""
+    def test_hundreds_of_overlapping_apps_leave_nothing_behind(self, order: Any) -> None:
+        """Wrappers that merely restore their predecessor would pile up and revive those of apps already shut down."""
         from fastapi import routing
         from sqlalchemy.engine import Engine
         from starlette.background import BackgroundTask
@@ -326,7 +328,7 @@ class TestUndo:
             )
 
         def depth() -> int:
-            """Frames between a log call and the making of its record."""
+            """The number of stack frames at the creation of a log record."""
             depths: list[int] = []
 
             def counting(*arguments: Any, **options: Any) -> logging.LogRecord:
@@ -350,7 +352,7 @@ class TestUndo:
             handle.shutdown()
         assert touched() == before
 
-    def test_a_set_up_that_fails_half_way_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_set_up_that_fails_half_way_leaves_nothing_behind(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import otel_fastperf.parts as module
 
         def fails(*_args: Any, **_kwargs: Any) -> None:
@@ -369,7 +371,7 @@ class TestUndo:
 class TestOff:
     """Switched off, as a whole or in part."""
 
-    def test_sdk_disabled_leaves_no_thread_no_layer_no_provider(
+    def test_otel_sdk_disabled_adds_no_thread_no_layer_and_no_provider(
         self, monkeypatch: pytest.MonkeyPatch, own: list[Telemetry]
     ) -> None:
         monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
@@ -385,7 +387,7 @@ class TestOff:
             assert client.get("/metrics").status_code == 404
         assert own[0].spans() == ()
 
-    def test_describe_says_what_is_on_and_why_the_rest_is_not(
+    def test_describe_lists_what_is_on_and_why_the_rest_is_off(
         self, own: list[Telemetry], caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.INFO, "otel_fastperf"):
@@ -409,7 +411,7 @@ class TestOff:
 
 
 class TestMetricsEndpoint:
-    """Where `/metrics` is, and where it is not."""
+    """Where `/metrics` is served."""
 
     def test_it_is_neither_traced_nor_counted_nor_in_the_schema(self, own: list[Telemetry]) -> None:
         app = items(FastAPI())
@@ -438,7 +440,7 @@ class TestMetricsEndpoint:
             assert server.get("/metrics").status == 200
             assert server.get("/anything").status == 401
 
-    def test_the_app_s_own_route_wins_and_that_is_said(
+    def test_the_app_s_own_route_takes_precedence_with_a_warning(
         self, own: list[Telemetry], caplog: pytest.LogCaptureFixture
     ) -> None:
         app = FastAPI()
@@ -452,7 +454,7 @@ class TestMetricsEndpoint:
             assert server.get("/metrics").text == '"mine"'
         assert "set OTEL_FASTPERF_METRICS_PATH to another path" in caplog.text
 
-    def test_under_a_root_path_it_is_found_both_ways(self, own: list[Telemetry]) -> None:
+    def test_under_a_root_path_it_is_served(self, own: list[Telemetry]) -> None:
         app = items(FastAPI())
         own.append(setup_telemetry(app))
         with serve(app, root_path="/proxied") as server:
@@ -472,7 +474,7 @@ class TestMetricsEndpoint:
             server.port = port
             assert 'http_route="/api/items/{item_id}"' in server.get("/metrics").text
 
-    def test_a_port_that_is_taken_does_not_keep_the_app_from_starting(
+    def test_a_port_in_use_does_not_prevent_the_app_from_starting(
         self, own: list[Telemetry], caplog: pytest.LogCaptureFixture
     ) -> None:
         import socket
@@ -485,10 +487,10 @@ class TestMetricsEndpoint:
             assert "taken" in caplog.text or "in use" in caplog.text
 
 
-class TestWhoElseObserves:
-    """Exactly one SERVER span, whoever else is there."""
+class TestOtherInstrumentation:
+    """A request has exactly one SERVER span beside any other instrumentation."""
 
-    def test_fastapi_s_native_telemetry_left_alone_is_off_for_this_app(self, own: list[Telemetry]) -> None:
+    def test_fastapi_s_native_telemetry_is_off_for_this_app_by_default(self, own: list[Telemetry]) -> None:
         app = items(FastAPI())
         own.append(setup_telemetry(app))
         with serve(app) as server:
@@ -504,7 +506,7 @@ class TestWhoElseObserves:
             server.get("/v1/api/items/1")
             assert [span.name for span in own[0].spans()] == ["GET /v1/api/items/{item_id}"]
 
-    def test_the_provider_that_fastapi_was_given_is_used(self, own: list[Telemetry]) -> None:
+    def test_a_provider_given_to_fastapi_is_used(self, own: list[Telemetry]) -> None:
         exporter = InMemorySpanExporter()
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -519,7 +521,7 @@ class TestWhoElseObserves:
             server.get("/api/items/1")
             assert names(exporter.get_finished_spans()) == [GET_ITEM]
 
-    def test_a_global_provider_of_the_user_s_is_joined(self, own: list[Telemetry]) -> None:
+    def test_the_user_s_global_provider_is_used(self, own: list[Telemetry]) -> None:
         exporter = InMemorySpanExporter()
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -532,7 +534,7 @@ class TestWhoElseObserves:
         own.pop().shutdown()
         assert trace.get_tracer_provider() is provider
 
-    def test_native_telemetry_is_joined_when_asked_for(self, own: list[Telemetry]) -> None:
+    def test_native_telemetry_is_joined_if_the_setting_says_so(self, own: list[Telemetry]) -> None:
         app = items(FastAPI())
         if native_config(app) is None:
             with pytest.raises(SetupError, match=r"needs FastAPI >= 0\.142"):
@@ -572,7 +574,7 @@ class TestWhoElseObserves:
         finally:
             FastAPIInstrumentor.uninstrument_app(app)
 
-    def test_contrib_is_used_when_asked_for(self, own: list[Telemetry]) -> None:
+    def test_contrib_is_used_if_the_setting_says_so(self, own: list[Telemetry]) -> None:
         app = items(FastAPI())
         own.append(setup_telemetry(app, settings=Settings(server_span="contrib")))
         with serve(app) as server:
@@ -582,7 +584,7 @@ class TestWhoElseObserves:
             assert span.instrumentation_scope.name == "opentelemetry.instrumentation.fastapi"
             assert span.name == GET_ITEM
 
-    def test_starlette_s_own_middleware_steps_aside(self, own: list[Telemetry]) -> None:
+    def test_starlette_s_own_middleware_adds_no_span(self, own: list[Telemetry]) -> None:
         middleware = pytest.importorskip(
             "starlette.middleware.opentelemetry", reason="this Starlette has no OpenTelemetryMiddleware"
         )
@@ -652,10 +654,10 @@ class TestWhoElseObserves:
             assert len({span.trace_id for span in server_spans}) == 5
 
 
-class TestLoops:
+class TestWithoutLifespan:
     """Apps whose lifespan never runs."""
 
-    def test_they_can_be_there_before_the_first_request_goes_on(self, own: list[Telemetry]) -> None:
+    def test_monitors_can_start_before_the_first_request_continues(self, own: list[Telemetry]) -> None:
         app = FastAPI()
 
         @app.get("/")
@@ -663,10 +665,10 @@ class TestLoops:
             return [task.get_name() for task in asyncio.all_tasks()]
 
         own.append(setup_telemetry(app, settings=Settings(loop={"start_after": 0})))
-        for _ in range(2):  # each on a loop of its own
+        for _ in range(2):  # each on a new loop
             assert "otel_fastperf-monitors" in TestClient(app).get("/").json()
 
-    def test_without_a_lifespan_the_monitors_start_with_the_requests(self, own: list[Telemetry]) -> None:
+    def test_monitors_start_with_the_first_request(self, own: list[Telemetry]) -> None:
         app = items(FastAPI())
         own.append(setup_telemetry(app))
         with serve(app, lifespan="off") as server:
@@ -676,7 +678,7 @@ class TestLoops:
                 what="the loop is watched",
             )
 
-    def test_a_test_client_without_lifespan_sees_every_request(self, own: list[Telemetry]) -> None:
+    def test_requests_of_a_test_client_are_observed(self, own: list[Telemetry]) -> None:
         app = items(FastAPI())
         own.append(setup_telemetry(app))
         client = TestClient(app)
@@ -684,7 +686,7 @@ class TestLoops:
             client.get("/api/items/1")
         assert names(own[0].spans()) == [GET_ITEM] * 3
 
-    def test_a_lifespan_that_fails_at_start_is_undone(self) -> None:
+    def test_a_lifespan_that_fails_at_start_undoes_the_set_up(self) -> None:
         @asynccontextmanager
         async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
             raise RuntimeError("no database")

@@ -416,7 +416,7 @@ def test_it_stands_in_front_of_the_app_neither_traced_nor_counted_nor_in_the_sch
         assert [span.name for span in telemetry.spans()] == ["GET /openapi.json"]
 
 
-def test_the_app_s_own_route_wins_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_app_s_own_route_takes_precedence_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
 
     @app.get(PATH)
