@@ -22,25 +22,25 @@ LAYERS_END: Final = "<!-- end of layers -->\n"
 METRICS_HEAD: Final = """\
 # Metrics
 
-What stands on `/metrics`. This page is made from `otel_fastperf/metrics.py` by `make docs`.
+The metrics on `/metrics`. `make docs` generates this page from `otel_fastperf/metrics.py`.
 
-Names, labels and buckets are OpenTelemetry's semantic conventions, as OpenTelemetry maps them to Prometheus; what has
-no convention begins with `fastperf_`; `process_*` and `python_*` are prometheus_client's own. A metric appears with
-its first use, so what is switched off is absent, not 0. A label that does not apply is empty, which is the same to
-Prometheus as one that is not there.
+Names, labels and buckets follow OpenTelemetry's semantic conventions, mapped to Prometheus as OpenTelemetry does it.
+Metrics without a convention begin with `fastperf_`; `process_*` and `python_*` are prometheus_client's own. A metric
+appears with its first use, so those of a part that is switched off are absent, not 0. A label that does not apply is
+empty, which Prometheus treats like a missing label.
 
-- **Formats.** OpenMetrics 1.0.0 for scrapers that ask for it, as Prometheus does: with exemplars (the trace id of a
-  sampled request), units and creation times. The text format 0.0.4, without them, for all others. Prometheus stores
+- **Formats.** Scrapers that ask for OpenMetrics 1.0.0, as Prometheus does, get it with exemplars (the trace id of a
+  sampled request), units and creation times. All others get the text format 0.0.4 without these. Prometheus stores
   creation times as further series, `…_created`; prometheus_client's variable `PROMETHEUS_DISABLE_CREATED_SERIES=true`
   leaves them out.
-- **Your own metrics** on prometheus_client's default registry stand on the same page. One that cannot be shown is left
-  out and counted in `fastperf_telemetry_errors_total{part="exposition"}`; the rest of the page is not affected. Where
-  a name is taken by a metric of this page, yours is not shown, and the log says so once. A collector of yours that
-  hangs holds up the page, as it does with prometheus_client.
+- **Your own metrics** on prometheus_client's default registry appear on the same page. A metric that cannot be rendered
+  is left out and counted in `fastperf_telemetry_errors_total{part="exposition"}`; the rest of the page is not affected.
+  If one of your metrics has the name of a metric below, it is not shown, and the log says so once. If one of your
+  collectors hangs, so does the page, as with prometheus_client.
 - **Bounds.** A metric has at most `metrics.max_series` label sets. Further ones share one series whose labels are all
-  `_OVERFLOW`, and `fastperf_metric_overflow_total` counts what went there.
-- **Several workers.** Each worker process counts for itself, and a scrape of a shared port is answered by one of them.
-  Until one scrape answers for all, run one worker per container, or scrape each worker on its own.
+  `_OVERFLOW`, and `fastperf_metric_overflow_total` counts their observations.
+- **Several workers.** Each worker process has its own metrics, and one of them answers a scrape of a shared port. Run
+  one worker per container, or scrape each worker separately.
 """
 
 SETTINGS_HEAD: Final = """\

@@ -1,4 +1,4 @@
-"""What is wrong, as a value: the kinds of bottleneck, one `Finding`, and the bounded log that merges equal ones."""
+"""Findings: the kinds of bottleneck, one `Finding`, and the bounded log that merges equal ones."""
 
 import threading
 from collections import OrderedDict
@@ -8,15 +8,15 @@ from enum import StrEnum
 from hashlib import blake2b
 from typing import Final, TypeAlias
 
-#: what stands in `Finding.evidence`: whatever an OpenTelemetry attribute can be, in plain units (seconds, bytes)
+#: type of `Finding.evidence`: values of OpenTelemetry attributes, in plain units (seconds, bytes)
 Evidence: TypeAlias = Mapping[str, str | int | float | bool | tuple[str, ...]]
 
-#: example traces that a finding keeps, newest last
+#: maximum number of example traces per finding
 MOST_TRACES: Final = 5
 
 
 class Kind(StrEnum):
-    """The bottlenecks that are recognised; each has a page in docs/findings/."""
+    """The built-in kinds of bottleneck; each has a page in docs/findings/."""
 
     BLOCKING_CALL = "blocking_call"
     SYNC_DB_ON_LOOP = "sync_db_on_loop"
@@ -31,7 +31,10 @@ class Kind(StrEnum):
 
 
 class Severity(StrEnum):
-    """How bad it is: `info` costs little, `warning` slows requests, `critical` stops others too or ends the process."""
+    """How serious a finding is.
+
+    `info` costs little, `warning` slows requests, `critical` stops other requests too or ends the process.
+    """
 
     INFO = "info"
     WARNING = "warning"
@@ -39,68 +42,81 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
-        """0 for the mildest."""
+        """0 for the least severe."""
         return list(Severity).index(self)
 
 
 @dataclass(frozen=True, slots=True)
 class CallSite:
-    """A line of the application's code."""
+    """A line of the application's code.
 
-    #: as Python has it, absolute as a rule
+    Attributes:
+        file: Path of the source file as Python reports it, usually absolute.
+        line: Line number.
+        function: Name of the function.
+    """
+
     file: str
     line: int
     function: str
 
     def __str__(self) -> str:
-        """`shop/orders.py:41 in list_orders`: the last two parts of the path are enough to find it."""
+        """Format as `shop/orders.py:41 in list_orders`, with the last two parts of the path."""
         parts = self.file.replace("\\", "/").split("/")
         return f"{'/'.join(parts[-2:])}:{self.line} in {self.function}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One bottleneck that was seen, with evidence and remedy. Times are Unix seconds, `seconds` is time that it cost.
+    """One bottleneck, with evidence and remedy.
 
-    Detectors give `kind`, `severity`, `subject`, `message`, `remedy`, `evidence`, `call_site` and `seconds`; the rest
-    is filled in when the finding is reported.
+    A detector sets the attributes up to `seconds`; the others are filled in when the finding is reported.
+
+    Attributes:
+        kind: A `Kind`, or the name of a custom detector: lower case with underscores.
+        severity: How serious it is.
+        subject: What it is about: a statement's summary, a function, a pool, a middleware, a cache. Use few different
+            values, because findings are merged by subject.
+        message: One sentence with figures.
+        remedy: One sentence that says what to do.
+        evidence: Details by name, in plain units (seconds, bytes).
+        call_site: The line of the application that it is about; None if there is none, or if it is unknown.
+        seconds: Time that all occurrences together have cost, in seconds.
+        route: Route template of the request in which it was found; "" outside of requests.
+        first_seen: Time of the first occurrence, in Unix seconds.
+        last_seen: Time of the last occurrence, in Unix seconds.
+        count: Number of occurrences.
+        trace_ids: Hexadecimal ids of sampled traces that show it, newest last, at most 5.
     """
 
-    #: a `Kind`, or the name of a detector of your own: lower case with underscores
     kind: str
     severity: Severity
-    #: what it is about, of few possible values: a statement's summary, a function, a pool, a middleware, a cache
     subject: str
-    #: one sentence with figures
     message: str
-    #: one sentence that says what to do
     remedy: str
     evidence: Evidence = field(default_factory=dict)
     call_site: CallSite | None = None
-    #: seconds that all occurrences together have cost
     seconds: float = 0.0
-    #: the route template of the request it was seen in; "" outside of requests
     route: str = ""
     first_seen: float = 0.0
     last_seen: float = 0.0
     count: int = 1
-    #: hexadecimal ids of sampled traces that show it, newest last
     trace_ids: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits, equal for occurrences of the same: kind, route, subject and line."""
+        """16 hex digits, equal for findings of the same kind, route, subject and line."""
         site = "" if self.call_site is None else f"{self.call_site.file}:{self.call_site.line}"
         text = f"{self.kind}\0{self.route}\0{self.subject}\0{site}"
         return blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
     def merged(self, later: "Finding") -> "Finding":
-        """Both as one: counts and seconds add up; the words are those of the dearer occurrence."""
-        told = later if later.seconds / later.count >= self.seconds / self.count else self
+        """Merge a later finding: counts and seconds add up; the texts are those of the costlier occurrence."""
+        costlier = later if later.seconds / later.count >= self.seconds / self.count else self
         fresh = (trace for trace in later.trace_ids if trace not in self.trace_ids)
         return replace(
-            told,
-            evidence={**self.evidence, **told.evidence},
+            costlier,
+            evidence={**self.evidence, **costlier.evidence},
             severity=max(self.severity, later.severity, key=lambda severity: severity.rank),
             seconds=self.seconds + later.seconds,
             first_seen=min(self.first_seen, later.first_seen),
@@ -113,7 +129,7 @@ class Finding:
 class FindingLog:
     """The findings of one process, merged by fingerprint.
 
-    Holds up to `most`. Beyond that, the finding not seen for longest is dropped, and `on_drop` is called with it.
+    Keeps up to `most`. Beyond that, the finding whose last occurrence is oldest is dropped, and passed to `on_drop`.
     """
 
     def __init__(self, most: int, on_drop: Callable[[Finding], object] = lambda _finding: None) -> None:
@@ -123,7 +139,7 @@ class FindingLog:
         self._lock = threading.Lock()
 
     def add(self, finding: Finding) -> bool:
-        """Take one in; True when it is new."""
+        """Add or merge a finding; True if it is new."""
         fingerprint = finding.fingerprint
         dropped = None
         with self._lock:
@@ -136,19 +152,19 @@ class FindingLog:
         return known is None
 
     def annotate(self, wanted: Callable[[Finding], bool], evidence: Evidence) -> None:
-        """Add evidence that came later, such as a query's plan, to all findings that are `wanted`."""
+        """Add later evidence, such as a query's plan, to all findings that are `wanted`."""
         with self._lock:
             for fingerprint, finding in self._findings.items():
                 if wanted(finding):
                     self._findings[fingerprint] = replace(finding, evidence={**finding.evidence, **evidence})
 
     def findings(self) -> tuple[Finding, ...]:
-        """All of them, worst first: by severity, then by the seconds they have cost."""
+        """All findings, worst first: by severity, then by the seconds they have cost."""
         with self._lock:
             found = tuple(self._findings.values())
         return tuple(sorted(found, key=lambda finding: (-finding.severity.rank, -finding.seconds, finding.kind)))
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all findings."""
         with self._lock:
             self._findings.clear()

@@ -1,6 +1,6 @@
-"""The outlet for findings: the log, `fastperf_findings_total`, an event on the span, and one warning each.
+"""The outlet for findings: the log, `fastperf_findings_total`, an event on the request's span, and a warning.
 
-Built-in and custom detectors run here, so both are treated alike.
+Built-in and custom detectors both run here, so they are treated alike.
 """
 
 import logging
@@ -20,14 +20,14 @@ from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.requests.view import RequestView
 from otel_fastperf.settings import FindingsSettings
 
-#: Looks at a finished request and yields the bottlenecks that it sees.
+#: Examines a finished request and yields its bottlenecks.
 Detector: TypeAlias = Callable[[RequestView], Iterable[Finding]]
-#: The built-in ones read all that is recorded.
+#: Built-in detectors read the whole record.
 BuiltInDetector: TypeAlias = Callable[[RequestRecord], Iterable[Finding]]
 
-#: Is told of each finding as it is reported, with its request, if it has one. On the thread that reports.
+#: Called with each reported finding and its request, if it has one, on the thread that reports it.
 FindingListener: TypeAlias = Callable[[Finding, RequestRecord | None], object]
-#: Is told of each request when it has ended and its detectors have run. On the event loop's thread.
+#: Called with each request that has ended, after its detectors have run, on the event loop's thread.
 RequestListener: TypeAlias = Callable[[RequestRecord], object]
 
 _T = TypeVar("_T")
@@ -56,15 +56,15 @@ class Findings:
         return self._detectors.add(detector)
 
     def add_finding_listener(self, listener: FindingListener) -> Callable[[], None]:
-        """Tell `listener` of each single finding, before it is merged; returns the function that removes it."""
+        """Call `listener` with each single finding, unmerged; returns the function that removes it."""
         return self._finding_listeners.add(listener)
 
     def add_request_listener(self, listener: RequestListener) -> Callable[[], None]:
-        """Tell `listener` of each request that has ended; returns the function that removes it."""
+        """Call `listener` with each request that has ended; returns the function that removes it."""
         return self._request_listeners.add(listener)
 
     def request_ended(self, record: RequestRecord) -> None:
-        """Run the detectors on a request that has ended, report what they find on its span, then tell the listeners."""
+        """Run the detectors on a request that has ended, report their findings, then call the listeners."""
         if self._enabled:
             for detector in self._detectors.registered:
                 self._detect(detector, record)
@@ -82,12 +82,12 @@ class Findings:
             self._guard.failed("detector", error)
 
     def report(self, finding: Finding, record: RequestRecord | None = None) -> None:
-        """Take a finding. With a request, its span gets an event, and the finding gets its trace id."""
+        """Report a finding. If a request is given, its span gets an event, and the finding gets its trace id."""
         if not self._enabled or finding.kind in self._disabled:
             return
         try:
             self._report(finding, record)
-        except Exception as error:  # noqa: BLE001 - a logging handler or a span processor of the app's
+        except Exception as error:  # noqa: BLE001 - the app's logging handlers and span processors may raise
             self._guard.failed("findings", error)
 
     def _report(self, finding: Finding, record: RequestRecord | None) -> None:
@@ -119,7 +119,7 @@ class _Registry(Generic[_T]):
     """Callables in the order in which they were added.
 
     Attributes:
-        registered: Replaced, never changed, so that a callable may remove itself while it is called.
+        registered: Replaced as a whole, never changed, so that a callable may remove itself while it is called.
     """
 
     __slots__ = ("_entries", "registered")
@@ -129,8 +129,8 @@ class _Registry(Generic[_T]):
         self.registered: tuple[_T, ...] = ()
 
     def add(self, item: _T) -> Callable[[], None]:
-        """Register `item`; returns the function that removes this registration. A second call of it does nothing."""
-        # a registration is known by its own object, since an item may be registered twice
+        """Register `item`; returns the function that removes this registration. Calling that again does nothing."""
+        # identifies the registration, since an item may be registered twice
         entry = [item]
         self._entries = (*self._entries, entry)
         self.registered = tuple(each for (each,) in self._entries)
@@ -143,20 +143,20 @@ class _Registry(Generic[_T]):
 
 
 class _Warnings:
-    """One structured warning for each new finding, up to a limit per minute; suppressed ones are counted."""
+    """Logs one structured warning for each new finding, up to a limit per minute; suppressed ones are counted."""
 
     def __init__(self, per_minute: int, metrics: Metrics) -> None:
         self._per_minute = per_minute
         self._metrics = metrics
-        self._said: deque[float] = deque(maxlen=max(1, per_minute))
+        self._logged: deque[float] = deque(maxlen=max(1, per_minute))
 
     def warn(self, finding: Finding) -> None:
         now = time.monotonic()
-        full = len(self._said) == self._said.maxlen and now - self._said[0] < _MINUTE
+        full = len(self._logged) == self._logged.maxlen and now - self._logged[0] < _MINUTE
         if not self._per_minute or full:
             self._metrics.findings_suppressed.child(finding.kind).inc()
             return
-        self._said.append(now)
+        self._logged.append(now)
         _logger.warning(
             "%s%s: %s%s Remedy: %s",
             finding.kind,

@@ -1,4 +1,4 @@
-"""Trace id, span id and route in log records: every stdlib record, and a structlog processor.
+"""Trace id, span id and route in log records: on every record of the standard library, and in a structlog processor.
 
 logging.Formatter("%(levelname)s %(message)s trace_id=%(trace_id)s span_id=%(span_id)s route=%(route)s")
 structlog.configure(processors=[add_trace_context, ...])
@@ -17,7 +17,7 @@ from otel_fastperf.requests.record import CURRENT
 
 
 def trace_context() -> dict[str, str]:
-    """`{"trace_id": 32 hex digits, "span_id": 16 hex digits, "route": template}`; each `""` when there is none."""
+    """`{"trace_id": 32 hex digits, "span_id": 16 hex digits, "route": template}`; each is `""` if there is none."""
     context = trace.get_current_span().get_span_context()
     record = CURRENT.get()
     route = (record.route if record is not None else None) or ""
@@ -31,10 +31,13 @@ def trace_context() -> dict[str, str]:
 
 
 def add_trace_context(_logger: object, _method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor. Adds the three keys inside a request or a span; keys the caller set stay as they are."""
+    """A structlog processor that adds `trace_id`, `span_id` and `route` inside a request or a span.
+
+    Keys that the caller has set stay as they are.
+    """
     try:
         context = trace_context()
-    except Exception:  # noqa: BLE001 - the app's log line goes out without its trace
+    except Exception:  # noqa: BLE001 - the app's record is logged without its trace
         return event_dict
     if any(context.values()):
         for key, value in context.items():
@@ -44,10 +47,11 @@ def add_trace_context(_logger: object, _method: str, event_dict: MutableMapping[
 
 @contextmanager
 def correlate_logs(guard: Guard) -> Iterator[None]:
-    """Give every record of every stdlib logger the attributes `trace_id`, `span_id` and `route`.
+    """Give every record of every standard library logger the attributes `trace_id`, `span_id` and `route`.
 
-    `Logger.makeRecord` is wrapped, not the record factory: makeRecord raises KeyError when `extra=` names an attribute
-    that the factory has set, so a factory would break apps that log `extra={"trace_id": …}`. Here, theirs wins.
+    Wraps `Logger.makeRecord` instead of setting a record factory: makeRecord raises KeyError if `extra=` contains an
+    attribute that the factory has set, so a factory would break apps that log with `extra={"trace_id": …}`. With the
+    wrapper, the app's value wins.
     """
     with subscribed(logging.Logger, "makeRecord", _adding_context, object(), guard):
         yield
@@ -60,7 +64,7 @@ def _adding_context(original: Callable[..., logging.LogRecord], patch: Patch[Gua
             try:
                 for key, value in trace_context().items():
                     record.__dict__.setdefault(key, value)
-            except Exception as error:  # noqa: BLE001 - the app's log line goes out without its trace
+            except Exception as error:  # noqa: BLE001 - the app's record is logged without its trace
                 for guard in patch.subscribers.values():
                     guard.failed("logs", error)
         return record

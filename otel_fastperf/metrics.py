@@ -1,7 +1,9 @@
-"""Every metric, declared once, and the groups in which the subjects get them.
+"""Every metric, declared once.
 
-Names, units, labels and buckets are OpenTelemetry's semantic conventions (1.44) mapped to Prometheus; what has no
-convention is called `fastperf_*`. `CATALOGUE` is the single source: docs, tests, dashboards and rules read it.
+Names, units, labels and buckets follow OpenTelemetry's semantic conventions (1.44), mapped to Prometheus; metrics
+without a convention are called `fastperf_*`. `CATALOGUE` is the single source: docs, tests, dashboards and rules read
+it.
+
 Only this module and `exposition` import prometheus_client.
 """
 
@@ -30,7 +32,7 @@ HTTP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.
 # https://opentelemetry.io/docs/specs/semconv/database/database-metrics/#metric-dbclientoperationduration
 DB_SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 BODY_BYTES: Final = (100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
-#: a pool wait or a thread-pool wait is nothing, or it is trouble: fine at the low end
+#: fine at the low end: a wait for a connection or a thread is normally close to zero
 WAIT_SECONDS: Final = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
 USE_SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0)
 LAG_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -40,15 +42,16 @@ SELF_SECONDS: Final = (0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0
 STATEMENTS: Final = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 CONNECTION_SECONDS: Final = (0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0)
 
-#: the value of every label of the one series that takes what is over `max_series`
+#: value of all labels of the series that stands for those beyond `max_series`
 OVERFLOW: Final = "_OVERFLOW"
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric as it stands on `/metrics`.
+    """One metric as it appears on `/metrics`.
 
-    `name` is the name of its family there: a counter's with its `_total`, a histogram's without `_bucket`.
+    Attributes:
+        name: Name of its family there: a counter's with `_total`, a histogram's without `_bucket`.
     """
 
     name: str
@@ -59,13 +62,13 @@ class Metric:
 
     @property
     def unit(self) -> str:
-        """The unit that the name ends in: `seconds`, `bytes` or `ratio`; `""` for a number of things."""
+        """The unit at the end of the name: `seconds`, `bytes` or `ratio`; `""` for a count."""
         word = self.name.removesuffix("_total").rpartition("_")[2]
         return word if word in {"seconds", "bytes", "ratio"} else ""
 
     @property
     def source(self) -> Literal["semconv", "prometheus", "fastperf"]:
-        """Who named it: OpenTelemetry's conventions, prometheus_client's own collectors, or this package."""
+        """Where the name comes from: OpenTelemetry's conventions, prometheus_client's collectors, or this package."""
         if self.name.startswith("fastperf_"):
             return "fastperf"
         return "prometheus" if self.name.startswith(("process_", "python_")) else "semconv"
@@ -90,45 +93,43 @@ _REQUESTS: Final = (
     Metric(
         "http_server_active_requests",
         "gauge",
-        "HTTP requests that are being served.",
+        "HTTP requests being served.",
         ("http_request_method", "url_scheme"),
     ),
     Metric(
         "http_server_request_body_size_bytes",
         "histogram",
-        "Bytes of request body that the app read.",
+        "Size of the request body, as far as the app read it.",
         _ROUTE,
         BODY_BYTES,
     ),
     Metric(
         "http_server_response_body_size_bytes",
         "histogram",
-        "Bytes of response body that the app sent.",
+        "Size of the response body that the app sent.",
         _ROUTE,
         BODY_BYTES,
     ),
-    Metric(
-        "fastperf_request_db_statements", "histogram", "SQL statements a request executed.", ("http_route",), STATEMENTS
-    ),
+    Metric("fastperf_request_db_statements", "histogram", "SQL statements per request.", ("http_route",), STATEMENTS),
     Metric(
         "fastperf_request_time_seconds_total",
         "counter",
-        "Time of requests by segment; the segments of a route add up to the time of its requests.",
+        "Time that requests took, by segment; the segments of a route add up to the duration of its requests.",
         ("http_route", "segment"),
     ),
     Metric(
         "fastperf_middleware_self_time_seconds",
         "histogram",
-        "Time a request spent in a middleware itself, on the way in and out.",
+        "Time a request spent in the middleware itself, on the way in and out.",
         ("middleware",),
         SELF_SECONDS,
     ),
     Metric("fastperf_middlewares", "gauge", "Middlewares of the app, by kind: asgi or base_http.", ("kind",)),
-    Metric("fastperf_websocket_active_connections", "gauge", "Websocket connections that are open."),
+    Metric("fastperf_websocket_active_connections", "gauge", "Open WebSocket connections."),
     Metric(
         "fastperf_websocket_connection_duration_seconds",
         "histogram",
-        "Duration of websocket connections.",
+        "Duration of WebSocket connections.",
         ("http_route", "error_type"),
         CONNECTION_SECONDS,
     ),
@@ -138,18 +139,18 @@ _DATABASE: Final = (
     Metric(
         "db_client_operation_duration_seconds",
         "histogram",
-        "Duration of SQL statements, as the driver's cursor took.",
+        "Duration of SQL statements, measured around the driver's cursor.",
         _DB,
         DB_SECONDS,
     ),
     Metric(
         "db_client_connection_count",
         "gauge",
-        "Connections of the pool, by state.",
+        "Connections in the pool, by state.",
         (*_POOL, "db_client_connection_state"),
     ),
-    Metric("db_client_connection_max", "gauge", "Most connections the pool may have open.", _POOL),
-    Metric("db_client_connection_pending_requests", "gauge", "Requests that wait for a connection now.", _POOL),
+    Metric("db_client_connection_max", "gauge", "Maximum number of open connections.", _POOL),
+    Metric("db_client_connection_pending_requests", "gauge", "Pending requests for a connection.", _POOL),
     Metric(
         "db_client_connection_wait_time_seconds",
         "histogram",
@@ -160,17 +161,17 @@ _DATABASE: Final = (
     Metric(
         "db_client_connection_use_time_seconds",
         "histogram",
-        "Time from taking a connection to giving it back.",
+        "Time from checking a connection out to returning it.",
         _POOL,
         USE_SECONDS,
     ),
     Metric(
-        "db_client_connection_create_time_seconds", "histogram", "Time to make a new connection.", _POOL, WAIT_SECONDS
+        "db_client_connection_create_time_seconds", "histogram", "Time to open a new connection.", _POOL, WAIT_SECONDS
     ),
     Metric(
         "db_client_connection_timeouts_total",
         "counter",
-        "Waits for a connection that ended in the pool's timeout.",
+        "Waits for a connection that reached the pool's timeout.",
         _POOL,
     ),
 )
@@ -179,91 +180,96 @@ _LOOP_AND_THREADS: Final = (
     Metric(
         "fastperf_event_loop_lag_seconds",
         "histogram",
-        "How late the event loop ran a timer (Node.js: eventloop.delay).",
+        "How late the event loop ran a timer, like Node.js's eventloop.delay.",
         (),
         LAG_SECONDS,
     ),
     Metric(
         "fastperf_event_loop_busy_seconds_total",
         "counter",
-        "Time in which the event loop ran callbacks or was held.",
+        "Time in which the event loop ran callbacks or was blocked.",
     ),
     Metric(
         "fastperf_event_loop_utilization_ratio",
         "gauge",
-        "Share of the last second in which the loop was busy, 0 to 1.",
+        "Share of the last second in which the event loop was busy, 0 to 1.",
     ),
-    Metric("fastperf_event_loop_tasks", "gauge", "asyncio tasks of the loop."),
+    Metric("fastperf_event_loop_tasks", "gauge", "asyncio tasks on the event loop."),
     Metric(
         "fastperf_event_loop_blocked_seconds",
         "histogram",
-        "How long code blocked the event loop, by what it did and for which route.",
+        "How long code blocked the event loop, by cause and by the route that it ran for.",
         ("cause", "http_route"),
         BLOCKED_SECONDS,
     ),
     Metric(
         "fastperf_threadpool_limit",
         "gauge",
-        "Tokens of anyio's default thread limiter: most threads for `def` endpoints.",
+        "Maximum number of threads for `def` endpoints: the tokens of anyio's default limiter.",
     ),
-    Metric("fastperf_threadpool_borrowed", "gauge", "Tokens in use: threads at work."),
-    Metric("fastperf_threadpool_waiting", "gauge", "Tasks that wait for a token."),
-    Metric("fastperf_threadpool_wait_seconds", "histogram", "Time a task waited for a token.", (), WAIT_SECONDS),
+    Metric("fastperf_threadpool_borrowed", "gauge", "Threads in use: borrowed tokens."),
+    Metric("fastperf_threadpool_waiting", "gauge", "Tasks waiting for a thread."),
+    Metric("fastperf_threadpool_wait_seconds", "histogram", "Time a task waited for a thread.", (), WAIT_SECONDS),
 )
 
 _MEMORY: Final = (
     Metric(
-        "fastperf_memory_unique_bytes", "gauge", "Memory that only this process has (USS): what its end would free."
+        "fastperf_memory_unique_bytes", "gauge", "Memory unique to this process (USS), which would be free without it."
     ),
-    Metric("fastperf_memory_limit_bytes", "gauge", "Memory limit of the cgroup (container); absent without one."),
-    Metric("fastperf_memory_headroom_bytes", "gauge", "Limit less the cgroup's working set; absent without a limit."),
+    Metric("fastperf_memory_limit_bytes", "gauge", "Memory limit of the cgroup (container); absent without a limit."),
+    Metric("fastperf_memory_headroom_bytes", "gauge", "Limit minus the cgroup's working set; absent without a limit."),
     Metric(
         "fastperf_gc_pause_seconds",
         "histogram",
-        "Time the garbage collector stopped the process.",
+        "How long the garbage collector stopped the process.",
         ("generation",),
         GC_SECONDS,
     ),
 )
 
 _CACHES: Final = (
-    Metric("fastperf_cache_hits_total", "counter", "Look-ups that the cache answered.", _CACHE),
-    Metric("fastperf_cache_misses_total", "counter", "Look-ups that the cache did not answer.", _CACHE),
-    Metric("fastperf_cache_evictions_total", "counter", "Entries that left the cache for want of room.", _CACHE),
+    Metric("fastperf_cache_hits_total", "counter", "Look-ups that found an entry in the cache.", _CACHE),
+    Metric("fastperf_cache_misses_total", "counter", "Look-ups that found no entry in the cache.", _CACHE),
+    Metric("fastperf_cache_evictions_total", "counter", "Entries evicted because the cache was full.", _CACHE),
     Metric("fastperf_cache_size", "gauge", "Entries in the cache.", _CACHE),
-    Metric("fastperf_cache_max_size", "gauge", "Most entries the cache may have; absent without a limit.", _CACHE),
+    Metric("fastperf_cache_max_size", "gauge", "Maximum number of entries; absent without a limit.", _CACHE),
 )
 
 _FINDINGS: Final = (
-    Metric("fastperf_findings_total", "counter", "Bottlenecks that were seen, by kind.", ("kind", "http_route")),
+    Metric("fastperf_findings_total", "counter", "Bottlenecks found, by kind.", ("kind", "http_route")),
     Metric(
         "fastperf_findings_dropped_total",
         "counter",
-        "Merged findings dropped from the log because it was full (`findings.most`).",
+        "Merged findings dropped because their number reached `findings.most`.",
         ("kind",),
     ),
     Metric(
         "fastperf_findings_suppressed_total",
         "counter",
-        "Warnings and spans about bottlenecks that were held back, there being too many of them.",
+        "Warnings and spans suppressed because their number reached the limit per minute.",
         ("kind",),
     ),
     Metric(
         "fastperf_explain_total",
         "counter",
-        "Slow statements that were to be explained, by outcome: explained, or left out for a reason.",
+        "Slow statements considered for EXPLAIN, by outcome: explained, or the reason why not.",
         ("outcome",),
     ),
 )
 
 _TELEMETRY: Final = (
-    Metric("fastperf_spans_total", "counter", "Spans by outcome: exported, or dropped for a reason.", ("outcome",)),
-    Metric("fastperf_spans_queued", "gauge", "Spans that wait for export."),
     Metric(
-        "fastperf_telemetry_errors_total", "counter", "Failures inside telemetry; no request was harmed.", ("part",)
+        "fastperf_spans_total", "counter", "Spans by outcome: exported, or the reason for dropping them.", ("outcome",)
     ),
-    Metric("fastperf_metric_overflow_total", "counter", "Observations that went to the overflow series.", ("metric",)),
-    Metric("fastperf_build_info", "gauge", "Versions that run here; always 1.", _BUILD),
+    Metric("fastperf_spans_queued", "gauge", "Spans waiting for export."),
+    Metric(
+        "fastperf_telemetry_errors_total",
+        "counter",
+        "Failures inside telemetry, by part; requests are not affected.",
+        ("part",),
+    ),
+    Metric("fastperf_metric_overflow_total", "counter", "Observations counted in the overflow series.", ("metric",)),
+    Metric("fastperf_build_info", "gauge", "Installed versions; always 1.", _BUILD),
 )
 
 #: prometheus_client's `ProcessCollector` (Linux only), `PlatformCollector` and `GCCollector` (CPython only)
@@ -282,7 +288,7 @@ _PROMETHEUS: Final = (
     Metric("python_gc_collections_total", "counter", "Number of times this generation was collected", ("generation",)),
 )
 
-#: the catalogue by subject, in the order in which docs show it
+#: the catalogue by subject, in the order of the docs
 GROUPS: Final[Mapping[str, tuple[Metric, ...]]] = {
     "Requests": _REQUESTS,
     "Database": _DATABASE,
@@ -300,14 +306,14 @@ _BY_NAME: Final = {metric.name: metric for metric in CATALOGUE}
 
 
 class _FastHistogram(Histogram):
-    """prometheus_client's histogram with a cheaper `observe`, which finds the bucket by bisection.
+    """prometheus_client's histogram with a faster `observe`, which finds the bucket by bisection.
 
     Measured: 1.6 us instead of 2.9 with an exemplar, 0.8 instead of 1.1 without. It skips the label check, which only
     catches misuse, and the check of the exemplar's labels, which are always the same two.
     """
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        """Count `amount` in its bucket, with the exemplar if there is one."""
+        """Count `amount` in its bucket, with the exemplar if one is given."""
         self._sum.inc(amount)
         bucket = self._buckets[bisect_left(self._upper_bounds, amount)]
         bucket.inc(1)
@@ -316,10 +322,11 @@ class _FastHistogram(Histogram):
 
 
 class Family:
-    """A metric with labels: finds the child for label values fast, and bounds how many there are.
+    """A metric with labels: a fast look-up of the child for given label values, and a limit on their number.
 
-    prometheus_client's `.labels()` costs 1 us; a dict look-up by tuple 0.1 us. Over `max_series` children, further
-    label values share one series whose labels are all `_OVERFLOW`, and `fastperf_metric_overflow_total` counts.
+    prometheus_client's `.labels()` takes 1 us, a dict look-up by tuple 0.1 us. Once there are `max_series` children,
+    new label values share one series whose labels are all `_OVERFLOW`, and `fastperf_metric_overflow_total` counts
+    them.
     """
 
     __slots__ = ("_children", "_lock", "_metric", "_overflowed", "max_series")
@@ -334,8 +341,8 @@ class Family:
     def child(self, *values: str) -> Any:
         """The child for these label values, in the order of the catalogue; `""` leaves a label out.
 
-        Ask again for each observation: a child that is kept is not counted when it is the overflow series, and is
-        written in vain once it was removed. Only what goes up and down again (`inc`, `dec`) keeps its child meanwhile.
+        Call this for each observation. A stored child bypasses the overflow counter, and no longer appears on
+        `/metrics` once it was removed. The exception is `inc` followed by `dec`, which must go to the same child.
         """
         child = self._children.get(values)
         if child is None:
@@ -343,7 +350,7 @@ class Family:
         return child
 
     def remove(self, *values: str) -> None:
-        """Forget one child: its series is gone from `/metrics`. The overflow series, being shared, stays."""
+        """Remove one child and its series from `/metrics`. The overflow series stays, because it is shared."""
         with self._lock:
             if self._children.pop(values, None) is not None:
                 self._metric.remove(*map(_printable, values))
@@ -364,7 +371,7 @@ class Family:
 
 
 def _printable(value: str) -> str:
-    """A label value that can be written as UTF-8: file systems and C code make strings with lone surrogates."""
+    """The label value, encodable as UTF-8: strings from file systems and C code may contain lone surrogates."""
     return value.encode(errors="backslashreplace").decode()
 
 
@@ -372,9 +379,10 @@ _M = TypeVar("_M", Family, Counter, Gauge, Histogram)
 
 
 class _Declared(Generic[_M]):
-    """A metric of the catalogue as attribute of `Metrics`.
+    """A metric of the catalogue as an attribute of `Metrics`.
 
-    It stands on `/metrics` from its first use on: a gauge of what is switched off is absent, since 0 would be a lie.
+    It appears on `/metrics` with its first use: if a part is switched off, its gauges are absent, since 0 would be
+    wrong.
     """
 
     def __init__(self, name: str) -> None:
@@ -390,12 +398,12 @@ class _Declared(Generic[_M]):
     def __get__(self, metrics: "Metrics | None", owner: type) -> Any:
         if metrics is None:
             return self
-        # the attribute of the instance hides this one from now on
+        # from now on the instance's attribute hides this descriptor
         return metrics.__dict__.setdefault(self._attribute, metrics.declared(self.name))
 
 
 class Metrics:
-    """All metrics of one `Telemetry`, on one registry. Attribute names are the catalogue's without prefix and unit."""
+    """All metrics of one `Telemetry`, on one registry. Attributes are the catalogue's names without prefix and unit."""
 
     request_duration = _Declared[Family]("http_server_request_duration_seconds")
     active_requests = _Declared[Family]("http_server_active_requests")
@@ -449,7 +457,7 @@ class Metrics:
     build_info = _Declared[Family]("fastperf_build_info")
 
     def __init__(self, registry: CollectorRegistry | None = None, *, max_series: int = 2000) -> None:
-        """Take `registry` (a fresh one by default) for the metrics of the catalogue; no others may stand there."""
+        """Use `registry` (by default a new one) for the metrics of the catalogue; it must contain no others."""
         self.registry = CollectorRegistry() if registry is None else registry
         self._max_series = max_series
         self._lock = threading.Lock()
@@ -462,27 +470,27 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def gauge(self, name: str) -> Gauge:
-        """A gauge of the catalogue by its name."""
+        """Return a gauge of the catalogue by its name."""
         gauge: Gauge = self.declared(name)
         return gauge
 
     def declared(self, name: str) -> Any:
-        """A metric of the catalogue by its name; a `Family` if it has labels. Declares it when it is asked for first."""
+        """Return a metric of the catalogue by its name; a `Family` if it has labels. The first call declares it."""
         with self._lock:
             if name not in self._by_name:
                 self._by_name[name] = self._new(_BY_NAME[name])
             return self._by_name[name]
 
     def on_refresh(self, refresh: Callable[[], None]) -> Callable[[], None]:
-        """Have `refresh` set its gauges before each exposition; returns the call that undoes this.
+        """Call `refresh` before each exposition, so that it sets its gauges; returns the function that undoes this.
 
-        It is called on a thread that is not the event loop's, one call at a time, and may raise.
+        It is called on a thread other than the event loop's, one call at a time, and may raise.
         """
         self._refreshers.append(refresh)
         return lambda: self._refreshers.remove(refresh)
 
     def refresh(self) -> Iterator[Exception]:
-        """Bring the gauges up to date. Yields what went wrong, and goes on."""
+        """Update the gauges. Yields the errors of those that fail, and continues."""
         for refresh in tuple(self._refreshers):
             try:
                 with self._refreshing:
@@ -491,7 +499,7 @@ class Metrics:
                 yield error
 
     def samples(self, failed: Callable[[Exception], None]) -> Iterator[tuple[str, dict[str, str], float]]:
-        """Name, labels and value of all that is on `/metrics` now. Brings the gauges up to date: blocks some ms."""
+        """Name, labels and value of all series on `/metrics`. Updates the gauges first, which blocks for some ms."""
         for error in self.refresh():
             failed(error)
         for family in self.registry.collect():

@@ -1,4 +1,4 @@
-"""What every part is given: where spans, metrics, findings and failures go, and what delayed all requests."""
+"""Shared by all parts: the outlets for spans, metrics, findings and failures, and the delays that hit all requests."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.requests.record import RequestRecord
 
-#: pauses and blocks kept for the budgets of requests that are running meanwhile
+#: pauses and blocks kept for the time budgets of running requests
 _MOST_PAUSES: Final = 4096
 _MOST_BLOCKS: Final = 256
 
@@ -54,7 +54,7 @@ class Delays:
 
     @contextmanager
     def watched_by(self, catch_up: CatchUp) -> Iterator[None]:
-        """Have `catch_up` called by `catch_up()` until the end of the block. One for each event loop."""
+        """Have `Delays.catch_up` call this until the context manager exits. There is one for each event loop."""
         self._watchdogs = (*self._watchdogs, catch_up)
         try:
             yield
@@ -62,7 +62,7 @@ class Delays:
             self._watchdogs = tuple(each for each in self._watchdogs if each is not catch_up)
 
     def catch_up(self) -> None:
-        """Record a block that has just ended and that no heartbeat has noticed yet. Call it on the loop's thread."""
+        """Record a block that has just ended and that no heartbeat has noticed yet. Must run on the loop's thread."""
         for watchdog in self._watchdogs:
             if watchdog():
                 return
