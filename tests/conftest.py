@@ -8,7 +8,7 @@ import fcntl
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -31,6 +31,7 @@ MARKED: Final = {
         "tests/test_benchmarks.py",
         "tests/test_delivery.py",
         "tests/test_findings_pages.py",
+        "tests/test_groups.py",
         "tests/test_main_job.py",
         "tests/tracing/test_exit.py",
     ),
@@ -47,8 +48,10 @@ MARKED: Final = {
 # Fixture that starts a server -> the marker of the tests that use it.
 SERVERS: Final = {"postgresql_url": "postgres", "mariadb_url": "mariadb"}
 
-# Modules whose tests share a fixture that takes seconds to set up.
-SHARING: Final = (
+# One process runs all tests of a group: they share a fixture that takes seconds to set up. Each test of the demo puts
+# the shop under load, which needs a core to itself.
+GROUPS: Final = (
+    "tests/demo/",
     "tests/exposition/test_endpoint.py",
     "tests/test_differential.py",
     "tests/test_main_job.py",
@@ -70,12 +73,26 @@ def _markers(item: pytest.Item) -> Iterator[str | pytest.MarkDecorator]:
     for fixture, marker in SERVERS.items():
         if fixture in needed or fixture.removesuffix("_url") in parameters.values():
             yield marker
-    module = item.nodeid.partition("::")[0]
-    if module in SHARING:
-        yield pytest.mark.xdist_group(module)
-    elif module.startswith("tests/demo/"):
-        # each puts the shop under load, which needs a core to itself
-        yield pytest.mark.xdist_group("demo")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep each of `GROUPS` in one process.
+
+    pytest-xdist's marker `xdist_group` has no effect with pytest 9.2: https://github.com/pytest-dev/pytest-xdist/issues/1386
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    scheduling = LoadScopeScheduling(config, log)
+    scheduling._split_scope = group_of
+    return scheduling
+
+
+def group_of(nodeid: str) -> str:
+    """The group of a test, or the test itself."""
+    return next(filter(nodeid.startswith, GROUPS), nodeid)
 
 
 # Files to lock: any two files that every process of a run can open.
