@@ -38,6 +38,7 @@ RUN_ONCE: Final = (
     "tests/test_architecture.py",
     "tests/test_benchmarks.py",
     "tests/test_docs.py",
+    "tests/test_pages.py",
     "tests/typing",
 )
 
