@@ -1,6 +1,5 @@
 """The command `otel-fastperf`, against a real service and saved reports: what it prints, and its exit codes."""
 
-import http.server
 import json
 import os
 import subprocess
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -19,7 +18,7 @@ from otel_fastperf.cli.debug_client import Service
 from otel_fastperf.cli.main import main
 from otel_fastperf.errors import AskingError
 from tests.reports import GROWTH, SHOP
-from tests.serving import ROOT, Command, free_port, run_server
+from tests.serving import ROOT, Command, answering, free_port, run_server
 
 TOKEN: Final = "correct horse battery staple"
 
@@ -321,36 +320,6 @@ def test_without_the_token_or_with_another_one_that_is_said(run: Runner, guarded
 @pytest.mark.parametrize("token", ["new\nline", "käse", "鍵"])
 def test_a_token_of_any_characters_is_no_crash(run: Runner, guarded: Command, token: str) -> None:
     assert token not in run.failing("doctor", guarded.url, "--token", token)
-
-
-@contextmanager
-def answering(status: int, headers: dict[str, str], body: bytes = b"") -> Iterator[tuple[str, list[Any]]]:
-    """Some HTTP server; its URL, and the headers of what it was asked."""
-    asked: list[Any] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.headers)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_POST = do_GET  # noqa: N815
-
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_the_token_is_not_sent_on_to_where_a_redirection_leads(run: Runner) -> None:

@@ -6,12 +6,10 @@ import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Final
-from urllib.error import HTTPError, URLError
-from urllib.request import ProxyHandler, build_opener
 
+from otel_fastperf.cli.http_client import NoResponseError, http_request
 from otel_fastperf.cli.setup_checks import Check, Level
 from otel_fastperf.cli.stack.files import (
     COMPOSE,
@@ -219,7 +217,7 @@ def check_targets(stack: Stack) -> Iterator[Check]:
             remedy = "start the app with setup_telemetry; ignore this for a name that only containers can resolve"
             yield Check("targets", Level.WARN, what, remedy)
         else:
-            yield Check("targets", Level.OK, f"{host}:{port}/metrics answers.")
+            yield Check("targets", Level.OK, f"{host}:{port}/metrics responds.")
 
 
 def _target_files(stack: Stack) -> list[Path]:
@@ -237,16 +235,17 @@ def _targets(path: Path) -> Iterator[tuple[str, int]]:
 
 def _no_metrics(host: str, port: int) -> str:
     """Why a target has no metrics of ours; "" if it has."""
-    opener = build_opener(ProxyHandler({}))
+    url = f"http://{host}:{port}/metrics"
     try:
-        with opener.open(f"http://{host}:{port}/metrics", timeout=_SECONDS) as answer:
-            page: bytes = answer.read(_MOST_BYTES)
-    except HTTPError as error:
-        return f"answers {error.code} for /metrics"
-    except (URLError, OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        return f"does not answer: {reason}"
-    return "" if b"fastperf_" in page else "answers /metrics, but not with metrics of otel-fastperf"
+        # like Prometheus: it follows redirects, and uses no proxy
+        response = http_request(
+            "GET", url, timeout=_SECONDS, most_bytes=_MOST_BYTES, follow_redirects=True, bypass_proxy=True
+        )
+    except (NoResponseError, ValueError) as error:
+        return f"does not respond: {error}"
+    if not response.is_success:
+        return f"responds {response.status} for /metrics"
+    return "" if b"fastperf_" in response.body else "serves /metrics without metrics of otel-fastperf"
 
 
 def check_links(stack: Stack) -> Iterator[Check]:

@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPException
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, TextIO
-from urllib.error import HTTPError, URLError
-from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
+from otel_fastperf.cli.http_client import NoResponseError, http_request
 from otel_fastperf.cli.stack.files import ENVIRONMENT, variables
 from otel_fastperf.errors import SmokeError
 
@@ -31,7 +30,6 @@ _WAIT_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 0.5
 #: timeout of one request
 _PATIENCE_SECONDS: Final = 5.0
-_MOST_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +111,14 @@ class _Hint(Exception):  # noqa: N818 - not an error
     """A note that does not fail the check."""
 
 
+class _StatusError(Exception):
+    """A server responded with a status that is not a success."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"responds {status}")
+        self.status: Final = status
+
+
 class _SmokeRun:
     """One run against a stack, until a deadline on the clock of `time.monotonic()`."""
 
@@ -155,10 +161,9 @@ class _SmokeRun:
         def found() -> bool:
             try:
                 return SERVICE.encode() in _get(url)
-            except HTTPError as error:
-                with error:
-                    if error.code == 404:  # noqa: PLR2004 - not there yet
-                        return False
+            except _StatusError as error:
+                if error.status == HTTPStatus.NOT_FOUND:  # not there yet
+                    return False
                 raise
 
         self._until("otel-collector jaeger", url, found, what=lambda: f"{self._trace_id} did not arrive in Jaeger")
@@ -211,7 +216,7 @@ class _SmokeRun:
                 if answer := ask():
                     return answer
                 why = what()
-            except (URLError, HTTPException, OSError, ValueError) as error:
+            except (NoResponseError, _StatusError, ValueError) as error:
                 why = f"{url} {_reason(error)}"
             if time.monotonic() > self._deadline:
                 message = f"{why}. Remedy: `docker compose ps`, then `docker compose logs {services}`"
@@ -237,13 +242,11 @@ def _down(targets: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, HTTPError):
-        with error:
-            return f"answers {error.code}"
-    reason = getattr(error, "reason", error)
-    if isinstance(reason, ConnectionRefusedError):
-        return "refuses the connection: nothing listens there"
-    return f"does not answer ({str(reason) or type(reason).__name__})"
+    if isinstance(error, _StatusError):
+        return str(error)
+    if isinstance(error, NoResponseError):
+        return "refuses the connection: nothing listens there" if error.refused else f"does not respond ({error})"
+    return f"does not respond as expected ({error})"
 
 
 def _trace(trace_id: str, now: int) -> bytes:
@@ -262,22 +265,24 @@ def _trace(trace_id: str, now: int) -> bytes:
 
 
 def _get(url: str) -> bytes:
-    return _ask(Request(url))  # noqa: S310 - http only, see Addresses
+    return _ask("GET", url)
 
 
 def _post(url: str, body: bytes) -> bytes:
-    return _ask(Request(url, data=body, headers={"content-type": "application/json"}))  # noqa: S310 - the same
+    return _ask("POST", url, headers={"content-type": "application/json"}, body=body)
 
 
-def _ask(request: Request) -> bytes:
-    with _opener().open(request, timeout=_PATIENCE_SECONDS) as response:
-        body: bytes = response.read(_MOST_BYTES)
-    return body or b" "
+def _ask(method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None) -> bytes:
+    """The body of a success; never empty, so that it is true.
 
-
-def _opener() -> OpenerDirector:
-    """Bypass any proxy: the stack is on this machine."""
-    return build_opener(ProxyHandler({}))
+    Raises:
+        NoResponseError: There was no response.
+        _StatusError: The response is not a success.
+    """
+    response = http_request(method, url, headers=headers, body=body, timeout=_PATIENCE_SECONDS, follow_redirects=True)
+    if not response.is_success:
+        raise _StatusError(response.status)
+    return response.body or b" "
 
 
 def _json(body: bytes) -> dict[str, Any]:

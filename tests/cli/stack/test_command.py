@@ -293,7 +293,7 @@ def test_help_tells_the_exit_codes(stack: Command, command: str) -> None:
 
 @contextmanager
 def app(page: bytes, status: int = 200) -> Iterator[int]:
-    """Something that answers for /metrics; its port."""
+    """Serves /metrics; its port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -332,7 +332,7 @@ def test_a_stack_as_it_was_written_is_sound(made: Command) -> None:
     assert ran.code == 0
     levels = [line[:4].strip() for line in ran.out.splitlines() if line[:1] != " "]
     assert set(levels) == {"ok", "info"}  # info: programs that are not installed
-    assert f"ok    targets: host.docker.internal:{port}/metrics answers.\n" in ran.out
+    assert f"ok    targets: host.docker.internal:{port}/metrics responds.\n" in ran.out
 
 
 @pytest.mark.parametrize("path", [RULES, "docker-compose.yml", JAEGER_UI, TARGETS])
@@ -475,9 +475,9 @@ def test_targets_are_found_however_they_are_written(made: Command, text: str) ->
 @pytest.mark.parametrize(
     ("status", "page", "says"),
     [
-        (200, b"go_goroutines 1\n", "not with metrics of otel-fastperf"),
-        (401, b"", "answers 401"),
-        (404, b"", "answers 404"),
+        (200, b"go_goroutines 1\n", "without metrics of otel-fastperf"),
+        (401, b"", "responds 401"),
+        (404, b"", "responds 404"),
     ],
 )
 def test_a_target_that_answers_something_else_is_a_warning(made: Command, status: int, page: bytes, says: str) -> None:
