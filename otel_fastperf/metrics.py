@@ -25,6 +25,8 @@ from prometheus_client import (
 )
 from prometheus_client.samples import Exemplar
 
+from otel_fastperf.internals.text_safety import escape_surrogates
+
 Kind = Literal["counter", "gauge", "histogram"]
 
 # https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#metric-httpserverrequestduration
@@ -353,7 +355,7 @@ class Family:
         """Remove one child and its series from `/metrics`. The overflow series stays, because it is shared."""
         with self._lock:
             if self._children.pop(values, None) is not None:
-                self._metric.remove(*map(_printable, values))
+                self._metric.remove(*map(escape_surrogates, values))
 
     def total(self) -> float:
         """Sum over the children of a gauge or counter."""
@@ -363,16 +365,11 @@ class Family:
         with self._lock:
             child = self._children.get(values)
             if child is None and len(self._children) < self.max_series:
-                child = self._children[values] = self._metric.labels(*map(_printable, values))
+                child = self._children[values] = self._metric.labels(*map(escape_surrogates, values))
         if child is None:
             self._overflowed()
             child = self._metric.labels(*(OVERFLOW,) * len(values))
         return child
-
-
-def _printable(value: str) -> str:
-    """The label value, encodable as UTF-8: strings from file systems and C code may contain lone surrogates."""
-    return value.encode(errors="backslashreplace").decode()
 
 
 _M = TypeVar("_M", Family, Counter, Gauge, Histogram)
@@ -468,11 +465,6 @@ class Metrics:
         GCCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         ProcessCollector(registry=self.registry)
-
-    def gauge(self, name: str) -> Gauge:
-        """Return a gauge of the catalogue by its name."""
-        gauge: Gauge = self.declared(name)
-        return gauge
 
     def declared(self, name: str) -> Any:
         """Return a metric of the catalogue by its name; a `Family` if it has labels. The first call declares it."""

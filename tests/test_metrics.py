@@ -74,7 +74,7 @@ def test_every_metric_has_an_attribute_of_its_kind(metric: Metric) -> None:
 
 def test_an_attribute_and_the_look_up_by_name_give_the_same_metric() -> None:
     metrics = Metrics()
-    assert metrics.gauge("fastperf_memory_limit_bytes") is metrics.memory_limit is metrics.memory_limit
+    assert metrics.declared("fastperf_memory_limit_bytes") is metrics.memory_limit is metrics.memory_limit
 
 
 #: the modules of opentelemetry-semantic-conventions with the names in the catalogue

@@ -6,6 +6,11 @@ def encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
+def escape_surrogates(text: str) -> str:
+    r"""The text with `\udc80` for each lone surrogate: unlike with `encodable`, different texts stay different."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def printable(text: str, *, keep: str = "") -> str:
     """The text on one line, with nothing in it that controls a terminal.
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from otel_fastperf.errors import ReportError
 from otel_fastperf.findings import Finding
+from otel_fastperf.internals.text_safety import escape_surrogates
 
 #: of the JSON; raised when a field gets another name or meaning, not when one is added
 SCHEMA: Final = 1
@@ -131,8 +132,7 @@ def _plain(value: Any) -> Any:
     """What JSON can say. It has no infinity: that is written as text, and read as a number where one is due."""
     match value:
         case str():
-            # file systems and C code make strings with lone surrogates, which are no Unicode
-            return value.encode("utf-8", "backslashreplace").decode()
+            return escape_surrogates(value)
         case float() if not math.isfinite(value):
             return str(value)
         case Mapping():

@@ -1,6 +1,6 @@
 """Foreign text that is safe to print and to encode."""
 
-from otel_fastperf.internals.text_safety import encodable, printable
+from otel_fastperf.internals.text_safety import encodable, escape_surrogates, printable
 
 
 def test_text_that_would_move_the_cursor_is_escaped() -> None:
@@ -13,3 +13,5 @@ def test_text_that_would_move_the_cursor_is_escaped() -> None:
 def test_text_that_utf_8_cannot_encode_is_replaced() -> None:
     assert encodable("a\udcffb") == "a?b"
     assert encodable("漢字") == "漢字"
+    assert escape_surrogates("a\udcffb") == "a\\udcffb"
+    assert escape_surrogates("漢字") == "漢字"

@@ -18,6 +18,7 @@ from typing import Final
 from otel_fastperf.cli.setup_checks import Check, Level
 from otel_fastperf.cli.stack.files import COMPOSE, write_file
 from otel_fastperf.cli.stack.yaml_files import document, inner
+from otel_fastperf.internals.text_safety import printable
 
 _SECONDS: Final = 60.0
 #: maximum number of lines shown of a program's output
@@ -199,8 +200,4 @@ def _run(command: list[str], folder: Path, environ: Mapping[str, str]) -> tuple[
         return True, str(error)
     said = done.stdout.replace(f"{folder}/", "")
     lines = [line.rstrip()[:300] for line in said.splitlines() if line.strip()]
-    return done.returncode != 0, "\n".join(_printable(line) for line in lines[-_MOST_LINES:])
-
-
-def _printable(line: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in line)
+    return done.returncode != 0, "\n".join(printable(line) for line in lines[-_MOST_LINES:])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
+from otel_fastperf.internals.text_safety import encodable
 from otel_fastperf.sql.plans.mysql import MARIADB, MYSQL
 from otel_fastperf.sql.plans.node import Node, PlanDialect, TableFacts, Work, walk
 from otel_fastperf.sql.plans.postgresql import POSTGRESQL
@@ -74,7 +75,7 @@ def _figures(node: Node) -> str:
 
 def _cut(lines: list[str], length: int) -> str:
     """As many whole lines as fit."""
-    text = "\n".join(lines).encode("utf-8", "replace").decode("utf-8")
+    text = encodable("\n".join(lines))
     if len(text) <= length:
         return text
     head = text[: length - 1]
