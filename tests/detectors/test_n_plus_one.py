@@ -119,6 +119,6 @@ def test_repeats_of_unknown_purpose_are_not_reported() -> None:
     assert found(ended(changed(repeated(), load=None))) == []
 
 
-def test_the_text_can_be_switched_off() -> None:
+def test_the_text_can_be_disabled() -> None:
     (finding,) = found(ended(repeated()), DatabaseSettings(query_text=False))
     assert finding.evidence["db.query.text"] == ""

@@ -50,7 +50,7 @@ def test_a_time_out_is_critical_however_short() -> None:
     assert "A request waited 0.010 s for a connection and timed out: " in finding.message
 
 
-def test_a_request_that_waits_for_a_second_connection_is_warned_of_a_deadlock() -> None:
+def test_a_wait_for_a_second_connection_warns_of_a_deadlock() -> None:
     (finding,) = found(itself=True)
     assert "deadlock" in finding.remedy
 

@@ -98,7 +98,7 @@ def test_a_fast_statement_is_not_reported() -> None:
     assert found(repeated()) == []
 
 
-def test_the_text_can_be_switched_off() -> None:
+def test_the_text_can_be_disabled() -> None:
     (finding,) = found(slow(), settings=DatabaseSettings(query_text=False))
     assert finding.evidence["db.query.text"] == ""
     assert "explain" not in finding.evidence

@@ -1,4 +1,4 @@
-"""What is made of the looks at a loop between two of its beats."""
+"""A block is derived from the samples taken between two beats of the loop."""
 
 import asyncio
 import weakref
@@ -14,7 +14,7 @@ from otel_fastperf.requests.time_budget import Cause, Phase
 
 
 class Task:
-    """What a weak reference can be had of."""
+    """An object that supports weak references."""
 
 
 TASKS = [Task(), Task(), Task()]
@@ -25,15 +25,15 @@ def sample(at: float, task: int | None = 0, *, woke: float = 0.0, record: Reques
     return Sample(Moment(at, at, at), Sight(task=reference, record=record), woke, asleep=False)
 
 
-def gap_of(*samples: Sample, first_look: float = 10.07) -> BeatInterval:
-    """The loop was free at 10 seconds."""
+def interval_of(*samples: Sample, first_look: float = 10.07) -> BeatInterval:
+    """An interval whose first beat was at 10 seconds."""
     gap = BeatInterval(Moment(10.0, 10.0, 10.0), first_look)
     gap.samples += samples
     return gap
 
 
 def run_of(*samples: Sample, now: float) -> tuple[float, float]:
-    run = longest_run(gap_of(*samples), Moment(now, now, now))
+    run = longest_run(interval_of(*samples), Moment(now, now, now))
     assert run is not None
     return run.start, run.end
 
@@ -42,15 +42,15 @@ def record(started: float) -> RequestRecord:
     return RequestRecord(None, {"type": "http"}, INVALID_SPAN, started)
 
 
-def test_one_task_that_is_seen_all_the_time_held_the_loop_all_the_time() -> None:
+def test_a_task_in_every_sample_blocked_the_loop_for_the_whole_interval() -> None:
     assert run_of(sample(10.1), sample(10.2), now=10.3) == (10.0, 10.3)
 
 
-def test_it_began_when_the_loop_last_woke_up() -> None:
+def test_the_block_starts_when_the_loop_last_woke_up() -> None:
     assert run_of(sample(10.1, woke=10.04), sample(10.2, woke=10.04), now=10.3) == (10.04, 10.3)
 
 
-def test_it_began_when_its_request_noted_something_last_before_the_first_look() -> None:
+def test_the_block_starts_after_the_last_event_of_its_request_before_the_first_sample() -> None:
     its = record(10.01)
     assert run_of(sample(10.1, woke=10.005, record=its), now=10.3) == (10.01, 10.3)
     its.phases.append((10.02, Phase.HANDLER))
@@ -59,40 +59,40 @@ def test_it_began_when_its_request_noted_something_last_before_the_first_look() 
     assert run_of(sample(10.1, woke=10.005, record=its), now=10.3) == (10.05, 10.3)
 
 
-def test_what_is_older_than_the_gap_says_nothing() -> None:
+def test_events_before_the_interval_do_not_count() -> None:
     assert run_of(sample(10.1, woke=9.0, record=record(3.0)), now=10.3) == (10.0, 10.3)
 
 
-def test_of_several_tasks_the_longest_counts_from_half_way_to_half_way() -> None:
+def test_the_longest_of_several_runs_extends_half_way_to_the_neighbouring_samples() -> None:
     looks = sample(10.1, 0), sample(10.2, 1), sample(10.6, 1), sample(10.8, 2)
     start, end = run_of(*looks, now=10.9)
     assert [start, end] == pytest.approx([10.15, 10.7])
 
 
-def test_a_task_that_has_ended_is_not_its_successor_at_the_same_address() -> None:
+def test_an_ended_task_is_not_mistaken_for_another_at_its_address() -> None:
     first: Any = weakref.ref(Task())
     second: Any = weakref.ref(TASKS[0])
     looks = [Sample(Moment(10.1 + at, 0, 0), Sight(task=task), 0.0, False) for at, task in ((0, first), (0.1, second))]
-    run = longest_run(gap_of(*looks), Moment(10.3, 0, 0))
+    run = longest_run(interval_of(*looks), Moment(10.3, 0, 0))
     assert run is not None
     assert len(run.samples) == 1
 
 
-def test_a_gap_without_a_look_is_one_run() -> None:
+def test_an_interval_without_samples_is_one_run() -> None:
     assert run_of(now=10.5) == (10.0, 10.5)
 
 
-def test_a_loop_that_did_not_run_was_not_held() -> None:
+def test_a_loop_that_did_not_run_was_not_blocked() -> None:
     stopped = Sample(Moment(10.1, 0, 0), Sight(running=False), 0.0, asleep=True)
-    assert longest_run(gap_of(stopped, sample(10.2)), Moment(10.3, 0, 0)) is None
+    assert longest_run(interval_of(stopped, sample(10.2)), Moment(10.3, 0, 0)) is None
 
 
-def test_what_was_measured_is_that_of_the_run_alone() -> None:
+def test_measurements_cover_the_run_only() -> None:
     run = LoopRun(10.0, 10.4, (sample(10.1), sample(10.2)), Moment(10.0, 5.0, 7.0), Moment(10.4, 5.1, 7.3))
     lates = [
         LateWakeup(9.5, 10.1, gil_wait=0.05),  # 0.1 s of it in the run, half of that for the GIL
         LateWakeup(10.2, 10.35, gil_wait=0.2),
-        LateWakeup(10.35, 10.36, gil_wait=0.0),  # on time, as good as
+        LateWakeup(10.35, 10.36, gil_wait=0.0),  # practically on time
     ]
     found = measured(run, lates, pauses=[(9.9, 10.05), (10.3, 10.32), (11.0, 11.5)])
     assert found.seconds == pytest.approx(0.4)
@@ -104,13 +104,13 @@ def test_what_was_measured_is_that_of_the_run_alone() -> None:
     assert (found.asleep, found.idle) == (0.0, False)
 
 
-def test_a_run_that_nobody_has_looked_at_was_idle_as_far_as_is_known() -> None:
+def test_a_run_without_samples_counts_as_idle() -> None:
     found = measured(LoopRun(10.0, 10.4, (), Moment(10.0, 0, 0), Moment(10.4, 0, 0)), [], [])
     assert (found.asleep, found.idle) == (None, True)
 
 
-def test_a_task_is_known_by_its_weak_reference() -> None:
-    """`asyncio.Task` gives the same one as long as it lives."""
+def test_a_task_has_one_weak_reference() -> None:
+    """Python returns the same object each time, so samples can compare references by identity."""
 
     async def main() -> None:
         task = asyncio.current_task()

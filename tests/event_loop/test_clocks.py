@@ -1,4 +1,4 @@
-"""When an event loop last woke up. For how long it has waited is shown by the tests of the loop's monitor."""
+"""When an event loop last woke up. The tests of the loop monitor cover how long it has been idle."""
 
 import asyncio
 import time
@@ -45,7 +45,7 @@ def test_a_blocked_loop_woke_up_when_the_block_began(factory: Callable[[], async
         runner.run(main())
 
 
-def test_a_loop_that_has_always_something_to_do_wakes_up_at_each_turn() -> None:
+def test_a_loop_that_never_idles_wakes_up_at_each_iteration() -> None:
     async def main() -> None:
         with wake_clock(asyncio.get_running_loop(), no_failure) as woke:
             await asyncio.sleep(0)
@@ -53,12 +53,12 @@ def test_a_loop_that_has_always_something_to_do_wakes_up_at_each_turn() -> None:
             await asyncio.sleep(0)
             assert woke() > first
 
-    # asyncio's own loop: uvloop's clock has milliseconds, and older uvicorns leave its policy behind
+    # asyncio's own loop: uvloop's clock has a resolution of 1 ms, and older uvicorns leave its policy behind
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         runner.run(main())
 
 
-def test_both_clocks_of_a_loop_may_end_in_any_order(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_both_clocks_of_a_loop_can_be_removed_in_any_order(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
         idle, woke = idle_clock(loop, no_failure), wake_clock(loop, no_failure)
@@ -74,7 +74,7 @@ def test_both_clocks_of_a_loop_may_end_in_any_order(factory: Callable[[], asynci
         runner.run(main())
 
 
-def test_a_loop_of_another_kind_tells_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_kind_of_loop_has_neither_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     failures: list[Exception] = []
 
     def unknown(loop: asyncio.AbstractEventLoop) -> Any:

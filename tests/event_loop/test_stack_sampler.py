@@ -1,4 +1,4 @@
-"""What another thread sees of the thread that runs an event loop."""
+"""Samples that another thread takes of the thread that runs an event loop."""
 
 import asyncio
 import sys
@@ -15,14 +15,14 @@ Main = Callable[["Looker"], Coroutine[Any, Any, None]]
 
 
 class Looker:
-    """Looks at the loop's thread some time later, once."""
+    """Take one sample of the loop's thread after a delay."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
         self.base = 0
         self.sights: list[Sight] = []
-        # in a callback of a loop without frames, what is outside of it is what runs the loop
+        # a loop without Python frames: the frame outside of this callback is the one that runs the loop
         self.loop.call_soon(self._note_base)
 
     def _note_base(self) -> None:
@@ -40,7 +40,7 @@ class Looker:
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def seen(request: pytest.FixtureRequest) -> Callable[[Main], Sight]:
-    """What is seen of a coroutine. It runs in a loop that is run from here, and not by `asyncio.run`."""
+    """Run a coroutine in a loop without `asyncio.run`, and return the sample taken meanwhile."""
     module: Any = pytest.importorskip(request.param, reason=f"{request.param} is not installed")
 
     def run(main: Main) -> Sight:
@@ -64,7 +64,7 @@ def wait() -> None:
     time.sleep(0.3)
 
 
-def test_a_loop_that_waits_is_idle(seen: Callable[[Main], Sight]) -> None:
+def test_a_waiting_loop_is_idle(seen: Callable[[Main], Sight]) -> None:
     async def main(looker: Looker) -> None:
         thread = looker.look_in(0.1)
         await asyncio.sleep(0.3)
@@ -73,7 +73,7 @@ def test_a_loop_that_waits_is_idle(seen: Callable[[Main], Sight]) -> None:
     assert seen(main) == Sight(running=True, idle=True)
 
 
-def test_a_task_that_blocks_it_is_seen_with_its_lines(seen: Callable[[Main], Sight]) -> None:
+def test_a_task_that_blocks_the_loop_is_sampled_with_its_frames(seen: Callable[[Main], Sight]) -> None:
     async def main(looker: Looker) -> None:
         looker.look_in(0.1)
         wait()
@@ -86,7 +86,7 @@ def test_a_task_that_blocks_it_is_seen_with_its_lines(seen: Callable[[Main], Sig
     assert sight.called.function == "wait"
 
 
-def test_a_callback_that_blocks_it_is_seen_without_a_task(seen: Callable[[Main], Sight]) -> None:
+def test_a_callback_that_blocks_the_loop_is_sampled_without_a_task(seen: Callable[[Main], Sight]) -> None:
     async def main(looker: Looker) -> None:
         looker.look_in(0.1)
         looker.loop.call_soon(wait)
@@ -97,7 +97,7 @@ def test_a_callback_that_blocks_it_is_seen_without_a_task(seen: Callable[[Main],
     assert sight.frames[0].function == "wait"
 
 
-def test_a_loop_that_does_not_run_is_seen_as_such(seen: Callable[[Main], Sight]) -> None:
+def test_a_loop_that_does_not_run_is_sampled_as_not_running(seen: Callable[[Main], Sight]) -> None:
     async def main(looker: Looker) -> None:
         loop = asyncio.new_event_loop()
         looker.sights.append(look(loop, looker.thread, looker.base))

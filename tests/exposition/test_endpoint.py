@@ -90,7 +90,7 @@ def test_head_has_the_headers_of_get_and_no_body(server: Served) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"])
-def test_other_methods_are_told_which_ones_there_are(server: Served, method: str) -> None:
+def test_other_methods_get_405_with_the_allowed_ones(server: Served, method: str) -> None:
     answer = server.get("/metrics", method=method)
     assert answer.status == 405
     assert answer.headers["allow"] == "GET, HEAD"

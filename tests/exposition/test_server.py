@@ -83,7 +83,7 @@ def test_a_query_string_changes_nothing(server: Served) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-def test_other_methods_are_told_which_ones_there_are(server: Served, method: str) -> None:
+def test_other_methods_get_405_with_the_allowed_ones(server: Served, method: str) -> None:
     answer = server.get("/metrics", method=method, body=b"x" * 100)
     assert answer.status == 405
     assert answer.headers["allow"] == "GET, HEAD"

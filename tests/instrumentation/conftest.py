@@ -1,4 +1,4 @@
-"""Fixtures of the instrumentation's tests."""
+"""Fixtures for tests of the instrumentation."""
 
 from tests.mariadb import mariadb_url
 from tests.postgresql import postgresql_url

@@ -1,4 +1,4 @@
-"""Caches that the app passes or that are discovered, on `/metrics` while instrumented."""
+"""Caches that the app passes or that are discovered have metrics while they are instrumented."""
 
 import functools
 import gc
@@ -85,12 +85,12 @@ def test_unknown_values_are_absent(probe: Probe) -> None:
         }
 
 
-def test_the_cache_is_returned_so_that_one_line_creates_and_observes_it(probe: Probe) -> None:
+def test_the_cache_is_returned_so_that_one_line_can_create_and_observe_it(probe: Probe) -> None:
     double = cached()
     assert Caches().observe(double) is double
 
 
-def test_a_function_is_named_by_its_module_and_a_second_one_of_that_name_is_numbered(probe: Probe) -> None:
+def test_a_function_is_named_after_its_module_and_duplicate_names_are_numbered(probe: Probe) -> None:
     caches, first, second = Caches(), cached(), cached()
     with instrument_caches(caches, probe.signals):
         caches.observe(first), caches.observe(second)
@@ -100,7 +100,7 @@ def test_a_function_is_named_by_its_module_and_a_second_one_of_that_name_is_numb
         ]
 
 
-def test_observing_again_renames_and_counts_nothing_twice(probe: Probe) -> None:
+def test_observing_a_cache_again_renames_it_and_counts_nothing_twice(probe: Probe) -> None:
     caches, double = Caches(), cached()
     with instrument_caches(caches, probe.signals):
         caches.observe(double, "old")
@@ -143,7 +143,7 @@ def test_an_unknown_object_is_refused(probe: Probe) -> None:
         Caches().observe(7)
 
 
-def test_an_unreadable_cache_loses_only_its_own_series(probe: Probe) -> None:
+def test_an_unreadable_cache_affects_no_other_series(probe: Probe) -> None:
     class Broken:
         __qualname__ = "Broken"
 

@@ -1,4 +1,4 @@
-"""The source of CLIENT spans: ours or contrib's, exactly one span per statement, and undone in any order."""
+"""CLIENT spans come from us or from contrib: exactly one per statement, and undone in any order."""
 
 import logging
 import os
@@ -41,7 +41,7 @@ OURS = "otel_fastperf"
 
 
 class Service:
-    """One telemetry: signals on a provider of its own, and the spans that reached it."""
+    """One telemetry: signals with their own provider, and the spans that reached it."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -97,7 +97,7 @@ def engines() -> Iterator[list[Engine]]:
         engine.dispose()
 
 
-# contrib's spans, as the setting asks for them
+# contrib's spans, chosen by the setting
 
 
 def test_contrib_s_span_is_the_only_one_and_carries_our_attributes(service: Service, engines: list[Engine]) -> None:
@@ -116,9 +116,9 @@ def test_contrib_s_span_is_the_only_one_and_carries_our_attributes(service: Serv
     assert service.failures == []
 
 
-def test_engines_are_traced_whenever_and_however_they_were_made(service: Service, engines: list[Engine]) -> None:
+def test_engines_are_traced_whenever_and_however_they_are_created(service: Service, engines: list[Engine]) -> None:
     with service.observed("contrib"):
-        by_older_name = create_engine("sqlite://", poolclass=StaticPool)  # bound before contrib patched it
+        by_older_name = create_engine("sqlite://", poolclass=StaticPool)  # bound before contrib patches it
         by_new_name = sqlalchemy.create_engine("sqlite://", poolclass=StaticPool)
         for engine in (engines[0], by_older_name, by_new_name, engines[0].execution_options(stream_results=False)):
             run(engine)
@@ -214,7 +214,7 @@ def test_without_greenlet_the_error_names_the_remedy(service: Service, monkeypat
 
 
 @pytest.mark.parametrize("first_out", [0, 1])
-def test_each_request_s_statements_go_to_its_own_provider(engines: list[Engine], first_out: int) -> None:
+def test_statements_of_each_request_go_to_the_provider_of_its_telemetry(engines: list[Engine], first_out: int) -> None:
     services = [Service(), Service()]
     with ExitStack() as outer:
         exits = [ExitStack(), ExitStack()]
@@ -236,7 +236,7 @@ def test_each_request_s_statements_go_to_its_own_provider(engines: list[Engine],
         assert gone.sources() == []
 
 
-def test_one_with_own_spans_beside_one_with_contrib_s(engines: list[Engine]) -> None:
+def test_a_telemetry_with_own_spans_works_beside_one_with_contrib_s(engines: list[Engine]) -> None:
     own, other = Service(), Service()
     with own.observed("own"), other.observed("contrib"):
         with request(own.signals):
@@ -252,7 +252,7 @@ def test_one_with_own_spans_beside_one_with_contrib_s(engines: list[Engine]) -> 
 
 @contextmanager
 def instrumented(provider: TracerProvider, **how: Any) -> Iterator[None]:
-    """Contrib's instrumentation, switched on by hand; on SQLAlchemy 2.1 as well."""
+    """Contrib's instrumentation, switched on by the app, even on SQLAlchemy 2.1."""
     SQLAlchemyInstrumentor().instrument(tracer_provider=provider, skip_dep_check=True, **how)
     try:
         yield
@@ -284,7 +284,7 @@ def test_the_application_s_own_instrumentation_stays_and_is_joined(
 
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """As under `opentelemetry-instrument` with an SQLAlchemy that contrib takes."""
+    """The state under `opentelemetry-instrument` with an SQLAlchemy that contrib supports."""
     monkeypatch.setitem(sys.modules, other_telemetry.AGENT, sys)
     monkeypatch.setattr(dependencies, "get_dependency_conflicts", lambda _wanted: None)
     service = Service()
@@ -311,7 +311,7 @@ def test_under_the_agent_our_span_is_the_only_one(service: Service, agent: Servi
     before.dispose()
 
 
-def test_under_the_agent_engines_that_are_not_ours_keep_its_spans(service: Service, agent: Service) -> None:
+def test_under_the_agent_engines_that_we_do_not_observe_keep_its_spans(service: Service, agent: Service) -> None:
     ours, theirs = (sqlalchemy.create_engine("sqlite://", poolclass=StaticPool) for _ in range(2))
     with service.observed("own", ours):
         later = sqlalchemy.create_engine("sqlite://", poolclass=StaticPool)
@@ -323,7 +323,7 @@ def test_under_the_agent_engines_that_are_not_ours_keep_its_spans(service: Servi
         engine.dispose()
 
 
-def test_under_the_agent_contrib_s_spans_stay_where_the_setting_asks_for_them(service: Service, agent: Service) -> None:
+def test_under_the_agent_contrib_s_spans_stay_if_the_setting_says_so(service: Service, agent: Service) -> None:
     engine = sqlalchemy.create_engine("sqlite://", poolclass=StaticPool)
     with service.observed("contrib"):
         run(engine)
@@ -387,7 +387,7 @@ AGENT_SCRIPT = """
 """
 
 
-def test_the_agent_itself_puts_no_second_span_around_a_statement(tmp_path: Path) -> None:
+def test_the_real_agent_adds_no_second_span_to_a_statement(tmp_path: Path) -> None:
     script = tmp_path / "service.py"
     script.write_text(textwrap.dedent(AGENT_SCRIPT))
     environment = {**os.environ, "OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
@@ -423,7 +423,7 @@ def set_up(app: FastAPI, source: str, **database: Any) -> Telemetry:
 
 
 @pytest.mark.parametrize(("source", "scope"), [("own", OURS), ("contrib", CONTRIB)])
-def test_the_setting_chooses_and_findings_are_the_same(engines: list[Engine], source: str, scope: str) -> None:
+def test_findings_are_the_same_for_both_sources(engines: list[Engine], source: str, scope: str) -> None:
     app = orders(engines[0])
     with set_up(app, source, n_plus_one_seconds=0) as telemetry, TestClient(app) as client:
         assert client.get("/").json() == 28
@@ -445,6 +445,6 @@ def test_describe_names_the_source(engines: list[Engine]) -> None:
         assert "database: on, every SQLAlchemy engine of the process, own CLIENT spans" in telemetry.describe()
 
 
-def test_the_environment_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_source_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_FASTPERF_DATABASE_CLIENT_SPAN", "contrib")
     assert Settings().database.client_span == "contrib"

@@ -1,4 +1,4 @@
-"""The debug route: who gets in and who does not, what is answered, and an event loop that is left alone."""
+"""The debug route: access control, answers, and no work on the event loop."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ def guarded() -> Iterator[Served]:
         yield server
 
 
-# who gets in: from this machine
+# access from this machine
 
 
 def scope(
@@ -95,7 +95,7 @@ BROWSER: Final = (
         scope(version="2"),
     ],
 )
-def test_clients_of_this_machine_get_in(given: dict[str, Any]) -> None:
+def test_clients_on_this_machine_have_access(given: dict[str, Any]) -> None:
     assert is_from_this_machine(given)
 
 
@@ -103,7 +103,7 @@ def test_clients_of_this_machine_get_in(given: dict[str, Any]) -> None:
     "client",
     [None, "", "10.0.0.1", "172.17.0.1", "::", "0.0.0.0", "::ffff:10.0.0.1", "fe80::1%eth0", "testclient", "localhost"],
 )
-def test_other_clients_do_not(client: str | None) -> None:
+def test_clients_on_other_machines_have_no_access(client: str | None) -> None:
     assert not is_from_this_machine(scope(client=client))
 
 
@@ -126,12 +126,12 @@ def test_other_clients_do_not(client: str | None) -> None:
         "cdn-loop",
     ],
 )
-def test_requests_that_a_proxy_has_handed_on_do_not(name: str) -> None:
+def test_requests_forwarded_by_a_proxy_have_no_access(name: str) -> None:
     assert not is_from_this_machine(scope((name, "127.0.0.1")))
     assert not is_from_this_machine(scope((name, "")))
 
 
-def test_http_1_0_is_taken_for_a_proxy_s() -> None:
+def test_http_1_0_counts_as_forwarded_by_a_proxy() -> None:
     assert not is_from_this_machine(scope(version="1.0"))
 
 
@@ -158,11 +158,11 @@ def test_http_1_0_is_taken_for_a_proxy_s() -> None:
         "\xb2127.0.0.1",
     ],
 )
-def test_a_host_that_is_not_this_machine_is_one_whose_name_was_rebound(host: str | None) -> None:
+def test_a_host_header_with_another_name_is_refused_against_dns_rebinding(host: str | None) -> None:
     assert not is_from_this_machine(scope(host=host))
 
 
-def test_two_host_headers_are_one_too_many() -> None:
+def test_two_host_headers_are_refused() -> None:
     assert not is_from_this_machine(scope(("host", "evil.example.com")))
     assert not is_from_this_machine(scope(("host", "127.0.0.1:8000")))
 
@@ -178,19 +178,19 @@ def test_two_host_headers_are_one_too_many() -> None:
         ("sec-fetch-site", ""),
     ],
 )
-def test_what_a_page_of_another_site_sends_does_not_get_in(sent: tuple[str, str]) -> None:
+def test_requests_from_a_page_of_another_site_are_refused(sent: tuple[str, str]) -> None:
     assert not is_from_this_machine(scope(sent))
 
 
-def test_under_a_server_that_believes_every_forwarded_header_it_is_closed_for_them(server: Served) -> None:
+def test_a_server_that_trusts_all_forwarded_headers_does_not_open_the_route(server: Served) -> None:
     for name in ("x-forwarded-for", "forwarded", "x-forwarded-proto", "X-Real-IP", "Via"):
         answer = server.get(PATH, headers={name: "127.0.0.1"})
         assert answer.status == 404
-        assert not says_anything(answer)
+        assert not reveals_anything(answer)
     assert server.get(PATH).status == 200
 
 
-def test_under_a_server_a_bare_proxy_and_a_rebound_name_find_nothing(server: Served) -> None:
+def test_a_server_answers_404_to_http_1_0_and_a_rebound_name(server: Served) -> None:
     old = b"GET /debug/fastperf HTTP/1.0\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
     rebound = b"GET /debug/fastperf HTTP/1.1\r\nhost: evil.example.com\r\nconnection: close\r\n\r\n"
     for request in (old, rebound):
@@ -198,21 +198,21 @@ def test_under_a_server_a_bare_proxy_and_a_rebound_name_find_nothing(server: Ser
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS"])
-def test_who_does_not_get_in_learns_nothing_by_any_method(server: Served, method: str) -> None:
+def test_a_refused_client_learns_nothing_by_any_method(server: Served, method: str) -> None:
     answer = server.get(f"{PATH}?allocations=1&format=html", method=method, headers={"via": "1.1 shop"})
     assert (answer.status, answer.headers["cache-control"]) == (404, "no-store")
-    assert not says_anything(answer)
+    assert not reveals_anything(answer)
 
 
-def says_anything(answer: Answer) -> bool:
+def reveals_anything(answer: Answer) -> bool:
     return b"fastperf" in answer.body or SHOP.service.encode() in answer.body
 
 
-# who gets in: with a token
+# access with a token
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
-def test_the_right_token_opens_it_also_through_a_proxy(guarded: Served, scheme: str) -> None:
+def test_the_right_token_gives_access_even_through_a_proxy(guarded: Served, scheme: str) -> None:
     headers = {"authorization": f"{scheme} {TOKEN}", "x-forwarded-for": "203.0.113.7", "host": "shop.example.com"}
     assert Report.from_json(guarded.get(PATH, headers=headers).text) == SHOP
 
@@ -221,20 +221,18 @@ def test_the_right_token_opens_it_also_through_a_proxy(guarded: Served, scheme: 
 @pytest.mark.parametrize(
     "authorization", [None, "", "Bearer", "Bearer ", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", "Bearer caf\xe9"]
 )
-def test_where_there_is_a_token_this_machine_needs_it_too(
-    guarded: Served, method: str, authorization: str | None
-) -> None:
+def test_clients_on_this_machine_need_the_token_too(guarded: Served, method: str, authorization: str | None) -> None:
     headers = {} if authorization is None else {"authorization": authorization}
     answer = guarded.get(f"{PATH}?allocations=1", method=method, headers=headers)
     assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
     assert answer.headers["cache-control"] == "no-store"
-    assert not says_anything(answer)
+    assert not reveals_anything(answer)
 
 
-# what is answered
+# answers
 
 
-def test_it_is_the_report_as_json_that_no_cache_keeps(server: Served) -> None:
+def test_get_answers_the_report_as_json_that_is_not_cached(server: Served) -> None:
     answer = server.get(PATH)
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["cache-control"] == "no-store"
@@ -265,7 +263,7 @@ def test_head_has_the_headers_of_get_and_no_body(server: Served) -> None:
         ("\xff;;=,,text/html;", "?format=", "text/html; charset=utf-8"),
     ],
 )
-def test_the_query_says_how_it_is_shown_else_the_accept_header(
+def test_the_query_or_else_the_accept_header_chooses_the_format(
     server: Served, accept: str, query: str, kind: str
 ) -> None:
     answer = server.get(f"{PATH}{query}", headers={"accept": accept})
@@ -273,17 +271,17 @@ def test_the_query_says_how_it_is_shown_else_the_accept_header(
 
 
 @pytest.mark.parametrize("query", ["format=xml", "format=%00", "format=text&format=../etc", "format=%ff%fe"])
-def test_another_format_is_refused(server: Served, query: str) -> None:
+def test_an_unknown_format_is_refused(server: Served, query: str) -> None:
     assert server.get(f"{PATH}?{query}").status == 400
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"])
-def test_other_methods_are_told_which_ones_there_are(server: Served, method: str) -> None:
+def test_other_methods_get_405_with_the_allowed_ones(server: Served, method: str) -> None:
     answer = server.get(PATH, method=method)
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
-def test_a_report_that_fails_is_counted_and_answered() -> None:
+def test_a_failing_report_is_counted_and_answered_with_500() -> None:
     def broken() -> Report:
         raise ValueError("secret")
 
@@ -298,7 +296,7 @@ def test_a_report_that_fails_is_counted_and_answered() -> None:
 
 
 async def ask(asgi: DebugEndpoint, *, method: str = "GET", query: bytes = b"") -> tuple[int, bytes]:
-    """One request straight to the ASGI application; status and body."""
+    """Send one request directly to the ASGI application; return status and body."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -309,7 +307,7 @@ async def ask(asgi: DebugEndpoint, *, method: str = "GET", query: bytes = b"") -
 
 
 @pytest.mark.anyio
-async def test_the_event_loop_runs_on_while_the_report_is_made() -> None:
+async def test_the_event_loop_keeps_running_while_the_report_is_made() -> None:
     entered, opened, threads = threading.Event(), threading.Event(), []
 
     def slow() -> Report:
@@ -329,7 +327,7 @@ async def test_the_event_loop_runs_on_while_the_report_is_made() -> None:
 
 
 @pytest.mark.anyio
-async def test_it_comes_also_when_anyio_s_threads_are_used_up() -> None:
+async def test_the_report_needs_none_of_anyio_s_threads() -> None:
     limiter = anyio.to_thread.current_default_thread_limiter()
     limiter.total_tokens = 1
     async with limiter, asyncio.timeout(20):
@@ -337,7 +335,7 @@ async def test_it_comes_also_when_anyio_s_threads_are_used_up() -> None:
 
 
 @pytest.mark.anyio
-async def test_where_no_thread_can_be_started_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_answer_is_503_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -350,7 +348,7 @@ async def test_where_no_thread_can_be_started_that_is_said(monkeypatch: pytest.M
 # allocations
 
 
-def test_post_traces_allocations_for_so_long(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_post_traces_allocations_for_the_given_seconds(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     def allocations(seconds: float) -> AllocationReport:
         site = AllocationSite("/srv/shop/pages.py", 27, 2048, 3, application=True)
         return AllocationReport(seconds, (site,), 4096)
@@ -362,7 +360,7 @@ def test_post_traces_allocations_for_so_long(server: Served, monkeypatch: pytest
     assert json.loads(answer.body) == {"seconds": 2.5, "size": 4096, "sites": [site]}
 
 
-def test_only_one_can_trace_allocations_at_a_time(server: Served) -> None:
+def test_only_one_request_can_trace_allocations_at_a_time(server: Served) -> None:
     answers: list[Answer] = []
     first = threading.Thread(target=lambda: answers.append(server.get(f"{PATH}?allocations=1", method="POST")))
     first.start()
@@ -381,7 +379,7 @@ def test_only_one_can_trace_allocations_at_a_time(server: Served) -> None:
     "query", ["", "?", "?allocations=", "?allocations=0", "?allocations=0.9", "?allocations=60.1", "?allocations=-5",
               "?allocations=nan", "?allocations=inf", "?allocations=1e400", "?allocations=ten", "?seconds=5"]
 )  # fmt: skip
-def test_post_takes_one_to_sixty_seconds_and_nothing_else(
+def test_post_accepts_one_to_sixty_seconds_and_nothing_else(
     server: Served, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
     def allocations(_seconds: float) -> AllocationReport:
@@ -406,7 +404,7 @@ def shop(app: FastAPI | None = None, **debug: Any) -> Iterator[tuple[Served, Any
         yield server, telemetry
 
 
-def test_it_stands_in_front_of_the_app_neither_traced_nor_counted_nor_in_the_schema() -> None:
+def test_the_route_is_neither_traced_nor_counted_nor_in_the_schema() -> None:
     with shop() as (server, telemetry):
         assert Report.from_json(server.get(PATH).text).service == "shop"
         assert telemetry.spans() == ()
@@ -428,7 +426,7 @@ def test_the_app_s_own_route_takes_precedence_with_a_warning(caplog: pytest.LogC
     assert caplog.text.count("set OTEL_FASTPERF_DEBUG_PATH to another path") == 1
 
 
-def test_another_path_and_none_at_all() -> None:
+def test_the_path_can_be_changed_and_the_route_disabled() -> None:
     with shop(path="/internal/why") as (server, telemetry):
         assert server.get("/internal/why").headers["content-type"] == "application/json"
         assert Report.from_json(server.get("/internal/why").text).service == "shop"
@@ -447,13 +445,13 @@ def test_the_token_is_neither_described_nor_logged(caplog: pytest.LogCaptureFixt
     assert TOKEN not in caplog.text
 
 
-def test_it_is_found_under_a_root_path() -> None:
+def test_the_route_is_served_under_a_root_path() -> None:
     app = FastAPI()
     with setup_telemetry(app), serve(app, root_path="/proxied") as server:
         assert server.get(PATH).status == 200
 
 
-def test_fastapi_s_own_span_leaves_it_out_too() -> None:
+def test_fastapi_s_native_telemetry_does_not_trace_the_route_either() -> None:
     from otel_fastperf.instrumentation.other_telemetry import native_config
 
     app = FastAPI()
@@ -465,7 +463,7 @@ def test_fastapi_s_own_span_leaves_it_out_too() -> None:
         assert telemetry.spans() == ()
 
 
-def test_after_shutdown_it_is_gone() -> None:
+def test_the_route_is_gone_after_shutdown() -> None:
     app = FastAPI()
     telemetry = setup_telemetry(app)
     with serve(app) as server:

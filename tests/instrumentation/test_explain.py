@@ -1,4 +1,4 @@
-"""Plans of slow reads: made on a separate connection, with nothing else sent, and without effects on the app."""
+"""Plans of slow reads are made on a separate connection that sends nothing else, and without effects on the app."""
 
 import logging
 import os
@@ -481,7 +481,7 @@ def test_a_database_in_memory_has_no_second_connection(
 def test_the_database_gives_up_after_the_timeout(
     probe: Probe, postgresql: Engine, new_engine: Callable[..., Engine], options: dict[str, Any]
 ) -> None:
-    """A table that a migration has locked: the planner would wait for it."""
+    """For example a table locked by a migration, for which the planner would wait."""
     engine = new_engine(postgresql.url.render_as_string(hide_password=False), **options)
     statement = slow(engine)
     with explain_slow_queries(ExplainSettings(timeout=0.3), probe.signals) as on_slow, postgresql.begin() as connection:

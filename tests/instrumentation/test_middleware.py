@@ -1,4 +1,4 @@
-"""The self time of middleware: its own work on the way in and out, and nothing of what it lets others do."""
+"""The self time of middleware: its own work on the way in and out, without the time of inner layers."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from otel_fastperf.requests.route import route_template
 
 Spent = dict[str, float]
 
-#: what a loaded machine may add; what is told apart takes longer
+#: tolerance for a loaded machine, less than the differences that the tests check
 BUSY = 0.019
 
 
@@ -43,7 +43,7 @@ def self_times(telemetry: Telemetry) -> Spent:
 
 
 class Timed:
-    """Pure ASGI: works before, in its own `send`, and after."""
+    """Pure ASGI middleware that works before the app and in its own `send`."""
 
     def __init__(self, app: Any, before: float = 0.0, sending: float = 0.0) -> None:
         self.app = app
@@ -98,7 +98,7 @@ def shop() -> FastAPI:
     return app
 
 
-def test_each_has_its_own_work_and_not_the_endpoints() -> None:
+def test_self_time_excludes_inner_middleware_and_the_endpoint() -> None:
     app = shop()
     app.add_middleware(Inner, before=0.02)
     app.add_middleware(Outer, before=0.03)
@@ -109,7 +109,7 @@ def test_each_has_its_own_work_and_not_the_endpoints() -> None:
     assert 0.02 <= spent["Inner"] < 0.02 + BUSY
 
 
-def test_work_in_a_send_of_its_own_is_its_own() -> None:
+def test_work_in_a_wrapped_send_is_self_time() -> None:
     app = shop()
     app.add_middleware(Inner, sending=0.03)
     app.add_middleware(Outer)
@@ -128,7 +128,7 @@ class Slow(BaseHTTPMiddleware):
         return response
 
 
-def test_a_dispatch_before_and_after_call_next_is_its_own() -> None:
+def test_work_before_and_after_call_next_is_self_time() -> None:
     app = shop()
     app.add_middleware(Slow)
     app.add_middleware(Outer)
@@ -140,19 +140,19 @@ def test_a_dispatch_before_and_after_call_next_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", [Slow, GZipMiddleware, Inner])
-def test_the_pieces_of_a_stream_are_the_endpoints(kind: Any) -> None:
+def test_the_chunks_of_a_stream_are_time_of_the_endpoint(kind: Any) -> None:
     app = shop()
     app.add_middleware(kind)
     with observed(app) as (client, telemetry):
         client.get("/stream")
         (span,) = telemetry.spans()
         assert span.attributes is not None
-        # while `Slow` works, the endpoint makes its next piece
+        # while `Slow` works, the endpoint makes its next chunk
         assert 0.05 <= float(span.attributes["fastperf.time.handler"]) < 0.3  # type: ignore[arg-type]
         assert self_times(telemetry)[kind.__name__] < 0.07
 
 
-def test_a_function_has_its_own_name_and_the_second_of_a_class_a_number() -> None:
+def test_middleware_is_named_after_its_function_or_class_and_duplicates_are_numbered() -> None:
     app = shop()
 
     @app.middleware("http")
@@ -169,14 +169,14 @@ def test_a_function_has_its_own_name_and_the_second_of_a_class_a_number() -> Non
         assert value("fastperf_middlewares", {"kind": "asgi"}) == 2
 
 
-def test_an_app_without_middleware_has_no_boundaries() -> None:
+def test_an_app_without_middleware_has_no_self_times() -> None:
     app = shop()
     with observed(app) as (client, telemetry):
         client.get("/slow")
         assert self_times(telemetry) == {}
 
 
-def test_websockets_pass() -> None:
+def test_websockets_work_through_observed_middleware() -> None:
     app = shop()
     app.add_middleware(Inner)
     app.add_middleware(Slow)
@@ -184,7 +184,7 @@ def test_websockets_pass() -> None:
         assert websocket.receive_text() == "hello"
 
 
-def test_shutdown_takes_everything_out_again() -> None:
+def test_shutdown_removes_everything() -> None:
     app = shop()
     app.add_middleware(Slow)
     app.add_middleware(Inner)
@@ -201,7 +201,7 @@ def test_shutdown_takes_everything_out_again() -> None:
         assert client.get("/slow").status_code == 200
 
 
-def test_it_can_be_switched_off() -> None:
+def test_middleware_times_can_be_disabled() -> None:
     app = shop()
     app.add_middleware(Slow)
     with observed(app, middleware={"enabled": False}) as (client, telemetry):
@@ -214,7 +214,7 @@ def found(telemetry: Telemetry) -> tuple[Finding, ...]:
     return tuple(finding for finding in telemetry.findings() if finding.kind == Kind.SLOW_MIDDLEWARE)
 
 
-def test_one_that_takes_a_large_share_is_found_with_its_line() -> None:
+def test_middleware_with_a_large_share_is_a_finding_with_its_line() -> None:
     app = shop()
     app.add_middleware(Slow)
     app.add_middleware(Inner)
@@ -230,7 +230,7 @@ def test_one_that_takes_a_large_share_is_found_with_its_line() -> None:
     assert "pure ASGI" in finding.remedy
 
 
-def test_one_that_only_lets_pass_is_not_found() -> None:
+def test_middleware_that_only_passes_requests_on_is_no_finding() -> None:
     app = shop()
 
     @app.middleware("http")
@@ -245,7 +245,7 @@ def test_one_that_only_lets_pass_is_not_found() -> None:
 
 
 def test_the_route_is_computed_once_for_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not once more for each middleware, finding and metric."""
+    """Middleware, findings and metrics share the result."""
     computed: list[str | None] = []
 
     def counting(scope: Any, root_path: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The time budget of real requests: the segments add up to the span, and each is what the app really did."""
+"""The time budget of real requests: each segment is correct, and together they add up to the span."""
 
 import asyncio
 import gc
@@ -29,7 +29,7 @@ class Item(BaseModel):
     name: str
 
 
-def shop() -> FastAPI:  # noqa: C901 - one small route after the other
+def shop() -> FastAPI:  # noqa: C901 - a list of small routes
     app = FastAPI()
 
     async def dependency() -> int:
@@ -113,7 +113,7 @@ def is_about(seconds: float, spent: float) -> bool:
     return seconds - 0.002 <= spent < seconds + 0.1
 
 
-def test_dependencies_and_endpoint_are_told_apart() -> None:
+def test_dependencies_and_endpoint_are_separate_segments() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/async")
         spent = budget(telemetry)
@@ -121,7 +121,7 @@ def test_dependencies_and_endpoint_are_told_apart() -> None:
     assert is_about(0.05, spent["handler"])
 
 
-def test_those_that_run_in_threads_too() -> None:
+def test_dependencies_and_endpoint_in_threads_are_separate_segments() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/sync")
         spent = budget(telemetry)
@@ -129,7 +129,7 @@ def test_those_that_run_in_threads_too() -> None:
     assert is_about(0.05, spent["handler"])
 
 
-def test_what_is_returned_has_to_be_serialised() -> None:
+def test_serialising_the_return_value_is_a_segment() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/large")
         spent = budget(telemetry)
@@ -137,14 +137,14 @@ def test_what_is_returned_has_to_be_serialised() -> None:
     assert spent["serialization"] > 0.01
 
 
-def test_the_pieces_of_a_stream_are_made_by_the_endpoint() -> None:
+def test_the_chunks_of_a_stream_are_handler_time() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/stream")
         assert is_about(0.1, budget(telemetry)["handler"])
 
 
 @pytest.mark.parametrize("path", ["/response", "/refused", "/boom", "/nothing", "/async"])
-def test_it_adds_up_however_the_request_ends(path: str) -> None:
+def test_the_segments_add_up_however_the_request_ends(path: str) -> None:
     app = shop()
 
     class Through(BaseHTTPMiddleware):
@@ -157,7 +157,7 @@ def test_it_adds_up_however_the_request_ends(path: str) -> None:
         assert budget(telemetry)
 
 
-def test_a_client_that_sends_slowly_is_not_the_apps_time() -> None:
+def test_waiting_for_a_slow_client_is_not_handler_time() -> None:
     with observed(shop()) as (server, telemetry):
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             client.sendall(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nConnection: close\r\n\r\nab")
@@ -194,7 +194,7 @@ def test_waiting_for_a_thread_is_a_segment_and_a_finding() -> None:
     assert findings[0].evidence["limit"] == 1
 
 
-def test_the_counter_adds_up_to_the_durations() -> None:
+def test_the_time_counters_add_up_to_the_durations() -> None:
     with observed(shop()) as (server, telemetry):
         for path in ("/async", "/sync", "/stream", "/response"):
             server.get(path)
@@ -207,7 +207,7 @@ def test_the_counter_adds_up_to_the_durations() -> None:
     assert spent == pytest.approx(lasted, rel=0.001)
 
 
-def test_a_plain_starlette_route_is_all_handler() -> None:
+def test_a_plain_starlette_route_has_handler_time_only() -> None:
     async def endpoint(_request: Request) -> JSONResponse:
         await asyncio.sleep(0.02)
         return JSONResponse({})
@@ -233,7 +233,7 @@ def test_the_span_of_another_instrumentation_has_the_budget_too(source: str) -> 
         assert is_about(0.05, float(span.attributes[f"{PREFIX}handler"]))  # type: ignore[arg-type]
 
 
-def test_shutdown_puts_the_functions_back() -> None:
+def test_shutdown_restores_the_patched_functions() -> None:
     def functions() -> list[Any]:
         return [*map(vars(routing).get, ("solve_dependencies", "run_endpoint_function")), anyio.to_thread.run_sync]
 

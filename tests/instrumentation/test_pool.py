@@ -657,9 +657,7 @@ def test_a_time_out_is_critical_in_requests_and_outside(observed: Probe, new_eng
     assert "in use, by code outside of requests (1," in pool_waits(observed)[0].message
 
 
-def test_a_request_that_waits_for_a_second_connection_is_warned_of_a_deadlock(
-    observed: Probe, new_engine: NewEngine
-) -> None:
+def test_a_wait_for_a_second_connection_warns_of_a_deadlock(observed: Probe, new_engine: NewEngine) -> None:
     engine = new_engine(pool_size=1, max_overflow=0, pool_timeout=0.01)
     with request(observed, "/orders"), engine.connect(), pytest.raises(PoolTimeoutError):
         engine.connect()

@@ -1,4 +1,4 @@
-"""One SERVER span and one count per request, that say what really happened, whatever the app or the client does."""
+"""Each request has one correct SERVER span and one count, whatever the app or the client does."""
 
 import asyncio
 import socket
@@ -27,7 +27,7 @@ from tests.serving import Answer, Served, serve, wait_until
 
 @contextmanager
 def observing(app: FastAPI, probe: Probe, **settings: Any) -> Iterator[None]:
-    """The request layers on an app, without the rest of the package."""
+    """Add the request layers to an app, without the rest of the package."""
     layers = Layers(app, Requests(RequestsSettings(**settings), probe.signals))
     with ExitStack() as stack:
         stack.enter_context(server_span_from("own", app, Settings(), trace.get_tracer_provider()))
@@ -41,7 +41,7 @@ Serve = Callable[..., Served]
 
 @pytest.fixture
 def served(probe: Probe) -> Iterator[Serve]:
-    """`served(app, **settings)`: the app, observed, under a real server."""
+    """`served(app, **settings)` runs the observed app under a real server."""
     with ExitStack() as stack:
 
         def start(app: FastAPI, *, server: dict[str, Any] | None = None, **settings: Any) -> Served:
@@ -52,7 +52,7 @@ def served(probe: Probe) -> Iterator[Serve]:
 
 
 def server_span(probe: Probe) -> ReadableSpan:
-    """The one SERVER span; fails when there is none or more."""
+    """The only SERVER span; fails if there is not exactly one."""
     wait_until(lambda: [span for span in probe.spans() if span.kind is SpanKind.SERVER], what="a SERVER span")
     spans = [span for span in probe.spans() if span.kind is SpanKind.SERVER]
     assert len(spans) == 1, [span.name for span in spans]
@@ -60,7 +60,7 @@ def server_span(probe: Probe) -> ReadableSpan:
 
 
 def counted(probe: Probe, **labels: str) -> float | None:
-    """How many requests the duration histogram has with these labels."""
+    """The number of requests in the duration histogram with these labels."""
     every = {
         "http_request_method": "GET",
         "http_route": "unmatched",
@@ -72,7 +72,7 @@ def counted(probe: Probe, **labels: str) -> float | None:
 
 
 def shop() -> FastAPI:
-    """Ends well, ends badly, never ends."""
+    """An app with routes that succeed, fail or never end."""
     app = FastAPI()
     app.get("/items/{item_id}")(item)
     app.get("/sync/{item_id}")(sync)
@@ -171,7 +171,7 @@ def test_a_sync_endpoint_runs_under_the_request_s_span(served: Serve, probe: Pro
 @pytest.mark.parametrize(
     ("method", "shown"), [("BREW", "_OTHER"), ("get", "_OTHER"), ("PATCH", "PATCH"), ("QUERY", "QUERY")]
 )
-def test_a_method_outside_of_the_list_is_other(served: Serve, probe: Probe, method: str, shown: str) -> None:
+def test_an_unknown_method_is_recorded_as_other(served: Serve, probe: Probe, method: str, shown: str) -> None:
     served(shop(), server={"http": "h11"}).get("/items/7", method=method)
     span = server_span(probe)
     assert span.attributes is not None
@@ -184,7 +184,9 @@ def test_a_method_outside_of_the_list_is_other(served: Serve, probe: Probe, meth
 @pytest.mark.parametrize(
     ("path", "method", "status"), [("/nothing", "GET", 404), ("/items/7", "DELETE", 405), ("/items/7/", "GET", 307)]
 )
-def test_what_no_route_served_has_no_route(served: Serve, probe: Probe, path: str, method: str, status: int) -> None:
+def test_a_request_without_a_matching_route_has_no_route(
+    served: Serve, probe: Probe, path: str, method: str, status: int
+) -> None:
     assert served(shop()).get(path, method=method).status == status
     span = server_span(probe)
     assert span.name == method
@@ -206,7 +208,7 @@ def test_a_failed_handler_is_an_error_with_the_exception(served: Serve, probe: P
     assert counted(probe, http_route="/boom", http_response_status_code="500", error_type="ValueError") == 1
 
 
-def test_a_5xx_that_the_app_chose_is_an_error_by_its_status(served: Serve, probe: Probe) -> None:
+def test_a_5xx_response_of_the_app_is_an_error_with_its_status(served: Serve, probe: Probe) -> None:
     served(shop()).get("/unavailable")
     span = server_span(probe)
     assert span.status.status_code is StatusCode.ERROR
@@ -239,7 +241,7 @@ def test_a_response_that_fails_after_its_first_byte_is_an_error(
 
 
 @pytest.mark.parametrize("app", [shop, lambda: with_middleware(shop())], ids=["plain", "behind @app.middleware"])
-def test_a_stream_that_ends_well_is_no_error(app: Callable[[], FastAPI], served: Serve, probe: Probe) -> None:
+def test_a_complete_stream_is_no_error(app: Callable[[], FastAPI], served: Serve, probe: Probe) -> None:
     assert served(app()).get("/stream").body == b"onetwo"
     span = server_span(probe)
     assert span.status.status_code is StatusCode.UNSET
@@ -251,7 +253,7 @@ def test_a_stream_that_ends_well_is_no_error(app: Callable[[], FastAPI], served:
 
 
 @pytest.mark.parametrize("app", [shop, lambda: with_middleware(shop())], ids=["plain", "behind @app.middleware"])
-def test_a_client_that_goes_away_in_the_middle_is_told_apart(
+def test_a_client_that_disconnects_during_a_response_has_its_own_outcome(
     app: Callable[[], FastAPI], served: Serve, probe: Probe
 ) -> None:
     server = served(app())
@@ -264,7 +266,7 @@ def test_a_client_that_goes_away_in_the_middle_is_told_apart(
     assert counted(probe, http_route="/forever", error_type="ClientDisconnect") == 1
 
 
-def test_a_middleware_that_turns_an_exception_into_an_answer_is_no_error(served: Serve, probe: Probe) -> None:
+def test_an_exception_that_middleware_turns_into_a_response_is_no_error(served: Serve, probe: Probe) -> None:
     app = shop()
 
     class Forgiving(BaseHTTPMiddleware):
@@ -280,7 +282,7 @@ def test_a_middleware_that_turns_an_exception_into_an_answer_is_no_error(served:
     assert counted(probe, http_route="/boom", http_response_status_code="400") == 1
 
 
-def test_a_500_handler_of_the_app_keeps_the_exception(served: Serve, probe: Probe) -> None:
+def test_an_exception_is_recorded_even_with_a_500_handler_of_the_app(served: Serve, probe: Probe) -> None:
     app = shop()
     app.add_exception_handler(Exception, lambda _request, _error: JSONResponse({"sorry": True}, 500))
     assert served(app).get("/boom").text == '{"sorry":true}'
@@ -306,7 +308,7 @@ def test_background_tasks_have_their_own_span_and_are_not_part_of_the_duration(s
     assert duration < 0.4 < (task.end_time - task.start_time) / 1e9  # type: ignore[operator]
 
 
-def test_a_background_task_that_fails_is_its_own_error(served: Serve, probe: Probe) -> None:
+def test_a_failing_background_task_is_an_error_of_its_own_span(served: Serve, probe: Probe) -> None:
     assert served(shop()).get("/later?fail=true").status == 200
     wait_until(lambda: len(probe.spans()) == 2, what="the task's span")
     request, task = probe.spans()
@@ -326,7 +328,7 @@ def test_body_sizes_are_those_of_this_request(served: Serve, probe: Probe) -> No
     assert probe.value("http_server_response_body_size_bytes_sum", **labels) == len("1000") + len("0")
 
 
-def test_active_requests_are_counted_up_and_down(served: Serve, probe: Probe) -> None:
+def test_active_requests_are_counted(served: Serve, probe: Probe) -> None:
     app = shop()
     hold = asyncio.Event()
     loops: list[Any] = []
@@ -396,14 +398,14 @@ def test_the_trace_of_the_caller_is_joined(served: Serve, probe: Probe) -> None:
     assert format(span.parent.span_id, "016x") == "b7ad6b7169203331"
 
 
-def test_two_traceparent_headers_are_as_good_as_none(served: Serve, probe: Probe) -> None:
+def test_two_traceparent_headers_count_as_none(served: Serve, probe: Probe) -> None:
     one = b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
     two = b"traceparent: 00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
     served(shop()).raw(b"GET /items/7 HTTP/1.1\r\nHost: x\r\n" + one + two + b"Connection: close\r\n\r\n")
     assert server_span(probe).parent is None
 
 
-def test_an_edge_that_trusts_nobody_links_the_caller_s_trace_instead(served: Serve, probe: Probe) -> None:
+def test_without_trust_the_caller_s_trace_is_only_linked(served: Serve, probe: Probe) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     served(shop(), trust_incoming=False).get("/items/7", headers={"traceparent": parent})
     span = server_span(probe)
@@ -411,7 +413,7 @@ def test_an_edge_that_trusts_nobody_links_the_caller_s_trace_instead(served: Ser
     assert [format(link.context.trace_id, "032x") for link in span.links] == ["0af7651916cd43dd8448eb211c80319c"]
 
 
-def test_oversized_propagation_headers_are_not_read_and_counted(served: Serve, probe: Probe) -> None:
+def test_oversized_propagation_headers_are_counted_and_not_read(served: Serve, probe: Probe) -> None:
     served(shop()).get(
         "/items/7",
         headers={"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "baggage": "a=b," * 5000},
@@ -420,7 +422,7 @@ def test_oversized_propagation_headers_are_not_read_and_counted(served: Serve, p
     assert probe.value("fastperf_telemetry_errors_total", part="propagation_budget") == 1
 
 
-def test_a_propagator_that_raises_costs_the_parent_and_nothing_else(served: Serve, probe: Probe) -> None:
+def test_a_failing_propagator_loses_the_parent_and_nothing_else(served: Serve, probe: Probe) -> None:
     class Broken(type(propagate.get_global_textmap())):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(propagate.get_global_textmap()._propagators)  # type: ignore[attr-defined]
@@ -438,7 +440,7 @@ def test_a_propagator_that_raises_costs_the_parent_and_nothing_else(served: Serv
     assert probe.failures == ["propagator"]
 
 
-def test_headers_are_captured_when_asked_for_and_sanitised(served: Serve, probe: Probe) -> None:
+def test_the_chosen_headers_are_captured_and_sanitised(served: Serve, probe: Probe) -> None:
     server = served(
         shop(),
         capture_request_headers=("x-tenant", "authorization"),
@@ -452,7 +454,7 @@ def test_headers_are_captured_when_asked_for_and_sanitised(served: Serve, probe:
     assert attributes["http.response.header.content_type"] == ("application/json",)
 
 
-def test_an_excluded_url_leaves_nothing_behind_not_even_its_children(served: Serve, probe: Probe) -> None:
+def test_an_excluded_url_has_no_span_not_even_of_its_children(served: Serve, probe: Probe) -> None:
     app = shop()
     tracer = probe.signals.tracer
 
@@ -469,7 +471,7 @@ def test_an_excluded_url_leaves_nothing_behind_not_even_its_children(served: Ser
     assert counted(probe, http_route="/health") is None
 
 
-def test_labels_are_bounded_whatever_clients_invent(served: Serve, probe: Probe) -> None:
+def test_labels_are_bounded_whatever_clients_send(served: Serve, probe: Probe) -> None:
     server = served(shop(), server={"http": "h11"})
     for number in range(40):
         server.get(
@@ -524,9 +526,9 @@ def test_a_websocket_connection_is_one_span_with_its_route(served: Serve, probe:
     )
 
 
-def test_a_websocket_handler_that_fails_is_an_error(served: Serve, probe: Probe) -> None:
+def test_a_failing_websocket_handler_is_an_error(served: Serve, probe: Probe) -> None:
     server = served(websocket_shop())
-    with pytest.raises(Exception), connect(f"ws://127.0.0.1:{server.port}/rooms/crash") as client:  # noqa: B017 - the library's close error
+    with pytest.raises(Exception), connect(f"ws://127.0.0.1:{server.port}/rooms/crash") as client:  # noqa: B017 - the close error depends on the library
         client.recv()
     span = server_span(probe)
     assert span.attributes is not None
@@ -534,7 +536,7 @@ def test_a_websocket_handler_that_fails_is_an_error(served: Serve, probe: Probe)
     assert len(span.events) == 1
 
 
-def test_a_websocket_that_was_turned_away_has_the_status(served: Serve, probe: Probe) -> None:
+def test_a_refused_websocket_has_the_response_status(served: Serve, probe: Probe) -> None:
     server = served(websocket_shop())
     with pytest.raises(InvalidStatus), connect(f"ws://127.0.0.1:{server.port}/private"):
         pass
@@ -567,7 +569,7 @@ def test_head_has_the_route_and_no_body(served: Serve, probe: Probe) -> None:
     assert server_span(probe).name == "HEAD /both"
 
 
-def test_a_mounted_app_that_is_observed_too_is_counted_once(served: Serve, probe: Probe) -> None:
+def test_a_request_of_an_observed_app_mounted_in_another_is_counted_once(served: Serve, probe: Probe) -> None:
     outer, inner = FastAPI(), shop()
     outer.mount("/inner", inner)
     with observing(inner, probe):
@@ -575,7 +577,7 @@ def test_a_mounted_app_that_is_observed_too_is_counted_once(served: Serve, probe
         assert server_span(probe).name == "GET /inner/items/{item_id}"
 
 
-def test_a_request_that_is_cancelled_at_shutdown_is_an_error(probe: Probe) -> None:
+def test_a_request_cancelled_at_shutdown_is_an_error(probe: Probe) -> None:
     app = shop()
 
     @app.get("/slow")

@@ -54,7 +54,7 @@ SERVICE = """
 
 
 def under_the_agent(folder: Path, *arguments: str, **environment: str) -> list[list[str]]:
-    """The fields of each line that the service prints."""
+    """Run the service under the agent, and return the fields of each line that it prints."""
     script = folder / "service.py"
     script.write_text(textwrap.dedent(SERVICE))
     exporters = dict.fromkeys(("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER"), "none")
@@ -71,15 +71,15 @@ def under_the_agent(folder: Path, *arguments: str, **environment: str) -> list[l
 
 
 @pytest.mark.parametrize("moment", ["early", "late"])
-def test_the_agent_puts_no_second_span_around_ours(tmp_path: Path, moment: str) -> None:
-    """Whether the middleware chain was built before set-up or after it. On shutdown the agent's span comes back."""
+def test_the_agent_adds_no_second_span_to_ours(tmp_path: Path, moment: str) -> None:
+    """The middleware chain may be built before or after set-up. On shutdown the agent's span comes back."""
     *spans, described, afterwards = under_the_agent(tmp_path, moment)
     assert spans == [[OURS, "GET /items/{item_id}", "0"], [OURS, "GET /items/{item_id}", "1"]]
     assert "own SERVER span (the opentelemetry-instrument agent's" in described[1]
     assert afterwards == ["afterwards", CONTRIB]
 
 
-def test_contrib_s_span_stays_where_the_setting_asks_for_it(tmp_path: Path) -> None:
+def test_contrib_s_span_stays_if_the_setting_says_so(tmp_path: Path) -> None:
     *spans, described, _ = under_the_agent(tmp_path, OTEL_FASTPERF_SERVER_SPAN="contrib")
     assert [scope for scope, *_ in spans] == [CONTRIB] * 2
     assert "inside the SERVER span of opentelemetry-instrumentation-fastapi" in described[1]

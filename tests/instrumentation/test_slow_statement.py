@@ -1,4 +1,4 @@
-"""Data collected about the statements of a request (repeats, lines, slow ones, blocks of the loop), and findings."""
+"""Statements of a request: repeats, lines, slow statements, blocks of the event loop, and the resulting findings."""
 
 import asyncio
 import sqlite3
@@ -31,7 +31,7 @@ from tests.conftest import Probe
 from tests.models import ROWS, Customer, Item, Order, fill
 from tests.postgresql import with_driver
 
-#: SQLite in a test repeats a statement in microseconds
+#: no minimum time, because SQLite in a test repeats a statement in microseconds
 SETTINGS = DatabaseSettings(n_plus_one_seconds=0, slow_query=0.05, sync_on_loop=0)
 
 
@@ -64,7 +64,7 @@ async def async_engine(url: str) -> AsyncIterator[AsyncEngine]:
 
 @contextmanager
 def request(probe: Probe, kind: str = "http") -> Iterator[RequestRecord]:
-    """A request in progress, which has ended after the block."""
+    """A request that is in progress inside the `with` statement and has ended after it."""
     with probe.signals.tracer.start_as_current_span("GET /orders", kind=SpanKind.SERVER) as span:
         record = RequestRecord(probe.signals, {"type": kind}, span, time.perf_counter())
         token = CURRENT.set(record)
@@ -80,7 +80,7 @@ def n_plus_one(record: RequestRecord) -> list[Finding]:
 
 
 def line_of(site: CallSite | None) -> str:
-    """The text of the line without indentation."""
+    """The text of the line, without indentation."""
     assert site is not None
     assert site.file == __file__
     return Path(site.file).read_text().splitlines()[site.line - 1].strip()
@@ -92,7 +92,7 @@ def group_of(record: RequestRecord, summary: str) -> StatementGroup:
 
 
 def found_by(probe: Probe, engine: Engine, work: Callable[[Session], Any]) -> list[Finding]:
-    """The `n_plus_one` findings of a request that does this in a session, in a thread like a `def` endpoint."""
+    """The `n_plus_one` findings of a request that runs `work` in a session, in a thread like a `def` endpoint."""
 
     def endpoint() -> None:
         with Session(engine) as session:
@@ -144,7 +144,7 @@ def test_updates_in_a_loop_are_reported(observed: Probe, engine: Engine) -> None
     assert finding.subject == "UPDATE fastperf_items"
 
 
-def test_only_the_first_span_whose_line_was_looked_up_names_the_line(observed: Probe, engine: Engine) -> None:
+def test_only_one_span_of_the_repeats_has_the_line(observed: Probe, engine: Engine) -> None:
     found_by(observed, engine, lambda session: [session.get(Item, number) for number in range(1, ROWS + 1)])
     lines = [(span.attributes or {}).get("code.function.name") for span in observed.spans()]
     assert [line for line in lines if line] == ["<lambda>"]
@@ -272,7 +272,7 @@ def test_background_work_is_not_part_of_the_request(observed: Probe, engine: Eng
 
 @pytest.fixture(params=["aiosqlite", "asyncpg", "psycopg"])
 def async_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Every async driver."""
+    """The URL of each async driver."""
     if request.param == "aiosqlite":
         return f"sqlite+aiosqlite:///{tmp_path}/shop.db"
     return with_driver(request.getfixturevalue("postgresql_url"), request.param)
@@ -434,7 +434,7 @@ async def test_slow_statements_of_postgresql_have_their_number_of_rows(
 
 
 @pytest.mark.anyio
-async def test_time_in_which_the_event_loop_was_blocked_does_not_count(observed: Probe, tmp_path: Path) -> None:
+async def test_time_while_the_event_loop_was_blocked_does_not_count(observed: Probe, tmp_path: Path) -> None:
     async with async_engine(f"sqlite+aiosqlite:///{tmp_path}/shop.db") as engine, engine.connect() as connection:
 
         def block() -> None:

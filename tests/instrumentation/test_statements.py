@@ -1,4 +1,4 @@
-"""SQL statements: each has one CLIENT span with correct attributes, one duration, and one count on its request."""
+"""Each SQL statement has one CLIENT span with correct attributes, one duration, and one count on its request."""
 
 import asyncio
 import contextvars
@@ -192,7 +192,7 @@ def test_setting_the_clock_back_causes_no_negative_duration(
     assert span.end_time >= span.start_time
 
 
-def test_the_text_can_be_switched_off(probe: Probe, engine: Engine) -> None:
+def test_the_text_can_be_disabled(probe: Probe, engine: Engine) -> None:
     with instrument_database(None, DatabaseSettings(query_text=False), probe.signals):
         run(engine)
     (span,) = sql(probe)
@@ -222,7 +222,7 @@ def test_the_sampler_sees_the_attributes(probe: Probe, engine: Engine) -> None:
 
 
 def test_comments_of_another_listener_are_not_in_the_text(observed: Probe, engine: Engine) -> None:
-    """Such as sqlcommenter's, with a trace id in each statement: a cache keyed by the text would never hit."""
+    """Sqlcommenter adds a trace id to each statement: a cache keyed by the text would never hit."""
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
     def comment(_conn: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: Any) -> Any:
@@ -255,7 +255,7 @@ def test_system_names_follow_the_conventions(url: str, system: str, others: dict
     assert database._EngineFacts(parsed.get_dialect()(), parsed).attributes == {"db.system.name": system, **others}
 
 
-def test_a_mysql_url_of_a_mariadb_server_is_mariadb() -> None:
+def test_a_mysql_url_of_a_mariadb_server_has_the_system_mariadb() -> None:
     dialect: Any = make_url("mysql://").get_dialect()
     assert database._EngineFacts(dialect(is_mariadb=True), make_url("mysql://")).system == "mariadb"
 
@@ -346,7 +346,7 @@ def test_a_statement_outside_of_any_span_is_a_root(observed: Probe, engine: Engi
     assert parents(observed) == [None]
 
 
-def test_the_record_has_number_and_duration_of_its_statements(observed: Probe, engine: Engine) -> None:
+def test_the_request_record_has_number_and_duration_of_its_statements(observed: Probe, engine: Engine) -> None:
     with request(observed.signals) as record:
         run(engine)
         with suppress(DBAPIError):
@@ -720,7 +720,7 @@ def test_the_duration_carries_the_ids_of_its_span(observed: Probe, engine: Engin
     assert f'{{span_id="{context.span_id:016x}",trace_id="{context.trace_id:032x}"}}' in exposed(observed)
 
 
-def test_few_of_many_fast_statements_are_exemplars(observed: Probe, engine: Engine) -> None:
+def test_only_few_of_many_fast_statements_become_exemplars(observed: Probe, engine: Engine) -> None:
     for _ in range(50):
         run(engine)
     page = exposed(observed)
@@ -897,7 +897,7 @@ async def test_a_server_side_cursor_is_one_statement(observed: Probe, postgresql
     assert attributes(span)["db.operation.name"] == "SELECT"
 
 
-def test_a_sequence_of_postgresql_is_a_statement(
+def test_reading_a_sequence_of_postgresql_is_a_statement(
     observed: Probe, postgresql_url: str, new_engine: Callable[[str], Engine]
 ) -> None:
     sequence = sqlalchemy.Sequence(f"fastperf_{time.time_ns()}")

@@ -1,4 +1,4 @@
-"""Every test of a monitor runs on asyncio's own event loop and on uvloop."""
+"""Run every test of a monitor on asyncio's own event loop and on uvloop."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-#: seconds after which something that should have happened has not
+#: seconds to wait for an expected event
 PATIENCE = 20.0
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -25,7 +25,7 @@ def _uvloop() -> asyncio.AbstractEventLoop:
 
 @pytest.fixture(params=[_asyncio, _uvloop], ids=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Run a coroutine to its end on a fresh event loop."""
+    """Run a coroutine to its end on a new event loop."""
 
     def run_on_loop(main: Coroutine[Any, Any, Any]) -> Any:
         with asyncio.Runner(loop_factory=request.param) as runner:
@@ -36,7 +36,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
-    """Wait until a condition holds; fail when it does not for `PATIENCE` seconds."""
+    """Wait until a condition is true; fail after `PATIENCE` seconds."""
 
     async def wait(condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + PATIENCE

@@ -1,4 +1,4 @@
-"""Caches are discovered, read periodically, and judged after every `lookups` look-ups."""
+"""Caches are discovered, read periodically, and evaluated after every `lookups` look-ups."""
 
 import asyncio
 import functools
@@ -39,7 +39,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
     return module
 
 
-def test_a_cached_function_that_mostly_misses_is_found_with_no_line_of_set_up(
+def test_a_cached_function_that_mostly_misses_is_found_without_registration(
     run: Run, probe: Probe, until: Until, shop: ModuleType
 ) -> None:
     caches, numbers = Caches(), iter(range(1_000_000))
@@ -112,7 +112,7 @@ def test_clearing_a_cache_starts_a_new_period(run: Run, probe: Probe, until: Unt
     assert probe.findings()[0].subject == "doubles"
 
 
-def test_it_stops_completely(run: Run, probe: Probe) -> None:
+def test_the_monitor_stops_completely(run: Run, probe: Probe) -> None:
     async def main() -> None:
         before = threading.enumerate(), asyncio.all_tasks()
         async with monitor_caches(Caches(), SETTINGS, probe.signals):

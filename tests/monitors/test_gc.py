@@ -24,7 +24,7 @@ SETTINGS = MemorySettings()
 @pytest.fixture(autouse=True)
 def _only_collections_of_the_test() -> Iterator[None]:
     gc.disable()
-    gc.freeze()  # objects left by the whole test run would make a full collection slow
+    gc.freeze()  # a full collection would be slow with the objects left by earlier tests
     yield
     gc.unfreeze()
     gc.enable()
@@ -77,7 +77,7 @@ def test_a_generation_that_was_not_collected_has_a_series_of_zero(run: Run, prob
     assert [pauses(probe, generation) for generation in range(3)] == [0, 0, 0]
 
 
-def test_collections_in_other_threads_count(run: Run, probe: Probe) -> None:
+def test_collections_in_other_threads_are_counted(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_gc(SETTINGS, probe.signals):
             thread = threading.Thread(target=gc.collect)
@@ -101,7 +101,7 @@ def test_pauses_are_counted_without_scrapes(
     run(main())
 
 
-def test_more_pauses_than_are_kept_individually_lose_neither_number_nor_time(
+def test_number_and_time_are_right_even_for_pauses_beyond_the_kept_ones(
     run: Run, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gc_module, "_PENDING", 5)
@@ -141,10 +141,10 @@ def test_a_collection_inside_a_metric_s_lock_does_not_hang(run: Run, probe: Prob
     assert pauses(probe, 2) == 1
 
 
-def test_collections_while_the_pauses_are_counted_neither_hang_nor_get_lost(
+def test_collections_during_the_counting_neither_hang_nor_get_lost(
     run: Run, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a threshold of 1 nearly every allocation collects, including those that count the collections."""
+    """With a threshold of 1 nearly every allocation starts a collection, including those of the counting itself."""
     threshold = gc.get_threshold()
     seen = []
     monkeypatch.setattr(gc_module, "_PENDING", 50)
@@ -169,7 +169,7 @@ def test_collections_while_the_pauses_are_counted_neither_hang_nor_get_lost(
     assert sum(pauses(probe, generation) or 0 for generation in range(3)) == len(seen)
 
 
-def test_a_failing_metric_is_counted_and_breaks_nothing(
+def test_a_failing_metric_is_counted_and_the_monitor_continues(
     run: Run, probe: Probe, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
     monkeypatch.setattr(gc_module, "_INTERVAL", 0.01)
@@ -185,7 +185,7 @@ def test_a_failing_metric_is_counted_and_breaks_nothing(
     assert set(probe.failures) == {"gc_monitor"}
 
 
-def test_it_stops_completely_and_can_be_restarted(run: Run, probe: Probe) -> None:
+def test_the_monitor_stops_completely_and_can_be_restarted(run: Run, probe: Probe) -> None:
     async def main() -> None:
         before = list(gc.callbacks), list(probe.signals.metrics._refreshers), threading.enumerate()
         for rounds in (1, 2):
@@ -198,7 +198,7 @@ def test_it_stops_completely_and_can_be_restarted(run: Run, probe: Probe) -> Non
     run(main())
 
 
-def test_two_monitors_may_stop_in_any_order(run: Run, probe: Probe) -> None:
+def test_two_monitors_can_stop_in_any_order(run: Run, probe: Probe) -> None:
     async def main() -> None:
         first, second = monitor_gc(SETTINGS, probe.signals), monitor_gc(SETTINGS, probe.signals)
         before = list(gc.callbacks)
@@ -231,7 +231,7 @@ def a_request(probe: Probe, path: str = "/reports") -> RequestRecord:
 
 
 def ended(probe: Probe, record: RequestRecord) -> None:
-    """End the request as the request layer does."""
+    """End the request like the request layer does."""
     record.ended = time.perf_counter()
     probe.signals.findings.request_ended(record)
     record.span.end()

@@ -35,12 +35,12 @@ def busy(probe: Probe) -> float:
 
 
 async def one_more_beat(probe: Probe, until: Until) -> None:
-    """Time is counted at the beats; callbacks that return at once may leave no room for one before the block ends."""
+    """Wait for one more beat: time is counted at beats only, and the monitor may end before the next one."""
     before = beats(probe)
     await until(lambda: beats(probe) > before)
 
 
-def test_a_freeze_between_two_scrapes_is_one_sample_of_its_length(run: Run, probe: Probe, until: Until) -> None:
+def test_a_block_between_two_scrapes_is_one_sample_of_its_length(run: Run, probe: Probe, until: Until) -> None:
     async def main() -> None:
         async with monitor_loop(LoopSettings(), probe.signals):
             await until(lambda: beats(probe) > 2)
@@ -53,7 +53,7 @@ def test_a_freeze_between_two_scrapes_is_one_sample_of_its_length(run: Run, prob
 
 
 def test_an_idle_loop_is_not_busy(run: Run, probe: Probe) -> None:
-    """A hundredth is usual; a busy machine delays it now and then."""
+    """The usual share is a hundredth; a busy machine delays the loop now and then."""
 
     async def main() -> float:
         async with monitor_loop(LoopSettings(), probe.signals):
@@ -67,10 +67,8 @@ def test_an_idle_loop_is_not_busy(run: Run, probe: Probe) -> None:
 
 
 @pytest.mark.parametrize("pause", [0.005, 0.0], ids=["half of the time", "all of the time"])
-def test_short_blocking_calls_make_the_loop_as_busy_as_they_last(
-    run: Run, probe: Probe, until: Until, pause: float
-) -> None:
-    """They use no CPU and are too short to make the heartbeat late: a synchronous database driver, for one."""
+def test_short_blocking_calls_count_as_busy_time(run: Run, probe: Probe, until: Until, pause: float) -> None:
+    """For example of a synchronous database driver: they use no CPU and are too short to delay the heartbeat."""
 
     async def main() -> tuple[float, float]:
         async with monitor_loop(LoopSettings(), probe.signals):
@@ -103,7 +101,7 @@ def test_many_tiny_callbacks_make_the_loop_busy(run: Run, probe: Probe, until: U
     assert measured >= 0.85 * seconds
 
 
-def test_the_loop_is_never_busier_than_time_passes(run: Run, probe: Probe) -> None:
+def test_busy_time_never_exceeds_elapsed_time(run: Run, probe: Probe) -> None:
     async def main() -> float:
         started = time.perf_counter()
         async with monitor_loop(FAST, probe.signals):
@@ -117,7 +115,7 @@ def test_the_loop_is_never_busier_than_time_passes(run: Run, probe: Probe) -> No
     assert 0.8 < (probe.value("fastperf_event_loop_utilization_ratio") or 0.0) <= 1.0
 
 
-def test_a_scrape_while_the_loop_is_held_says_so(
+def test_a_scrape_during_a_block_shows_the_lag(
     run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop_module, "_WINDOW", 0.1)
@@ -151,7 +149,7 @@ def test_tasks_are_counted(run: Run, probe: Probe, until: Until) -> None:
     run(main())
 
 
-def test_many_tasks_are_counted_so_rarely_that_it_does_not_show(run: Run, probe: Probe) -> None:
+def test_many_tasks_are_counted_so_rarely_that_the_cost_is_negligible(run: Run, probe: Probe) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         tasks = [loop.create_task(asyncio.sleep(60)) for _ in range(20_000)]
@@ -163,7 +161,7 @@ def test_many_tasks_are_counted_so_rarely_that_it_does_not_show(run: Run, probe:
             counter.tick(0.0)
             if probe.value("fastperf_event_loop_tasks") == 20_001:
                 spent, counted = spent + time.perf_counter() - before, counted + 1
-        # the first count is not yet paid for
+        # the first count has not been spread over time yet
         assert spent * (counted - 1) / counted <= 0.005 * (time.perf_counter() - started)
         for task in tasks:
             task.cancel()
@@ -172,7 +170,7 @@ def test_many_tasks_are_counted_so_rarely_that_it_does_not_show(run: Run, probe:
     run(main())
 
 
-def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe, until: Until) -> None:
+def test_the_monitor_stops_completely_and_can_be_restarted(run: Run, probe: Probe, until: Until) -> None:
     async def main() -> None:
         before = traces()
         for _ in range(2):
@@ -187,14 +185,14 @@ def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe, unt
 
 
 def traces() -> list[Any]:
-    """Whatever of this loop, process and class a monitor could have changed."""
+    """Everything that a monitor could have changed in this loop, process and class."""
     loop = asyncio.get_running_loop()
     selector = getattr(loop, "_selector", None)
     changed_selector = [] if selector is None else list(vars(selector))
     return [asyncio.all_tasks(), threading.enumerate(), vars(type(loop)).copy(), changed_selector]
 
 
-def test_two_monitors_of_one_loop_may_end_in_any_order(run: Run, probe: Probe, until: Until) -> None:
+def test_two_monitors_of_one_loop_can_stop_in_any_order(run: Run, probe: Probe, until: Until) -> None:
     async def main() -> None:
         before = traces()
         first, second = AsyncExitStack(), AsyncExitStack()
@@ -211,7 +209,7 @@ def test_two_monitors_of_one_loop_may_end_in_any_order(run: Run, probe: Probe, u
     run(main())
 
 
-def test_a_heartbeat_that_fails_is_counted_and_goes_on(
+def test_a_failing_heartbeat_is_counted_and_continues(
     run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe.signals.metrics, "loop_lag", None)
@@ -224,7 +222,7 @@ def test_a_heartbeat_that_fails_is_counted_and_goes_on(
     assert set(probe.failures) == {"loop_monitor"}
 
 
-def test_a_loop_of_another_kind_is_measured_by_cpu_time_and_lag(
+def test_an_unknown_kind_of_loop_is_measured_by_cpu_time_and_lag(
     run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unknown(loop: asyncio.AbstractEventLoop) -> Any:
@@ -243,8 +241,8 @@ def test_a_loop_of_another_kind_is_measured_by_cpu_time_and_lag(
     assert busy(probe) >= 0.25
 
 
-def test_a_loop_that_is_closed_under_a_monitor_closes_in_silence(run: Run, probe: Probe) -> None:
-    """As when a test client's loop ends in the middle of a lifespan; a warning would fail this test."""
+def test_closing_a_monitored_loop_causes_no_warning(run: Run, probe: Probe) -> None:
+    """For example when a test client's loop ends in the middle of a lifespan. A warning fails this test."""
 
     async def main() -> AsyncExitStack:
         stack = AsyncExitStack()

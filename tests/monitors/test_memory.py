@@ -1,4 +1,4 @@
-"""USS and the cgroup's limit: read from prepared files, and monitored in this process."""
+"""USS and the cgroup's limit, read from prepared files and monitored in this process."""
 
 import asyncio
 import gc
@@ -122,7 +122,7 @@ def test_of_several_mounts_the_one_with_the_path_counts() -> None:
 
 
 @pytest.mark.parametrize(("cgroup", "mountinfo"), [("", ""), ("0::/\n", OTHER_MOUNTS), ("", OTHER_MOUNTS)])
-def test_without_cgroups_there_is_none(cgroup: str, mountinfo: str) -> None:
+def test_without_cgroup_files_there_is_no_cgroup(cgroup: str, mountinfo: str) -> None:
     assert list(memory_cgroups(cgroup, mountinfo)) == []
 
 
@@ -144,7 +144,7 @@ def test_headroom_is_the_limit_minus_the_working_set(tmp_path: Path, made: Calla
     ],
     ids=["v2", "v1", "v1, large pages", "root of v2", "no such cgroup"],
 )
-def test_a_cgroup_without_a_limit_has_none(tmp_path: Path, made: Callable[[Path], Path]) -> None:
+def test_a_cgroup_without_a_limit_has_no_limit_and_no_headroom(tmp_path: Path, made: Callable[[Path], Path]) -> None:
     assert limited_group(made(tmp_path)) is None
 
 
@@ -163,14 +163,14 @@ def test_the_tightest_cgroup_is_the_one_closest_to_its_limit(tmp_path: Path) -> 
     assert tightest(iter([container])) == LimitedGroup(1000, 200)
 
 
-def test_an_unlimited_cgroup_has_the_limit_of_the_one_above(tmp_path: Path) -> None:
+def test_an_unlimited_cgroup_has_the_limit_of_its_parent(tmp_path: Path) -> None:
     v1(tmp_path / "a" / "b", 9223372036854771712, 10)
     v1(tmp_path / "a", 1000, 300, 100)
     mounts = mounted(tmp_path, "/", "cgroup", "rw,memory")
     assert tightest(memory_cgroups("3:memory:/a/b\n", mounts)) == LimitedGroup(1000, 200)
 
 
-def test_limit_and_headroom_are_on_the_page_of_a_limited_process(tmp_path: Path) -> None:
+def test_a_limited_process_has_series_for_limit_and_headroom(tmp_path: Path) -> None:
     proc = tmp_path / "proc"
     proc.mkdir()
     (proc / "smaps_rollup").write_text(SMAPS_ROLLUP)
@@ -207,7 +207,7 @@ def test_memory_unique_to_this_process_is_measured(run: Run, probe: Probe, until
     assert unique() <= (probe.value("process_resident_memory_bytes") or 0.0) * 1.2
 
 
-def test_it_stops_completely_and_can_be_restarted(run: Run, probe: Probe) -> None:
+def test_the_monitor_stops_completely_and_can_be_restarted(run: Run, probe: Probe) -> None:
     async def main() -> None:
         before = threading.enumerate(), asyncio.all_tasks()
         for _ in range(2):
@@ -233,7 +233,7 @@ def test_a_failed_reading_is_counted_and_the_next_one_is_made(
 
 
 @linux
-def test_the_reading_is_off_the_event_loop(run: Run, probe: Probe, until: Until) -> None:
+def test_memory_is_read_off_the_event_loop(run: Run, probe: Probe, until: Until) -> None:
     readers: set[int] = set()
 
     def audit(event: str, arguments: tuple[object, ...]) -> None:
@@ -256,7 +256,7 @@ def test_the_reading_is_off_the_event_loop(run: Run, probe: Probe, until: Until)
 # Growth
 
 
-#: a window long enough for a dozen readings, even in a process as large as that of the whole test suite
+#: a window that is long enough for a dozen readings, even in the large process of the whole test suite
 GROWTH = MemorySettings(interval=0.1, growth_window=5, growth_bytes=8 * MB)
 
 
@@ -265,7 +265,7 @@ def test_memory_that_grows_and_survives_full_collections_is_found(run: Run, prob
     kept: list[mmap.mmap] = []
 
     def grow() -> object:
-        # pages of its own: what earlier tests have freed would be filled first, and memory would not grow
+        # memory of its own pages: objects would reuse what earlier tests have freed, and memory would not grow
         page = mmap.mmap(-1, MB // 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         page.write(b"x" * (MB // 4))
         kept.append(page)
@@ -284,7 +284,7 @@ def test_memory_that_grows_and_survives_full_collections_is_found(run: Run, prob
 
 
 @linux
-def test_bursts_are_not(run: Run, probe: Probe) -> None:
+def test_bursts_of_memory_yield_no_finding(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_memory(GROWTH, probe.signals):
             for _ in range(22):
@@ -322,12 +322,12 @@ def watch(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 
 def test_the_time_after_the_start_is_left_out(watch: Watch) -> None:
-    """The first third of a window has 200 seconds, in which half of the memory is loaded."""
+    """Half of the memory is loaded in the first 200 seconds, a third of the window."""
     watch.goes_on(lambda at: 100 + min(at, 400), 3600)
     assert watch.found() == 0
 
 
-def test_growth_is_found_a_window_after_that_and_once_a_window_from_then_on(watch: Watch) -> None:
+def test_growth_is_found_after_a_full_window_and_once_per_window_from_then_on(watch: Watch) -> None:
     watch.goes_on(lambda at: 100 + at / 6, 700)
     assert watch.found() == 0
     watch.goes_on(lambda at: 100 + at / 6, 120)
@@ -336,7 +336,7 @@ def test_growth_is_found_a_window_after_that_and_once_a_window_from_then_on(watc
     assert watch.found() == 2
 
 
-def test_requests_are_counted_for_the_growth_of_each(watch: Watch, probe: Probe) -> None:
+def test_growth_per_request_is_computed_from_the_number_of_requests(watch: Watch, probe: Probe) -> None:
     span = probe.signals.tracer.start_span("request")
     record = RequestRecord(probe.signals, {"type": "http"}, span, 0.0)
 

@@ -35,7 +35,7 @@ def waited(probe: Probe) -> float:
 
 
 def refreshed(probe: Probe, name: str) -> float | None:
-    """A gauge as the next scrape would show it. A scrape runs in a thread of its own."""
+    """The gauge as the next scrape would show it. A scrape runs in its own thread."""
     thread = threading.Thread(target=lambda: list(probe.signals.metrics.refresh()))
     thread.start()
     thread.join()
@@ -57,7 +57,7 @@ async def shop(endpoint: Callable[[], None]) -> AsyncIterator[httpx.AsyncClient]
         yield client
 
 
-def test_the_gauges_tell_who_works_and_who_waits(run: Run, probe: Probe, until: Until) -> None:
+def test_the_gauges_show_used_tokens_and_waiting_requests(run: Run, probe: Probe, until: Until) -> None:
     finish = threading.Event()
 
     async def main() -> None:
@@ -79,7 +79,7 @@ def assert_set(event: threading.Event) -> None:
     assert event.wait(30)
 
 
-def test_the_gauges_move_when_nobody_scrapes(
+def test_the_gauges_are_updated_without_scrapes(
     run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads_module, "_INTERVAL", 0.01)
@@ -92,7 +92,7 @@ def test_the_gauges_move_when_nobody_scrapes(
     run(main())
 
 
-def test_every_request_waits_as_long_as_those_before_it_take(run: Run, probe: Probe) -> None:
+def test_each_wait_for_a_thread_is_measured(run: Run, probe: Probe) -> None:
     """Six requests of 0.2 s, two at a time: two wait 0 s, two 0.2 s, two 0.4 s."""
 
     async def main() -> None:
@@ -105,7 +105,7 @@ def test_every_request_waits_as_long_as_those_before_it_take(run: Run, probe: Pr
     assert waited(probe) >= 1.15
 
 
-def test_who_does_not_wait_has_waited_for_no_time_at_all(run: Run, probe: Probe) -> None:
+def test_a_request_that_gets_a_thread_at_once_has_a_wait_of_zero(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_threads(SETTINGS, probe.signals), shop(lambda: None) as client:
             for _ in range(5):
@@ -115,7 +115,7 @@ def test_who_does_not_wait_has_waited_for_no_time_at_all(run: Run, probe: Probe)
     assert (waits(probe), waited(probe)) == (5, 0.0)
 
 
-def test_who_gives_up_in_the_queue_has_waited_too(run: Run, probe: Probe, until: Until) -> None:
+def test_a_cancelled_wait_is_measured_too(run: Run, probe: Probe, until: Until) -> None:
     finish = threading.Event()
 
     async def main() -> None:
@@ -179,7 +179,7 @@ def test_the_wait_is_observed_in_the_context_of_the_request(run: Run, probe: Pro
     assert sorted(seen) == ["first", "second"]
 
 
-def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> None:
+def test_the_monitor_stops_completely_and_can_be_restarted(run: Run, probe: Probe) -> None:
     async def main() -> None:
         limiter = current_default_thread_limiter()
         before = type(limiter), asyncio.all_tasks(), list(probe.signals.metrics._refreshers)
@@ -193,7 +193,7 @@ def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> 
     run(main())
 
 
-def test_it_may_end_while_somebody_waits(run: Run, probe: Probe, until: Until) -> None:
+def test_the_monitor_can_stop_while_a_task_waits(run: Run, probe: Probe, until: Until) -> None:
     async def main() -> None:
         limiter = current_default_thread_limiter()
         limiter.total_tokens = 1
@@ -209,7 +209,7 @@ def test_it_may_end_while_somebody_waits(run: Run, probe: Probe, until: Until) -
     run(main())
 
 
-def test_two_monitors_of_one_loop_may_end_in_any_order(run: Run, probe: Probe) -> None:
+def test_two_monitors_of_one_loop_can_stop_in_any_order(run: Run, probe: Probe) -> None:
     async def main() -> None:
         limiter = current_default_thread_limiter()
         before = type(limiter)
@@ -226,7 +226,7 @@ def test_two_monitors_of_one_loop_may_end_in_any_order(run: Run, probe: Probe) -
     assert waits(probe) == 3
 
 
-def test_a_metric_that_fails_costs_no_token(run: Run, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_metric_leaks_no_token(run: Run, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe.signals.metrics, "threadpool_wait", None)
 
     async def main() -> None:
@@ -239,7 +239,7 @@ def test_a_metric_that_fails_costs_no_token(run: Run, probe: Probe, monkeypatch:
     assert probe.failures == ["threadpool_wait"] * 3
 
 
-def test_a_limiter_that_takes_no_other_class_is_left_alone(run: Run, probe: Probe) -> None:
+def test_a_limiter_whose_class_cannot_be_replaced_is_left_alone(run: Run, probe: Probe) -> None:
     async def main() -> None:
         class Final(type(current_default_thread_limiter())):  # type: ignore[misc]
             """Has no subclasses."""

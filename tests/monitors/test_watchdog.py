@@ -1,4 +1,4 @@
-"""The blocked event loop: real servers on both event loops, held in every way there is, and who is told."""
+"""Blocks of the event loop, on real servers with both event loops: causes, requests, spans and findings."""
 
 import asyncio
 import gc
@@ -46,7 +46,7 @@ BLOCKED = 0.4
 
 
 def watched(probe: Probe, settings: LoopSettings = SETTINGS) -> FastAPI:
-    """An app whose event loop is watched; its requests are observed by `serving`."""
+    """An app with a watchdog for its event loop; `serving` observes its requests."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -67,13 +67,13 @@ Start = Callable[[FastAPI], Served]
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def serving(request: pytest.FixtureRequest, probe: Probe) -> Iterator[Start]:
-    """Serve an app, its requests observed, on one of the event loops."""
+    """Serve an app on one of the event loops, and observe its requests."""
     with ExitStack() as stack:
 
         def start(app: FastAPI) -> Served:
             stack.enter_context(observing(app, probe))
             served = stack.enter_context(serve(app, loop=request.param))
-            # the loop has beaten by now
+            # enough for the first beat of the loop
             time.sleep(0.2)
             return served
 
@@ -85,7 +85,7 @@ def blocked_spans(probe: Probe) -> list[ReadableSpan]:
 
 
 def the_block_span(probe: Probe) -> ReadableSpan:
-    """The one span that tells of a block by code; what a busy machine does is none."""
+    """The only span of a block that code caused; a busy machine may add others."""
     wait_until(lambda: blocks_by_code(probe), what="a span of the block")
     (span,) = blocks_by_code(probe)
     return span
@@ -124,7 +124,7 @@ def blocked_count(probe: Probe, cause: str, route: str) -> float | None:
     return probe.value("fastperf_event_loop_blocked_seconds_count", cause=cause, http_route=route)
 
 
-# What held it, and why
+# The cause of a block
 
 
 def wait_for_the_bank() -> float:
@@ -154,7 +154,7 @@ def keep_the_gil() -> int:
     return sum(range(30_000_000))
 
 
-def test_a_blocking_call_is_a_span_of_its_true_time_under_the_guilty_request(serving: Start, probe: Probe) -> None:
+def test_a_blocking_call_has_a_span_of_its_duration_under_the_guilty_request(serving: Start, probe: Probe) -> None:
     app, started = watched(probe), []
 
     @app.get("/price/{currency}")
@@ -188,7 +188,7 @@ def test_a_blocking_call_is_a_span_of_its_true_time_under_the_guilty_request(ser
     assert blocked_count(probe, "sync_io", "/price/{currency}") == 1
 
 
-def test_it_is_a_finding_on_the_span_of_the_guilty_request(serving: Start, probe: Probe) -> None:
+def test_a_blocking_call_is_a_finding_on_the_span_of_the_guilty_request(serving: Start, probe: Probe) -> None:
     app = watched(probe)
 
     @app.get("/price")
@@ -214,7 +214,7 @@ def test_it_is_a_finding_on_the_span_of_the_guilty_request(serving: Start, probe
         (keep_the_gil, "gil_held", "sum(range"),
     ],
 )
-def test_the_cause_is_told_by_measurement(
+def test_the_cause_is_derived_from_measurements(
     serving: Start, probe: Probe, block: Callable[[], object], cause: str, line: str | None
 ) -> None:
     app = watched(probe)
@@ -232,7 +232,7 @@ def test_the_cause_is_told_by_measurement(
         assert finding.call_site.line == line_of(block, line)
 
 
-def test_a_collection_of_garbage_is_a_span_but_not_this_finding(serving: Start, probe: Probe) -> None:
+def test_a_garbage_collection_has_a_span_but_no_blocking_call_finding(serving: Start, probe: Probe) -> None:
     app, graph = watched(probe), [[number] for number in range(3_000_000)]
 
     @app.get("/collect")
@@ -247,8 +247,8 @@ def test_a_collection_of_garbage_is_a_span_but_not_this_finding(serving: Start, 
     del graph
 
 
-def test_computing_is_told_at_the_function_that_the_coroutine_calls(serving: Start, probe: Probe) -> None:
-    """Further inside each look sees another line; a thread or a process is given this function."""
+def test_computation_is_reported_at_the_function_that_the_coroutine_calls(serving: Start, probe: Probe) -> None:
+    """Each sample sees another line further inside, and this function is the one to move to a thread or process."""
     app = watched(probe)
 
     def inner(deadline: float) -> int:
@@ -271,7 +271,7 @@ def test_computing_is_told_at_the_function_that_the_coroutine_calls(serving: Sta
     assert [frame.rpartition(" ")[2] for frame in frames] == ["inner", "pack", "boxes"]
 
 
-def test_a_coroutine_that_computes_is_one_finding_whatever_line_is_seen(serving: Start, probe: Probe) -> None:
+def test_a_coroutine_that_computes_is_one_finding_whatever_line_is_sampled(serving: Start, probe: Probe) -> None:
     app = watched(probe)
 
     @app.get("/count")
@@ -292,14 +292,14 @@ def test_a_coroutine_that_computes_is_one_finding_whatever_line_is_seen(serving:
 
 @pytest.fixture
 def _no_collector() -> Iterator[None]:
-    """Where so many objects are made that the collector would be the cause."""
+    """Switch the collector off, because the many objects would make it the cause."""
     gc.disable()
     yield
     gc.enable()
 
 
 @pytest.mark.usefixtures("_no_collector")
-def test_what_the_framework_does_with_a_return_value_is_the_endpoints(serving: Start, probe: Probe) -> None:
+def test_work_of_the_framework_on_a_return_value_is_attributed_to_the_endpoint(serving: Start, probe: Probe) -> None:
     app = watched(probe)
 
     @app.get("/export")
@@ -334,8 +334,8 @@ def test_a_synchronous_statement_is_a_span_but_not_this_finding(serving: Start, 
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_process_that_was_stopped_blames_nobody(loop: str) -> None:
-    """SIGSTOP here; a container at its CPU limit, or a machine that sleeps, looks the same from inside."""
+def test_a_stopped_process_is_a_finding_without_a_line(loop: str) -> None:
+    """The test uses SIGSTOP; a container at its CPU limit or a sleeping machine looks the same from inside."""
     script = textwrap.dedent(
         f"""
         import asyncio, json, sys, uvloop
@@ -379,10 +379,10 @@ def test_a_process_that_was_stopped_blames_nobody(loop: str) -> None:
     assert seconds >= 1.2
 
 
-# Whose request it was
+# The request of a block
 
 
-def test_other_requests_that_waited_are_counted_and_know_the_block_span(serving: Start, probe: Probe) -> None:
+def test_delayed_requests_are_counted_and_link_the_span_of_the_block(serving: Start, probe: Probe) -> None:
     app, waiting = watched(probe), []
 
     @app.get("/block")
@@ -418,8 +418,8 @@ def test_other_requests_that_waited_are_counted_and_know_the_block_span(serving:
     assert not [wait for wait in blocks_that_delayed(seen.owner, probe.signals.delays.blocks) if wait.owner]
 
 
-def test_the_request_is_found_from_the_tasks_that_work_for_it(serving: Start, probe: Probe) -> None:
-    """`BaseHTTPMiddleware` runs the endpoint in a task of its own, and endpoints gather others."""
+def test_the_request_is_found_from_tasks_that_work_for_it(serving: Start, probe: Probe) -> None:
+    """`BaseHTTPMiddleware` runs the endpoint in a separate task, and endpoints gather others."""
     app = watched(probe)
 
     async def pass_on(request: Request, call_next: Any) -> Any:
@@ -440,7 +440,7 @@ def test_the_request_is_found_from_the_tasks_that_work_for_it(serving: Start, pr
     assert the_finding(probe).subject == "wait_for_the_bank"
 
 
-def test_middleware_that_blocks_is_named_itself(serving: Start, probe: Probe) -> None:
+def test_a_block_in_middleware_is_reported_at_the_middleware(serving: Start, probe: Probe) -> None:
     app = watched(probe)
 
     async def log(request: Request, call_next: Any) -> Any:
@@ -455,7 +455,7 @@ def test_middleware_that_blocks_is_named_itself(serving: Start, probe: Probe) ->
     assert [frame.rpartition(" ")[2] for frame in frames][:2] == ["wait_for_the_bank", "log"]
 
 
-def test_a_background_task_stays_in_the_trace_of_its_request(serving: Start, probe: Probe) -> None:
+def test_a_block_in_a_background_task_is_in_the_trace_of_its_request(serving: Start, probe: Probe) -> None:
     app = watched(probe)
 
     async def bill() -> None:
@@ -475,7 +475,7 @@ def test_a_background_task_stays_in_the_trace_of_its_request(serving: Start, pro
     assert (finding.route, finding.evidence["waiting_requests"]) == ("/order", 0)
 
 
-def test_code_outside_of_requests_is_told_without_a_route(run: Run, probe: Probe, until: Until) -> None:
+def test_a_block_outside_of_requests_is_reported_without_a_route(run: Run, probe: Probe, until: Until) -> None:
     async def refresh() -> None:
         wait_for_the_bank()
 
@@ -493,7 +493,7 @@ def test_code_outside_of_requests_is_told_without_a_route(run: Run, probe: Probe
     assert blocked_count(probe, "sync_io", "") == 1
 
 
-def test_a_callback_that_is_no_tasks_is_told_too(run: Run, probe: Probe, until: Until) -> None:
+def test_a_block_in_a_callback_without_a_task_is_reported(run: Run, probe: Probe, until: Until) -> None:
     async def main() -> None:
         async with monitor_blocked_loop(SETTINGS, probe.signals):
             await asyncio.sleep(0.1)
@@ -504,7 +504,7 @@ def test_a_callback_that_is_no_tasks_is_told_too(run: Run, probe: Probe, until: 
     assert the_finding(probe).subject == "wait_for_the_bank"
 
 
-def test_the_request_of_another_telemetry_is_not_ours(run: Run, probe: Probe, until: Until) -> None:
+def test_a_request_of_another_telemetry_does_not_own_the_block(run: Run, probe: Probe, until: Until) -> None:
     from opentelemetry.trace import INVALID_SPAN
 
     async def foreign() -> None:
@@ -522,10 +522,10 @@ def test_the_request_of_another_telemetry_is_not_ours(run: Run, probe: Probe, un
     assert [block.owner for block in probe.signals.delays.blocks] == [None]
 
 
-# What is no block
+# Not a block
 
 
-def test_what_is_shorter_than_the_threshold_is_nothing(run: Run, probe: Probe) -> None:
+def test_a_block_below_the_threshold_is_not_reported(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_blocked_loop(LoopSettings(blocked=0.8), probe.signals):
             await asyncio.sleep(0.2)
@@ -537,8 +537,8 @@ def test_what_is_shorter_than_the_threshold_is_nothing(run: Run, probe: Probe) -
     assert not probe.signals.delays.blocks
 
 
-def test_many_short_turns_are_not_one_long_one(run: Run, probe: Probe) -> None:
-    """Twenty tasks are ready at once: the loop does not beat for half a second, and none of them is to blame."""
+def test_many_short_callbacks_are_not_one_long_block(run: Run, probe: Probe) -> None:
+    """Twenty tasks are ready at once: the loop misses its beats for half a second, but no single task is to blame."""
 
     async def turn() -> None:
         await asyncio.sleep(0)
@@ -555,7 +555,7 @@ def test_many_short_turns_are_not_one_long_one(run: Run, probe: Probe) -> None:
     assert probe.findings() == ()
 
 
-def test_work_before_the_first_beat_belongs_to_start_up(run: Run, probe: Probe) -> None:
+def test_a_block_before_the_first_beat_is_not_reported(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_blocked_loop(SETTINGS, probe.signals):
             wait_for_the_bank()
@@ -565,8 +565,8 @@ def test_work_before_the_first_beat_belongs_to_start_up(run: Run, probe: Probe) 
     assert not probe.spans()
 
 
-def test_a_loop_that_does_not_run_is_not_held(probe: Probe) -> None:
-    """As in a notebook, where it runs from cell to cell."""
+def test_a_loop_that_does_not_run_is_not_blocked(probe: Probe) -> None:
+    """For example in a notebook, where the loop runs only while a cell does."""
     loop = asyncio.new_event_loop()
     stack = AsyncExitStack()
     loop.run_until_complete(stack.enter_async_context(monitor_blocked_loop(SETTINGS, probe.signals)))
@@ -578,7 +578,7 @@ def test_a_loop_that_does_not_run_is_not_held(probe: Probe) -> None:
     assert not blocks_by_code(probe)
 
 
-def test_an_idle_loop_is_never_held_and_costs_next_to_nothing(run: Run, probe: Probe) -> None:
+def test_watching_an_idle_loop_reports_no_block_and_costs_little_cpu(run: Run, probe: Probe) -> None:
     async def main() -> float:
         async with monitor_blocked_loop(LoopSettings(), probe.signals):
             await asyncio.sleep(0.2)
@@ -590,10 +590,10 @@ def test_an_idle_loop_is_never_held_and_costs_next_to_nothing(run: Run, probe: P
     assert not blocks_by_code(probe)
 
 
-# How it lives
+# Life cycle
 
 
-def test_spans_are_limited_and_what_is_held_back_is_counted(run: Run, probe: Probe) -> None:
+def test_spans_are_limited_per_minute_and_suppressed_ones_counted(run: Run, probe: Probe) -> None:
     settings = LoopSettings(blocked=0.05, spans_per_minute=2)
 
     async def main() -> None:
@@ -612,7 +612,7 @@ def test_spans_are_limited_and_what_is_held_back_is_counted(run: Run, probe: Pro
     assert suppressed == counted + others - 2
 
 
-def test_a_block_that_no_beat_has_seen_yet_is_noted_when_asked_for(run: Run, probe: Probe) -> None:
+def test_catch_up_records_a_block_before_the_next_beat(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_blocked_loop(SETTINGS, probe.signals):
             await asyncio.sleep(0.1)
@@ -629,7 +629,7 @@ def test_a_block_that_no_beat_has_seen_yet_is_noted_when_asked_for(run: Run, pro
     run(main())
 
 
-def test_asking_in_the_middle_of_a_block_does_not_hide_it(run: Run, probe: Probe) -> None:
+def test_catch_up_during_a_block_does_not_hide_it(run: Run, probe: Probe) -> None:
     async def main() -> None:
         async with monitor_blocked_loop(LoopSettings(blocked=0.6), probe.signals):
             await asyncio.sleep(0.2)
@@ -643,7 +643,7 @@ def test_asking_in_the_middle_of_a_block_does_not_hide_it(run: Run, probe: Probe
     assert block.end - block.start >= 0.6
 
 
-def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> None:
+def test_the_monitor_stops_completely_and_can_be_restarted(run: Run, probe: Probe) -> None:
     async def main() -> None:
         before = threading.enumerate(), asyncio.all_tasks(), probe.signals.delays.catch_up
         for _ in range(2):
@@ -657,7 +657,7 @@ def test_it_ends_without_a_trace_and_may_begin_again(run: Run, probe: Probe) -> 
     assert probe.failures == []
 
 
-def test_two_of_one_loop_may_end_in_any_order(run: Run, probe: Probe) -> None:
+def test_two_watchdogs_of_one_loop_can_stop_in_any_order(run: Run, probe: Probe) -> None:
     async def main() -> None:
         settle = probe.signals.delays.catch_up
         first, second = AsyncExitStack(), AsyncExitStack()
@@ -676,8 +676,8 @@ def test_two_of_one_loop_may_end_in_any_order(run: Run, probe: Probe) -> None:
     assert probe.failures == []
 
 
-def test_two_loops_of_one_app_each_have_their_own(run: Run, probe: Probe) -> None:
-    """As two test clients of one app, each with a loop in a thread."""
+def test_each_loop_of_an_app_has_its_own_watchdog(run: Run, probe: Probe) -> None:
+    """For example with two test clients of one app, each with a loop in a thread."""
     held = threading.Event()
 
     async def other() -> None:
@@ -699,7 +699,7 @@ def test_two_loops_of_one_app_each_have_their_own(run: Run, probe: Probe) -> Non
     run(main())
 
 
-def test_a_loop_that_is_closed_under_it_closes_in_silence(run: Run, probe: Probe) -> None:
+def test_closing_a_watched_loop_causes_no_warning(run: Run, probe: Probe) -> None:
     async def main() -> AsyncExitStack:
         stack = AsyncExitStack()
         await stack.enter_async_context(monitor_blocked_loop(SETTINGS, probe.signals))
@@ -713,7 +713,7 @@ def test_a_loop_that_is_closed_under_it_closes_in_silence(run: Run, probe: Probe
     assert probe.failures == []
 
 
-def test_a_watchdog_that_fails_is_counted_and_goes_on(
+def test_a_failing_watchdog_is_counted_and_continues(
     run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def blind(*_arguments: object) -> None:
@@ -736,7 +736,7 @@ def test_a_watchdog_that_fails_is_counted_and_goes_on(
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_child_of_a_fork_neither_hangs_nor_reports_and_the_parent_goes_on(run: Run, probe: Probe) -> None:
+def test_a_forked_child_neither_hangs_nor_reports_and_the_parent_continues(run: Run, probe: Probe) -> None:
     async def main() -> int:
         async with monitor_blocked_loop(SETTINGS, probe.signals):
             await asyncio.sleep(0.1)
@@ -745,7 +745,7 @@ def test_a_child_of_a_fork_neither_hangs_nor_reports_and_the_parent_goes_on(run:
                 time.sleep(BLOCKED)
                 probe.signals.delays.catch_up()
                 os._exit(len(probe.signals.delays.blocks))
-            _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - held meanwhile
+            _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - blocks the loop on purpose
             await asyncio.sleep(0.1)
             assert len([block for block in probe.signals.delays.blocks if block.end - block.start > BLOCKED]) == 1
             return os.waitstatus_to_exitcode(status)
@@ -754,7 +754,7 @@ def test_a_child_of_a_fork_neither_hangs_nor_reports_and_the_parent_goes_on(run:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_child_of_a_fork_may_watch_a_loop_of_its_own(run: Run, probe: Probe) -> None:
+def test_a_forked_child_can_watch_its_own_loop(run: Run, probe: Probe) -> None:
     async def child() -> None:
         async with monitor_blocked_loop(SETTINGS, probe.signals):
             await asyncio.sleep(0.1)

@@ -931,7 +931,7 @@ class TestOutOfTheWay:
         result.assert_outcomes(passed=1)
         result.stdout.no_fnmatch_line("*= fastperf =*")
 
-    def test_it_can_be_switched_off(self, suite: Suite) -> None:
+    def test_middleware_times_can_be_disabled(self, suite: Suite) -> None:
         result = suite("def test_it(fastperf): pass", "-p", "no:fastperf", ini="[pytest]")
         result.assert_outcomes(errors=1)
         result.stdout.fnmatch_lines(["*fixture 'fastperf' not found*"])
