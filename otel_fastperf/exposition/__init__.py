@@ -1,4 +1,4 @@
-"""`/metrics`: the page of all numbers, on the app's own port or on one of its own."""
+"""`/metrics`: the page with all metrics, on the app's port or on a separate one."""
 
 from otel_fastperf.exposition.endpoint import Exposition
 from otel_fastperf.exposition.server import serve_on_port

@@ -1,4 +1,4 @@
-"""The answer to a scrape, and the ASGI endpoint that gives it without holding up the event loop."""
+"""The answer to a scrape, and the ASGI endpoint that sends it without blocking the event loop."""
 
 import asyncio
 import gzip
@@ -14,21 +14,22 @@ from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import MetricsSettings
 
-#: below this, gzip saves nothing that is worth its time
+#: bytes; gzip is not worth its time for smaller pages
 _SMALL: Final = 1024
-#: measured on a page of 6 MB: level 9 takes four times as long (47 ms, not 12) and is a fifth smaller
+#: on a page of 6 MB, level 9 takes four times as long (47 ms instead of 12) for a result that is a fifth smaller
 _GZIP_LEVEL: Final = 1
 #: how long `close` waits for a page that is being rendered
 _CLOSE_SECONDS: Final = 2.0
 
-_Wanted = tuple[Format, bool]
+#: the format of a page, and whether it is compressed
+_Variant = tuple[Format, bool]
 
 
 NOT_ALLOWED: Final = Page.of(405, b"Only GET and HEAD are allowed.\n", allow="GET, HEAD")
 
 
 class Exposition:
-    """Answers scrapes, one page at a time; scrapes that want the same page at the same time share it."""
+    """Answers scrapes. Renders one page at a time; simultaneous scrapes of the same variant share a page."""
 
     def __init__(self, metrics: Metrics, settings: MetricsSettings, guard: Guard) -> None:
         self._renderer = Renderer(metrics, guard, default_registry=settings.default_registry)
@@ -36,17 +37,17 @@ class Exposition:
         self._token = settings.bearer_token
         self._rendering = threading.Lock()
         self._lock = threading.Lock()
-        self._coming: dict[_Wanted, Future[Page]] = {}
+        self._pending: dict[_Variant, Future[Page]] = {}
 
     def page(self, *, accept: str, accept_encoding: str, authorization: str) -> Page:
-        """The answer to a scrape with these headers (`""` for one that is absent). Blocks while it renders."""
+        """The answer to a scrape with these headers, each `""` if absent. Blocks while it renders."""
         if not self._may_read(authorization):
             return UNAUTHORIZED
-        wanted = format_for(accept), gzip_accepted(accept_encoding)
-        coming, is_new = self._join(wanted)
+        variant = format_for(accept), gzip_accepted(accept_encoding)
+        pending, is_new = self._join(variant)
         if is_new:
-            self._render(wanted, coming)
-        return coming.result()
+            self._render(variant, pending)
+        return pending.result()
 
     async def __call__(
         self,
@@ -54,9 +55,9 @@ class Exposition:
         receive: Callable[[], Awaitable[MutableMapping[str, Any]]],  # noqa: ARG002 - no method has a body to read
         send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
     ) -> None:
-        """Answer one HTTP request. The page is rendered on a thread of its own.
+        """Answer one HTTP request. The page is rendered on a separate thread.
 
-        Not on anyio's threads nor on the loop's executor: an app that has used them up is the one to look at.
+        anyio's threads and the loop's executor would not do: metrics matter most when the app has used those up.
         """
         page = await self._answer(scope)
         await page.send(scope, send)
@@ -64,62 +65,62 @@ class Exposition:
     def close(self) -> None:
         """Wait until no page is being rendered, 2 s at most."""
         with self._lock:
-            coming = tuple(self._coming.values())
-        wait(coming, timeout=_CLOSE_SECONDS)
+            pending = tuple(self._pending.values())
+        wait(pending, timeout=_CLOSE_SECONDS)
 
     async def _answer(self, scope: MutableMapping[str, Any]) -> Page:
         if scope["method"] not in {"GET", "HEAD"}:
             return NOT_ALLOWED
         if not self._may_read(header(scope, b"authorization")):
             return UNAUTHORIZED
-        wanted = format_for(header(scope, b"accept")), gzip_accepted(header(scope, b"accept-encoding"))
-        coming, is_new = self._join(wanted)
+        variant = format_for(header(scope, b"accept")), gzip_accepted(header(scope, b"accept-encoding"))
+        pending, is_new = self._join(variant)
         if is_new:
-            self._start(wanted, coming)
-        return await asyncio.wrap_future(coming)
+            self._start(variant, pending)
+        return await asyncio.wrap_future(pending)
 
     def _may_read(self, authorization: str) -> bool:
         return self._token is None or is_bearer(authorization, self._token.get_secret_value())
 
-    def _join(self, wanted: _Wanted) -> tuple[Future[Page], bool]:
-        """The page that is on its way, or a new one and True: the caller then has to see that it is rendered."""
+    def _join(self, variant: _Variant) -> tuple[Future[Page], bool]:
+        """The page that is already being made, or a new one and True: then the caller must have it rendered."""
         with self._lock:
-            coming = self._coming.get(wanted)
-            if coming is not None:
-                return coming, False
-            coming = self._coming[wanted] = Future()
-            # a scraper that hangs up cancels its wait, not the page of the others
-            coming.set_running_or_notify_cancel()
-            return coming, True
+            pending = self._pending.get(variant)
+            if pending is not None:
+                return pending, False
+            pending = self._pending[variant] = Future()
+            # a scraper that disconnects cancels its own wait, not the page that others wait for
+            pending.set_running_or_notify_cancel()
+            return pending, True
 
-    def _start(self, wanted: _Wanted, coming: Future[Page]) -> None:
-        # a thread for each page: nothing to keep, to close or to lose in a fork, for 0.1 ms each scrape
+    def _start(self, variant: _Variant, pending: Future[Page]) -> None:
+        # one thread per page costs 0.1 ms per scrape, and leaves nothing to close or to lose in a fork
         thread = threading.Thread(
-            target=self._render, args=(wanted, coming), name="otel_fastperf-exposition", daemon=True
+            target=self._render, args=(variant, pending), name="otel_fastperf-exposition", daemon=True
         )
         try:
             thread.start()
         except RuntimeError as error:
             self.guard.failed("exposition", error)
-            self._settle(wanted, coming, NO_THREAD)
+            self._settle(variant, pending, NO_THREAD)
 
-    def _render(self, wanted: _Wanted, coming: Future[Page]) -> None:
+    def _render(self, variant: _Variant, pending: Future[Page]) -> None:
         page = FAILED
         try:
             with self._rendering:
-                page = _packed(self._renderer.body(wanted[0]), *wanted)
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait get an answer
+                page = _packed(self._renderer.body(variant[0]), *variant)
+        except Exception as error:  # noqa: BLE001 - waiting scrapers must get an answer in any case
             self.guard.failed("exposition", error)
         finally:
-            self._settle(wanted, coming, page)
+            self._settle(variant, pending, page)
 
-    def _settle(self, wanted: _Wanted, coming: Future[Page], page: Page) -> None:
+    def _settle(self, variant: _Variant, pending: Future[Page], page: Page) -> None:
         with self._lock:
-            del self._coming[wanted]
-        coming.set_result(page)
+            del self._pending[variant]
+        pending.set_result(page)
 
 
-def _packed(body: bytes, form: Format, zipped: bool) -> Page:  # noqa: FBT001 - one of two, as it was negotiated
+def _packed(body: bytes, form: Format, zipped: bool) -> Page:  # noqa: FBT001 - takes a `_Variant`
     headers = {"vary": "Accept, Accept-Encoding"}
     if zipped and len(body) >= _SMALL:
         body = gzip.compress(body, _GZIP_LEVEL)

@@ -1,6 +1,6 @@
-"""What a scraper asks for: `Accept` and `Accept-Encoding`, read as RFC 9110 (12.4.2, 12.5.1, 12.5.3) has them.
+"""What a scraper asks for: `Accept` and `Accept-Encoding`, parsed according to RFC 9110 (12.4.2, 12.5.1, 12.5.3).
 
-A header that makes no sense asks for nothing; the answer is then what every scraper reads: text 0.0.4, not compressed.
+A malformed header counts as absent. The answer is then what every scraper can read: text 0.0.4, uncompressed.
 """
 
 import re
@@ -10,12 +10,12 @@ from typing import Final
 
 _OPENMETRICS: Final = "application/openmetrics-text"
 _TEXT: Final = "text/plain"
-#: the versions of OpenMetrics whose readers read 1.0.0; `""` for those who do not say
+#: the requested versions of OpenMetrics for which 1.0.0 is an answer; `""` if no version was given
 _VERSION_1: Final = re.compile(r"(?:1(?:\.\d+){0,2})?")
 #: https://github.com/prometheus/docs/blob/main/docs/instrumenting/escaping_schemes.md
 _ESCAPINGS: Final = frozenset({"allow-utf-8", "underscores", "dots", "values"})
 _QUALITY: Final = re.compile(r"0(?:\.\d*)?|1(?:\.0*)?")
-#: Prometheus 3 sends 350 characters; what is longer is read as far as this
+#: maximum number of characters that are parsed; Prometheus 3 sends 350
 _LONGEST: Final = 4096
 
 
@@ -23,7 +23,8 @@ _LONGEST: Final = 4096
 class Format:
     """OpenMetrics 1.0.0, or the text format 0.0.4.
 
-    `escaping` is how names outside of `[a-zA-Z0-9_:]` are to be written; `""` leaves it to prometheus_client.
+    Attributes:
+        escaping: Scheme for names with characters outside of `[a-zA-Z0-9_:]`; `""` for prometheus_client's default.
     """
 
     openmetrics: bool = False
@@ -32,7 +33,7 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """One of the comma's parts: `text/plain;version=0.0.4;q=0.5`. The quality is 0 where it cannot be read."""
+    """One part of a comma-separated header: `text/plain;version=0.0.4;q=0.5`. An invalid quality counts as 0."""
 
     name: str
     parameters: dict[str, str]
@@ -40,9 +41,9 @@ class _Choice:
 
 
 def format_for(accept: str) -> Format:
-    """The format for an `Accept` header: OpenMetrics for those who name it and do not prefer `text/plain`.
+    """The format for an `Accept` header: OpenMetrics if it is named and `text/plain` is not preferred.
 
-    Wildcards mean text: a browser or a probe that takes anything is not a reader of OpenMetrics.
+    Wildcards mean text: a browser or a probe that accepts anything does not read OpenMetrics.
     """
     text = best = 0.0
     chosen = Format()
@@ -57,7 +58,7 @@ def format_for(accept: str) -> Format:
 
 
 def gzip_accepted(accept_encoding: str) -> bool:
-    """Does an `Accept-Encoding` header allow gzip? By its name, or by `*` when it is not named."""
+    """True if an `Accept-Encoding` header allows gzip, by name or by `*`."""
     qualities = {choice.name: choice.quality for choice in _choices(accept_encoding)}
     return qualities.get("gzip", qualities.get("x-gzip", qualities.get("*", 0.0))) > 0
 

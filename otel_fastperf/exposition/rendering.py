@@ -1,4 +1,4 @@
-"""From registries to the bytes of the page, family by family: one that cannot be written costs no other."""
+"""Renders the page from the registries. Each metric family is written separately, so one that fails hides no other."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from copy import copy
@@ -15,11 +15,11 @@ from otel_fastperf.exposition.negotiation import Format
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import CATALOGUE, Metrics
 
-#: prometheus_client 0.22 brought names outside of `[a-zA-Z0-9_:]`; older ones have nothing to escape
+#: prometheus_client >= 0.22 allows names outside of `[a-zA-Z0-9_:]`; older versions have nothing to escape
 _ESCAPES: Final = "escaping" in signature(generate_latest).parameters
 _END: Final = b"# EOF\n"
 
-#: the samples of a type are called the family's name and one of these; as `CollectorRegistry` has it
+#: by type, the suffixes that sample names add to the family's name, as in `CollectorRegistry`
 _SUFFIXES: Final = {
     "counter": ("_total", "_created"),
     "summary": ("_sum", "_count", "_created"),
@@ -30,16 +30,16 @@ _SUFFIXES: Final = {
 
 
 class Renderer:
-    """Writes the page: the metrics of one `Telemetry`, then the app's own on prometheus_client's `REGISTRY`."""
+    """Renders the metrics of one `Telemetry`, then the app's own ones on prometheus_client's `REGISTRY`."""
 
     def __init__(self, metrics: Metrics, guard: Guard, *, default_registry: bool) -> None:
         self._metrics = metrics
         self._guard = guard
         self._default_registry = default_registry
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def body(self, form: Format) -> bytes:
-        """The page in one format. Failures go to the guard; it takes one call at a time."""
+        """The page in one format. Failures go to the guard. Not safe for concurrent calls."""
         for error in self._metrics.refresh():
             self._guard.failed("metrics_refresh", error)
         return b"".join((*self._parts(form), _END if form.openmetrics else b""))
@@ -54,43 +54,43 @@ class Renderer:
                 yield self._rendered(family, form, taken)
 
     def _collected(self, registry: CollectorRegistry) -> Iterator[Metric]:
-        """What the registry's own `collect` gives, except that it would end at the first collector that raises."""
+        """Like the registry's own `collect`, which would stop at the first collector that raises."""
         target_info = registry.get_target_info()
         if target_info:
             yield InfoMetricFamily("target", "Target metadata", target_info)
         for collector in tuple(registry._collector_to_names):  # noqa: SLF001 - there is no other list of them
             try:
                 yield from collector.collect()
-            except Exception as error:  # noqa: BLE001 - a collector of the app's may raise anything
+            except Exception as error:  # noqa: BLE001 - the app's collectors may raise anything
                 self._guard.failed("exposition", error)
 
     def _rendered(self, family: Metric, form: Format, taken: Collection[str] = ()) -> bytes:
-        """The lines of a family; none if it fails, or if one of its names is taken."""
+        """The lines of a family; empty if it fails, or if one of its names is taken."""
         try:
             if _names(family.name, family.type).isdisjoint(taken):
                 return _written(family, form)
             self._hide(family)
-        except Exception as error:  # noqa: BLE001 - a lone surrogate, an exemplar on a gauge, a value that is no number
+        except Exception as error:  # noqa: BLE001 - a lone surrogate, an exemplar on a gauge, a non-numeric value
             self._guard.failed("exposition", error)
         return b""
 
     def _hide(self, family: Metric) -> None:
-        """Say once that the name is ours. The twins of our own process collectors are not worth a word."""
-        if not family.name.startswith(("process_", "python_")) and family.name not in self._told:
-            self._told.add(family.name)
+        """Log once that the name is taken, except for the default registry's copies of our process collectors."""
+        if not family.name.startswith(("process_", "python_")) and family.name not in self._logged:
+            self._logged.add(family.name)
             message = f"{family.name} of prometheus_client's default registry is not shown: otel_fastperf has that name"
             self._guard.failed("exposition", ValueError(message))
 
 
 def content_type(form: Format) -> str:
-    """The `Content-Type` of a page in this format, spelled as prometheus_client does."""
+    """The `Content-Type` of a page in this format, as prometheus_client writes it."""
     if not form.openmetrics:
         return "text/plain; version=0.0.4; charset=utf-8"
     return "; ".join((OPENMETRICS, *(f"{key}={value}" for key, value in _escaping(form).items())))
 
 
 class _Only:
-    """One family, in the place where prometheus_client's writers want a registry."""
+    """A registry of one family, for prometheus_client's writers."""
 
     def __init__(self, family: Metric) -> None:
         self._family = family
@@ -111,18 +111,18 @@ def _escaping(form: Format) -> dict[str, str]:
 
 
 def _names(family: str, kind: str) -> frozenset[str]:
-    """The names that a family and its samples take up."""
+    """The names of a family and its samples."""
     return frozenset(family + suffix for suffix in ("", *_SUFFIXES.get(kind, ())))
 
 
-#: also what is not on the page yet: a metric of the app's does not stand there and then vanish
+#: includes metrics that are not on the page yet; otherwise a metric of the app would appear first and vanish later
 _RESERVED: Final = frozenset[str]().union(
     *(_names(metric.name.removesuffix("_total"), metric.kind) for metric in CATALOGUE if metric.source != "prometheus")
 )
 
 
 def _without_created(family: Metric) -> Metric:
-    """The text format has no creation times; prometheus_client would write them as one more gauge per metric."""
+    """Drop the creation times, which prometheus_client would write in the text format as an extra gauge per metric."""
     created = f"{family.name}_created"
     family = copy(family)
     family.samples = [sample for sample in family.samples if sample.name != created]

@@ -1,4 +1,4 @@
-"""The page on a port of its own, from threads of its own: it answers also while the event loop is blocked."""
+"""The page on a separate port, from separate threads: it answers even while the event loop is blocked."""
 
 import socket
 import sys
@@ -16,9 +16,9 @@ from otel_fastperf.exposition.endpoint import NOT_ALLOWED, Exposition
 from otel_fastperf.exposition.responses import Page
 from otel_fastperf.settings import MetricsSettings
 
-#: how long a connection may keep silent; scrapes come every 15 s as a rule, and each later one connects anew
-_SILENCE_SECONDS: Final = 30.0
-#: more connections than this, and the oldest is hung up: whoever holds many open slowly locks out only itself
+#: idle connections are closed after this; scrapes usually come every 15 s, and rarer ones connect anew
+_IDLE_SECONDS: Final = 30.0
+#: above this number the oldest connection is closed, so slow clients cannot lock out others
 _MAX_CONNECTIONS: Final = 32
 _STOP_SECONDS: Final = 2.0
 
@@ -30,7 +30,7 @@ def serve_on_port(exposition: Exposition, settings: MetricsSettings) -> Iterator
     """Serve the page at `settings.path` on `settings.host` and `settings.port` (any free one if None). Yields the URL.
 
     Raises:
-        SetupError: the port is taken, or the host is not one of this machine's.
+        SetupError: The port is taken, or the host is not an address of this machine.
     """
     server = _bound(exposition, settings)
     thread = threading.Thread(
@@ -54,18 +54,18 @@ def _bound(exposition: Exposition, settings: MetricsSettings) -> "_Server":
         return _Server(family, address[:2], exposition, settings.path)
     except OSError as error:
         message = (
-            f"metrics.port={port}: cannot listen on {settings.host}:{port} ({error.strerror or error}). One process can"
-            " have a port, so of several workers only one serves it. Set OTEL_FASTPERF_METRICS_PORT to a free port and"
-            " OTEL_FASTPERF_METRICS_HOST to an address of this machine, or leave the port out:"
-            f" {settings.path} is then served by the app itself."
+            f"metrics.port={port}: cannot listen on {settings.host}:{port} ({error.strerror or error})."
+            " A port can be used by one process only, not by several workers. Remedy: set OTEL_FASTPERF_METRICS_PORT"
+            " to a free port and OTEL_FASTPERF_METRICS_HOST to an address of this machine, or omit the port: the app"
+            f" itself then serves {settings.path}."
         )
         raise SetupError(message) from error
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread for each connection, at most `_MAX_CONNECTIONS` of them, none left once it is closed."""
+    """Uses one thread per connection, at most `_MAX_CONNECTIONS` of them, and ends them when it is closed."""
 
-    # the default, 5, makes a burst of connections wait for a second and more
+    # with the default, 5, some connections of a burst wait for more than a second
     request_queue_size = 128
 
     def __init__(self, family: socket.AddressFamily, address: Any, exposition: Exposition, path: str) -> None:
@@ -77,11 +77,11 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        """Bind, without `HTTPServer`'s look-up of the host's full name, which can take seconds."""
+        """Bind without `HTTPServer`'s look-up of the host's full name, which can take seconds."""
         TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a connection on a thread of its own; hang up the oldest one if there are too many."""
+        """Serve a connection on a separate thread; close the oldest one if there are too many."""
         thread = threading.Thread(
             target=self.process_request_thread,
             args=(request, client_address),
@@ -97,7 +97,7 @@ class _Server(ThreadingHTTPServer):
         thread.start()
 
     def close_request(self, request: Any) -> None:
-        """Close a connection, and forget it."""
+        """Close a connection."""
         with self._lock:
             self._open.pop(request, None)
         super().close_request(request)
@@ -113,14 +113,14 @@ class _Server(ThreadingHTTPServer):
             thread.join(_STOP_SECONDS / len(threads))
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
-        """Count what failed; a client that went away or kept silent is no failure."""
+        """Count a failure, except if a client has disconnected or timed out."""
         error = sys.exception()
         if error is not None and not isinstance(error, OSError):
             self.exposition.guard.failed("exposition", error)
 
 
 def _hang_up(connection: socket.socket) -> None:
-    """Wake the thread that reads the connection: it reads the end, and closes."""
+    """Wake the thread that reads from the connection; it reads the end and closes it."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
@@ -130,8 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: _Server
     protocol_version = "HTTP/1.1"
-    timeout = _SILENCE_SECONDS
-    # head and body are two writes: Nagle's algorithm would hold the second back for 40 ms
+    timeout = _IDLE_SECONDS
+    # head and body are two writes: Nagle's algorithm would delay the second by 40 ms
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
@@ -149,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def do_POST(self) -> None:
-        # the body is not read, so the connection cannot be used again
+        # the request body is not read, so the connection cannot be reused
         self.close_connection = True
         self._send(NOT_ALLOWED)
 
@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "otel_fastperf"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's signature
-        """Keep scrapes out of the log."""
+        """Do not log scrapes."""
 
     def _header(self, name: str) -> str:
         return ", ".join(self.headers.get_all(name, ()))

@@ -44,12 +44,12 @@ def named_values() -> Iterator[tuple[str, Any]]:
 
 
 def name_of(value: object) -> str | None:
-    """Return the first name under which the application holds this object; None if it is no global."""
+    """Return the first name of this object among the application's globals; None if it is not one."""
     return next((name for name, named in named_values() if named is value), None)
 
 
 def wrapped(value: Any) -> Iterator[Any]:
-    """Yield a function and those that it wraps according to `functools.wraps`, outermost first."""
+    """Yield a function and the functions that it wraps by `functools.wraps`, outermost first."""
     seen: set[int] = set()
     while value is not None and id(value) not in seen:
         seen.add(id(value))

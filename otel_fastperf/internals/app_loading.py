@@ -1,4 +1,4 @@
-"""Loads the app that a command line or a pytest option names as `module:app`. Imports nothing but that module."""
+"""Loads the app that the command line or a pytest option names as `module:app`. Imports only that module."""
 
 import inspect
 import os
@@ -13,12 +13,13 @@ from otel_fastperf.errors import AppError, SettingsError, SetupError
 def load_app(target: str, *, factory: bool = False) -> Any:
     """The FastAPI or Starlette app at `module:attribute`, without any middleware that wraps it.
 
-    Finds modules in the working directory, as uvicorn does. The attribute may be dotted. `factory` calls it.
+    Finds modules in the working directory, as uvicorn does. The attribute may be dotted. With `factory`, it is called
+    to make the app.
 
     Raises:
-        AppError: There is no such app, or its import fails.
-        SettingsError: Raised by `setup_telemetry` during the import.
-        SetupError: The same.
+        AppError: There is no such app, or importing it fails.
+        SettingsError: `setup_telemetry` raised it during the import.
+        SetupError: `setup_telemetry` raised it during the import.
     """
     name, colon, attributes = target.partition(":")
     if not name or not colon or not attributes:
@@ -42,7 +43,7 @@ def load_app(target: str, *, factory: bool = False) -> Any:
 
 
 def _unwrapped(target: str, found: Any) -> Any:
-    # an app exists only if its class has been imported
+    # without this import, no object can be an app
     applications = sys.modules.get("starlette.applications")
     if applications is not None:
         for app in _inward(found):
@@ -51,12 +52,12 @@ def _unwrapped(target: str, found: Any) -> Any:
     hint = "name the FastAPI app itself"
     if inspect.isroutine(found):
         hint = "if it is a function that makes the app, add --factory, or override the pytest fixture fastperf_app"
-    message = f"{target} is not a FastAPI app but of type {type(found).__qualname__}. Remedy: {hint}."
+    message = f"{target} is of type {type(found).__qualname__}, not a FastAPI app. Remedy: {hint}."
     raise AppError(message)
 
 
 def _inward(app: Any) -> Iterator[Any]:
-    """The app and those that it wraps, by their attribute `app`."""
+    """The app and those that it wraps as the attribute `app`."""
     seen: set[int] = set()
     while app is not None and id(app) not in seen:
         seen.add(id(app))

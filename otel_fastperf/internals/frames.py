@@ -1,14 +1,15 @@
-"""From a frame that runs to the lines of the application that led to it.
+"""Finds the lines of the application that led to a running frame.
 
-Frames of the standard library, of installed packages and of this package are passed over. On the way out
+The walk goes from the frame outwards, and skips frames of the standard library, of installed packages and of this
+package. It treats three things specially:
 
-    a greenlet      is left: SQLAlchemy's async engines run statements in one, and the coroutine that awaits them stands
-                    in the greenlet's parent, where no `f_back` leads
-    the router      is the end: middleware outside of it waits for every request, whatever that does
-    the event loop  is the end: what stands outside of it, such as `uvicorn.run(app)`, is not why a callback runs
+    greenlets       The walk continues in the parent. SQLAlchemy's async engines run statements in a greenlet, and the
+                    coroutine that awaits them is in its parent, which no `f_back` leads to.
+    the router      The walk ends: middleware outside of it awaits every request, whatever the request does.
+    the event loop  The walk ends: code outside of it, such as `uvicorn.run(app)`, is not the reason for a callback.
 
-An application that is itself an installed package is recognised where no other application frame is found: it is the
-package that the web framework called.
+If there is no application frame at all, the application may itself be an installed package: then it is the package that
+the web framework called.
 """
 
 import os
@@ -22,15 +23,15 @@ from typing import Final
 
 from otel_fastperf.findings import CallSite
 
-#: files whose origin is remembered: more than a service has
+#: size of the cache for the origin of files; services have fewer files
 _MOST_FILES: Final = 16_384
 
-#: decorators of one function; a mock has one more each time it is asked
+#: maximum number of nested wrappers; a mock has infinitely many
 _MOST_WRAPPERS: Final = 10
 
-#: what calls the application; one that is installed begins inside of these
+#: packages that call the application; an installed application is what these call
 _CALLERS: Final = ("fastapi", "starlette", "anyio", "uvicorn", "gunicorn", "hypercorn", "granian", "click", "typer")
-#: what the application calls: never the application itself, wherever it is installed
+#: packages that the application calls: never the application itself, wherever they are installed
 _CALLED: Final = (
     "sqlalchemy",
     "sqlmodel",
@@ -52,34 +53,40 @@ _CALLED: Final = (
     "opentelemetry",
     "pydantic",
 )
-#: what calls endpoints
+#: files of the code that calls endpoints
 _ROUTER_FILES: Final = ("fastapi/routing.py", "starlette/routing.py")
-#: functions that run the event loop, by the end of their file's name; uvloop's are in C and have no frames
+#: functions that run the event loop, by end of the file name; uvloop's are written in C and have no frames
 _LOOP_FILES: Final = ("asyncio/base_events.py", "asyncio/events.py", "asyncio/runners.py", "uvicorn/_compat.py")
 _LOOP_FUNCTIONS: Final = frozenset({"_run", "_run_once", "run", "run_forever", "run_until_complete", "asyncio_run"})
 
-#: the package's folder as frames spell it: links are not resolved
+#: the folder of this package as it appears in frames: symbolic links are not resolved
 _OWN: Final = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
 _INSTALLED_FOLDERS: Final = ("/site-packages/", "/dist-packages/")
-#: before 3.12 a comprehension has a frame of its own
+#: before Python 3.12, comprehensions have their own frames
 _COMPREHENSIONS: Final = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 
 
 class _Origin(Enum):
+    """Who a source file belongs to.
+
+    Attributes:
+        INSTALLED: An installed package, which may be the application.
+        CALLER: A package that calls the application.
+        ROUTER: The part of it that calls endpoints.
+        LOOP: Code that may run the event loop.
+        OTHER: Never of interest.
+    """
+
     APPLICATION = auto()
-    #: a package that might be the application
     INSTALLED = auto()
-    #: calls the application
     CALLER = auto()
     ROUTER = auto()
-    #: may run the event loop
     LOOP = auto()
-    #: never of interest
     OTHER = auto()
 
 
 def call_site(frame: FrameType | None) -> CallSite | None:
-    """The application's line that is nearest to `frame`; None where only libraries run."""
+    """The application's line nearest to `frame`; None if there are only libraries."""
     sites = application_frames(frame, 1)
     return sites[0] if sites else None
 
@@ -87,7 +94,7 @@ def call_site(frame: FrameType | None) -> CallSite | None:
 def application_frames(frame: FrameType | None, most: int) -> tuple[CallSite, ...]:
     """Up to `most` lines of the application, innermost first, from `frame` outwards; `frame` may be another thread's.
 
-    The gap between greenlets is crossed for frames of the calling thread only: nobody knows another one's greenlets.
+    Greenlets are followed only for frames of the calling thread, because those of other threads are unknown.
     """
     sites: list[CallSite] = []
     installed: list[FrameType] = []
@@ -108,12 +115,12 @@ def application_frames(frame: FrameType | None, most: int) -> tuple[CallSite, ..
 
 
 def is_application(filename: str) -> bool:
-    """True for a file that is neither Python's, nor of an installed package, nor of this one."""
+    """True unless the file belongs to Python, to an installed package or to this package."""
     return _origin(filename) is _Origin.APPLICATION
 
 
 def definition(function: object) -> CallSite | None:
-    """Where a function of the application begins, without its decorators' wrappers; None for what is none."""
+    """The first line of a function without its decorators' wrappers; None for objects without Python code."""
     for _ in range(_MOST_WRAPPERS):
         function = getattr(function, "__wrapped__", None) or getattr(function, "func", None) or function
     code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)  # noqa: B004
@@ -121,7 +128,7 @@ def definition(function: object) -> CallSite | None:
 
 
 def _installed_application(frames: list[FrameType], most: int) -> tuple[CallSite, ...]:
-    """Those of `frames` that are in the package that was called by the framework: the outermost one's."""
+    """Those of `frames` that are in the package that the framework called: the one of the outermost frame."""
     package = _package(frames[-1].f_code.co_filename)
     sites: list[CallSite] = []
     for frame in frames:
@@ -133,13 +140,13 @@ def _installed_application(frames: list[FrameType], most: int) -> tuple[CallSite
 def _add(sites: list[CallSite], frame: FrameType) -> None:
     code = frame.f_code
     site = CallSite(code.co_filename, frame.f_lineno or code.co_firstlineno, _function(code.co_qualname))
-    # a comprehension and the function that it stands in
+    # a comprehension and its function are one site
     if not sites or sites[-1] != site:
         sites.append(site)
 
 
 def _function(qualname: str) -> str:
-    """`Orders.list` of `create_app.<locals>.Orders.list`; a comprehension is its function."""
+    """Turn `create_app.<locals>.Orders.list` into `Orders.list`; a comprehension into its function."""
     outer, _, name = qualname.rpartition(".<locals>.")
     while outer and name in _COMPREHENSIONS:
         outer, _, name = outer.rpartition(".<locals>.")
@@ -147,7 +154,7 @@ def _function(qualname: str) -> str:
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
-    """`frame` and those that wait for it, through the parents of the greenlet that runs."""
+    """`frame` and its callers, then those in the parents of the current greenlet."""
     last = frame
     while frame is not None:
         yield frame
@@ -181,7 +188,7 @@ def _origin(filename: str) -> _Origin:
         return _Origin.OTHER
     if any(folder in path for folder in _INSTALLED_FOLDERS):
         return _Origin.INSTALLED
-    if _is_pythons(filename):
+    if _is_of_python(filename):
         return _loop_or(_Origin.OTHER, path)
     return _Origin.APPLICATION
 
@@ -191,18 +198,18 @@ def _loop_or(origin: _Origin, path: str) -> _Origin:
 
 
 def _is_of(filename: str, packages: tuple[str, ...]) -> bool:
-    """Is the file one of these packages', as they are imported? Their names are names of folders of users, too."""
+    """True if the file belongs to one of `packages` as imported. Applications may have folders of the same name."""
     folders = (folder for name in packages for folder in getattr(sys.modules.get(name), "__path__", ()))
     return any(_inside(filename, folder) for folder in folders)
 
 
 def is_own(filename: str) -> bool:
-    """True for files of this package."""
+    """True if the file belongs to this package."""
     return _inside(filename, _OWN)
 
 
-def _is_pythons(filename: str) -> bool:
-    """True for files of the standard library, and for commands such as `bin/uvicorn`."""
+def _is_of_python(filename: str) -> bool:
+    """True if the file belongs to the standard library, or is a command such as `bin/uvicorn`."""
     folders = {os.path.dirname(os.__file__)}  # noqa: PTH120
     folders.update(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "scripts"))
     return any(_inside(filename, folder) for folder in folders)
@@ -213,7 +220,7 @@ def _inside(filename: str, folder: str) -> bool:
 
 
 def _package(filename: str) -> str:
-    """`shop` of `…/site-packages/shop/orders.py`."""
+    """Turn `…/site-packages/shop/orders.py` into `shop`."""
     path = filename.replace("\\", "/")
     for folder in _INSTALLED_FOLDERS:
         path = path.rpartition(folder)[2]

@@ -1,7 +1,7 @@
 """The seam between telemetry and the app: a failure inside telemetry is counted and logged once, never raised.
 
-OpenTelemetry's specification asks for it (error-handling.md: the API and SDK "must not throw unhandled exceptions at
-run time"); stock instrumentations do not keep it.
+OpenTelemetry's specification demands this (error-handling.md: the API and SDK "must not throw unhandled exceptions at
+run time"), but its own instrumentations do not comply.
 """
 
 import logging
@@ -12,29 +12,29 @@ _logger: Final = logging.getLogger("otel_fastperf")
 
 
 class Guard:
-    """Takes the failures of telemetry's own parts.
+    """Receives the failures of telemetry's parts.
 
-    Written as `try: … except Exception as error: guard.failed("database", error)` on the hot path: a `try` that does
-    not fail costs nothing, a context manager or a decorator does.
+    Use it as `try: … except Exception as error: guard.failed("database", error)`: unlike a context manager or a
+    decorator, a `try` that does not fail costs nothing on the hot path.
     """
 
     def __init__(self, count: Callable[[str], None]) -> None:
-        """`count(part)` is called once a failure, with the name of the part that failed."""
+        """`count(part)` is called for each failure, with the name of the part that failed."""
         self._count = count
         self._logged: set[str] = set()
 
     def failed(self, part: str, error: BaseException) -> None:
-        """Count a failure of `part`; the first of each part is logged with its traceback. Never raises."""
+        """Count a failure of `part`, and log the first one of each part with its traceback. Never raises."""
         try:
             self._count(part)
             if part not in self._logged:
                 self._logged.add(part)
                 _logger.warning(
-                    "otel_fastperf: %s failed and was skipped; the app is not affected. Further failures of it are only"
+                    "otel_fastperf: %s failed and was skipped; the app is not affected. Further failures are only"
                     " counted, in fastperf_telemetry_errors_total{part=%r}.",
                     part,
                     part,
                     exc_info=error,
                 )
-        except Exception:  # noqa: BLE001, S110 - a logging handler of the app's may raise; there is nobody left to tell
+        except Exception:  # noqa: BLE001, S110 - the app's logging handlers may raise; nothing can report that
             pass

@@ -1,7 +1,6 @@
-"""Patches of other packages' functions: one wrapper for each function, shared by all apps of the process.
+"""Patches of other packages' functions: one wrapper per function, shared by all apps of the process.
 
-Each app subscribes to the wrapper. A second app adds no second wrapper, so a call costs the same however many apps
-there are, and apps may be shut down in any order.
+Each app subscribes to the wrapper, so a second app adds no second wrapper, and apps may be shut down in any order.
 """
 
 import threading
@@ -22,8 +21,8 @@ class Patch(Generic[_S]):
     """A wrapper in place of `target.name`, and its subscribers.
 
     Attributes:
-        subscribers: What each subscriber gave, by the `id()` of its owner, oldest first. Replaced as a whole, never
-            changed, so that a call may iterate over it while an app comes or goes.
+        subscribers: The subscribers by the `id()` of their owners, oldest first. Replaced as a whole, never changed,
+            so that a call may iterate over it while an app is set up or shut down.
     """
 
     __slots__ = ("_inherited", "_name", "_original", "_target", "subscribers", "wrapper")
@@ -37,13 +36,13 @@ class Patch(Generic[_S]):
         self.wrapper = wrap(self._original, self)
 
     def apply(self) -> None:
-        """Put the wrapper in place, unless it is in the chain already: alone, or below another package's wrapper."""
+        """Put the wrapper in place, unless it is there already, alone or under another package's wrapper."""
         # `==`, not `is`: every access to a method makes a new bound method
         if getattr(self._target, self._name) == self._original:
             setattr(self._target, self._name, self.wrapper)
 
     def remove(self) -> bool:
-        """Put the original back. False if another package wrapped ours since: then ours stays and passes calls on."""
+        """Restore the original. False if another package has wrapped ours, which then stays and passes calls on."""
         if vars(self._target).get(self._name) is not self.wrapper:
             return bool(getattr(self._target, self._name) == self._original)
         if self._inherited:
@@ -57,15 +56,15 @@ class Patch(Generic[_S]):
 def subscribed(
     target: Any, name: str, wrap: Callable[[Any, Patch[_S]], Any], owner: object, subscriber: _S
 ) -> Iterator[None]:
-    """Have `subscriber` in the subscribers of the wrapper around `target.name` until the end of the block.
+    """Wrap `target.name`, and keep `subscriber` among the wrapper's subscribers until the context manager exits.
 
     Args:
         target: A module, a class, or an object with a `__dict__`.
-        name: Its function.
-        wrap: `wrap(original, patch)` returns the wrapper. Called for the first subscriber only; the wrapper reads
-            `patch.subscribers` at each call.
-        owner: The key of the subscriber; alive until the end of the block.
-        subscriber: What the wrapper needs of this owner.
+        name: Name of its function.
+        wrap: `wrap(original, patch)` returns the wrapper, which must read `patch.subscribers` at each call. Called only
+            for the first subscriber.
+        owner: Key of the subscriber; must stay alive until the context manager exits.
+        subscriber: What the wrapper needs to know of this owner.
     """
     with _LOCK:
         patches = vars(target).get(_PATCHES)

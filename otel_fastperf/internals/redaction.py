@@ -1,13 +1,13 @@
-"""What of an exception may be shown: type, message and stack trace without the values of SQL statements.
+"""Describes an exception safely: type, message and stack trace without the values of SQL statements.
 
-Errors of a database carry values: SQLAlchemy adds the bound parameters, PostgreSQL a line `DETAIL:  Key (email)=(…)
-already exists.`, and code that catches them puts their text into messages of its own. So the whole chain of an
-exception is read first. Errors of SQLAlchemy (known by `statement`, `params` and `orig`) and of drivers (PEP 249's
-`DatabaseError`, or an SQLSTATE) keep their first lines without what these quote; in every other message of the chain
-their texts and the values of their parameters are replaced. A chain without such an error is shown as it is.
+Database errors contain values: SQLAlchemy adds the bound parameters, PostgreSQL a line `DETAIL:  Key (email)=(…)
+already exists.`, and code that catches an error may repeat its text in a message of its own. So the whole chain of an
+exception is read first. Errors of SQLAlchemy (recognised by `statement`, `params` and `orig`) and of drivers (PEP 249's
+`DatabaseError`, or an SQLSTATE) keep their first lines, without quoted parts. In all other messages of the chain, the
+texts of these errors and the values of their parameters are replaced. A chain without such an error stays unchanged.
 
-Not known here: a value that a message spells in its own way (rounded, hashed, cut short), or that code outside of the
-chain has put there.
+Two kinds of values are not found: those that a message formats differently (rounded, hashed, truncated), and those
+that come from code outside of the chain.
 """
 
 import re
@@ -23,20 +23,20 @@ from typing import Any, Final
 
 from otel_fastperf.internals.text_safety import encodable
 
-#: Exceptions of one chain that are looked at, causes and members of groups together.
+#: Maximum number of exceptions per chain, including causes and members of groups.
 MOST_EXCEPTIONS: Final = 32
-#: Parameter values that are looked for in messages.
+#: Maximum number of parameter values to search for in messages.
 MOST_VALUES: Final = 1000
-#: Frames of one exception that are shown: the first half and the last half of them.
+#: Maximum number of frames shown per exception: half of them from the start, half from the end.
 MOST_FRAMES: Final = 40
-#: Characters of a message of a chain with SQL errors; a longer one is not searched, and not shown.
+#: In a chain with SQL errors, longer messages are neither searched nor shown. In characters.
 LONGEST_SEARCHED: Final = 64 * 1024
-#: Characters of one message, or note, in a stack trace.
+#: Maximum length of a message or a note in a stack trace, in characters.
 LONGEST_LINE: Final = 4096
 MOST_NOTES: Final = 10
-#: A shorter value is not looked for: it would be found everywhere.
+#: Shorter values are not searched for, because they would be found everywhere.
 SHORTEST: Final = 3
-#: From this length on a value is also looked for inside of words.
+#: Values of at least this length are also searched for inside of words.
 SHORTEST_INSIDE: Final = 8
 
 
@@ -57,9 +57,10 @@ def error_type(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException, *, max_length: int = 4096, max_stacktrace: int = 16 * 1024) -> ErrorText:
-    """The exception as it may be shown: `max_length` and `max_stacktrace` are in characters. Never raises.
+    """The exception without values. `max_length` and `max_stacktrace` are in characters. Never raises.
 
-    The stack trace reads as Python's own does, oldest first, with the causes before it. It keeps its head and its tail.
+    The stack trace has Python's format: oldest frame first, after those of its causes. If it is too long, its middle is
+    left out.
     """
     try:
         shown = _Shown(error)
@@ -80,10 +81,10 @@ def _cut(text: str, length: int) -> str:
 def _cut_middle(text: str, length: int) -> str:
     if len(text) <= length:
         return text
-    gap = f"\n… {len(text) - length} characters left out …\n"
-    head = max(length // 3 - len(gap), 0)
-    tail = max(length - head - len(gap), 0)
-    return _cut(text[:head] + gap + text[len(text) - tail :], length)
+    mark = f"\n… {len(text) - length} characters left out …\n"
+    head = max(length // 3 - len(mark), 0)
+    tail = max(length - head - len(mark), 0)
+    return _cut(text[:head] + mark + text[len(text) - tail :], length)
 
 
 # --- the chain --------------------------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def _members(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def _reachable(starts: Iterable[object], links: Sequence[str], limit: int = MOST_EXCEPTIONS) -> list[BaseException]:
-    """The exceptions that `links` lead to, nearest first, each once. Groups lead to their members."""
+    """The exceptions reachable by the attributes in `links` and as members of groups, nearest first, each once."""
     found: dict[int, BaseException] = {}
     waiting: list[object] = list(starts)
     for error in waiting:
@@ -115,12 +116,12 @@ def _reachable(starts: Iterable[object], links: Sequence[str], limit: int = MOST
 
 
 def _is_statement_error(error: BaseException) -> bool:
-    """Has the shape of SQLAlchemy's StatementError."""
+    """True if the error has the attributes of SQLAlchemy's `StatementError`."""
     return all(hasattr(type(error), name) or name in error.__dict__ for name in ("statement", "params", "orig"))
 
 
 def _is_driver_error(error: BaseException) -> bool:
-    """Has a class that PEP 249 names for drivers' errors, or an SQLSTATE (asyncpg)."""
+    """True if the error has a base class that PEP 249 names, or an SQLSTATE (asyncpg)."""
     return any(base.__name__ in _DRIVER_ERRORS or "sqlstate" in vars(base) for base in type(error).__mro__)
 
 
@@ -138,14 +139,14 @@ class _Shown:
         statement_errors = [linked for linked in chain if _is_statement_error(linked)]
         origins = _reachable([_attribute(linked, "orig") for linked in statement_errors], ("__cause__", "orig"))
         drivers = [linked for linked in chain if _is_driver_error(linked)]
-        #: keeps what was read alive, so that no other exception has the id of one
+        #: keeps the exceptions alive, so that no other one gets the same id
         self._chain = {id(linked): linked for linked in chain}
         self._sql_errors = {id(linked): linked for linked in (*statement_errors, *origins, *drivers)}
         self._values = _spellings(_attribute(linked, "params") for linked in statement_errors)
         self._embedded = self._texts()
 
     def _texts(self) -> list[tuple[str, str]]:
-        """The texts of the SQL errors, as other messages may contain them, with what replaces each; longest first."""
+        """The texts of the SQL errors, as other messages may contain them, and their replacements; longest first."""
         texts: dict[str, str] = {}
         for error in self._sql_errors.values():
             shown = self.message(error)
@@ -154,7 +155,7 @@ class _Shown:
         return sorted(((raw, shown) for raw, shown in texts.items() if len(raw) > SHORTEST), key=_longest_first)
 
     def knows(self, error: BaseException) -> bool:
-        """True for an exception of the part of the chain that was read; the messages of no other may be shown."""
+        """True if the exception is in the part of the chain that was read. Messages of others must not be shown."""
         return id(error) in self._chain
 
     def message(self, error: BaseException) -> str:
@@ -172,7 +173,7 @@ class _Shown:
                 yield self._other(note)
 
     def _other(self, text: str) -> str:
-        """A text that is no SQL error's own, but may contain one's."""
+        """Redact a text that is not the message of an SQL error, but may contain one."""
         for raw, shown in self._embedded if len(text) <= LONGEST_SEARCHED else ():
             text = text.replace(raw, shown)
         foreign = _MARKS.search(text) is not None
@@ -199,16 +200,16 @@ def _raw_message(error: BaseException) -> str:
         return "<exception str() failed>"
 
 
-#: What SQLAlchemy and PostgreSQL put before values; a message with one of them came from there, whatever its chain.
+#: What SQLAlchemy and PostgreSQL write before values. A message that contains one comes from them, whatever its chain.
 _MARKS: Final = re.compile(r"\[SQL: |\[parameters: |\bDETAIL:  ")
-#: What SQLAlchemy puts behind the message.
+#: What SQLAlchemy writes after the message.
 _STATEMENT: Final = re.compile(r"\[SQL: |\[parameters: |\[SQL parameters hidden|\(Background on this \w+ at: ")
-#: A further line of PostgreSQL's, in any language (two spaces), but for those that start a message.
+#: Start of a further line of PostgreSQL's in any language (with two spaces), except those that start a message.
 _LABEL: Final = re.compile(r"(?:LINE \d+|DETAIL|CONTEXT|QUERY|STATEMENT|HINT):|(?!ERROR|FATAL|PANIC)[^\W\d_]{2,20}:  ")
 
 
 def _first_lines(text: str) -> str:
-    """The text without statement, parameters, and PostgreSQL's further lines, of which only the hint stays."""
+    """The text without statement, parameters and PostgreSQL's further lines, except for the hint."""
     first, *further = _STATEMENT.split(text, maxsplit=1)[0].splitlines() or [""]
     kept, keeps = [first], True
     for line in further:
@@ -219,8 +220,8 @@ def _first_lines(text: str) -> str:
     return "\n".join(kept).rstrip()
 
 
-#: Something in quotes, with the word before it if that says the quoted is a name. A quote that does not end takes the
-#: rest; one inside of a word is an apostrophe.
+#: A quoted text, with the word before it if that word shows that the text is a name. Without a closing quote, the rest
+#: of the message counts as quoted. A quote inside of a word is an apostrophe.
 _QUOTED: Final = re.compile(
     r"(?P<name>(?:\b(?:relation|table|column|constraint|index|schema|function|procedure|type|role|database|sequence|view"
     r"|trigger|extension|collation|cursor|savepoint|for key|server at|bind parameter)|<class) )?"
@@ -228,9 +229,9 @@ _QUOTED: Final = re.compile(
     r"""(?:'(?:[^']|'(?=\w))*+(?:'|\Z)|"(?:[^"]|"(?=\w))*+(?:"|\Z))""",
     re.IGNORECASE,
 )
-#: The start of `(1062, "Duplicate entry …")`: MySQL's drivers show their arguments.
+#: Start of `(1062, "Duplicate entry …")`: MySQL's drivers show their arguments.
 _NUMBERED: Final = re.compile(r"""\((\d+), (["'])""")
-#: A row spelled in parentheses: `Key (email)=(…)`, `The duplicate key value is (…)`, `Failing row contains (…)`.
+#: A row in parentheses: `Key (email)=(…)`, `The duplicate key value is (…)`, `Failing row contains (…)`.
 _ROW: Final = re.compile(r"(\)\s?=\s?|\b(?:value is|values|contains) )\((.*)")
 
 
@@ -246,7 +247,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _without_row(match: re.Match[str]) -> str:
-    """The row ends with the last parenthesis of the line: values have parentheses too."""
+    """Replace a row, which ends at the last parenthesis of the line, because values may contain parentheses too."""
     return f"{match[1]}(?){match[2].rpartition(')')[2] if ')' in match[2] else ''}"
 
 
@@ -254,7 +255,7 @@ def _without_row(match: re.Match[str]) -> str:
 
 
 def _spellings(parameters: Iterable[object]) -> list[str]:
-    """How messages may spell the parameters' values, longest first."""
+    """The forms in which messages may contain the parameters' values, longest first."""
     spellings: set[str] = set()
     for value in _values(parameters):
         spellings.update(text for text in _spelled(value) if SHORTEST <= len(text) <= LONGEST_SEARCHED)
@@ -262,7 +263,7 @@ def _spellings(parameters: Iterable[object]) -> list[str]:
 
 
 def _values(parameters: Iterable[object]) -> Iterator[object]:
-    """The first values inside of dictionaries, lists, tuples and sets, however nested."""
+    """The first `MOST_VALUES` values inside of nested dictionaries, lists, tuples and sets."""
     waiting = deque(parameters)
     for _ in range(MOST_VALUES):
         if not waiting:
@@ -286,12 +287,12 @@ def _spelled(value: object) -> Iterator[str]:
         yield repr(value)
         yield repr(text)[1:-1]
         yield from text.splitlines()
-    except Exception:  # noqa: BLE001, S110 - a value that cannot be spelled is in no message
+    except Exception:  # noqa: BLE001, S110 - a value that cannot be formatted is in no message
         pass
 
 
 def _without(values: list[str], text: str) -> str:
-    """The text with `?` for each of the values; a short one only where it is a word."""
+    """The text with `?` instead of the values; short ones are replaced only where they are whole words."""
     for value in values:
         if value not in text:
             continue
@@ -309,7 +310,7 @@ _CONTEXT: Final = "\nDuring handling of the above exception, another exception o
 
 
 def _stacktrace(error: BaseException, shown: _Shown, seen: set[int]) -> Iterator[str]:
-    """The parts of the stack trace of `error` and of what led to it."""
+    """The parts of the stack trace of `error` and of its causes."""
     seen.add(id(error))
     if error.__cause__ is not None:
         yield from _earlier(error.__cause__, _CAUSE, shown, seen)
@@ -342,7 +343,7 @@ def _group(members: Sequence[BaseException], shown: _Shown, seen: set[int]) -> I
 
 
 def _frames(traceback: TracebackType) -> Iterator[str]:
-    """The frames as Python shows them, oldest first; of many the first and the last ones."""
+    """The frames in Python's format, oldest first; of many, only the first and the last ones."""
     frames = list(walk_tb(traceback))
     left_out = len(frames) - MOST_FRAMES
     for position, (frame, line) in enumerate(frames):

@@ -1,4 +1,4 @@
-"""What is the same for every span: how a failure stands on it, and the exemplar that leads to it."""
+"""Shared by all spans: how they record a failure, and the exemplar that refers to them."""
 
 from opentelemetry.trace import Span, Status, StatusCode
 
@@ -6,9 +6,9 @@ from otel_fastperf.internals.redaction import describe_error
 
 
 def fail_span(span: Span, kind: str, error: BaseException | None) -> None:
-    """Mark the span as failed: `kind` is its `error.type`; `error` is what was raised, if anything was.
+    """Mark the span as failed. `kind` is its `error.type`, `error` the exception, if one was raised.
 
-    The `exception` event and the status are free of bound SQL parameters.
+    The `exception` event and the status contain no bound SQL parameters.
     """
     if not span.is_recording():
         return

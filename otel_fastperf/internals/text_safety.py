@@ -1,4 +1,4 @@
-"""Makes foreign text safe to print and to export: file names, routes and SQL may contain anything."""
+"""Makes text from outside safe to print and to export: file names, routes and SQL may contain anything."""
 
 
 def encodable(text: str) -> str:
@@ -12,9 +12,9 @@ def escape_surrogates(text: str) -> str:
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """The text on one line, with nothing in it that controls a terminal.
+    """The text on one line, without anything that controls a terminal.
 
-    White space becomes a blank; control characters and lone surrogates are escaped. Characters in `keep` stay.
+    White space becomes a space; control characters and lone surrogates are escaped. Characters in `keep` stay.
     """
     if text.isprintable():
         return text

@@ -1,8 +1,8 @@
 """A periodic call on an event loop, which drives the monitors.
 
 It is a chain of timers, not a task: it costs no task switch, does not appear in `asyncio.all_tasks()`, does not keep a
-loop running, and a loop that closes drops it without a warning. It uses the public API of
-the loop only, so any loop will do.
+loop running, and a loop that closes drops it without a warning. It uses only the loop's public API, so it works with
+any loop.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from contextvars import Context
 
 @contextmanager
 def ticking(interval: float, tick: Callable[[float], object], failed: Callable[[Exception], None]) -> Iterator[None]:
-    """Call `tick(late)` on the running loop every `interval` seconds until the block ends.
+    """Call `tick(late)` on the running loop every `interval` seconds until the context manager exits.
 
     `late` is the timer's delay in seconds, at least 0; asyncio and uvloop round timers to a millisecond. The next timer
     starts when `tick` returns, so a loop that was blocked is late once, not once per interval. An exception of `tick`
@@ -60,7 +60,7 @@ class _Ticker:
         late = max(0.0, time.perf_counter() - self._due)
         try:
             self._tick(late)
-        except Exception as error:  # noqa: BLE001 - a monitor that fails must not stop the clock, nor reach the loop
+        except Exception as error:  # noqa: BLE001 - a failing monitor must not stop the ticker or reach the loop
             self._failed(error)
         if not self._stopped:
             self.schedule()

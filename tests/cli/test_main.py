@@ -514,7 +514,7 @@ def test_check_shows_settings_that_are_wrong(tmp_path: Path, text: str) -> None:
         ("main:other", APP, "AttributeError"),
         ("other:app", APP, "run this in the directory from which the service is started"),
         ("main:slow", APP, "add --factory"),
-        ("main:kept", APP, "main:kept is not a FastAPI app but of type list"),
+        ("main:kept", APP, "main:kept is of type list, not a FastAPI app"),
         ("main", APP, "write MODULE:APP"),
         (":app", APP, "write MODULE:APP"),
     ],

@@ -295,7 +295,7 @@ async def test_close_leaves_no_page_half_rendered(gate: Gate) -> None:
     assert not closing.done()
     gate.opened.set()
     closing.result(30)
-    assert page._coming == {}
+    assert page._pending == {}
     await scraping
 
 
