@@ -33,8 +33,10 @@ def gather(target: str | None, *, factory: bool = False) -> Facts:
     settings, wrong = _settings()
     app: Starlette | None = None
     if target is not None and not wrong:
+        # as uvicorn does (`--app-dir`, by default ""), even if the directory is already in sys.path further down
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path contains strings
         try:
-            app = load_app(target, factory=factory)
+            app = load_app(target, factory=factory, factory_remedy="add --factory")
         except (SettingsError, SetupError) as error:
             wrong = str(error)
     telemetry: Telemetry | None = telemetry_of(app)

@@ -10,11 +10,11 @@ from typing import Any
 from otel_fastperf.errors import AppError, SettingsError, SetupError
 
 
-def load_app(target: str, *, factory: bool = False) -> Any:
+def load_app(target: str, *, factory: bool = False, factory_remedy: str) -> Any:
     """The FastAPI or Starlette app at `module:attribute`, without any middleware that wraps it.
 
-    Finds modules in the working directory, as uvicorn does. The attribute may be dotted. With `factory`, it is called
-    to make the app.
+    Modules in the working directory are found. The attribute may be dotted. With `factory`, it is called to make the
+    app. `factory_remedy` tells the caller's user how to name a function that makes the app.
 
     Raises:
         AppError: There is no such app, or importing it fails.
@@ -27,33 +27,38 @@ def load_app(target: str, *, factory: bool = False) -> Any:
             f"{target!r} does not name an app. Remedy: write MODULE:APP, as for uvicorn, for example shop.main:app."
         )
         raise AppError(message)
-    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
+    # an entry that exists keeps its place: the ini option `pythonpath` of pytest sets an order
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path contains strings
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
         found: Any = import_module(name)
         for attribute in attributes.split("."):
             found = getattr(found, attribute)
+        is_function = inspect.isroutine(found)
         found = found() if factory else found
     except (SettingsError, SetupError):
         raise
     except (Exception, SystemExit) as error:
         message = f"{target} cannot be imported: {_one_line(error)}. Remedy: {_remedy(error, name)}."
         raise AppError(message) from error
-    return _unwrapped(target, found)
+    app = _unwrapped(found)
+    if app is None:
+        remedy = "name the FastAPI app itself"
+        if is_function and not factory:
+            remedy = f"if it is a function that makes the app, {factory_remedy}"
+        message = f"{target} is of type {type(found).__qualname__}, not a FastAPI app. Remedy: {remedy}."
+        raise AppError(message)
+    return app
 
 
-def _unwrapped(target: str, found: Any) -> Any:
+def _unwrapped(found: Any) -> Any:
     # without this import, no object can be an app
     applications = sys.modules.get("starlette.applications")
     if applications is not None:
         for app in _inward(found):
             if isinstance(app, applications.Starlette):
                 return app
-    hint = "name the FastAPI app itself"
-    if inspect.isroutine(found):
-        hint = "if it is a function that makes the app, add --factory, or override the pytest fixture fastperf_app"
-    message = f"{target} is of type {type(found).__qualname__}, not a FastAPI app. Remedy: {hint}."
-    raise AppError(message)
+    return None
 
 
 def _inward(app: Any) -> Iterator[Any]:

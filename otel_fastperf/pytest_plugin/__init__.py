@@ -252,7 +252,7 @@ def _app_named(target: str) -> Any:
     if not target:
         return None
     try:
-        return load_app(target)
+        return load_app(target, factory_remedy="override the fixture fastperf_app with one that returns its result")
     except AppError as error:
         message = f"fastperf_app: {error}"
         raise pytest.UsageError(message) from error

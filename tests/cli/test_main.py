@@ -526,6 +526,17 @@ def test_check_says_in_one_line_why_the_app_cannot_be_had(tmp_path: Path, target
     assert ran.err.count("\n") == 1
 
 
+def test_check_finds_the_module_that_uvicorn_would(tmp_path: Path) -> None:
+    folder, other = tmp_path / "service", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    (other / "main.py").write_text("raise ValueError('another main')\n")
+    path = os.pathsep.join(map(str, (ROOT, other, folder)))
+    # an installed command does not have the working directory first in sys.path
+    ran = check(app_file(folder, APP), "main:app", PYTHONPATH=path, PYTHONSAFEPATH="1")
+    assert (ran.code, ran.err) == (0, "")
+
+
 def test_check_names_what_may_be_why_the_app_cannot_be_had(tmp_path: Path) -> None:
     text = "from prometheus_client import Counter\nCounter('orders', 'Orders.')\n"
     ran = check(app_file(tmp_path, text), "main:app", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "nowhere"))

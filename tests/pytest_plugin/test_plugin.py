@@ -535,7 +535,7 @@ class TestFixture:
         [
             ("shop", "write MODULE:APP"),
             ("shops:app", "No module named"),
-            ("shop:get_session", "is not a FastAPI app"),
+            ("shop:get_session", "a function that makes the app, override the fixture fastperf_app with one"),
         ],
     )
     def test_an_app_that_is_not_there_is_told(self, suite: Suite, app: str, said: str) -> None:
