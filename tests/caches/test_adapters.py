@@ -1,4 +1,4 @@
-"""Hits, misses and evictions of the caches of each library. The libraries are the real ones."""
+"""Hits, misses and evictions of the caches of each library, with the real libraries."""
 
 import copy
 import functools
@@ -79,7 +79,7 @@ def test_a_cache_without_a_limit_has_no_evictions() -> None:
     assert adapter.read() == Reading(hits=0, misses=1, evictions=None, size=1, maxsize=None)
 
 
-def test_a_function_is_named_by_its_module_and_located_at_its_decorator() -> None:
+def test_a_function_is_named_after_its_module_and_located_at_its_decorator() -> None:
     adapter = adapter_of(double)
     assert adapter.name == f"{__name__}.double"
     assert adapter.call_site is not None
@@ -134,7 +134,7 @@ def test_expired_and_cleared_entries_are_not_evictions() -> None:
     assert adapter.read() == Reading(hits=0, misses=1, evictions=0, size=0, maxsize=10)
 
 
-def test_a_cache_that_makes_missing_values_has_missed() -> None:
+def test_a_value_created_by_missing_counts_as_a_miss() -> None:
     class Squares(library("cachetools").LRUCache):  # type: ignore[misc]
         def __missing__(self, key: int) -> int:
             self[key] = key * key
@@ -185,7 +185,7 @@ def test_a_function_cached_in_a_plain_dict_is_refused_with_the_remedy() -> None:
         adapter_of(triple)
 
 
-def test_a_counted_cache_and_its_copies_claim_to_be_of_the_original_class() -> None:
+def test_a_counted_cache_and_its_copies_appear_to_be_of_the_original_class() -> None:
     kind = library("cachetools").LRUCache
     cache = kind(4)
     cache["a"] = 1
@@ -287,7 +287,7 @@ def test_a_redis_client_counts_its_own_answers_for_each_key() -> None:
     client.close()
 
 
-async def test_an_asynchronous_redis_client_too() -> None:
+async def test_an_asynchronous_redis_client_counts_too() -> None:
     client = library("fakeredis").FakeAsyncRedis()
     adapter = installed(client)
     await client.set("a", 1)
@@ -319,7 +319,7 @@ def test_an_unknown_object_is_refused_with_the_remedy(thing: object) -> None:
         adapter_of(thing)
 
 
-async def test_an_answer_of_unknown_form_fails_no_request() -> None:
+async def test_an_answer_of_an_unknown_form_fails_no_request() -> None:
     base: Any = fastapi_cache_module(".backends.inmemory").InMemoryBackend
 
     class Odd(base):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Records of requests as the instrumentation leaves them, for tests of detectors."""
+"""Request records like those of the instrumentation, for tests of detectors."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from otel_fastperf.sql.orm_loads import Load, LoadKind
 LINE = CallSite("/srv/shop/orders.py", 41, "list_orders")
 
 
-#: what the application asked for itself
+#: a statement of the application, not of the ORM
 QUERY = Load(LoadKind.QUERY)
 
 
 def ended(*groups: StatementGroup, seconds: float = 1.0, kind: str = "http") -> RequestRecord:
-    """A request that took `seconds` and ran these."""
+    """A request that took `seconds` and ran these statements."""
     record = RequestRecord(None, {"type": kind}, INVALID_SPAN, 0.0)
     record.ended = seconds
     record.statements = {f"{group.query.fingerprint} {number}": group for number, group in enumerate(groups)}
@@ -36,7 +36,7 @@ def repeated(
     lines: dict[CallSite | None, list[float]] | None = None,
     dialect: str = "postgresql",
 ) -> StatementGroup:
-    """A statement that ran some times, `seconds` each, with a pause after each or all at once."""
+    """A statement that ran several times, `seconds` each, with a pause after each or all at once."""
     group = StatementGroup(describe(text, dialect), dialect, dialect, "shop")
     for number in range(times):
         start = 0.0 if parallel else number * (seconds + pause)

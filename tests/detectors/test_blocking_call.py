@@ -1,4 +1,4 @@
-"""`blocking_call`: what is said of code that held the event loop, and when nothing is."""
+"""`blocking_call`: what is reported about code that blocked the event loop, and when nothing is."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def found(
     return list(detect_blocking_call(blocked, LoopSettings()))
 
 
-def test_a_blocking_call_is_told_with_its_line_its_cause_and_who_waited() -> None:
+def test_a_blocking_call_is_reported_with_line_cause_and_waiting_requests() -> None:
     (finding,) = found(BlockedBy.SYNC_IO)
     assert finding.kind == "blocking_call"
     assert finding.severity is Severity.WARNING
@@ -54,32 +54,32 @@ def test_a_blocking_call_is_told_with_its_line_its_cause_and_who_waited() -> Non
         (BlockedBy.GIL_HELD, "a thread does not help"),
     ],
 )
-def test_the_remedy_is_the_causes(cause: BlockedBy, named: str) -> None:
+def test_the_remedy_fits_the_cause(cause: BlockedBy, named: str) -> None:
     (finding,) = found(cause)
     assert named in finding.remedy
     assert "fetch_rate" in finding.remedy
 
 
 @pytest.mark.parametrize(("seconds", "severity"), [(0.99, Severity.WARNING), (1.0, Severity.CRITICAL)])
-def test_a_second_is_critical(seconds: float, severity: Severity) -> None:
+def test_a_block_of_a_second_is_critical(seconds: float, severity: Severity) -> None:
     (finding,) = found(BlockedBy.CPU, seconds=seconds)
     assert finding.severity is severity
 
 
-def test_one_request_that_waited_is_told_in_the_singular() -> None:
+def test_one_waiting_request_is_in_the_singular() -> None:
     (finding,) = found(BlockedBy.CPU, waiting=1)
     assert finding.message.endswith("; 1 other request waited.")
 
 
-def test_less_than_the_threshold_is_nothing() -> None:
+def test_a_block_below_the_threshold_is_not_reported() -> None:
     assert found(BlockedBy.CPU, seconds=0.099) == []
 
 
-def test_a_pause_of_the_collector_is_another_kind() -> None:
+def test_a_pause_of_the_garbage_collector_is_another_kind() -> None:
     assert found(BlockedBy.GC, seconds=2.0) == []
 
 
-def test_what_the_code_is_not_to_blame_for_does_not_count() -> None:
+def test_time_that_is_not_the_code_s_fault_does_not_count() -> None:
     assert found(BlockedBy.CPU, seconds=0.15, lost=0.06) == []
     assert found(BlockedBy.CPU, seconds=0.15, lost=0.04)
 
@@ -96,11 +96,11 @@ def test_other_threads_are_blamed_without_a_line() -> None:
 
 
 @pytest.mark.parametrize("cause", [BlockedBy.DESCHEDULED, BlockedBy.GIL_HELD])
-def test_a_busy_machine_or_process_is_no_finding(cause: BlockedBy) -> None:
+def test_a_block_by_a_busy_machine_or_process_is_no_finding(cause: BlockedBy) -> None:
     assert found(cause, seconds=0.9, call_site=None) == []
 
 
-def test_a_process_that_was_stopped_for_a_second_is_one_without_a_line() -> None:
+def test_a_process_stopped_for_a_second_is_a_finding_without_a_line() -> None:
     (finding,) = found(BlockedBy.DESCHEDULED, seconds=1.5, call_site=None)
     assert finding.message.startswith("The process did not run for 1.50 s (descheduled)")
     assert finding.subject == "process"

@@ -26,7 +26,7 @@ def test_pauses_below_the_threshold_yield_no_finding_however_many() -> None:
     assert found(*[pause(0.049)] * 100) == []
 
 
-def test_a_pause_in_which_the_thread_did_not_run_yields_no_finding() -> None:
+def test_a_pause_during_which_the_thread_did_not_run_yields_no_finding() -> None:
     assert found(pause(0.3)._replace(cpu_seconds=0.02)) == []
 
 
@@ -51,7 +51,7 @@ def test_an_automatic_collection_is_attributed_to_no_line() -> None:
 
 
 def test_the_pauses_of_a_request_are_one_finding_about_the_explicit_one() -> None:
-    """Code that makes many objects and then collects causes pauses of both kinds, but has one fault."""
+    """Code that creates many objects and then collects causes pauses of both kinds, but has one fault."""
     (finding,) = found(pause(0.3), pause(0.06, explicit=True), pause(0.01))
     assert finding.call_site == LINE
     assert (finding.evidence["pauses"], finding.evidence["pause_seconds"]) == (2, 0.06)

@@ -44,7 +44,7 @@ def test_connections_in_use_outside_of_requests_are_named_as_such() -> None:
     assert "in use, by code outside of requests (15," in finding.message
 
 
-def test_a_time_out_is_critical_however_short() -> None:
+def test_a_time_out_is_critical_however_short_the_wait() -> None:
     (finding,) = found(timed_out=True, seconds=0.01)
     assert finding.severity is Severity.CRITICAL
     assert "A request waited 0.010 s for a connection and timed out: " in finding.message

@@ -1,4 +1,4 @@
-"""`slow_middleware`: large in seconds and in share, and in each of the last requests of its route."""
+"""`slow_middleware`: the self time is large in seconds and in share, in each of the last requests of a route."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def detect(*recent: SelfTime, middleware: Middleware = SIGNER) -> list[Finding]:
     return list(detect_slow_middleware(middleware, recent, MiddlewareSettings()))
 
 
-def test_it_is_named_with_its_line_share_and_cure() -> None:
+def test_the_finding_has_line_share_and_remedy() -> None:
     (finding,) = detect(SLOW, SLOW, SLOW)
     assert finding.subject == "Signer"
     assert finding.message == "Signer (BaseHTTPMiddleware) took 0.050 s for itself, 50% of the request."
@@ -25,7 +25,7 @@ def test_it_is_named_with_its_line_share_and_cure() -> None:
     assert finding.seconds == 0.05
 
 
-def test_a_pure_asgi_one_is_not_told_to_become_one() -> None:
+def test_the_remedy_for_pure_asgi_middleware_does_not_suggest_pure_asgi() -> None:
     (finding,) = detect(SLOW, SLOW, SLOW, middleware=SIGNER._replace(kind="asgi"))
     assert "pure ASGI" not in finding.remedy
 
@@ -42,7 +42,7 @@ def test_a_pure_asgi_one_is_not_told_to_become_one() -> None:
     ],
     ids=["none", "too few", "the last was quick", "a small share", "few milliseconds", "a fifth"],
 )
-def test_what_is_no_finding(recent: tuple[SelfTime, ...]) -> None:
+def test_quick_or_rarely_slow_middleware_is_not_reported(recent: tuple[SelfTime, ...]) -> None:
     assert detect(*recent) == []
 
 

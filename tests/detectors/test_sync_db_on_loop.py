@@ -34,7 +34,7 @@ def test_the_finding_has_call_site_engine_and_remedy() -> None:
     assert finding.evidence["lines"] == ("shop/orders.py:41 in list_orders",)
 
 
-def test_several_statements_are_one_finding_at_the_first_line_that_counts() -> None:
+def test_several_statements_are_one_finding_at_the_first_line_above_the_threshold() -> None:
     groups = blocking(0.001, OTHER_LINE), blocking(0.018), blocking(0.02, OTHER_LINE)
     (finding,) = found(*groups)
     assert finding.call_site == LINE

@@ -1,4 +1,4 @@
-"""The names under which an application holds its caches and collections."""
+"""The names of an application's caches and collections."""
 
 import functools
 import sys
@@ -33,7 +33,7 @@ cache = {}
 
 
 class Touchy:
-    """A proxy that is used outside of its context."""
+    """A proxy that raises on every access, as outside of its context."""
 
     def __getattribute__(self, name: str) -> Any:
         raise RuntimeError("working outside of request context")
@@ -79,7 +79,7 @@ def test_an_object_in_place_of_a_module_is_ignored(monkeypatch: pytest.MonkeyPat
     assert list(application_modules())
 
 
-def test_a_function_is_followed_to_what_it_wraps() -> None:
+def test_a_wrapper_is_followed_to_the_function_it_wraps() -> None:
     def inner() -> None: ...
 
     cached = functools.lru_cache(inner)

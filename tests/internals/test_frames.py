@@ -1,4 +1,4 @@
-"""The application's lines behind a frame: what is passed over, which gaps are crossed, where the walk ends."""
+"""The application's lines behind a frame: which frames are skipped, which gaps are crossed, where the walk ends."""
 
 import asyncio
 import functools
@@ -24,23 +24,23 @@ def here(most: int = 1) -> tuple[CallSite, ...]:
 
 
 def defined(filename: str, source: str, **names: Any) -> dict[str, Any]:
-    """The names of a module that says of itself that it lies at `filename`."""
+    """The names of a module that pretends to be at `filename`."""
     code = compile(source, filename, "exec")
     namespace = {"__name__": "made_up", **names}
     exec(code, namespace)
     return namespace
 
 
-#: what a made-up module needs to look for itself
+#: names that a made-up module needs to inspect its own frames
 FINDERS: dict[str, Any] = {"frames": application_frames, "getframe": sys._getframe}
 
 
 def sites_of(*filenames: str) -> list[str]:
-    """The files that are found when a function in each of these calls the next; the first is the outermost."""
+    """The files found if a function in each of these calls the next; the first is the outermost."""
     source = "def call(functions, find):\n    return functions[0](functions[1:], find) if functions else find()\n"
     functions = [defined(filename, source)["call"] for filename in filenames]
     results: list[tuple[CallSite, ...]] = []
-    # on a stack of its own, from functions that pass for the package's: no file of the tests is in between
+    # in a new thread, from functions that look like the package's, so that no file of the tests is in between
     find = defined(stack.__file__, "def find():\n    return frames(getframe(), 99)\n", **FINDERS)["find"]
     names = {"results": results, "first": functions[0], "rest": functions[1:], "find": find}
     run = defined(stack.__file__, "def run():\n    results.append(first(rest, find))\n", **names)["run"]
@@ -50,13 +50,13 @@ def sites_of(*filenames: str) -> list[str]:
     return [site.file for site in results[0]]
 
 
-def test_the_line_that_runs_is_the_applications_own() -> None:
+def test_the_running_line_of_the_application_is_found() -> None:
     (site,) = here()
-    assert (site.file, site.function) == (HERE, "test_the_line_that_runs_is_the_applications_own")
+    assert (site.file, site.function) == (HERE, "test_the_running_line_of_the_application_is_found")
     assert "here()" in Path(site.file).read_text().splitlines()[site.line - 1]
 
 
-def test_frames_come_innermost_first_and_no_more_than_asked_for() -> None:
+def test_frames_are_innermost_first_and_limited_in_number() -> None:
     def inner() -> tuple[CallSite, ...]:
         return here(2)
 
@@ -66,8 +66,8 @@ def test_frames_come_innermost_first_and_no_more_than_asked_for() -> None:
     assert [site.function for site in outer()] == ["inner", "outer"]
 
 
-def test_a_comprehension_is_its_function_once() -> None:
-    """It has a frame of its own before Python 3.12."""
+def test_a_comprehension_is_no_second_frame_of_its_function() -> None:
+    """Before Python 3.12 a comprehension has its own frame."""
 
     def inner() -> tuple[CallSite, ...]:
         found = [here(2) for _ in range(1)]
@@ -101,7 +101,7 @@ def test_a_method_is_named_with_its_class() -> None:
         "<frozen importlib._bootstrap>",
     ],
 )
-def test_what_is_not_the_applications_is_passed_over(passed_over: str) -> None:
+def test_frames_outside_of_the_application_are_skipped(passed_over: str) -> None:
     assert sites_of("/srv/shop/orders.py", passed_over) == ["/srv/shop/orders.py"]
 
 
@@ -109,14 +109,14 @@ def test_what_is_not_the_applications_is_passed_over(passed_over: str) -> None:
     "own",
     ["/srv/shop/orders.py", "/srv/fastapi/main.py", "/srv/sqlalchemy/models.py", f"{sys.prefix}/app/orders.py"],
 )
-def test_a_project_that_holds_its_venv_or_is_called_like_a_library_is_the_application(own: str) -> None:
+def test_a_project_that_contains_its_venv_or_is_named_like_a_library_is_the_application(own: str) -> None:
     assert sites_of(own) == [own]
 
 
 SITE = "/usr/lib/python3.12/site-packages"
 
 
-def test_an_application_that_is_installed_is_the_package_that_the_framework_called() -> None:
+def test_an_installed_application_is_the_package_that_the_framework_called() -> None:
     fastapi, sqlalchemy = (sys.modules[name].__file__ or "" for name in ("fastapi", "sqlalchemy"))
     files = (
         f"{SITE}/asgi_correlation_id/middleware.py",
@@ -161,12 +161,12 @@ def test_a_definition_is_found_below_decorators() -> None:
     assert stack.definition(len) is None
 
 
-def test_where_only_libraries_run_there_is_no_line() -> None:
+def test_there_is_no_line_if_only_libraries_run() -> None:
     assert sites_of(sys.modules["sqlalchemy"].__file__ or "") == []
     assert call_site(None) is None
 
 
-def test_what_stands_outside_of_the_event_loop_is_not_found() -> None:
+def test_frames_outside_of_the_event_loop_are_not_found() -> None:
     async def serve() -> None:
         asyncio.get_running_loop().call_soon(found.append, 0)
         asyncio.get_running_loop().call_soon(callback)
@@ -183,7 +183,7 @@ def test_what_stands_outside_of_the_event_loop_is_not_found() -> None:
     assert [site.function for site in found[1]] == ["callback"]
 
 
-def test_a_frame_of_another_thread_is_read_as_well() -> None:
+def test_the_frame_of_another_thread_can_be_read() -> None:
     ready, done = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -231,13 +231,13 @@ def test_a_sync_engine_leads_to_the_line_without_a_greenlet() -> None:
 
 
 def listener(found: list[tuple[CallSite, ...]]) -> Callable[..., None]:
-    """A listener that is no application code, as the instrumentation's are none."""
+    """A listener that is not application code, like those of the instrumentation."""
     source = "def listen(*arguments):\n    found.append(frames(getframe(), 2))\n"
     function: Callable[..., None] = defined(stack.__file__, source, found=found, **FINDERS)["listen"]
     return function
 
 
-def test_a_file_is_judged_once() -> None:
+def test_a_file_is_classified_once() -> None:
     stack._origin.cache_clear()
     for _ in range(3):
         here(1)

@@ -1,4 +1,4 @@
-"""One wrapper for each patched function, whatever subscribes and in whatever order it leaves."""
+"""Each patched function has one wrapper, whatever subscribes and in whatever order it unsubscribes."""
 
 import inspect
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from otel_fastperf.internals.patching import Patch, subscribed
 
 
 class Shop:
-    """Something of another package."""
+    """A class of another package."""
 
     def price(self, item: str) -> str:
         return f"price of {item}"
 
 
 class Corner(Shop):
-    """Inherits what is patched."""
+    """A class that inherits the patched method."""
 
 
 def discounting(original: Callable[..., str], patch: Patch[str]) -> Callable[..., str]:
@@ -26,7 +26,7 @@ def discounting(original: Callable[..., str], patch: Patch[str]) -> Callable[...
     return price
 
 
-def test_the_wrapper_sees_the_subscribers_of_the_moment() -> None:
+def test_the_wrapper_sees_the_current_subscribers() -> None:
     first, second = object(), object()
     with subscribed(Shop, "price", discounting, first, "ten off"):
         with subscribed(Shop, "price", discounting, second, "two for one"):
@@ -35,7 +35,7 @@ def test_the_wrapper_sees_the_subscribers_of_the_moment() -> None:
     assert Shop().price("tea") == "price of tea"
 
 
-def test_the_last_to_leave_puts_the_original_back_in_any_order() -> None:
+def test_the_last_subscriber_to_leave_restores_the_original() -> None:
     original = Shop.price
     first, second = ExitStack(), ExitStack()
     first.enter_context(subscribed(Shop, "price", discounting, first, "a"))
@@ -46,13 +46,13 @@ def test_the_last_to_leave_puts_the_original_back_in_any_order() -> None:
     assert Shop.price is original
 
 
-def test_an_inherited_method_is_inherited_again() -> None:
+def test_an_inherited_method_is_inherited_again_afterwards() -> None:
     with subscribed(Corner, "price", discounting, Corner, "a"):
         assert (Corner().price("tea"), Shop().price("tea")) == ("price of tea, a", "price of tea")
     assert "price" not in vars(Corner)
 
 
-def test_an_object_gets_its_own_method_back() -> None:
+def test_an_object_uses_the_method_of_its_class_again_afterwards() -> None:
     shop = Shop()
     with subscribed(shop, "price", discounting, shop, "a"):
         assert shop.price("tea") == "price of tea, a"
@@ -60,7 +60,7 @@ def test_an_object_gets_its_own_method_back() -> None:
     assert "price" not in vars(shop)
 
 
-def test_a_wrapper_that_another_package_put_over_ours_stays_and_works() -> None:
+def test_a_later_wrapper_of_another_package_stays_and_works() -> None:
     original = Shop.price
     ours = subscribed(Shop, "price", discounting, Shop, "a")
     with ours:
@@ -70,7 +70,7 @@ def test_a_wrapper_that_another_package_put_over_ours_stays_and_works() -> None:
     Shop.price = original  # type: ignore[method-assign]
 
 
-def test_a_thousand_rounds_under_another_packages_wrapper_add_no_frame() -> None:
+def test_a_thousand_subscriptions_under_another_wrapper_add_no_frame() -> None:
     shop = Shop()
     depths: list[int] = []
 
@@ -81,7 +81,7 @@ def test_a_thousand_rounds_under_another_packages_wrapper_add_no_frame() -> None
     shop.price = price  # type: ignore[method-assign]
     with subscribed(shop, "price", discounting, shop, "a"):
         below = shop.price
-        shop.price = lambda item: below(item)  # type: ignore[method-assign]  # noqa: PLW0108 - another package's
+        shop.price = lambda item: below(item)  # type: ignore[method-assign]  # noqa: PLW0108 - the wrapper of another package
         assert shop.price("tea") == "tea, a"
     for _ in range(1000):
         with subscribed(shop, "price", discounting, shop, "b"):
@@ -91,7 +91,7 @@ def test_a_thousand_rounds_under_another_packages_wrapper_add_no_frame() -> None
     assert depths[0] == depths[-1]
 
 
-def test_a_wrapper_that_was_thrown_out_of_the_chain_is_put_in_again() -> None:
+def test_a_wrapper_that_somebody_removed_is_installed_again() -> None:
     shop = Shop()
     original = shop.price
     with subscribed(shop, "price", discounting, shop, "a"):
@@ -100,12 +100,12 @@ def test_a_wrapper_that_was_thrown_out_of_the_chain_is_put_in_again() -> None:
         assert shop.price("tea") == "price of tea, b"
 
 
-def test_overlapping_subscribers_cost_no_frame() -> None:
+def test_overlapping_subscribers_add_no_frame() -> None:
     original = Shop.price
     places = [ExitStack() for _ in range(1000)]
     for place in places:
         place.enter_context(subscribed(Shop, "price", discounting, place, ""))
-    assert Shop().price("tea").startswith("price of tea")  # a nested wrapper each would be a RecursionError
+    assert Shop().price("tea").startswith("price of tea")  # nested wrappers would raise a RecursionError
     for place in places:
         place.close()
     assert Shop.price is original

@@ -1,4 +1,4 @@
-"""What telemetry shows of an exception: everything that helps, and no value of a SQL statement."""
+"""Telemetry shows everything helpful about an exception, but no value of a SQL statement."""
 
 import asyncio
 import re
@@ -50,10 +50,10 @@ def engine() -> Iterator[Engine]:
 
 
 def raised(call: Callable[[], object]) -> BaseException:
-    """What `call` raises."""
+    """The exception that `call` raises."""
     try:
         call()
-    except BaseException as error:  # noqa: BLE001 - handed to the test
+    except BaseException as error:  # noqa: BLE001 - returned to the test
         return error
     pytest.fail("nothing was raised")
 
@@ -65,11 +65,11 @@ def add_again(engine: Engine) -> None:
 
 
 class UniqueError(Exception):
-    """A driver's error, known as one by being SQLAlchemy's `orig`."""
+    """A driver's error, recognised because it is SQLAlchemy's `orig`."""
 
 
 def statement_error(driver_message: str, parameters: object = None, statement: str = "SELECT 1") -> BaseException:
-    """SQLAlchemy's error for a driver's error with this message, as it is when both were raised."""
+    """SQLAlchemy's error for a driver's error with this message, in the state after both were raised."""
     orig = UniqueError(driver_message)
     params: Any = parameters
     error = IntegrityError(statement, params, orig)
@@ -82,7 +82,7 @@ def everything(shown: ErrorText) -> str:
 
 
 def messages(shown: ErrorText) -> str:
-    """All that is shown but source lines, which are the program's own and no data."""
+    """Everything shown except source lines, which contain no data."""
     return "\n".join(line for line in everything(shown).splitlines() if not line.startswith("    "))
 
 
@@ -100,7 +100,7 @@ def test_error_type_is_the_qualified_class_name() -> None:
     assert error_type(IntegrityError("", None, Exception())) == "sqlalchemy.exc.IntegrityError"
 
 
-def test_an_exception_without_sql_is_shown_as_it_is() -> None:
+def test_an_exception_without_sql_is_shown_unchanged() -> None:
     error = raised(lambda: int("it's 'me', \"(x)=(y)\""))
     shown = describe_error(error)
     assert (shown.type, shown.message) == ("ValueError", str(error))
@@ -108,7 +108,7 @@ def test_an_exception_without_sql_is_shown_as_it_is() -> None:
     assert shown.stacktrace.endswith(f"ValueError: {error}\n")
 
 
-def test_the_stack_trace_reads_as_pythons() -> None:
+def test_the_stack_trace_has_python_s_format() -> None:
     """Causes first, newest call last, each frame with file, line, function and source."""
 
     def fail() -> None:
@@ -116,7 +116,7 @@ def test_the_stack_trace_reads_as_pythons() -> None:
             try:
                 int("one")
             except ValueError:
-                raise KeyError("two")  # noqa: B904 - a context, not a cause
+                raise KeyError("two")  # noqa: B904 - raises with a context instead of a cause
         except KeyError as error:
             raise RuntimeError("three") from error
 
@@ -170,7 +170,7 @@ def test_a_deep_stack_keeps_its_first_and_last_frames() -> None:
     assert len(stacktrace.splitlines()) < 100
 
 
-def test_message_and_stack_trace_have_a_length() -> None:
+def test_message_and_stack_trace_have_a_maximum_length() -> None:
     shown = describe_error(raised(lambda: int("x" * 10_000)), max_length=100, max_stacktrace=500)
     assert len(shown.message) == 100
     assert shown.message.endswith("…")
@@ -235,7 +235,7 @@ def test_bound_parameters_and_statement_are_not_shown(engine: Engine) -> None:
         assert part not in everything(shown)
 
 
-def test_hidden_parameters_read_the_same(engine: Engine) -> None:
+def test_the_message_is_the_same_with_hidden_parameters(engine: Engine) -> None:
     hiding = create_engine("sqlite://", hide_parameters=True)
     Base.metadata.create_all(hiding)
     add_again(hiding)
@@ -246,7 +246,7 @@ def test_hidden_parameters_read_the_same(engine: Engine) -> None:
     hiding.dispose()
 
 
-def test_a_batch_is_no_exception(engine: Engine) -> None:
+def test_parameters_of_a_batch_are_not_shown(engine: Engine) -> None:
     rows = [{"email": f"{number}-{SECRET}"} for number in range(2000)]
 
     def insert() -> None:
@@ -268,8 +268,8 @@ def test_literals_in_the_statement_are_not_shown(engine: Engine) -> None:
     assert SECRET not in messages(shown)
 
 
-def test_an_error_on_the_way_to_the_driver_counts_too(engine: Engine) -> None:
-    """A wrong type fails in SQLAlchemy: a StatementError whose `orig` is no driver's error."""
+def test_an_error_before_the_driver_shows_no_value_either(engine: Engine) -> None:
+    """A wrong type fails in SQLAlchemy, as a StatementError whose `orig` is not a driver's error."""
     wrong: Any = f"on the 1st, {SECRET}"
     with Session(engine) as session:
         session.add(User(email="b", seen=wrong))
@@ -279,8 +279,8 @@ def test_an_error_on_the_way_to_the_driver_counts_too(engine: Engine) -> None:
         assert "only accepts Python datetime" in describe_error(error).message
 
 
-def test_the_text_of_an_earlier_error_is_known_without_the_error(engine: Engine) -> None:
-    """PendingRollbackError has the whole text of the flush that failed before, and no link to its error."""
+def test_the_text_of_an_earlier_error_is_redacted_without_that_error(engine: Engine) -> None:
+    """PendingRollbackError has the whole text of the failed flush, but no link to its error."""
     with Session(engine) as session:
         session.add(User(email=SECRET))
         raised(session.flush)
@@ -296,7 +296,7 @@ def test_the_text_of_an_earlier_error_is_known_without_the_error(engine: Engine)
 
 
 def wrap(engine: Engine, message: Callable[[BaseException], str], *, suppress: bool = False) -> BaseException:
-    """The app's error with `message(error)`, raised while SQLAlchemy's was handled."""
+    """An error of the app with `message(error)`, raised while SQLAlchemy's error was handled."""
 
     def fail() -> None:
         try:
@@ -333,13 +333,13 @@ def test_values_are_replaced_in_messages_that_repeat_them(
     assert SECRET not in messages(shown)
 
 
-def test_notes_are_messages_too(engine: Engine) -> None:
+def test_values_are_replaced_in_notes(engine: Engine) -> None:
     error = wrap(engine, lambda _: "cannot add")
     error.add_note(f"it was {SECRET}")
     assert "\nit was ?\n" in describe_error(error).stacktrace
 
 
-def test_errors_inside_of_groups_count_for_the_group(engine: Engine) -> None:
+def test_values_are_replaced_in_groups_and_their_members(engine: Engine) -> None:
     error = BaseExceptionGroup(f"adding {SECRET}", [raised(lambda: add_again(engine)), ValueError(f"so {SECRET}")])
     shown = describe_error(error)
     assert shown.message == "adding ? (2 sub-exceptions)"
@@ -374,7 +374,9 @@ def test_errors_inside_of_groups_count_for_the_group(engine: Engine) -> None:
     ],
     ids=["dict", "tuple", "batch", "nested"],
 )
-def test_values_of_any_type_are_known_as_str_and_as_repr(parameters: Callable[[object], object], value: object) -> None:
+def test_values_of_any_type_are_recognised_as_str_and_repr(
+    parameters: Callable[[object], object], value: object
+) -> None:
     cause = statement_error("failed", parameters(value))
     for spelled in (str(value), repr(value)):
         error = RuntimeError(f"no {spelled}, thanks")
@@ -382,26 +384,26 @@ def test_values_of_any_type_are_known_as_str_and_as_repr(parameters: Callable[[o
         assert describe_error(error).message == "no ?, thanks"
 
 
-def test_a_line_of_a_value_is_a_value() -> None:
+def test_a_single_line_of_a_value_is_replaced_too() -> None:
     error = RuntimeError("line 2 is bad: dear alice")
     error.__cause__ = statement_error("failed", ("hello\ndear alice\nbye",))
     assert describe_error(error).message == "line 2 is bad: ?"
 
 
-def test_a_repr_of_an_error_is_known_as_its_text() -> None:
+def test_the_repr_of_an_error_is_redacted_like_its_text() -> None:
     cause = statement_error('cannot read "s3cret"\nnor write')
     error = RuntimeError(f"what is {cause.__cause__!r}?")
     error.__cause__ = cause
     assert describe_error(error).message == "what is UniqueError('cannot read ?\nnor write')?"
 
 
-def test_short_values_are_replaced_as_words_only() -> None:
+def test_short_values_are_replaced_as_whole_words_only() -> None:
     error = RuntimeError("bob and bobby met in 2020 at id 12, 120 m away")
     error.__cause__ = statement_error("failed", ("bob", 120, 12, True, None, ""))
     assert describe_error(error).message == "? and bobby met in 2020 at id 12, ? m away"
 
 
-def test_parameters_without_end_are_read_to_an_end() -> None:
+def test_recursive_parameters_are_read_once() -> None:
     endless: list[object] = [SECRET]
     endless.append(endless)
     error = RuntimeError(f"no {SECRET}")
@@ -438,7 +440,7 @@ def test_a_message_too_long_to_search_is_not_shown() -> None:
     ids=repr,
 )
 def test_no_message_takes_more_than_linear_time(piece: str) -> None:
-    """60,000 characters take some 10 ms; were it quadratic, a minute."""
+    """60,000 characters take about 10 ms; in quadratic time they would take a minute."""
     message = piece * (60_000 // len(piece))
     error = RuntimeError(message)
     error.__cause__ = statement_error(message, [str(number) for number in range(1000, 1100)])
@@ -510,22 +512,22 @@ def test_no_message_takes_more_than_linear_time(piece: str) -> None:
         ("no such table: users", "no such table: users"),
         ('near "s3cret": syntax error', "near ?: syntax error"),
         ("unrecognized token: \"'s3cret\"", "unrecognized token: ?"),
-        # what does not end, and what is no quotation
+        # unterminated quotations, and text that only looks like one
         ("cannot read 's3cret", "cannot read ?"),
         ("the users' table wasn't read, nor O'Brien's", "the users' table wasn't read, nor O'Brien's"),
         ("cannot read 'O'Brien s3cret'", "cannot read ?"),
     ],
 )  # fmt: skip
-def test_a_databases_message_keeps_its_sentence_and_loses_what_it_quotes(driver_message: str, shown: str) -> None:
+def test_a_database_message_is_kept_without_its_quotations(driver_message: str, shown: str) -> None:
     error = statement_error(driver_message)
     assert describe_error(error).message == f"({__name__}.UniqueError) {shown}"
     assert error.__cause__ is not None
     assert "s3cret" not in messages(describe_error(error))
 
 
-def test_a_drivers_own_error_needs_no_sqlalchemy_around_it() -> None:
+def test_a_driver_s_error_without_sqlalchemy_is_redacted_too() -> None:
     class DatabaseError(Exception):
-        """As PEP 249 names it."""
+        """The name that PEP 249 prescribes."""
 
     class UniqueViolationError(DatabaseError):
         pass
@@ -537,8 +539,8 @@ def test_a_drivers_own_error_needs_no_sqlalchemy_around_it() -> None:
         assert describe_error(kind("value 's3cret' is bad\nCONTEXT:  s3cret")).message == "value ? is bad"
 
 
-def test_what_a_driver_raised_below_its_error_counts_too() -> None:
-    """The exception that asyncpg raised is the cause of the error that SQLAlchemy's dialect makes of it."""
+def test_the_cause_of_a_driver_s_error_is_redacted_too() -> None:
+    """SQLAlchemy's dialect wraps asyncpg's exception, which becomes the cause of the new error."""
     error = statement_error("failed")
     assert error.__cause__ is not None
     error.__cause__.__cause__ = ValueError("value 's3cret'\nCONTEXT:  s3cret")
@@ -566,7 +568,7 @@ SET_UP: Final = (
 
 @pytest.mark.parametrize(("statement", "message"), FAILING.items())
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_postgresqls_errors_show_no_value(postgresql_url: str, driver: str, statement: str, message: str) -> None:
+def test_errors_of_postgresql_show_no_value(postgresql_url: str, driver: str, statement: str, message: str) -> None:
     async def fail() -> None:
         engine = create_async_engine(with_driver(postgresql_url, driver))
         try:

@@ -25,7 +25,7 @@ def _unexpected(error: Exception) -> None:
     raise error
 
 
-async def test_it_ticks_until_the_block_ends() -> None:
+async def test_the_ticker_ticks_until_the_with_block_ends() -> None:
     late: list[float] = []
     with ticking(0.001, late.append, _unexpected):
         await until(lambda: len(late) >= 5)
@@ -35,7 +35,7 @@ async def test_it_ticks_until_the_block_ends() -> None:
     assert min(late) >= 0
 
 
-async def test_a_tick_says_how_late_it_is() -> None:
+async def test_a_tick_gets_its_lateness() -> None:
     late: list[float] = []
     with ticking(0.01, late.append, _unexpected):
         time.sleep(0.3)
@@ -43,14 +43,14 @@ async def test_a_tick_says_how_late_it_is() -> None:
     assert late[0] >= 0.28
 
 
-async def test_a_tick_that_raises_is_told_of_and_followed_by_the_next() -> None:
+async def test_a_failing_tick_is_reported_and_followed_by_the_next() -> None:
     failures: list[Exception] = []
     with ticking(0.001, lambda _late: 1 / 0, failures.append):
         await until(lambda: len(failures) >= 3)
     assert {type(failure) for failure in failures} == {ZeroDivisionError}
 
 
-async def test_a_tick_may_end_the_ticking() -> None:
+async def test_a_tick_can_stop_the_ticker() -> None:
     ticks: list[float] = []
     done = asyncio.Event()
 
@@ -66,7 +66,7 @@ async def test_a_tick_may_end_the_ticking() -> None:
     assert len(ticks) == 1
 
 
-async def test_a_tick_does_not_see_the_context_it_was_started_in() -> None:
+async def test_a_tick_does_not_run_in_the_context_of_the_start() -> None:
     seen: list[str] = []
     _VARIABLE.set("the starter's")
     with ticking(0.001, lambda _late: seen.append(_VARIABLE.get()), _unexpected):
@@ -74,7 +74,7 @@ async def test_a_tick_does_not_see_the_context_it_was_started_in() -> None:
     assert seen[0] == "none"
 
 
-async def test_it_is_no_task() -> None:
+async def test_the_ticker_is_not_a_task() -> None:
     before = asyncio.all_tasks()
     with ticking(0.001, lambda _late: None, _unexpected):
         assert asyncio.all_tasks() == before

@@ -24,7 +24,7 @@ def line_of(code: str) -> int:
 
 @contextmanager
 def meanwhile(work: Callable[[], object]) -> Iterator[None]:
-    """Do the work every hundredth of a second in another thread."""
+    """Repeat the work every hundredth of a second in another thread."""
     stop = threading.Event()
 
     def run() -> None:
@@ -65,7 +65,7 @@ def test_freed_memory_does_not_count() -> None:
     assert sum(site.size for site in report.sites) < MIB
 
 
-def test_with_more_frames_allocations_of_a_library_count_for_the_line_that_called_it() -> None:
+def test_with_more_frames_allocations_of_a_library_count_for_the_calling_line() -> None:
     document, kept = json.dumps(["x" * 1000 for _ in range(1000)]), []
 
     def load() -> None:
@@ -84,7 +84,7 @@ def test_tracemalloc_runs_only_during_the_call() -> None:
     assert not tracemalloc.is_tracing()
 
 
-def test_tracing_that_is_already_running_continues_and_only_the_difference_counts() -> None:
+def test_running_tracing_continues_and_only_the_difference_counts() -> None:
     tracemalloc.start()
     try:
         before = bytearray(8 * MIB)
@@ -125,7 +125,7 @@ def test_the_report_is_limited_and_has_no_line_of_ours_or_of_imports() -> None:
     assert not [site for site in allocations(0.1).sites if "/otel_fastperf/" in site.file or "<frozen" in site.file]
 
 
-def test_a_report_reads_as_a_table() -> None:
+def test_a_report_is_shown_as_a_table() -> None:
     site = AllocationSite("/srv/shop/pages.py", 27, 40 * MIB, 80, application=True)
     assert str(AllocationReport(10.0, (site,), 41 * MIB)) == (
         "41,984 KiB more after 10.0 s\nshop/pages.py:27: 40,960 KiB in 80 blocks"

@@ -1,4 +1,4 @@
-"""Collections of the application: their sizes, the size of an entry, and the one line that adds to them."""
+"""Collections of the application: their sizes, the size of an entry, and the only line that adds to them."""
 
 import linecache
 import sys
@@ -69,7 +69,7 @@ def line(name: str) -> str | None:
     return None if site is None else SOURCE.splitlines()[site.line - 1].strip()
 
 
-def test_globals_attributes_of_classes_and_of_objects_and_the_app_s_state_are_counted(shop: ModuleType) -> None:
+def test_sizes_cover_globals_attributes_of_classes_and_objects_and_the_app_s_state(shop: ModuleType) -> None:
     app = vars(shop)["app"] = Starlette()
     app.state.users = list(range(50))
     for number in range(20):
@@ -87,7 +87,7 @@ def test_small_collections_are_ignored(shop: ModuleType) -> None:
     assert found() == {}
 
 
-def test_a_collection_that_is_gone_is_none(shop: ModuleType) -> None:
+def test_a_collection_that_no_longer_exists_is_none(shop: ModuleType) -> None:
     assert collection("collection_shop.gone") is None
 
 
@@ -108,11 +108,11 @@ def test_a_very_long_function_is_ignored(shop: ModuleType) -> None:
     assert line("collection_shop.pages") == "pages[visitor] = bytes(1000)  # here"
 
 
-def test_if_two_lines_add_none_is_named(shop: ModuleType) -> None:
+def test_no_line_is_named_if_two_lines_add(shop: ModuleType) -> None:
     assert line("collection_shop.twice") is None
 
 
-def test_without_source_none_is_named(shop: ModuleType) -> None:
+def test_no_line_is_named_without_source(shop: ModuleType) -> None:
     Path(str(shop.__file__)).unlink()
     linecache.clearcache()
     assert line("collection_shop.pages") is None

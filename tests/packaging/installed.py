@@ -1,4 +1,4 @@
-"""Checks of the wheel in an environment with nothing else in it: `make test-package` runs this as a script.
+"""Checks of the wheel in an otherwise empty environment; `make test-package` runs this as a script.
 
 Prints the number and size of the installed packages, and what importing and setting up the package costs. Exits 1 if
 the declared distributions are not the imported ones, or if grpc is loaded without being used.
@@ -15,11 +15,11 @@ from typing import Final
 
 PACKAGE: Final = Path(str(distribution("otel-fastperf").locate_file("otel_fastperf")))
 
-# Distribution without modules of its own -> the distributions that it stands for.
+# Distribution without modules -> the distributions that it installs.
 UMBRELLAS: Final = {
     "opentelemetry-exporter-otlp": {"opentelemetry-exporter-otlp-proto-grpc", "opentelemetry-exporter-otlp-proto-http"}
 }
-# Imported only where they are installed: pytest loads the plugin, the extra [stack] brings PyYAML.
+# Optional imports: pytest loads the plugin, the extra [stack] installs PyYAML.
 OPTIONAL: Final = {"pytest", "yaml"}
 
 SET_UP: Final = """

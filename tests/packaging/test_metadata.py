@@ -1,4 +1,4 @@
-"""What a package index and its visitors see."""
+"""The metadata that a package index shows."""
 
 import re
 import tomllib
@@ -26,7 +26,7 @@ def metadata(tmp_path_factory: pytest.TempPathFactory) -> Message:
         return message_from_bytes(archive.read(name))
 
 
-def test_every_project_url_is_of_the_repository() -> None:
+def test_every_project_url_is_in_the_repository() -> None:
     assert [url for url in PROJECT["urls"].values() if not url.startswith(REPOSITORY)] == []
     assert REPOSITORY.startswith("https://")
 
@@ -38,7 +38,7 @@ def test_every_link_and_image_of_the_readme_is_absolute(metadata: Message) -> No
     assert [target for target in targets if not target.startswith(("https://", "#"))] == []
 
 
-def test_every_relative_link_of_the_readme_leads_to_a_file() -> None:
+def test_every_relative_link_of_the_readme_points_to_a_file() -> None:
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / "README.md").read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
 

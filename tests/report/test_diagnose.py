@@ -1,4 +1,4 @@
-"""The diagnosis: from figures and findings to a verdict for the worker and for each route; what is known is said."""
+"""The diagnosis turns metrics and findings into a verdict for the worker and for each route."""
 
 import asyncio
 import time
@@ -58,7 +58,7 @@ def worker_sentence(*groups: Iterable[Sample], findings: tuple[Finding, ...] = (
     return report_of(*groups, findings=findings).worker.sentence
 
 
-def test_a_process_that_has_measured_nothing_has_an_empty_report() -> None:
+def test_a_process_without_measurements_has_an_empty_report() -> None:
     report = report_of()
     assert (report.routes, report.findings, report.troubles) == ((), (), {})
     assert (report.service, report.made_at, report.worker.pid, report.worker.uptime_seconds) == ("shop", 1100.0, 7, 100)
@@ -75,7 +75,7 @@ def test_a_route_has_its_figures() -> None:
     assert route.statements == 3.0
 
 
-def test_routes_stand_in_the_order_of_the_time_that_they_took() -> None:
+def test_routes_are_ordered_by_the_time_they_took() -> None:
     report = report_of(requests("/a", 9, 1.0), requests("/b", 1, 3.0), requests("/a", 1, 2.0, method="POST"))
     assert [(route.method, route.route) for route in report.routes] == [("GET", "/b"), ("POST", "/a"), ("GET", "/a")]
 
@@ -87,7 +87,7 @@ def test_segments_are_named_in_plain_words_until_most_of_the_time_is_explained()
     assert route.sentence == "62% database, 18% waiting for a connection"
 
 
-def test_crumbs_are_not_named() -> None:
+def test_negligible_segments_are_not_named() -> None:
     segments = spent("/", handler=0.7, **{f"segment_{number}": 0.003 for number in range(100)})
     assert route_of(requests("/", 1, 1.0), segments).sentence == "70% the endpoint itself"
 
@@ -114,7 +114,7 @@ WELL = gauges(
 )
 
 
-def test_a_healthy_worker_is_said_to_be_healthy() -> None:
+def test_a_healthy_worker_is_reported_as_healthy() -> None:
     known = "the event loop is 12% busy, 3 of 40 threads at work, 143 MiB resident"
     assert worker_sentence(WELL) == f"Nothing stands out; {known}"
 
@@ -152,13 +152,13 @@ LATE = {"0.001": 90.0, "0.1": 90.0, "0.25": 100.0, "+Inf": 100.0}
         ),
     ],
 )
-def test_what_is_wrong_with_a_worker_comes_first(wrong: Iterable[Sample], words: str) -> None:
+def test_problems_of_a_worker_come_first(wrong: Iterable[Sample], words: str) -> None:
     sentence = worker_sentence(wrong, gauges(process_resident_memory_bytes=143 * 1024**2))
     assert sentence.startswith(words[:1].upper() + words[1:])
     assert sentence.endswith("143 MiB resident")
 
 
-def test_a_finding_outside_of_requests_is_the_workers() -> None:
+def test_a_finding_outside_of_requests_belongs_to_the_worker() -> None:
     assert worker_sentence(findings=(N_PLUS_ONE, GROWTH)) == "Seen outside of requests: memory_growth"
 
 
@@ -179,17 +179,17 @@ def test_a_worker_has_its_figures() -> None:
     assert (worker.threads_limit, worker.threads_borrowed, worker.resident_bytes) == (40, 3, 143 * 1024**2)
 
 
-def test_an_unlimited_number_of_threads_is_not_known() -> None:
+def test_an_unlimited_number_of_threads_is_left_out() -> None:
     assert report_of(gauges(fastperf_threadpool_limit=float("inf"))).worker.threads_limit is None
 
 
-def test_a_report_at_the_moment_of_start_divides_by_nothing() -> None:
+def test_a_report_at_the_moment_of_start_has_no_rates() -> None:
     samples = list(requests("/", 50, 1.0))
     report = diagnose(samples, (), service="", versions={}, now=5.0, pid=1, started=6.0)
     assert (report.worker.uptime_seconds, report.worker.requests_per_second) == (0.0, 0.0)
 
 
-def test_what_telemetry_lost_or_failed_at_is_in_the_report() -> None:
+def test_losses_and_failures_of_telemetry_are_in_the_report() -> None:
     spans = [("fastperf_spans_total", {"outcome": name}, 3.0) for name in ("exported", "dropped_queue_full")]
     failures = [
         ("fastperf_telemetry_errors_total", {"part": name}, count) for name, count in (("loop", 2.0), ("a", 0.0))
@@ -245,7 +245,7 @@ def test_findings_are_in_the_report_worst_first(app: FastAPI) -> None:
     assert report.service == ""
 
 
-def test_diagnose_works_before_start_up_after_shutdown_and_when_all_is_off(app: FastAPI) -> None:
+def test_diagnose_works_before_start_up_after_shutdown_and_with_everything_off(app: FastAPI) -> None:
     telemetry = setup_telemetry(app)
     assert telemetry.diagnose().routes == ()
     telemetry.shutdown()

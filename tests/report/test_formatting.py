@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Figures, formatted for people."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_seconds_have_two_or_three_digits_and_a_unit(value: float, expected: str
     assert words.seconds(value) == expected
 
 
-def test_a_quantile_says_what_buckets_cannot_tell() -> None:
+def test_a_quantile_beyond_the_buckets_has_a_comparison_sign() -> None:
     assert words.quantile(Quantile(0.0234)) == "23 ms"
     assert words.quantile(Quantile(0.005, "<")) == "< 5 ms"
     assert words.quantile(Quantile(0.0025, "≤")) == "≤ 2.5 ms"
@@ -35,7 +35,7 @@ def test_a_quantile_says_what_buckets_cannot_tell() -> None:
     assert words.quantile(None) == "-"
 
 
-def test_columns_line_up_and_long_cells_are_cut() -> None:
+def test_columns_are_aligned_and_long_cells_are_cut() -> None:
     rows = [("GET  /products", "12 ms"), ("GET  /products/{product_id}", "5 ms")]
     assert words.columns(rows, (-16, 6)) == ["GET  /products     12 ms", "GET  /products/…    5 ms"]
 

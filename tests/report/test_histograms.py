@@ -1,4 +1,4 @@
-"""Figures are those Prometheus would give for the same samples."""
+"""Quantiles are those that Prometheus would compute from the same samples."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from otel_fastperf.report.histograms import Histogram, Quantile
 INFINITY = float("inf")
 
 
-def test_a_quantile_lies_within_its_bucket_as_histogram_quantile_has_it() -> None:
+def test_a_quantile_is_interpolated_like_histogram_quantile() -> None:
     # promtool test rules: histogram_quantile(0.5, …) of these buckets is 0.4, of 0.9 it is 0.88
     histogram = Histogram((0.1, 1.0, INFINITY), (2.0, 8.0, 8.0), 3.0)
     median, high = histogram.quantile(0.5), histogram.quantile(0.9)
@@ -15,7 +15,7 @@ def test_a_quantile_lies_within_its_bucket_as_histogram_quantile_has_it() -> Non
     assert histogram.mean == 0.375
 
 
-def test_where_buckets_end_the_figure_says_so() -> None:
+def test_a_quantile_beyond_the_buckets_is_marked() -> None:
     histogram = Histogram((0.1, 1.0, INFINITY), (2.0, 3.0, 4.0), 9.0)
     assert histogram.quantile(0.25) == Quantile(0.1, "<")
     assert histogram.quantile(0.99) == Quantile(1.0, ">")

@@ -1,4 +1,4 @@
-"""The report as a page: one file that loads nothing, runs nothing, and shows hostile text as text."""
+"""The report as a page: a single file that loads nothing, runs nothing, and shows hostile text as text."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ LOADING = {"src", "srcset", "data", "action", "poster", "background", "xlink:hre
 
 
 class Page(HTMLParser):
-    """Reads a page, and fails where tags are not closed in order."""
+    """A parsed page; fails if tags are not closed in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Page(HTMLParser):
         return [attributes["href"] or "" for tag, attributes in self.tags if tag == "a"]
 
 
-def test_the_page_is_well_formed_and_says_everything() -> None:
+def test_the_page_is_well_formed_and_complete() -> None:
     page = Page(to_html(SHOP))
     for said in (
         "shop: 1 critical bottleneck, 1 warning",
@@ -132,14 +132,14 @@ def test_the_page_loads_nothing_and_runs_nothing() -> None:
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def test_a_route_leads_to_its_findings() -> None:
+def test_a_route_links_to_its_findings() -> None:
     page = Page(to_html(SHOP))
     assert page.links() == ["#finding-0"]
     assert {"finding-0", "finding-1"} <= set(page.ids())
     assert len(page.ids()) == len(set(page.ids()))
 
 
-def test_every_plot_says_in_words_what_it_shows() -> None:
+def test_every_plot_has_a_text_alternative() -> None:
     html = to_html(SHOP)
     plots = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert len(plots) >= 2 + 2 + 1 + 4
@@ -163,7 +163,7 @@ def test_a_bar_is_as_wide_as_its_share() -> None:
     ]
 
 
-def test_every_segment_has_a_colour_by_day_and_by_night() -> None:
+def test_every_segment_has_a_colour_in_light_and_dark_mode() -> None:
     html = to_html(SHOP)
     for segment in (*PLAIN, "other"):
         assert f".s-{segment} {{ fill: var(--{segment});" in html
@@ -172,7 +172,7 @@ def test_every_segment_has_a_colour_by_day_and_by_night() -> None:
     assert "@media print" in html
 
 
-def test_what_is_not_known_is_not_shown() -> None:
+def test_unknown_figures_are_not_shown() -> None:
     bare = replace(
         SHOP,
         worker=replace(
@@ -194,13 +194,13 @@ def test_what_is_not_known_is_not_shown() -> None:
     assert "No bottleneck was seen." in page.text
 
 
-def test_a_service_that_has_served_nothing_says_so() -> None:
+def test_a_service_without_requests_is_reported_as_such() -> None:
     page = Page(to_html(replace(SHOP, routes=(), findings=())))
     assert "No request has been measured yet." in page.text
     assert "Where the time goes" not in page.text
 
 
-def test_of_many_routes_the_dearest_are_shown_and_most_are_folded() -> None:
+def test_the_slowest_of_many_routes_are_shown_and_most_of_them_folded() -> None:
     many = tuple(replace(ORDERS, route=f"/r{number}") for number in range(MOST_ROUTES + 7))
     page = Page(to_html(replace(SHOP, routes=many)))
     assert page.text.count("GET /r") == 2 * MOST_ROUTES
@@ -208,14 +208,14 @@ def test_of_many_routes_the_dearest_are_shown_and_most_are_folded() -> None:
     assert page.text.count("… and 7 more, which the JSON has.") == 2
 
 
-def test_what_stands_between_backticks_is_code() -> None:
+def test_text_between_backticks_is_shown_as_code() -> None:
     told = replace(N_PLUS_ONE, remedy="call `gc.freeze()` & `<b>`; a single ` is none")
     html = to_html(replace(SHOP, findings=(told,)))
     assert "call <code>gc.freeze()</code> &amp; <code>&lt;b&gt;</code>; a single ` is none" in html
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-def test_a_browser_draws_it(tmp_path: Path) -> None:
+def test_a_browser_renders_the_page(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text(to_html(SHOP))
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", *quiet, f"--user-data-dir={tmp_path}/user"]

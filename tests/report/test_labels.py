@@ -1,4 +1,4 @@
-"""Figures of a report as people read them."""
+"""Figures of a report, formatted for people."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from otel_fastperf.requests.time_budget import Segment
 from tests.reports import GROWTH, N_PLUS_ONE, SHOP
 
 
-def test_a_quantile_at_the_end_of_the_buckets_says_so() -> None:
+def test_a_quantile_at_the_end_of_the_buckets_is_marked() -> None:
     assert (HTTP_SECONDS[0], HTTP_SECONDS[-1]) == LATENCY_BOUNDS
     assert latency(0.005) == Quantile(0.005, "<")
     assert latency(0.006) == Quantile(0.006)
@@ -20,7 +20,7 @@ def test_a_quantile_at_the_end_of_the_buckets_says_so() -> None:
     assert latency(None) is None
 
 
-def test_every_segment_has_plain_words() -> None:
+def test_every_segment_has_a_plain_label() -> None:
     assert set(PLAIN) == set(Segment)
     assert len(set(PLAIN.values())) == len(PLAIN)
 
@@ -30,7 +30,7 @@ def with_findings(*severities: Severity) -> Report:
     return replace(SHOP, findings=found)
 
 
-def test_the_headline_counts_what_was_found() -> None:
+def test_the_headline_counts_the_findings() -> None:
     assert headline(SHOP) == "shop: 1 critical bottleneck, 1 warning"
     three = with_findings(Severity.INFO, Severity.CRITICAL, Severity.CRITICAL)
     assert headline(three) == "shop: 2 critical bottlenecks, 1 remark"
@@ -38,7 +38,7 @@ def test_the_headline_counts_what_was_found() -> None:
     assert headline(replace(with_findings(), service="")) == "This service: no bottleneck was seen"
 
 
-def test_the_subline_says_which_process_and_how_much_it_did() -> None:
+def test_the_subline_has_process_duration_and_rates() -> None:
     assert subline(SHOP) == "pid 4711, measured for 1 min, 20.7 requests and 1,050 SQL statements a second"
 
 
@@ -50,7 +50,7 @@ def test_a_long_time_has_two_units_at_most(value: float, expected: str) -> None:
     assert duration(value) == expected
 
 
-def test_moments_are_utc() -> None:
+def test_times_are_utc() -> None:
     assert moment(1_700_000_061.0) == "2023-11-14 22:14:21 UTC"
     assert moment(float("inf")) == "inf"
 

@@ -1,4 +1,4 @@
-"""A report as values and as JSON: what was written is read again, and what is no report says so."""
+"""A report as values and as JSON: reading returns what was written, and anything else is refused with a reason."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from otel_fastperf import CallSite, FastPerfError, Finding, Report, ReportError,
 from tests.reports import SHOP, numbers, texts
 
 
-def test_what_was_written_is_read_again() -> None:
+def test_reading_returns_the_report_that_was_written() -> None:
     assert Report.from_json(SHOP.to_json()) == SHOP
 
 
@@ -28,7 +28,7 @@ def test_json_has_the_names_of_the_fields_and_a_schema() -> None:
     assert finding["trace_ids"] == ["4bf92f3577b34da6a3ce929d0e0e4736"]
 
 
-def test_a_field_that_a_later_version_adds_is_left_out() -> None:
+def test_a_field_of_a_later_version_is_ignored() -> None:
     written = json.loads(SHOP.to_json())
     written["moon"] = "full"
     written["routes"][0]["moon"] = "new"
@@ -89,11 +89,11 @@ reports = st.builds(
 
 @settings(max_examples=50, deadline=None)
 @given(reports)
-def test_every_report_is_read_as_it_was_written(report: Report) -> None:
+def test_reading_returns_any_report_that_was_written(report: Report) -> None:
     assert Report.from_json(report.to_json()) == report
 
 
-def test_what_json_cannot_say_is_still_written() -> None:
+def test_values_that_json_does_not_have_are_still_written() -> None:
     odd = Finding(
         kind="odd",
         severity=Severity.INFO,
@@ -128,7 +128,7 @@ def changed(**fields: Any) -> str:
         (changed(findings=[{"kind": 1}]), "findings.0.kind: Input should be a valid string"),
     ],
 )
-def test_a_text_that_is_no_report_says_why_and_what_to_do(text: str, why: str) -> None:
+def test_a_text_that_is_no_report_is_refused_with_reason_and_remedy(text: str, why: str) -> None:
     with pytest.raises(ReportError) as caught:
         Report.from_json(text)
     assert isinstance(caught.value, FastPerfError)

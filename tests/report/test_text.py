@@ -1,4 +1,4 @@
-"""The report in a terminal: verdict, findings with their remedies, routes; never wider than 100 columns."""
+"""The report in a terminal: verdict, findings with their remedies, and routes, in at most 100 columns."""
 
 import re
 from dataclasses import replace
@@ -29,7 +29,7 @@ def test_the_verdict_comes_first() -> None:
     ]
 
 
-def test_a_finding_has_its_line_its_cure_what_proves_it_and_a_trace() -> None:
+def test_a_finding_has_line_remedy_evidence_and_trace() -> None:
     shown = lines()
     start = shown.index("CRITICAL  n_plus_one in /orders  \N{MULTIPLICATION SIGN}100, 38 s in all")
     assert shown[start + 1 : start + 6] == [
@@ -41,12 +41,12 @@ def test_a_finding_has_its_line_its_cure_what_proves_it_and_a_trace() -> None:
     ]
 
 
-def test_findings_stand_in_the_order_of_the_report() -> None:
+def test_findings_are_in_the_order_of_the_report() -> None:
     text = to_text(SHOP, colour=False)
     assert text.index("CRITICAL  n_plus_one") < text.index("WARNING  memory_growth outside of requests")
 
 
-def test_what_the_plan_of_a_statement_says_is_a_sentence_of_its_own() -> None:
+def test_the_remark_on_a_plan_is_a_separate_sentence() -> None:
     told = replace(N_PLUS_ONE, evidence={"plan_remark": "`items` is read from end to end.", "plan_hash": "9c65"})
     shown = lines(replace(SHOP, findings=(told,)))
     assert "  `items` is read from end to end." in shown
@@ -62,18 +62,18 @@ def test_routes_have_their_figures_and_a_bar_of_their_time() -> None:
     ]
 
 
-def test_only_segments_that_occur_stand_in_the_legend() -> None:
+def test_the_legend_contains_only_segments_that_occur() -> None:
     assert "█ database  ▓ the endpoint itself  ░ serialization  c waiting for a connection" in lines()
 
 
-def test_a_segment_that_is_not_known_here_is_shown_as_other() -> None:
+def test_an_unknown_segment_is_shown_as_other() -> None:
     odd = replace(PAY, segments={"teleport": 1.0})
     shown = lines(replace(SHOP, routes=(odd,)))
     assert any(line.endswith("?" * 16) for line in shown)
     assert "? other" in shown
 
 
-def test_the_worker_and_the_telemetry_itself_come_last() -> None:
+def test_worker_and_telemetry_come_last() -> None:
     assert lines()[-9:] == [
         "event loop      62% busy",
         "timers late by  p50 1.0 ms, p99 210 ms",
@@ -87,7 +87,7 @@ def test_the_worker_and_the_telemetry_itself_come_last() -> None:
     ]
 
 
-def test_a_service_that_has_served_nothing_says_so() -> None:
+def test_a_service_without_requests_is_reported_as_such() -> None:
     nothing = replace(SHOP, service="", routes=(), findings=(), troubles={})
     shown = lines(nothing)
     assert shown[0] == "This service: no bottleneck was seen"
@@ -95,7 +95,7 @@ def test_a_service_that_has_served_nothing_says_so() -> None:
     assert not [line for line in shown if line.startswith("Routes")]
 
 
-def test_of_many_routes_the_dearest_are_shown() -> None:
+def test_the_slowest_of_many_routes_are_shown() -> None:
     many = tuple(replace(ORDERS, route=f"/r{number}") for number in range(MOST_ROWS + 7))
     shown = lines(replace(SHOP, routes=many))
     assert sum(line.startswith("  GET /r") for line in shown) == MOST_ROUTES
@@ -112,7 +112,7 @@ def test_colour_adds_colour_only() -> None:
 @pytest.mark.parametrize(
     "hostile", ["\x1b[2J\x1b[31m", "a\r\nb\tc", "\u202eevil", "\udc80", "x" * 300, "漢字" * 100, ""]
 )
-def test_no_text_of_somebody_else_reaches_the_terminal_untamed(hostile: str) -> None:
+def test_control_characters_in_foreign_text_are_escaped(hostile: str) -> None:
     finding = replace(N_PLUS_ONE, route=hostile, message=hostile, remedy=hostile, evidence={hostile: hostile})
     route = replace(ORDERS, method=hostile, route=hostile, sentence=hostile, segments={hostile: 1.0})
     worker = replace(SHOP.worker, sentence=hostile, blocked_seconds={hostile: 1.0})

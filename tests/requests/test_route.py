@@ -1,4 +1,4 @@
-"""The route template is the full one, in every way in which FastAPI apps are put together."""
+"""The route template is complete, however a FastAPI app is composed."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from otel_fastperf.requests.route import route_template
 
 
 class Recorder:
-    """Sees each request where the app's router sees it, as the package's own layer does."""
+    """Middleware that sees each request right before the app's router, like the package's own layer."""
 
     def __init__(self, app: Starlette) -> None:
         self.app = app
@@ -93,11 +93,11 @@ def mounted() -> FastAPI:
         ("/star/inner/leaf", "/star/inner/leaf"),
     ],
 )
-def test_a_served_path_has_its_full_template(path: str, template: str) -> None:
+def test_a_served_path_has_its_complete_template(path: str, template: str) -> None:
     assert Recorder(mounted()).of(path) == template
 
 
-def test_the_method_does_not_matter_to_the_template() -> None:
+def test_the_template_does_not_depend_on_the_method() -> None:
     assert (
         Recorder(shop()).of("/api/v1/orgs/7/items/8/parts/9", "POST")
         == "/api/v1/orgs/{org}/items/{item_id}/parts/{part}"
@@ -107,12 +107,12 @@ def test_the_method_does_not_matter_to_the_template() -> None:
 @pytest.mark.parametrize(
     "path", ["/nothing", "/sub/nothing", "/tenants/acme/nothing", "/star/nothing", "/api/v1/orgs/7"]
 )
-def test_what_no_route_matches_has_no_template(path: str) -> None:
+def test_a_path_without_a_matching_route_has_no_template(path: str) -> None:
     assert Recorder(mounted()).of(path) is None
 
 
 @pytest.mark.parametrize("path", ["/ping", "/api/v1/orgs/7/items/8", "/plain/x", "/sub/things/1"])
-def test_a_method_that_the_route_does_not_take_has_no_template(path: str) -> None:
+def test_a_method_that_the_route_does_not_allow_has_no_template(path: str) -> None:
     assert Recorder(mounted()).of(path, "DELETE") is None
 
 
@@ -162,7 +162,7 @@ def test_host_routing_keeps_the_template() -> None:
     assert Recorder(app).of("/who/me", base_url="http://acme.example.org") == "/who/{name}"
 
 
-def test_websocket_and_http_routes_of_one_path_are_told_apart() -> None:
+def test_websocket_and_http_routes_of_one_path_are_distinguished() -> None:
     app = FastAPI()
     app.get("/live/{room}")(answer)
 

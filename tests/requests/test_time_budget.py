@@ -1,4 +1,4 @@
-"""The time budget: whatever is noted, the segments add up to the duration, and nothing is counted twice."""
+"""The segments of the time budget always add up to the duration, and no time counts twice."""
 
 import pytest
 from hypothesis import given
@@ -11,11 +11,11 @@ CAUSES = (Cause.GC, Cause.LOOP_WAIT, Cause.DB, Cause.POOL_WAIT, Cause.THREADPOOL
 
 
 def seconds(budget: Budget) -> dict[str, float]:
-    """By segment, rounded."""
+    """Seconds by segment, rounded."""
     return {str(segment): round(spent, 6) for segment, spent in budget.segments.items()}
 
 
-#: a request that passes two middlewares, solves dependencies, runs its endpoint, and sends what it returns
+#: a request through two middlewares that resolves dependencies, runs its endpoint, and sends the return value
 PLAIN = (
     (0.0, M),
     (1.0, M + 1),
@@ -43,8 +43,8 @@ def test_each_middleware_has_its_own_share() -> None:
     assert split(0.0, 10.0, PLAIN).middleware == {0: 1.5, 1: 2.5}
 
 
-def test_routing_is_the_handlers_where_no_dependencies_are_known() -> None:
-    """A route of plain Starlette, or a 404."""
+def test_routing_counts_as_handler_time_without_dependencies() -> None:
+    """For example a route of plain Starlette, or a 404."""
     assert seconds(split(0.0, 2.0, ((0.0, M), (0.5, Phase.ROUTING)))) == {"middleware": 0.5, "handler": 1.5}
 
 
@@ -53,7 +53,7 @@ def test_parallel_statements_count_once() -> None:
     assert seconds(split(0.0, 10.0, PLAIN, intervals))["db"] == 2.5
 
 
-def test_what_a_middleware_waits_for_is_not_middleware_but_its_own_time() -> None:
+def test_a_wait_in_middleware_counts_for_its_cause_and_not_as_self_time() -> None:
     budget = split(0.0, 10.0, PLAIN, ((1.5, 2.5, Cause.DB),))
     assert (seconds(budget)["middleware"], seconds(budget)["db"]) == (3.0, 1.0)
     assert budget.middleware[1] == 2.5
@@ -66,13 +66,13 @@ def test_the_stronger_of_two_causes_wins() -> None:
     assert seconds(split(0.0, 10.0, PLAIN, every))["threadpool_wait"] == 0.5
 
 
-def test_a_loop_that_is_held_is_not_in_the_way_of_a_thread() -> None:
+def test_a_blocked_loop_does_not_delay_a_thread() -> None:
     held = (4.0, 6.0, Cause.LOOP_WAIT)
     assert seconds(split(0.0, 10.0, PLAIN, (held,)))["loop_wait"] == 2.0
     assert seconds(split(0.0, 10.0, PLAIN, (held, (4.0, 5.5, Cause.IN_THREAD))))["loop_wait"] == 0.5
 
 
-def test_what_lies_before_or_after_the_request_is_left_out() -> None:
+def test_intervals_outside_of_the_request_do_not_count() -> None:
     intervals = ((-5.0, 1.0, Cause.GC), (9.5, 20.0, Cause.DB), (30.0, 40.0, Cause.DB), (-3.0, -2.0, Cause.DB))
     assert seconds(split(0.0, 10.0, (*PLAIN, (11.0, Phase.HANDLER)), intervals)) == {
         "gc": 1.0,

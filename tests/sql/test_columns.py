@@ -24,12 +24,12 @@ from otel_fastperf.sql.describe import describe
         ("SELECT * FROM t WHERE EXISTS (SELECT 1)", []),
     ],
 )
-def test_the_columns_that_conditions_compare(statement: str, columns: list[str]) -> None:
+def test_columns_compared_by_conditions_are_found(statement: str, columns: list[str]) -> None:
     assert compared_columns(describe(statement, "postgresql").text) == columns
 
 
 @given(st.text())
-def test_any_text_has_compared_columns_or_none(text: str) -> None:
+def test_any_text_is_read_without_error(text: str) -> None:
     assert isinstance(compared_columns(f"WHERE {text}"), list)
 
 
@@ -55,7 +55,7 @@ def test_reading_columns_takes_linear_time(piece: str) -> None:
         ("SELECT a = ? FROM items", ""),
     ],
 )
-def test_the_column_of_one_value(statement: str, column: str) -> None:
+def test_a_single_compared_value_has_its_column(statement: str, column: str) -> None:
     assert column_of_one_value(describe(statement, "postgresql").text) == column
 
 
@@ -71,5 +71,5 @@ def test_the_column_of_one_value(statement: str, column: str) -> None:
         ("data ->> ? AND a.b @> c.d AND f(days => x.y)", []),
     ],
 )
-def test_comparisons(condition: str, found: list[tuple[object, ...]]) -> None:
+def test_each_comparison_has_its_column_and_operator(condition: str, found: list[tuple[object, ...]]) -> None:
     assert [tuple(comparison) for comparison in comparisons(condition)] == found

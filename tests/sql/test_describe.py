@@ -81,7 +81,7 @@ def test_the_text_is_the_statement_without_literals(dialect: str, statement: str
 
 
 def test_in_an_unknown_dialect_an_ambiguous_string_extends_to_the_end() -> None:
-    r"""`\'` ends a string in standard SQL, but not in MySQL; either reading would show one of the two values."""
+    r"""`\'` ends a string in standard SQL, but not in MySQL; each reading would show one of the two values."""
     assert describe(r"SELECT 'a\' AND b = 'secret'").text == "SELECT ?"
     assert describe(r"SELECT 'it\'s secret', b").text == "SELECT ?"
     assert describe(r"SELECT 'a\\', b").text == "SELECT ?, b"
@@ -154,7 +154,7 @@ SQLALCHEMYS: Final[dict[str, Callable[[], Dialect]]] = {
 
 
 @pytest.mark.parametrize("driver", SQLALCHEMYS)
-def test_sqlalchemys_lists_of_any_length_have_one_fingerprint(driver: str) -> None:
+def test_sqlalchemy_s_lists_of_any_length_have_one_fingerprint(driver: str) -> None:
     dialect = SQLALCHEMYS[driver]()
 
     def fingerprint(length: int) -> str:
@@ -169,7 +169,7 @@ def test_sqlalchemys_lists_of_any_length_have_one_fingerprint(driver: str) -> No
     assert {fingerprint(length) for length in (1, 2, 17)} == {fingerprint(3)}
 
 
-def test_sqlalchemys_multi_row_inserts_have_one_fingerprint_per_shape() -> None:
+def test_sqlalchemy_s_multi_row_inserts_have_one_fingerprint_per_shape() -> None:
     """Multi-row inserts (`insertmanyvalues`) of different sizes, on a real engine."""
     engine = create_engine("sqlite://")
     seen: list[str] = []
@@ -387,7 +387,7 @@ LITERALS: Final[dict[str, list[Callable[[str], str]]]] = {
     "oracle": [standard, lambda value: "q'[" + value.replace("]", "") + "]'"],
     "": [standard, escaped],
 }
-#: Where a literal may stand. `{0}` is the literal; each statement has a second one, which must not pair with the first.
+#: Places of a literal, `{0}`. Each statement has a second literal, which must not pair with the first.
 PLACES: Final = (
     "SELECT a FROM t WHERE x = {0} AND y = 'other'",
     "SELECT a FROM t WHERE x IN ('other', {0}, 1) AND y = 2",
@@ -446,7 +446,7 @@ def test_every_string_has_a_description_within_bounds(statement: str, dialect: s
 
 @settings(deadline=None, max_examples=300)
 @given(statement=SQL_PIECES, dialect=st.sampled_from(DIALECTS))
-def test_a_text_that_was_described_is_described_unchanged(statement: str, dialect: str) -> None:
+def test_describing_a_description_changes_nothing(statement: str, dialect: str) -> None:
     once = describe(statement, dialect)
     twice = describe(once.text, dialect)
     assert (twice.text, twice.fingerprint) == (once.text, once.fingerprint)
@@ -468,7 +468,7 @@ def hostile(size: int) -> Iterator[str]:
 
 @pytest.mark.parametrize("dialect", ["postgresql", "mysql", "mssql", "oracle", ""])
 def test_every_text_takes_linear_time(dialect: str) -> None:
-    """30,000 characters take 50 ms at worst; in quadratic time they would take minutes."""
+    """30,000 characters take 50 ms at most; in quadratic time they would take minutes."""
     for text in hostile(30_000):
         started = time.process_time()
         describe(text, dialect)

@@ -78,7 +78,7 @@ def test_a_joined_load_is_one_query(engine: Engine) -> None:
     assert [load.kind for load in found] == [LoadKind.QUERY]
 
 
-def test_queries_of_the_application_are_its_own(engine: Engine) -> None:
+def test_queries_of_the_application_are_no_orm_loads(engine: Engine) -> None:
     assert loads(engine, lambda session: session.get(Item, 1)) == [Load(LoadKind.QUERY, "Item")]
     assert loads(engine, lambda session: session.execute(text("SELECT 1"))) == [Load(LoadKind.QUERY)]
     assert loads(engine, lambda session: session.execute(select(Item.__table__))) == [Load(LoadKind.QUERY)]
@@ -123,7 +123,9 @@ def test_a_flush_differs_from_dml_of_the_application(engine: Engine) -> None:
         (1, 4, LoadKind.QUERY),
     ],
 )
-def test_large_limits_and_offsets_mark_a_page(engine: Engine, limit: int, offset: int | None, kind: LoadKind) -> None:
+def test_a_large_limit_or_an_offset_marks_a_page(
+    engine: Engine, limit: int, offset: int | None, kind: LoadKind
+) -> None:
     """A small limit, such as for the newest few of each item, does not, and neither does `.first()`."""
     statement = select(Item).order_by(Item.id).limit(limit).offset(offset)
     assert [load.kind for load in loads(engine, lambda session: session.scalars(statement).all())] == [kind]

@@ -43,7 +43,7 @@ def sqlite(sql: str, *details: tuple[int, int, str], facts: TableFacts = FACTS) 
 
 
 def node(kind: str, *plans: Any, **more: Any) -> dict[str, Any]:
-    """A node of PostgreSQL, completed by the members that all nodes share."""
+    """A node of PostgreSQL, with the members that all nodes share."""
     keys = {name.replace("_", " "): value for name, value in more.items()}
     return {"Node Type": kind, "Parallel Aware": False, "Async Capable": False, **keys, "Plans": list(plans)}
 
@@ -324,7 +324,7 @@ def test_a_quote_escaped_by_mariadb_is_read() -> None:
 
 
 def test_members_with_the_same_name_are_all_read() -> None:
-    """As MariaDB before 10.9 wrote the tables of a join."""
+    """MariaDB before 10.9 wrote the tables of a join like this."""
     document = (
         '{"query_block": {"select_id": 1,'
         ' "table": {"table_name": "u", "access_type": "range", "key": "PRIMARY", "rows": 49, "filtered": 100},'
@@ -523,7 +523,7 @@ def test_a_cross_join_gets_no_remark() -> None:
     assert "orders (user_id)" in sqlite(f"{sql} WHERE u.id < ?", *lines).remark
 
 
-def test_for_an_or_the_column_without_an_index_is_named() -> None:
+def test_the_remark_on_an_or_names_the_column_without_an_index() -> None:
     remark = sqlite("SELECT * FROM orders WHERE status = ? OR user_id = ?", (2, 0, "SCAN orders")).remark
     assert "no index fits `user_id`: try CREATE INDEX ix_orders_user_id ON orders (user_id)" in remark
 
@@ -532,7 +532,7 @@ def test_for_an_or_the_column_without_an_index_is_named() -> None:
     "detail",
     ["SCAN json_each VIRTUAL TABLE INDEX 1:", "SCAN CONSTANT ROW", "SCAN (subquery-1)", "SCAN 3 CONSTANT ROWS"],
 )
-def test_scans_of_other_things_than_tables_are_ignored(detail: str) -> None:
+def test_scans_of_anything_but_tables_are_ignored(detail: str) -> None:
     assert sqlite("SELECT 1", (2, 0, detail)).scans == ()
 
 
@@ -630,7 +630,7 @@ _ANSWERS = st.one_of(
 )
 
 
-@settings(deadline=None)  # a loaded machine is slow, and the first example compiles
+@settings(deadline=None)  # a loaded machine is slow, and the first example is slower still
 @given(st.sampled_from(sorted(PLAN_DIALECTS)), _ANSWERS, _TEXT, st.integers(64, 1000))
 def test_any_answer_is_read_without_error_and_texts_have_the_maximum_length(
     dialect: str, rows: list[Any], sql: str, length: int

@@ -23,7 +23,7 @@ from otel_fastperf.sql.read_only import LONGEST, only_reads
         "SELECT substring(name from 1 for 3), extract(year FROM created_at) FROM users",
     ],
 )
-def test_a_plain_select_only_reads(statement: str) -> None:
+def test_a_plain_select_is_read_only(statement: str) -> None:
     assert only_reads(statement, "postgresql")
 
 
@@ -68,7 +68,7 @@ def test_a_plain_select_only_reads(statement: str) -> None:
         "SELECT " + "1, " * LONGEST + "1",
     ],
 )
-def test_other_statements_do_not_only_read(statement: str) -> None:
+def test_other_statements_are_not_read_only(statement: str) -> None:
     assert not only_reads(statement, "postgresql")
     assert not only_reads(statement, "mysql")
 

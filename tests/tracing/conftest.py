@@ -1,4 +1,4 @@
-"""Tracing opened as `setup_telemetry` opens it, with its books at hand."""
+"""Tracing opened like in `setup_telemetry`, with access to its metrics."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from otel_fastperf.tracing import Tracing, open_tracing
 
 @dataclass
 class Opened:
-    """One open tracing."""
+    """An open tracing."""
 
     tracing: Tracing
     metrics: Metrics
@@ -25,7 +25,7 @@ class Opened:
     close: Callable[[], None] = lambda: None
 
     def emit(self, number: int, name: str = "span") -> None:
-        """End so many spans, with our tracer."""
+        """End that many spans of our tracer."""
         for _ in range(number):
             self.tracing.tracer.start_span(name).end()
 
@@ -44,7 +44,7 @@ class Opened:
 
     @property
     def accounted(self) -> int:
-        """All spans whose fate the metrics tell."""
+        """The number of spans that the metrics account for."""
         return sum(self.outcomes.values()) + self.queued
 
 
@@ -53,7 +53,7 @@ Open = Callable[..., Opened]
 
 @pytest.fixture
 def open_it() -> Iterator[Open]:
-    """Opens tracing; what is still open at the test's end is closed."""
+    """Open tracing, and close it at the end of the test at the latest."""
     with ExitStack() as stack:
 
         def open_it(
@@ -72,7 +72,7 @@ def open_it() -> Iterator[Open]:
 
 @pytest.fixture(autouse=True)
 def _no_global_provider() -> Iterator[None]:
-    """Each test begins without a global provider, and leaves none."""
+    """Check that each test starts without a global provider and leaves none."""
     assert trace._TRACER_PROVIDER is None
     yield
     left, trace._TRACER_PROVIDER = trace._TRACER_PROVIDER, None

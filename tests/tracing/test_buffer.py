@@ -1,4 +1,4 @@
-"""The books balance: whatever is put is exported, dropped for a reason, or still there."""
+"""Every span in the buffer is accounted for: exported, dropped for a reason, or still there."""
 
 import sys
 import threading
@@ -31,7 +31,7 @@ def test_a_full_buffer_drops_the_oldest() -> None:
     assert counted(metrics, Outcome.QUEUE_FULL) == 2
 
 
-def test_what_is_put_back_goes_to_the_head_and_the_oldest_of_all_is_dropped() -> None:
+def test_spans_put_back_go_to_the_head_and_the_oldest_is_dropped() -> None:
     metrics = Metrics()
     buffer = Buffer(3, metrics)
     fill(buffer, 2)
@@ -43,7 +43,7 @@ def test_what_is_put_back_goes_to_the_head_and_the_oldest_of_all_is_dropped() ->
     assert counted(metrics, Outcome.QUEUE_FULL) == 1
 
 
-def test_a_closed_buffer_has_counted_what_waits_and_what_is_in_flight_and_counts_what_comes() -> None:
+def test_a_closed_buffer_counts_waiting_in_flight_and_late_spans() -> None:
     metrics = Metrics()
     buffer = Buffer(10, metrics)
     fill(buffer, 5)

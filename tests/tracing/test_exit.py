@@ -1,4 +1,4 @@
-"""How a process ends: with its spans delivered, or in time without them; quietly either way."""
+"""A process exits with its spans delivered, or in time without them, and quietly in both cases."""
 
 import subprocess
 import sys
@@ -11,10 +11,10 @@ import pytest
 from tests.otlp import Receiver, accepted, hanging, unavailable
 from tests.serving import ROOT
 
-#: The interpreter's start and end, and a loaded machine.
+#: Allowance for start and end of the interpreter on a loaded machine.
 START = 4.0
 
-#: Opens tracing, ends spans, and ends without undoing anything: what is left to do is done by atexit.
+#: Opens tracing, ends spans, and exits without closing it: the rest is done by atexit.
 SCRIPT = """
 import sys, time
 from otel_fastperf.internals.guard import Guard
@@ -45,7 +45,7 @@ def receiver(request: pytest.FixtureRequest) -> Iterator[Receiver]:
 
 
 def run(receiver: Receiver, *, spans: int, seconds: float = 0.0, script: str = SCRIPT) -> Ended:
-    """Run the script against the receiver; `seconds` of the result begin at the script's last line."""
+    """Run the script against the receiver; `seconds` of the result start at the script's last line."""
     environment = {
         "PYTHONPATH": str(ROOT),
         "PATH": "/usr/bin:/bin",
@@ -61,7 +61,7 @@ def run(receiver: Receiver, *, spans: int, seconds: float = 0.0, script: str = S
     return Ended(time.time() - float(ready[0].split()[1]), done.stderr, done.returncode)
 
 
-def test_with_the_collector_up_all_is_delivered_and_nothing_is_said(receiver: Receiver) -> None:
+def test_with_the_collector_up_everything_is_delivered_and_nothing_logged(receiver: Receiver) -> None:
     ended = run(receiver, spans=3000)
     assert len({span.span_id for span in receiver.spans}) == 3000
     assert (ended.errors, ended.code) == ("", 0)
@@ -72,10 +72,10 @@ def test_with_the_collector_up_all_is_delivered_and_nothing_is_said(receiver: Re
     [("refused", 0.0), ("503", 0.0), ("hangs", 0.0), ("hangs", 0.5), ("slow", 0.5)],
     ids=["refused", "503", "hangs", "hangs in the middle of an attempt", "slow in the middle of an attempt"],
 )
-def test_with_a_dead_collector_it_ends_in_time_and_says_it_in_two_lines(
+def test_with_a_dead_collector_the_process_exits_in_time_with_two_lines_at_most(
     receiver: Receiver, kind: str, idle: float
 ) -> None:
-    """Also with a full queue; without a traceback, a crash, or a line of a library."""
+    """Even with a full queue, and without a traceback, a crash, or a line from a library."""
     if kind == "refused":
         receiver.stop()
     else:
@@ -89,16 +89,16 @@ def test_with_a_dead_collector_it_ends_in_time_and_says_it_in_two_lines(
     assert "spans did not reach" in lines[-1]
 
 
-def test_spans_of_the_last_moment_are_delivered_too(receiver: Receiver) -> None:
-    """Those that end in an atexit handler that runs before ours."""
+def test_spans_of_an_earlier_exit_handler_are_delivered_too(receiver: Receiver) -> None:
+    """The spans end in an atexit handler that runs before ours."""
     last = "import atexit\natexit.register(lambda: tracing.tracer.start_span('last').end())\n"
     ended = run(receiver, spans=1, script=SCRIPT + last)
     assert receiver.names == ["span", "last"]
     assert ended.errors == ""
 
 
-def test_a_span_that_is_the_first_and_comes_at_the_very_end_fails_nothing(receiver: Receiver) -> None:
-    """Newer Pythons start no thread then; the span is delivered or counted."""
+def test_a_first_span_during_exit_causes_no_failure(receiver: Receiver) -> None:
+    """Newer Pythons start no thread during exit. The span is delivered or counted."""
     last = "import atexit\natexit.register(lambda: tracing.tracer.start_span('last').end())\n"
     ended = run(receiver, spans=0, script=SCRIPT + last)
     assert ended.code == 0
@@ -106,7 +106,7 @@ def test_a_span_that_is_the_first_and_comes_at_the_very_end_fails_nothing(receiv
     assert "Traceback" not in ended.errors or "otel_fastperf: sender failed and was skipped" in ended.errors
 
 
-def test_a_process_that_exits_by_an_exception_delivers_too(receiver: Receiver) -> None:
+def test_a_process_that_exits_by_an_exception_delivers_its_spans(receiver: Receiver) -> None:
     ended = run(receiver, spans=5, script=SCRIPT + "raise SystemExit(3)\n")
     assert len(receiver.spans) == 5
     assert ended.code == 3

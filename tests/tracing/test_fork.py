@@ -1,4 +1,4 @@
-"""Forks: each process exports its own spans over sockets of its own, also when one comes in the middle of an export."""
+"""After a fork each process exports its own spans over its own sockets, even if the fork interrupts an export."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.serving import ROOT
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no os.fork")
 
-#: A parent that exports all the time, and forks; each child exports three spans and ends. Prints how they ended.
+#: A parent exports continuously and forks; each child exports three spans and ends. Prints how they ended.
 SCRIPT = """
 import json, os, sys, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12+: forking with threads
@@ -98,7 +98,7 @@ def run(receiver: Receiver, forks: int, *, busy: bool, state: str = "up") -> dic
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert "gRPC" not in done.stderr  # its core says when it could not prepare for a fork
+    assert "gRPC" not in done.stderr  # its core logs if it could not prepare for a fork
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -108,7 +108,7 @@ def test_every_process_exports_its_own_spans(receiver: Receiver, busy: bool) -> 
     result = run(receiver, 20, busy=busy)
     assert (result["hung"], result["statuses"], result["failures"]) == (0, [0] * 20, [])
     assert receiver.corrupt == []
-    # at least once, as OTLP has it: on a slow machine a fork cuts a call short that has arrived, and it is made again
+    # OTLP delivers at least once: on a slow machine a fork may cut off a call that has arrived, which is then repeated
     spans = list({span.span_id: span for span in receiver.spans}.values())
     assert sum(span.name == "child" for span in receiver.spans) == 20 * 3
     children = [span for span in spans if span.name == "child"]
@@ -120,7 +120,7 @@ def test_every_process_exports_its_own_spans(receiver: Receiver, busy: bool) -> 
     assert len({span.resource["service.instance.id"] for span in spans}) == 21
 
 
-def test_a_collector_that_hangs_does_not_hold_a_fork(receiver: Receiver) -> None:
+def test_a_hanging_collector_does_not_delay_a_fork(receiver: Receiver) -> None:
     receiver.answer = hanging()
     result = run(receiver, 2, busy=False, state="hangs")
     assert result["hung"] == 0

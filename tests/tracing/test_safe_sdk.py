@@ -1,4 +1,4 @@
-"""A sampler or a span processor that fails costs its span, never the code that makes spans."""
+"""A failing sampler or span processor loses its span, but never fails the code that creates spans."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.tracing.conftest import Open, Opened
 
 
 class Raising(Sampler):
-    """Fails as a whole."""
+    """A sampler that raises in every method."""
 
     def should_sample(self, *arguments: Any, **options: Any) -> SamplingResult:
         message = "sampler"
@@ -29,14 +29,14 @@ class Raising(Sampler):
 
 
 class Nothing(Raising):
-    """Returns what is no result."""
+    """A sampler whose result is not a sampling result."""
 
     def should_sample(self, *arguments: Any, **options: Any) -> Any:
         return None
 
 
 class Clumsy(SpanProcessor):
-    """Fails in every hook."""
+    """A processor that raises in every hook."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         message = "on_start"
@@ -65,14 +65,14 @@ def names(opened: Opened) -> list[str]:
 
 
 def use_sampler(opened: Opened, sampler: Sampler) -> None:
-    """As if the settings had named it."""
+    """Use this sampler as if the settings had named it."""
     guarded = opened.tracing.tracer.sampler  # type: ignore[attr-defined]
     assert isinstance(guarded, GuardedSampler)
     guarded._sampler = sampler
 
 
 @pytest.mark.parametrize("sampler", [Raising(), Nothing(), ParentBased(Raising())])
-def test_a_sampler_that_fails_yields_a_span_that_is_not_recorded(open_it: Open, sampler: Sampler) -> None:
+def test_a_failing_sampler_yields_an_unrecorded_span(open_it: Open, sampler: Sampler) -> None:
     opened = open_it()
     use_sampler(opened, sampler)
     with opened.tracing.tracer.start_as_current_span("request") as span:
@@ -82,7 +82,7 @@ def test_a_sampler_that_fails_yields_a_span_that_is_not_recorded(open_it: Open, 
     assert opened.failures == ["sampler"]
 
 
-def test_the_users_own_spans_are_safe_from_it_too(open_it: Open) -> None:
+def test_a_failing_sampler_does_not_fail_the_user_s_spans_either(open_it: Open) -> None:
     opened = open_it()
     use_sampler(opened, Raising())
     trace.get_tracer("user").sampler = opened.tracing.tracer.sampler  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ def test_the_users_own_spans_are_safe_from_it_too(open_it: Open) -> None:
         assert not span.is_recording()
 
 
-def test_a_failing_sampler_keeps_the_callers_trace_state(open_it: Open) -> None:
+def test_a_failing_sampler_keeps_the_caller_s_trace_state(open_it: Open) -> None:
     opened = open_it()
     use_sampler(opened, Raising())
     parent = trace.SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1), trace_state=TraceState([("k", "v")]))
@@ -100,7 +100,7 @@ def test_a_failing_sampler_keeps_the_callers_trace_state(open_it: Open) -> None:
     assert span.get_span_context().trace_id == 1
 
 
-def test_a_processor_that_fails_is_counted_and_the_others_are_served(open_it: Open) -> None:
+def test_a_failing_processor_is_counted_and_the_others_get_the_span(open_it: Open) -> None:
     opened = open_it()
     opened.tracing.provider.add_span_processor(Clumsy())  # type: ignore[attr-defined]
     opened.emit(1)
@@ -124,7 +124,7 @@ def test_a_processor_that_fails_is_counted_and_the_others_are_served(open_it: Op
         ("PARENTBASED_TRACEIDRATIO", "0.0", 0),
     ],
 )
-def test_the_standard_samplers_are_to_be_had(open_it: Open, sampler: str, argument: str, kept: int) -> None:
+def test_the_standard_samplers_are_available(open_it: Open, sampler: str, argument: str, kept: int) -> None:
     opened = open_it(sampler=sampler, sampler_arg=argument)
     opened.emit(20)
     assert len(names(opened)) == kept
@@ -188,7 +188,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 
 
 @pytest.mark.parametrize("factory", ["fails", "no_sampler", "missing"])
-def test_an_installed_sampler_that_cannot_be_made_is_a_clear_error(
+def test_an_installed_sampler_that_cannot_be_created_is_a_clear_error(
     open_it: Open, plugin: Callable[[str], None], factory: str
 ) -> None:
     plugin(factory)

@@ -1,4 +1,4 @@
-"""Delivery: spans arrive, outages are survived, and every span is accounted for, exactly."""
+"""Delivery: spans arrive, outages lose nothing that fits the queue, and every span is accounted for."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ def http() -> Iterator[Receiver]:
         yield receiver
 
 
-def test_spans_arrive_by_themselves_and_are_counted(open_it: Open, receiver: Receiver) -> None:
+def test_spans_are_exported_without_a_flush_and_counted(open_it: Open, receiver: Receiver) -> None:
     opened = open_it(receiver.endpoint, protocol=receiver.protocol)
     opened.emit(3)
     assert len(receiver.wait_for(3)) == 3
@@ -38,7 +38,7 @@ def test_spans_arrive_by_themselves_and_are_counted(open_it: Open, receiver: Rec
     assert opened.queued == 0
 
 
-def test_a_span_arrives_as_it_was(open_it: Open, receiver: Receiver) -> None:
+def test_a_span_arrives_unchanged(open_it: Open, receiver: Receiver) -> None:
     opened = open_it(receiver.endpoint, protocol=receiver.protocol)
     tracer = opened.tracing.tracer
     with tracer.start_as_current_span("GET /", kind=trace.SpanKind.SERVER) as parent:
@@ -53,7 +53,7 @@ def test_a_span_arrives_as_it_was(open_it: Open, receiver: Receiver) -> None:
     assert [(event.name, event.attributes) for event in work.events] == [("happened", {"n": 1, "list": ["a", "b"]})]
 
 
-def test_full_batches_go_before_the_delay_is_over_and_the_rest_after_it(open_it: Open, http: Receiver) -> None:
+def test_full_batches_are_sent_at_once_and_the_rest_after_the_delay(open_it: Open, http: Receiver) -> None:
     opened = open_it(http.endpoint, delay_ms=60_000, batch_size=10)
     opened.emit(25)
     http.wait_for(20)
@@ -62,7 +62,7 @@ def test_full_batches_go_before_the_delay_is_over_and_the_rest_after_it(open_it:
     assert len(http.spans) == 25
 
 
-def test_flush_delivers_what_has_ended_before_it(open_it: Open, receiver: Receiver) -> None:
+def test_flush_delivers_all_spans_ended_before_it(open_it: Open, receiver: Receiver) -> None:
     opened = open_it(receiver.endpoint, protocol=receiver.protocol, delay_ms=60_000)
     for turn in range(1, 6):
         opened.emit(7)
@@ -70,7 +70,7 @@ def test_flush_delivers_what_has_ended_before_it(open_it: Open, receiver: Receiv
         assert len(receiver.spans) == 7 * turn
 
 
-def test_the_end_delivers_everything_when_the_collector_is_up(open_it: Open, receiver: Receiver) -> None:
+def test_close_delivers_everything_while_the_collector_is_up(open_it: Open, receiver: Receiver) -> None:
     opened = open_it(receiver.endpoint, protocol=receiver.protocol, delay_ms=60_000, exit_timeout=20)
     opened.emit(5000)
     opened.close()
@@ -79,7 +79,7 @@ def test_the_end_delivers_everything_when_the_collector_is_up(open_it: Open, rec
 
 
 @pytest.mark.parametrize("kind", ["refused", "503", "429"])
-def test_an_outage_costs_nothing_while_there_is_room(open_it: Open, receiver: Receiver, kind: str) -> None:
+def test_an_outage_loses_no_span_while_the_queue_has_room(open_it: Open, receiver: Receiver, kind: str) -> None:
     opened = open_it(receiver.endpoint, protocol=receiver.protocol)
     opened.emit(1)
     wait_until(lambda: opened.outcomes == {"exported": 1})
@@ -98,7 +98,7 @@ def test_an_outage_costs_nothing_while_there_is_room(open_it: Open, receiver: Re
     assert len({span.span_id for span in receiver.spans}) == 101
 
 
-def test_a_long_outage_keeps_the_newest_and_counts_the_others(open_it: Open, http: Receiver) -> None:
+def test_a_long_outage_keeps_the_newest_spans_and_counts_the_others(open_it: Open, http: Receiver) -> None:
     http.answer = unavailable()
     opened = open_it(http.endpoint, queue_size=50, batch_size=10)
     for index in range(170):
@@ -136,7 +136,7 @@ def test_spans_refused_in_an_accepted_batch_are_counted_as_rejected(open_it: Ope
     assert opened.outcomes == {"dropped_rejected": 3, "exported": 7}
 
 
-def test_a_span_that_cannot_be_encoded_costs_only_itself(open_it: Open, receiver: Receiver) -> None:
+def test_only_the_span_that_cannot_be_encoded_is_lost(open_it: Open, receiver: Receiver) -> None:
     opened = open_it(receiver.endpoint, protocol=receiver.protocol, delay_ms=60_000)
     for index in range(100):
         opened.emit(1, "bad \ud800" if index in {13, 14, 77} else f"good {index}")
@@ -149,8 +149,8 @@ def test_a_span_that_cannot_be_encoded_costs_only_itself(open_it: Open, receiver
     assert receiver.spans[-1].attributes == {"good": "x"}
 
 
-def test_an_outage_in_the_middle_of_such_a_batch_loses_nothing_else(open_it: Open, http: Receiver) -> None:
-    """The halves that were sent stay sent, the others are put back in order."""
+def test_an_outage_during_a_split_batch_loses_no_other_span(open_it: Open, http: Receiver) -> None:
+    """Halves that were sent are not sent again; the others are put back in order."""
     opened = open_it(http.endpoint, delay_ms=60_000)
     http.answer = unavailable()
     for index in range(16):
@@ -165,8 +165,8 @@ def test_an_outage_in_the_middle_of_such_a_batch_loses_nothing_else(open_it: Ope
 BEHAVIOURS = (accepted(), unavailable(), rejected(), accepted(delay=0.02), throttled(1), accepted(refuses=1))
 
 
-def test_the_books_balance_whatever_happens(open_it: Open, receiver: Receiver) -> None:
-    """Emitted == exported + dropped + queued: eight threads, a small queue, a collector that does everything."""
+def test_every_span_is_accounted_for_whatever_happens(open_it: Open, receiver: Receiver) -> None:
+    """Emitted == exported + dropped + queued, with eight threads, a small queue and a misbehaving collector."""
     opened = open_it(receiver.endpoint, protocol=receiver.protocol, queue_size=200, batch_size=32, exit_timeout=0.5)
     ended = threading.Event()
 
@@ -199,10 +199,10 @@ def test_the_books_balance_whatever_happens(open_it: Open, receiver: Receiver) -
 
 
 @pytest.mark.parametrize("behaviour", [hanging(), unavailable(), None], ids=["hangs", "503", "refused"])
-def test_a_dead_collector_does_not_hold_the_end_and_what_is_left_is_counted(
+def test_a_dead_collector_does_not_delay_close_and_the_rest_is_counted(
     open_it: Open, receiver: Receiver, behaviour: Behaviour | None
 ) -> None:
-    """With a full queue, and an attempt under way that would take 10 s."""
+    """The queue is full, and an attempt in progress would take 10 s."""
     if behaviour is None:
         receiver.stop()
     else:
@@ -218,7 +218,7 @@ def test_a_dead_collector_does_not_hold_the_end_and_what_is_left_is_counted(
 
 
 @pytest.mark.parametrize("kind", ["503", "refused"])
-def test_two_failures_in_a_row_end_the_waiting_at_exit(open_it: Open, receiver: Receiver, kind: str) -> None:
+def test_two_failures_in_a_row_end_the_wait_at_exit(open_it: Open, receiver: Receiver, kind: str) -> None:
     """A developer without a collector must not wait at each Ctrl-C."""
     if kind == "refused":
         receiver.stop()
@@ -229,7 +229,7 @@ def test_two_failures_in_a_row_end_the_waiting_at_exit(open_it: Open, receiver: 
     assert opened.outcomes == {"dropped_exit": 3}
 
 
-def test_an_exit_time_of_nothing_gives_up_at_once(open_it: Open, http: Receiver) -> None:
+def test_an_exit_timeout_of_zero_gives_up_at_once(open_it: Open, http: Receiver) -> None:
     http.answer = hanging()
     opened = open_it(http.endpoint, exit_timeout=0)
     opened.emit(3)
@@ -238,7 +238,7 @@ def test_an_exit_time_of_nothing_gives_up_at_once(open_it: Open, http: Receiver)
 
 
 def test_ending_a_span_never_waits(open_it: Open, receiver: Receiver) -> None:
-    """Not with a collector that hangs, and not with a full queue."""
+    """Even with a hanging collector or a full queue."""
     receiver.answer = hanging()
     opened = open_it(receiver.endpoint, protocol=receiver.protocol, queue_size=100, exit_timeout=0.1)
     opened.emit(1)
@@ -247,14 +247,14 @@ def test_ending_a_span_never_waits(open_it: Open, receiver: Receiver) -> None:
     assert longest < 0.25
 
 
-def test_a_collector_that_is_slow_but_takes_everything_gets_everything(open_it: Open, http: Receiver) -> None:
+def test_a_slow_collector_gets_every_span(open_it: Open, http: Receiver) -> None:
     http.answer = accepted(delay=0.3)
     opened = open_it(http.endpoint)
     opened.emit(50)
     assert len(http.wait_for(50)) == 50
 
 
-def test_an_attempt_ends_at_the_time_limit_of_the_settings(open_it: Open, receiver: Receiver) -> None:
+def test_an_attempt_ends_after_the_timeout_of_the_settings(open_it: Open, receiver: Receiver) -> None:
     receiver.answer = hanging()
     opened = open_it(receiver.endpoint, protocol=receiver.protocol, timeout=0.3)
     opened.emit(1)
@@ -264,8 +264,8 @@ def test_an_attempt_ends_at_the_time_limit_of_the_settings(open_it: Open, receiv
     wait_until(lambda: opened.outcomes == {"exported": 1})
 
 
-def test_export_makes_no_spans_of_its_own(open_it: Open, http: Receiver) -> None:
-    """The HTTP client that exports may be instrumented; seen by the switch that all instrumentations obey."""
+def test_export_creates_no_spans_itself(open_it: Open, http: Receiver) -> None:
+    """The exporter's HTTP client may be instrumented; the test reads the switch that all instrumentations obey."""
     import requests
     from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled, is_instrumentation_enabled
 
@@ -286,7 +286,7 @@ def test_export_makes_no_spans_of_its_own(open_it: Open, http: Receiver) -> None
     assert seen == [(False, False)]
 
 
-def test_a_certificate_that_is_not_there_yet_costs_no_span(
+def test_a_certificate_that_does_not_exist_yet_loses_no_span(
     open_it: Open, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/certificate.pem")
@@ -300,7 +300,7 @@ def test_a_certificate_that_is_not_there_yet_costs_no_span(
 
 
 class Faulty:
-    """A transport that fails in every way but on the third attempt."""
+    """A transport that raises in every method, except on the third attempt to send."""
 
     attempts = 0
 
@@ -319,7 +319,7 @@ class Faulty:
         raise RuntimeError(message)
 
 
-def test_an_exporter_that_raises_is_counted_and_tried_again() -> None:
+def test_a_failing_exporter_is_counted_and_tried_again() -> None:
     metrics, failures = Metrics(), list[str]()
     sender = Sender(TracesSettings(delay_ms=10), Faulty, metrics, Guard(failures.append))
     tracer = TracerProvider(shutdown_on_exit=False)
@@ -334,10 +334,10 @@ def test_an_exporter_that_raises_is_counted_and_tried_again() -> None:
     assert metrics.registry.get_sample_value("fastperf_spans_total", {"outcome": "exported"}) == 1
 
 
-# what is said
+# log lines
 
 
-def test_a_collector_that_is_down_costs_one_warning_and_one_line_when_it_is_back(
+def test_a_collector_that_is_down_is_logged_once_and_again_when_it_is_back(
     open_it: Open, receiver: Receiver, log: Log
 ) -> None:
     receiver.stop()
@@ -358,7 +358,7 @@ def test_a_collector_that_is_down_costs_one_warning_and_one_line_when_it_is_back
     assert back.endswith("; 7 were lost")
 
 
-def test_a_collector_that_rejects_costs_one_warning(open_it: Open, receiver: Receiver, log: Log) -> None:
+def test_a_rejecting_collector_is_logged_once(open_it: Open, receiver: Receiver, log: Log) -> None:
     receiver.answer = rejected(401)
     opened = open_it(receiver.endpoint, protocol=receiver.protocol, headers={"authorization": "Bearer s3cret"})
     for _ in range(4):
@@ -372,7 +372,7 @@ def test_a_collector_that_rejects_costs_one_warning(open_it: Open, receiver: Rec
     assert "s3cret" not in line
 
 
-def test_a_collector_that_hangs_costs_one_warning(open_it: Open, receiver: Receiver, log: Log) -> None:
+def test_a_hanging_collector_is_logged_once(open_it: Open, receiver: Receiver, log: Log) -> None:
     receiver.answer = hanging()
     opened = open_it(receiver.endpoint, protocol=receiver.protocol, timeout=0.2, exit_timeout=0.1)
     for _ in range(3):
@@ -381,7 +381,7 @@ def test_a_collector_that_hangs_costs_one_warning(open_it: Open, receiver: Recei
     assert len(log()) == 1
 
 
-def test_a_collector_that_is_too_slow_costs_one_warning(open_it: Open, http: Receiver, log: Log) -> None:
+def test_a_collector_that_is_too_slow_is_logged_once(open_it: Open, http: Receiver, log: Log) -> None:
     http.answer = accepted(delay=0.05)
     opened = open_it(http.endpoint, queue_size=20, batch_size=10)
     deadline = time.monotonic() + 20
@@ -393,7 +393,7 @@ def test_a_collector_that_is_too_slow_costs_one_warning(open_it: Open, http: Rec
     assert "OTEL_BSP_MAX_QUEUE_SIZE" in line
 
 
-def test_a_span_that_cannot_be_encoded_is_said_once(open_it: Open, receiver: Receiver, log: Log) -> None:
+def test_a_span_that_cannot_be_encoded_is_logged_once(open_it: Open, receiver: Receiver, log: Log) -> None:
     opened = open_it(receiver.endpoint, protocol=receiver.protocol)
     for _ in range(3):
         opened.emit(2, "bad \ud800")
@@ -402,7 +402,7 @@ def test_a_span_that_cannot_be_encoded_is_said_once(open_it: Open, receiver: Rec
     assert line.startswith("WARNING otel_fastperf: span 'bad \\ud800' cannot be encoded")
 
 
-def test_what_is_lost_at_the_end_is_said_in_one_line(open_it: Open, receiver: Receiver, log: Log) -> None:
+def test_spans_lost_at_exit_are_logged_in_one_line(open_it: Open, receiver: Receiver, log: Log) -> None:
     receiver.stop()
     opened = open_it(receiver.endpoint, protocol=receiver.protocol, delay_ms=60_000, exit_timeout=0.5)
     opened.emit(3)
@@ -414,7 +414,7 @@ def test_what_is_lost_at_the_end_is_said_in_one_line(open_it: Open, receiver: Re
     assert end.endswith(") and are lost")
 
 
-def test_the_same_libraries_in_the_users_hands_may_log(open_it: Open, http: Receiver, log: Log) -> None:
+def test_the_same_libraries_can_log_when_the_app_uses_them(open_it: Open, http: Receiver, log: Log) -> None:
     import logging
 
     opened = open_it(http.endpoint)

@@ -1,4 +1,4 @@
-"""Which provider spans go to, whose it is, and that nothing of ours is left afterwards."""
+"""Which provider receives the spans, who owns it, and that nothing of ours is left afterwards."""
 
 import gc
 import logging
@@ -28,7 +28,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def users_own() -> Iterator[TracerProvider]:
-    """A provider that the user, or the opentelemetry-instrument agent, has made the global one."""
+    """A global provider set by the user or by the opentelemetry-instrument agent."""
     provider = TracerProvider()
     trace.set_tracer_provider(provider)
     yield provider
@@ -44,7 +44,7 @@ def kept(opened: Opened) -> list[str]:
 # our own provider
 
 
-def test_the_users_own_tracers_join(open_it: Open) -> None:
+def test_the_user_s_own_tracers_use_our_provider(open_it: Open) -> None:
     opened = open_it()
     with trace.get_tracer("user").start_as_current_span("outer"):
         opened.emit(1, "inner")
@@ -53,7 +53,7 @@ def test_the_users_own_tracers_join(open_it: Open) -> None:
     assert inner.parent == outer.context
 
 
-def test_afterwards_there_is_no_global_provider_again(open_it: Open, log: Log) -> None:
+def test_afterwards_there_is_no_global_provider(open_it: Open, log: Log) -> None:
     before = trace.get_tracer_provider()
     for _ in range(3):
         opened = open_it()
@@ -67,7 +67,7 @@ def test_afterwards_there_is_no_global_provider_again(open_it: Open, log: Log) -
     assert log() == []
 
 
-def test_a_provider_that_somebody_put_in_our_place_stays(open_it: Open) -> None:
+def test_a_global_provider_that_replaced_ours_stays(open_it: Open) -> None:
     opened = open_it()
     theirs = TracerProvider()
     trace._TRACER_PROVIDER = theirs
@@ -76,7 +76,7 @@ def test_a_provider_that_somebody_put_in_our_place_stays(open_it: Open) -> None:
     trace._TRACER_PROVIDER = None
 
 
-def test_two_at_once_have_a_provider_each(open_it: Open) -> None:
+def test_two_concurrent_set_ups_have_one_provider_each(open_it: Open) -> None:
     first, second = open_it(), open_it()
     first.emit(1, "first")
     second.emit(1, "second")
@@ -84,7 +84,7 @@ def test_two_at_once_have_a_provider_each(open_it: Open) -> None:
     assert (kept(first), kept(second)) == (["first", "user"], ["second"])
 
 
-def test_a_closed_one_is_not_joined(open_it: Open) -> None:
+def test_a_closed_provider_is_not_joined(open_it: Open) -> None:
     first = open_it()
     trace.get_tracer_provider().shutdown()  # type: ignore[attr-defined]
     second = open_it()
@@ -93,7 +93,7 @@ def test_a_closed_one_is_not_joined(open_it: Open) -> None:
     assert second.tracing.provider is not first.tracing.provider
 
 
-def test_module_level_tracers_work_on_after_a_second_set_up(open_it: Open) -> None:
+def test_module_level_tracers_keep_working_after_a_second_set_up(open_it: Open) -> None:
     tracer = trace.get_tracer("users.module")
 
     @tracer.start_as_current_span("decorated")
@@ -111,7 +111,7 @@ def test_module_level_tracers_work_on_after_a_second_set_up(open_it: Open) -> No
             assert not span.is_recording()
 
 
-def test_a_tracer_of_a_closed_provider_never_calls_itself(open_it: Open) -> None:
+def test_a_tracer_of_a_closed_provider_does_not_recurse(open_it: Open) -> None:
     opened = open_it()
     opened.close()
     trace._TRACER_PROVIDER = opened.tracing.provider
@@ -138,26 +138,24 @@ def test_a_hundred_set_ups_leave_no_thread_no_provider_and_no_warning(
         return sizes()
 
     half, end = fifty(), fifty()
-    assert end[1] <= threads + 2  # the receiver's own threads for connections that are just closing
+    assert end[1] <= threads + 2  # the receiver has threads for connections that are closing
     receiver.wait_for(100)
-    # per set-up a few objects of the fixture and of the at-fork hooks stay; a provider or the metrics would be 2,000
+    # each set-up leaves a few objects of the fixture and of at-fork hooks; a provider or the metrics would be 2,000
     assert end[0] - half[0] < 50 * 300
     assert not [line for line in log() if line.startswith("WARNING")]
 
 
-def test_log_filters_are_taken_off(open_it: Open, receiver: Receiver) -> None:
+def test_log_filters_are_removed(open_it: Open, receiver: Receiver) -> None:
     opened = open_it(receiver.endpoint)
     opened.close()
     loggers = [logging.getLogger(name) for name in tuple(logging.Logger.manager.loggerDict)]
     assert not [each for logger in loggers for each in logger.filters if "otel_fastperf" in type(each).__module__]
 
 
-# a provider that is there
+# an existing provider
 
 
-def test_a_global_provider_with_processors_is_joined_and_left_as_it_is(
-    open_it: Open, users_own: TracerProvider
-) -> None:
+def test_a_global_provider_with_processors_is_joined_and_not_changed(open_it: Open, users_own: TracerProvider) -> None:
     exporter = InMemorySpanExporter()
     users_own.add_span_processor(SimpleSpanProcessor(exporter))
     opened = open_it("http://127.0.0.1:9")
@@ -173,7 +171,7 @@ def test_a_global_provider_with_processors_is_joined_and_left_as_it_is(
     assert len(exporter.get_finished_spans()) == 2
 
 
-def test_a_global_provider_without_processors_gets_ours_and_loses_it_again(
+def test_a_global_provider_without_processors_gets_ours_until_the_end(
     open_it: Open, users_own: TracerProvider, receiver: Receiver
 ) -> None:
     opened = open_it(receiver.endpoint)
@@ -189,7 +187,7 @@ def test_a_global_provider_without_processors_gets_ours_and_loses_it_again(
     assert users_own._active_span_processor._span_processors == ()
 
 
-def test_a_given_provider_goes_before_the_global_one(open_it: Open, users_own: TracerProvider) -> None:
+def test_a_given_provider_takes_precedence_over_the_global_one(open_it: Open, users_own: TracerProvider) -> None:
     given = TracerProvider()
     opened = open_it(given=given)
     opened.emit(1)
@@ -207,7 +205,7 @@ def test_a_no_op_provider_is_not_joined(open_it: Open) -> None:
     trace._TRACER_PROVIDER = None
 
 
-def test_a_provider_that_is_not_the_sdks_is_joined(open_it: Open) -> None:
+def test_a_provider_that_is_not_from_the_sdk_is_joined(open_it: Open) -> None:
     class Foreign(trace.TracerProvider):
         def get_tracer(self, *arguments: object, **options: object) -> trace.Tracer:
             return trace.NoOpTracer()
@@ -222,7 +220,7 @@ def test_a_provider_that_is_not_the_sdks_is_joined(open_it: Open) -> None:
 
 
 class Slow(SpanProcessor):
-    """Takes its time, as a BatchSpanProcessor with a dead collector does."""
+    """A processor that is slow, like a BatchSpanProcessor with a dead collector."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -239,7 +237,7 @@ class Slow(SpanProcessor):
         self.shut_down += 1
 
 
-def test_a_joined_providers_processors_are_flushed_at_the_end_but_not_shut_down(
+def test_processors_of_a_joined_provider_are_flushed_at_the_end_but_not_shut_down(
     open_it: Open, users_own: TracerProvider
 ) -> None:
     processor = Slow(0)
@@ -250,7 +248,7 @@ def test_a_joined_providers_processors_are_flushed_at_the_end_but_not_shut_down(
     assert (processor.flushed, processor.shut_down) == (2, 0)
 
 
-def test_a_processor_that_the_user_added_to_ours_is_shut_down_with_it(open_it: Open) -> None:
+def test_a_processor_that_the_user_added_to_our_provider_is_shut_down(open_it: Open) -> None:
     processor = Slow(0)
     opened = open_it()
     opened.tracing.provider.add_span_processor(processor)  # type: ignore[attr-defined]
@@ -258,13 +256,13 @@ def test_a_processor_that_the_user_added_to_ours_is_shut_down_with_it(open_it: O
     assert (processor.flushed, processor.shut_down) == (1, 1)
 
 
-def test_somebody_elses_slow_processor_does_not_hold_the_exit(open_it: Open) -> None:
+def test_a_slow_processor_of_the_user_does_not_delay_the_exit(open_it: Open) -> None:
     opened = open_it(exit_timeout=0.3)
     opened.tracing.provider.add_span_processor(Slow(3))  # type: ignore[attr-defined]
     assert seconds_of(opened.close) < 2.5
 
 
-# who it is
+# identity
 
 
 def test_the_tracer_has_our_scope(open_it: Open, receiver: Receiver) -> None:
@@ -284,7 +282,7 @@ def test_the_resource_names_service_and_process(open_it: Open, receiver: Receive
     assert isinstance(resource["process.pid"], int)
 
 
-def test_the_environment_names_them_too_and_arguments_win(
+def test_arguments_win_over_the_environment_in_the_resource(
     open_it: Open, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "from-environment")
@@ -303,7 +301,7 @@ def test_the_environment_names_them_too_and_arguments_win(
     assert resource["service.instance.id"] == "pod-7"
 
 
-def test_a_missing_service_name_is_said_once(open_it: Open, receiver: Receiver, log: Log) -> None:
+def test_a_missing_service_name_is_logged_once(open_it: Open, receiver: Receiver, log: Log) -> None:
     opened = open_it(receiver.endpoint, settings={"service_name": None})
     opened.emit(1)
     assert receiver.wait_for(1)[0].resource["service.name"].startswith("unknown_service")
@@ -313,7 +311,7 @@ def test_a_missing_service_name_is_said_once(open_it: Open, receiver: Receiver, 
     ]
 
 
-def test_the_description_names_protocol_and_address(open_it: Open) -> None:
+def test_the_description_contains_protocol_and_address(open_it: Open) -> None:
     assert (
         open_it("http://collector:4318").tracing.description == "OTLP http/protobuf to http://collector:4318/v1/traces"
     )
@@ -322,7 +320,7 @@ def test_the_description_names_protocol_and_address(open_it: Open) -> None:
     assert open_it(exporter="console").tracing.description == "printed to the console"
 
 
-def test_nothing_is_started_before_the_first_span(open_it: Open, receiver: Receiver) -> None:
+def test_no_thread_is_started_before_the_first_span(open_it: Open, receiver: Receiver) -> None:
     threads = threading.active_count()
     opened = open_it(receiver.endpoint)
     assert threading.active_count() == threads
@@ -331,7 +329,7 @@ def test_nothing_is_started_before_the_first_span(open_it: Open, receiver: Recei
     assert receiver.requests == 0
 
 
-def test_a_span_that_ends_after_the_end_is_counted(open_it: Open, receiver: Receiver) -> None:
+def test_a_span_that_ends_after_close_is_counted(open_it: Open, receiver: Receiver) -> None:
     opened = open_it(receiver.endpoint)
     late = opened.tracing.tracer.start_span("late")
     opened.close()
@@ -339,7 +337,7 @@ def test_a_span_that_ends_after_the_end_is_counted(open_it: Open, receiver: Rece
     assert opened.outcomes == {"dropped_exit": 1}
 
 
-def test_a_readable_span_can_be_given_to_the_users_processor(open_it: Open) -> None:
+def test_a_readable_span_can_be_passed_to_the_user_s_processor(open_it: Open) -> None:
     seen: list[ReadableSpan] = []
 
     class Seeing(SpanProcessor):
@@ -353,7 +351,7 @@ def test_a_readable_span_can_be_given_to_the_users_processor(open_it: Open) -> N
 
 
 @pytest.mark.parametrize("behaviour", [hanging(), rejected()])
-def test_flush_keeps_its_time(open_it: Open, receiver: Receiver, behaviour: object) -> None:
+def test_flush_respects_its_timeout(open_it: Open, receiver: Receiver, behaviour: object) -> None:
     receiver.answer = behaviour  # type: ignore[assignment]
     opened = open_it(receiver.endpoint, exit_timeout=0.2)
     opened.emit(10)

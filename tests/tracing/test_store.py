@@ -1,4 +1,4 @@
-"""With nowhere to send them, spans stay in this process: bounded, without a thread and without a word."""
+"""Without an endpoint, spans stay in this process: bounded, without a thread and without log lines."""
 
 import threading
 
@@ -16,7 +16,7 @@ def test_without_an_endpoint_finished_spans_are_kept_in_the_process(open_it: Ope
     assert log() == []
 
 
-def test_only_the_newest_are_kept(open_it: Open) -> None:
+def test_only_the_newest_spans_are_kept(open_it: Open) -> None:
     opened = open_it(store_size=2)
     for name in ("a", "b", "c"):
         opened.emit(1, name)
@@ -33,7 +33,7 @@ def test_an_unsampled_span_is_not_kept(open_it: Open) -> None:
     assert opened.tracing.store.spans() == ()
 
 
-def test_exporter_none_keeps_spans_too_and_exports_nothing(open_it: Open) -> None:
+def test_exporter_none_also_keeps_spans_and_exports_nothing(open_it: Open) -> None:
     opened = open_it("http://127.0.0.1:9", exporter="none")
     opened.emit(1)
     assert opened.tracing.store is not None
@@ -41,7 +41,7 @@ def test_exporter_none_keeps_spans_too_and_exports_nothing(open_it: Open) -> Non
     assert opened.tracing.description == "kept in this process (2048 spans; OTEL_TRACES_EXPORTER is none)"
 
 
-def test_flush_has_nothing_to_wait_for(open_it: Open) -> None:
+def test_flush_returns_at_once(open_it: Open) -> None:
     opened = open_it()
     opened.emit(1)
     assert opened.tracing.flush(0.0)

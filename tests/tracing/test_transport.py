@@ -1,6 +1,6 @@
-"""One attempt, one answer: what the receiver does decides what becomes of a batch, alike over HTTP and gRPC.
+"""One attempt, one answer: the receiver's behaviour decides what happens to a batch, over HTTP and gRPC alike.
 
-These tests also hold the seam to the official exporters: they fail where a version has no place to observe the call.
+These tests also guard our use of the official exporters: they fail if a version lacks the place to observe the call.
 """
 
 import time
@@ -59,7 +59,7 @@ def send(receiver: Receiver, timeout: float = 5.0, **settings: object) -> Answer
         transport.close()
 
 
-def test_an_accepted_batch_is_there(receiver: Receiver) -> None:
+def test_an_accepted_batch_arrives(receiver: Receiver) -> None:
     transport = transport_to(receiver)
     assert transport.send(spans("a", "b"), 5.0) == Answer(Verdict.ACCEPTED)
     assert transport.send(spans("c"), 5.0) == Answer(Verdict.ACCEPTED)
@@ -68,7 +68,7 @@ def test_an_accepted_batch_is_there(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("behaviour", [unavailable(), throttled(), unavailable(retry_after=3)])
-def test_an_answer_that_asks_for_it_is_a_retry_after_one_attempt(receiver: Receiver, behaviour: Behaviour) -> None:
+def test_a_retryable_answer_is_a_retry_after_one_attempt(receiver: Receiver, behaviour: Behaviour) -> None:
     receiver.answer = behaviour
     answer = send(receiver)
     assert answer.verdict is Verdict.RETRY
@@ -86,25 +86,25 @@ def test_any_other_answer_is_a_rejection(receiver: Receiver, status: int) -> Non
 
 
 def test_grpc_resource_exhausted_without_retry_info_is_a_rejection() -> None:
-    """OTLP: only a server that says when is one that will recover."""
+    """In OTLP, only a server that says when to retry will recover."""
     with Receiver("grpc", answer=throttled(None)) as receiver:
         assert send(receiver).verdict is Verdict.REJECTED
 
 
-def test_a_redirect_is_no_success(http: Receiver) -> None:
+def test_a_redirect_is_not_a_success(http: Receiver) -> None:
     http.answer = redirected("http://127.0.0.1:9/v1/traces")
     answer = send(http)
     assert (answer.verdict, answer.reason) == (Verdict.REJECTED, "HTTP 301 Moved Permanently")
 
 
-def test_nobody_there_is_a_retry_that_says_why(receiver: Receiver) -> None:
+def test_a_refused_connection_is_a_retry_with_a_reason(receiver: Receiver) -> None:
     receiver.stop()
     answer = send(receiver)
     assert answer.verdict is Verdict.RETRY
     assert "efused" in answer.reason
 
 
-def test_no_such_host_is_a_retry(receiver: Receiver) -> None:
+def test_an_unknown_host_is_a_retry(receiver: Receiver) -> None:
     answer = send(receiver, base_endpoint="http://no-such-host.invalid:4318")
     assert answer.verdict is Verdict.RETRY
 
@@ -115,9 +115,7 @@ def test_no_answer_in_time_is_a_retry(receiver: Receiver) -> None:
     assert send(receiver, timeout=0.3).verdict is Verdict.RETRY
 
 
-def test_the_time_limit_is_the_callers_and_not_the_system_clocks(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_timeout_does_not_depend_on_the_system_clock(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporters compute their deadline with `time.time()`; a clock that jumps back must not matter."""
     receiver.answer = unavailable()
     now, hours = time.time(), count()
@@ -127,7 +125,7 @@ def test_the_time_limit_is_the_callers_and_not_the_system_clocks(
 
     with monkeypatch.context() as patch:
         if receiver.protocol == "grpc":
-            # the exporter's clock alone: gRPC's core has one of its own, which would step with a real system clock
+            # only the exporter's clock: gRPC's core has its own, which would change with the system clock
             patch.setattr("opentelemetry.exporter.otlp.proto.grpc.exporter.time", jumping)
         else:
             patch.setattr(time, "time", jumping)
@@ -136,7 +134,7 @@ def test_the_time_limit_is_the_callers_and_not_the_system_clocks(
     assert next(hours) > 1, "the exporter has not asked for the time"
 
 
-def test_a_connection_that_the_receiver_has_closed_meanwhile_costs_no_failure(http: Receiver) -> None:
+def test_a_connection_closed_by_the_receiver_causes_no_failure(http: Receiver) -> None:
     transport = transport_to(http)
     assert transport.send(spans("a"), 5.0).verdict is Verdict.ACCEPTED
     http.stop()
@@ -154,12 +152,12 @@ def test_a_span_that_cannot_be_encoded_never_reaches_the_network(receiver: Recei
     assert receiver.requests == 1
 
 
-def test_partial_success_tells_how_many_were_refused(receiver: Receiver) -> None:
+def test_partial_success_has_the_number_of_refused_spans(receiver: Receiver) -> None:
     receiver.answer = accepted(refuses=1)
     assert send(receiver) == Answer(Verdict.ACCEPTED, "no room", refused=1)
 
 
-def test_a_closed_transport_says_that_it_was_interrupted(receiver: Receiver) -> None:
+def test_a_closed_transport_answers_interrupted(receiver: Receiver) -> None:
     transport = transport_to(receiver)
     transport.close()
     assert transport.send(spans("a"), 1.0).verdict is Verdict.INTERRUPTED
@@ -171,7 +169,7 @@ def test_headers_are_sent(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "deflate"])
-def test_compression_is_as_asked(receiver: Receiver, compression: str) -> None:
+def test_compression_follows_the_setting(receiver: Receiver, compression: str) -> None:
     assert send(receiver, compression=compression).verdict is Verdict.ACCEPTED
     if receiver.protocol != "grpc":
         assert receiver.headers[0].get("content-encoding", "none") == compression
