@@ -22,13 +22,14 @@ from otel_fastperf.instrumentation.background import instrument_background
 from otel_fastperf.instrumentation.cache import instrument_caches
 from otel_fastperf.instrumentation.client_span import client_span_description, client_spans_from
 from otel_fastperf.instrumentation.debug_endpoint import DebugEndpoint
+from otel_fastperf.instrumentation.exchanges import Requests
 from otel_fastperf.instrumentation.explain import explain_slow_queries
 from otel_fastperf.instrumentation.layers import Layers, install_layers
 from otel_fastperf.instrumentation.middleware import MiddlewareTimer, SlowMiddlewares
 from otel_fastperf.instrumentation.own_pages import OwnPage
 from otel_fastperf.instrumentation.phases import instrument_endpoints
 from otel_fastperf.instrumentation.pool import instrument_pool
-from otel_fastperf.instrumentation.requests import NewLoop, Requests
+from otel_fastperf.instrumentation.requests import NewLoop
 from otel_fastperf.instrumentation.server_span import Source, server_span_description, server_span_from
 from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.logs import correlate_logs

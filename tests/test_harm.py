@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.pool import NullPool
 
 from otel_fastperf import Settings, Telemetry, setup_telemetry
-from otel_fastperf.instrumentation import requests as requests_module
+from otel_fastperf.instrumentation import exchanges
 from tests.serving import serve, wait_until
 
 Fault = Callable[[Telemetry, pytest.MonkeyPatch], None]
@@ -69,11 +69,11 @@ def broken_statement_metric(telemetry: Telemetry, patch: pytest.MonkeyPatch) -> 
 
 
 def broken_request_code(_telemetry: Telemetry, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(requests_module._Exchange, "_annotate", raises)
+    patch.setattr(exchanges.Exchange, "_annotate", raises)
 
 
 def broken_response_code(_telemetry: Telemetry, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(requests_module._Exchange, "_started", raises)
+    patch.setattr(exchanges.Exchange, "_started", raises)
 
 
 def broken_route(_telemetry: Telemetry, patch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def broken_route(_telemetry: Telemetry, patch: pytest.MonkeyPatch) -> None:
 
 
 def broken_span(_telemetry: Telemetry, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(requests_module.Requests, "start_span", raises)
+    patch.setattr(exchanges.Requests, "start_span", raises)
 
 
 FAULTS: dict[str, tuple[Fault, str]] = {

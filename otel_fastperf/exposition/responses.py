@@ -1,12 +1,10 @@
 """HTTP responses of our own, and the request headers that they depend on."""
 
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
-Scope = MutableMapping[str, Any]
-ASGIApp = Callable[[Scope, Any, Any], Awaitable[None]]
+from starlette.types import Scope, Send
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,7 @@ class Page:
             status, tuple((name.replace("_", "-").encode(), text.encode()) for name, text in fields.items()), body
         )
 
-    async def send(self, scope: Scope, send: Callable[[MutableMapping[str, Any]], Awaitable[None]]) -> None:
+    async def send(self, scope: Scope, send: Send) -> None:
         """Send the page as the answer to an ASGI request; without its body for HEAD."""
         await send({"type": "http.response.start", "status": self.status, "headers": list(self.headers)})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self.body})

@@ -20,7 +20,9 @@ from dataclasses import asdict
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from otel_fastperf.exposition.responses import FAILED, NO_THREAD, UNAUTHORIZED, Page, Scope, header, is_bearer
+from starlette.types import Scope
+
+from otel_fastperf.exposition.responses import FAILED, NO_THREAD, UNAUTHORIZED, Page, header, is_bearer
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.memory.allocations import LONGEST, SHORTEST
 from otel_fastperf.report.formats import report_as

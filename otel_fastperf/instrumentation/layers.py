@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from starlette.applications import Starlette
 from starlette.middleware.errors import ServerErrorMiddleware
 
+from otel_fastperf.instrumentation.exchanges import Requests
 from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer
 from otel_fastperf.instrumentation.other_telemetry import (
     chain,
@@ -28,7 +29,7 @@ from otel_fastperf.instrumentation.other_telemetry import (
     take_contrib_out,
 )
 from otel_fastperf.instrumentation.own_pages import OwnPage, OwnPages
-from otel_fastperf.instrumentation.requests import NewLoop, RequestLayer, Requests, RouterLayer
+from otel_fastperf.instrumentation.requests import NewLoop, RequestLayer, RouterLayer
 from otel_fastperf.internals.patching import Patch, subscribed
 
 _L = TypeVar("_L", OwnPages, RequestLayer, RouterLayer, Boundary)

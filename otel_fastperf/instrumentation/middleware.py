@@ -10,7 +10,7 @@ is not charged to the middleware.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
+from starlette.types import Message, Scope
 
 from otel_fastperf.detectors.slow_middleware import REPEATS, SelfTime, detect_slow_middleware
 from otel_fastperf.findings import Finding
@@ -29,8 +30,6 @@ from otel_fastperf.requests.time_budget import Phase
 from otel_fastperf.settings import MiddlewareSettings
 from otel_fastperf.signals import Signals
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
 _CallNext = Callable[[Any], Awaitable[Any]]
 _DispatchFunction = Callable[[Any, _CallNext], Awaitable[Any]]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Scope
 
-from otel_fastperf.exposition.responses import ASGIApp, Scope
 from otel_fastperf.requests.route import has_literal_route
 
 _logger: Final = logging.getLogger("otel_fastperf")

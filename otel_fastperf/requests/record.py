@@ -109,6 +109,16 @@ class Middleware(NamedTuple):
     call_site: CallSite | None
 
 
+class Progress:
+    """How far a request has come inside of the app."""
+
+    ARRIVED: Final = 0
+    #: it has reached the app's router
+    ROUTED: Final = 1
+    #: the router has begun its response, which middleware may still delay or replace
+    ANSWERED: Final = 2
+
+
 class RequestRecord:
     """One request, or one websocket connection, from its first to its last byte.
 
@@ -118,13 +128,10 @@ class RequestRecord:
     __slots__ = (
         "_is_route_final",
         "_route",
-        "answered",
-        "broken_by",
         "budget",
         "db_seconds",
         "db_statements",
         "ended",
-        "escaped",
         "excluded",
         "findings",
         "innermost",
@@ -134,8 +141,9 @@ class RequestRecord:
         "owner",
         "phase",
         "phases",
+        "progress",
         "root_path",
-        "routed",
+        "router_error",
         "scope",
         "send",
         "span",
@@ -150,19 +158,14 @@ class RequestRecord:
         #: the ASGI scope as the router sees it; middleware may have copied it on the way down
         self.scope = scope
         self.root_path: str = scope.get("root_path", "")
-        #: True once the request has reached the app's router
-        self.routed = False
+        self.progress: int = Progress.ARRIVED
         self.span = span
         #: `time.perf_counter()` when the request arrived
         self.started = started
         #: response status, once the response has started
         self.status: int | None = None
-        #: True once the router has begun its response, which middleware may still hold back or replace
-        self.answered = False
-        #: an exception that left the router before the response started
-        self.escaped: BaseException | None = None
-        #: an exception that left the router after the response started: the response is cut short, whatever its status
-        self.broken_by: BaseException | None = None
+        #: an exception that left the router; if the response had started, it is cut short, whatever its status
+        self.router_error: BaseException | None = None
         #: True for a request under an excluded URL: neither it nor its SQL is measured
         self.excluded = False
         self.db_statements = 0
@@ -224,7 +227,7 @@ class RequestRecord:
         Computed once after the router has begun its response or the request has ended: then it can no longer change.
         """
         if not self._is_route_final:
-            self._is_route_final = self.answered or self.ended > 0
+            self._is_route_final = self.progress == Progress.ANSWERED or self.ended > 0
             self._route = route_template(self.scope, self.root_path)
         return self._route
 

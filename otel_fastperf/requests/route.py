@@ -6,10 +6,11 @@ Mounts add the path they consumed to `root_path`, which is the template itself u
 then, and for plain Starlette routes, which leave no trace in the scope, are the routes matched once more.
 """
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from starlette.routing import Mount, WebSocketRoute
+from starlette.types import Scope
 
 try:
     from fastapi.routing import iter_route_contexts as _flat
@@ -19,8 +20,6 @@ except ImportError:  # FastAPI < 0.137.2 has no such function, and < 0.137 needs
         for route in routes:
             yield from route.effective_route_contexts() if hasattr(route, "effective_route_contexts") else (route,)
 
-
-Scope = MutableMapping[str, Any]
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 

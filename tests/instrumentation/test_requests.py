@@ -17,8 +17,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from otel_fastperf.instrumentation.background import instrument_background
+from otel_fastperf.instrumentation.exchanges import Requests
 from otel_fastperf.instrumentation.layers import Layers, install_layers
-from otel_fastperf.instrumentation.requests import Requests
 from otel_fastperf.instrumentation.server_span import server_span_from
 from otel_fastperf.settings import RequestsSettings, Settings
 from tests.conftest import Probe

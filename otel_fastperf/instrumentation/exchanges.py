@@ -1,0 +1,453 @@
+"""One request, or one websocket connection, from its first to its last byte: its SERVER span and its RED metrics.
+
+`Requests` holds what all requests of an app share. `Exchange` and `Connection` hold one request or connection each:
+nothing about a request is ever kept on a shared object. Span and duration end with the last byte of the response, not
+with the background tasks that follow it.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind
+from starlette.types import Message, Receive, Scope, Send
+
+from otel_fastperf.event_loop.delayed_requests import blocks_that_delayed
+from otel_fastperf.instrumentation.incoming_trace import IncomingTrace
+from otel_fastperf.instrumentation.request_attributes import RequestAttributes, decoded, span_method
+from otel_fastperf.internals.redaction import error_type
+from otel_fastperf.internals.spans import exemplar_of, fail_span
+from otel_fastperf.requests.record import CURRENT, Middleware, Progress, RequestRecord
+from otel_fastperf.requests.time_budget import Cause, Interval, Phase, split
+from otel_fastperf.settings import RequestsSettings
+from otel_fastperf.signals import Block, Signals
+
+#: metric label of a request that no route served; semconv omits `http.route`, but a named value is easier to query
+UNMATCHED: Final = "unmatched"
+
+#: valid and not sampled, so its children are dropped too
+_SAMPLED_OUT: Final = SpanContext(trace_id=1, span_id=1, is_remote=False)
+
+
+class Requests:
+    """What all requests of one app share: prepared settings, signals, middlewares."""
+
+    def __init__(self, settings: RequestsSettings, signals: Signals, *, exemplars: bool = True) -> None:
+        """Prepare; nothing is installed."""
+        self.signals: Final = signals
+        self.exemplars: Final = exemplars
+        self.attributes: Final = RequestAttributes(settings)
+        #: the app's middlewares, outermost first; set once the chain is built
+        self.middlewares: tuple[Middleware, ...] = ()
+        also_read = self.attributes.headers_read
+        self._incoming = IncomingTrace(signals, trust=settings.trust_incoming, also_read=also_read)
+        self._excluded = re.compile("|".join(settings.excluded_urls)) if settings.excluded_urls else None
+
+    def excludes(self, scope: Scope) -> bool:
+        """Whether an excluded pattern occurs in `scheme://host/path`, which is what contrib searches too."""
+        if self._excluded is None:
+            return False
+        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+        return self._excluded.search(f"{scope.get('scheme', 'http')}://{host}{scope['path']}") is not None
+
+    def start_span(self, scope: Scope, name: str, start_time: int) -> Span:
+        """Start the SERVER span, in the trace that the propagation headers name."""
+        headers = self._incoming.headers(scope)
+        context, links = self._incoming.parent(headers)
+        return self.signals.tracer.start_span(
+            name,
+            context=context,
+            kind=SpanKind.SERVER,
+            attributes=self.attributes.of_request(scope, headers),
+            links=links,
+            start_time=start_time,
+        )
+
+
+class _State:
+    """How far a response has come, or a websocket connection, which has only the states without trailers."""
+
+    WAITING: Final = 0
+    #: of a connection: accepted
+    STARTED: Final = 1
+    #: started, and trailers will follow the body
+    TRAILERS_DUE: Final = 2
+    #: the last byte was passed to the server
+    COMPLETE: Final = 3
+    #: measured
+    ENDED: Final = 4
+
+
+class _Client:
+    """What the client still does."""
+
+    SENDS: Final = 0
+    #: the request has been read to its end
+    HAS_SENT: Final = 1
+    #: it went away before it got the whole response, or closed the connection
+    IS_GONE: Final = 2
+
+
+class Observed:
+    """One request or connection: puts its record and its span into the context, and takes them out again."""
+
+    __slots__ = (
+        "_client",
+        "_context",
+        "_join",
+        "_receive",
+        "_send",
+        "_state",
+        "_token",
+        "record",
+        "requests",
+        "span",
+        "started_ns",
+    )
+
+    def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
+        # the start by the wall clock; the duration by a clock that is never set back
+        self.started_ns = time.time_ns()
+        started = time.perf_counter()
+        self.requests = requests
+        self.span = span = trace.get_current_span() if join else self._start_span(requests, scope)
+        self.record = RequestRecord(requests.signals, scope, span, started)
+        self._receive = receive
+        self._send = send
+        self._join = join
+        self._state: int = _State.WAITING
+        self._client: int = _Client.SENDS
+        self._context: Any = None
+        self._token: Any = None
+
+    def _start_span(self, requests: Requests, scope: Scope) -> Span:
+        raise NotImplementedError
+
+    def enter(self) -> None:
+        """Put span and record into the context. Called last: what fails before leaves no trace there."""
+        if not self._join:
+            self._context = otel_context.attach(trace.set_span_in_context(self.span))
+        self._token = CURRENT.set(self.record)
+
+    async def receive(self) -> Message:
+        """Receive the next message for the app."""
+        return await self._receive()
+
+    async def send(self, message: Message) -> None:
+        """Send the app's message."""
+        await self._send(message)
+
+    def close(self, error: BaseException | None) -> None:
+        """The app has returned, or raised `error`. Called once with the error and once without, which only detaches."""
+        if self._state != _State.ENDED:
+            self._guarded(self._finish, error)
+        if error is None:
+            self._guarded(self._detach)
+
+    def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except Exception as failure:  # noqa: BLE001 - the response is the app's, whatever happens here
+            self.requests.signals.guard.failed("requests", failure)
+
+    def _detach(self) -> None:
+        CURRENT.reset(self._token)
+        if self._context is not None:
+            otel_context.detach(self._context)
+
+    def _finish(self, error: BaseException | None) -> None:
+        raise NotImplementedError
+
+    def _end_span(self) -> None:
+        """End it when the last byte was sent; what telemetry does afterwards is not the request's."""
+        if not self._join:
+            self.span.end(self.started_ns + int(self.record.seconds * 1e9))
+
+    def _exemplar(self) -> dict[str, str] | None:
+        return exemplar_of(self.span) if self.requests.exemplars else None
+
+
+class Excluded(Observed):
+    """A request under an excluded URL: no span, no metric, and neither for its SQL or the app's own spans."""
+
+    __slots__ = ()
+
+    def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(requests, scope, receive, send, join=False)
+        self.record.excluded = True
+
+    def _start_span(self, requests: Requests, scope: Scope) -> Span:  # noqa: ARG002 - all are called alike
+        return NonRecordingSpan(_SAMPLED_OUT)
+
+    def _finish(self, error: BaseException | None) -> None:  # noqa: ARG002 - all are called alike
+        self._state = _State.ENDED
+
+
+class Exchange(Observed):
+    """One HTTP request and its response."""
+
+    __slots__ = ("_active", "_chunks", "_first_byte", "_labels", "_received", "_sent")
+
+    def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
+        super().__init__(requests, scope, receive, send, join=join)
+        if join and self.span.is_recording():
+            self.span.set_attributes(requests.attributes.of_request(scope, decoded(scope["headers"])))
+        scheme = scope.get("scheme", "http")
+        self._labels = (requests.attributes.method(scope), scheme if scheme in {"http", "https"} else "_OTHER")
+        self._first_byte = 0.0
+        self._chunks = self._received = self._sent = 0
+        self._active = requests.signals.metrics.active_requests.child(*self._labels)
+        self._active.inc()
+        self.record.send = self.send
+        self.record.middlewares = requests.middlewares
+
+    def _start_span(self, requests: Requests, scope: Scope) -> Span:
+        return requests.start_span(scope, span_method(requests.attributes.method(scope)), self.started_ns)
+
+    async def receive(self) -> Message:
+        """Receive, and note how much the client sent."""
+        if self._client != _Client.SENDS:
+            # the app waits for the client to go away, and works on meanwhile
+            message = await self._receive()
+        else:
+            before = self.record.enter(Phase.SEND)
+            message = await self._receive()
+            self.record.enter(before)
+        if message["type"] == "http.request":
+            self._received += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._client = _Client.HAS_SENT
+        elif self._state < _State.COMPLETE:
+            # after the last byte every server says "disconnect"
+            self._client = _Client.IS_GONE
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send, and note how far the response has come."""
+        self._guarded(self._before_send, message)
+        before = self.record.enter(Phase.SEND)
+        await self._send(message)
+        self.record.enter(before)
+        if self._state == _State.COMPLETE:
+            self._guarded(self._last_byte_sent)
+
+    def _before_send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._started(message)
+        elif kind == "http.response.body":
+            self._chunks += 1
+            self._sent += len(message.get("body", b""))
+            if not message.get("more_body", False) and self._state < _State.TRAILERS_DUE:
+                self._completed()
+        elif kind == "http.response.pathsend" or (
+            kind == "http.response.trailers" and not message.get("more_trailers", False)
+        ):
+            self._completed()
+
+    def _started(self, message: Message) -> None:
+        self.record.status = message["status"]
+        self._state = _State.TRAILERS_DUE if message.get("trailers", False) else _State.STARTED
+        self._first_byte = time.perf_counter() - self.record.started
+        if self.requests.attributes.captures_response_headers and self.span.is_recording():
+            self.span.set_attributes(self.requests.attributes.of_response(message))
+
+    def _completed(self) -> None:
+        if self._state == _State.ENDED:
+            return
+        self._state = _State.COMPLETE
+        if self._join:
+            # the span's owner ends it as soon as the message has passed
+            self.record.ended = time.perf_counter()
+            self._conclude(self.record.route, self._failure(None, complete=True))
+
+    def _last_byte_sent(self) -> None:
+        self.record.ended = time.perf_counter()
+        if (self.record.status or 0) < 500:  # noqa: PLR2004
+            self._finish(None)
+        # else wait for the exception: ServerErrorMiddleware sends its 500 first and raises afterwards
+
+    def _failure(self, error: BaseException | None, *, complete: bool) -> tuple[str, BaseException | None]:
+        """`(error.type, exception)`; `("", None)` for a success."""
+        record = self.record
+        status = record.status or 0
+        cause = _alone(error or (record.router_error if record.progress == Progress.ANSWERED else None))
+        if _is_disconnect(cause) or (self._client == _Client.IS_GONE and not isinstance(cause, Exception)):
+            return "ClientDisconnect", None
+        if cause is None and (status >= 500 or not complete):  # noqa: PLR2004
+            cause = _alone(record.router_error)
+        if cause is not None:
+            return error_type(cause), cause
+        if status >= 500:  # noqa: PLR2004
+            return str(status), None
+        return ("", None) if complete else ("incomplete_response", None)
+
+    def _finish(self, error: BaseException | None) -> None:
+        if self._state == _State.ENDED:
+            return
+        complete, self._state = self._state == _State.COMPLETE, _State.ENDED
+        record = self.record
+        record.ended = record.ended or time.perf_counter()
+        try:
+            failure, route = self._failure(error, complete=complete), record.route
+            if record.budget is None:
+                self._conclude(route, failure)
+            self._measure(route or UNMATCHED, failure[0])
+        finally:
+            self._end_span()
+            self._active.dec()
+
+    def _conclude(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
+        """Make the budget, look for bottlenecks, and put all that is known on the span."""
+        record, signals = self.record, self.requests.signals
+        signals.delays.catch_up()
+        record.budget = split(record.started, record.ended, record.phases, self._intervals())
+        signals.findings.request_ended(record)
+        self._annotate(route, failure)
+
+    def _intervals(self) -> list[Interval]:
+        """What it waited for, and what stood in its way."""
+        record, delays = self.record, self.requests.signals.delays
+        intervals = list(record.intervals)
+        pauses = delays.pauses
+        # by number: a collection that begins here appends to it, which ends an iteration with an error
+        for back in range(1, len(pauses) + 1):
+            start, end = pauses[-back]
+            if end <= record.started:
+                break
+            intervals.append((start, end, Cause.GC))
+        if delays.blocks:
+            intervals += self._loop_waits(blocks_that_delayed(record, delays.blocks))
+        return intervals
+
+    def _loop_waits(self, blocks: Iterable[Block]) -> Iterator[Interval]:
+        """Time in which others blocked the event loop. Adds a link to each span that reports a block."""
+        for block in blocks:
+            if block.span is not None and self.span.is_recording():
+                self.span.add_link(block.span, {"fastperf.link": "event loop blocked"})
+            yield block.start, block.end, Cause.LOOP_WAIT
+
+    def _annotate(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
+        span = self.span
+        if not span.is_recording():
+            return
+        if route is not None:
+            span.update_name(f"{span_method(self._labels[0])} {route}")
+        span.set_attributes(self._last_attributes(route))
+        if failure[0]:
+            fail_span(span, *failure)
+
+    def _last_attributes(self, route: str | None) -> dict[str, Any]:
+        """What is known of a request when it has ended."""
+        record = self.record
+        attributes: dict[str, Any] = {}
+        if route is not None:
+            attributes["http.route"] = route
+        if record.status is not None:
+            attributes["http.response.status_code"] = record.status
+        if self._chunks > 1:
+            attributes["fastperf.time_to_first_byte"] = self._first_byte
+        if record.db_statements:
+            attributes["fastperf.db.query_count"] = record.db_statements
+            attributes["fastperf.db.time"] = record.db_seconds
+        if record.budget is not None:
+            attributes |= {f"fastperf.time.{segment}": spent for segment, spent in record.budget.segments.items()}
+        if record.findings:
+            attributes["fastperf.findings"] = tuple(dict.fromkeys(record.findings))
+        return attributes
+
+    def _measure(self, route: str, kind: str) -> None:
+        metrics, record = self.requests.signals.metrics, self.record
+        method, scheme = self._labels
+        status = "" if record.status is None else str(record.status)
+        metrics.request_duration.child(method, route, status, kind, scheme).observe(record.seconds, self._exemplar())
+        metrics.request_body_size.child(method, route).observe(self._received)
+        metrics.response_body_size.child(method, route).observe(self._sent)
+        metrics.request_db_statements.child(route).observe(record.db_statements)
+        if record.budget is not None:
+            for segment, seconds in record.budget.segments.items():
+                metrics.request_time.child(route, segment).inc(seconds)
+            for middleware, seconds in record.self_times():
+                metrics.middleware_self_time.child(middleware.name).observe(seconds)
+
+
+class Connection(Observed):
+    """One websocket connection, from handshake to close."""
+
+    __slots__ = ("_code",)
+
+    def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
+        super().__init__(requests, scope, receive, send, join=join)
+        # 1005: closed without a code, which is orderly
+        self._code = 1005
+        requests.signals.metrics.websocket_active_connections.inc()
+
+    def _start_span(self, requests: Requests, scope: Scope) -> Span:
+        return requests.start_span(scope, "WS", self.started_ns)
+
+    async def receive(self) -> Message:
+        """Receive, and note when the client closes."""
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self._client = _Client.IS_GONE
+            self._code = message.get("code", 1005)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send, and note what becomes of the connection."""
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self._state = _State.STARTED
+            self.record.status = 101
+        elif kind == "websocket.close":
+            self._code = message.get("code", 1000)
+            if self._state == _State.WAITING:
+                self.record.status = 403
+        elif kind == "websocket.http.response.start":
+            self.record.status = message["status"]
+        await self._send(message)
+
+    def _failure(self, error: BaseException | None, *, accepted: bool) -> tuple[str, BaseException | None]:
+        if error is not None and type(error).__name__ != "WebSocketDisconnect":
+            return error_type(error), error
+        # RFC 6455, 7.4.1: 1000 and 1001 are orderly, 1005 stands for a close without a code
+        if accepted and self._code not in {1000, 1001, 1005}:
+            return ("ClientDisconnect" if self._client == _Client.IS_GONE else str(self._code)), None
+        return "", None
+
+    def _finish(self, error: BaseException | None) -> None:
+        if self._state == _State.ENDED:
+            return
+        accepted, self._state = self._state == _State.STARTED, _State.ENDED
+        metrics, span, record = self.requests.signals.metrics, self.span, self.record
+        record.ended = time.perf_counter()
+        metrics.websocket_active_connections.dec()
+        kind, cause = self._failure(error, accepted=accepted)
+        route = record.route
+        if span.is_recording():
+            if route is not None:
+                span.update_name(f"WS {route}")
+                span.set_attribute("http.route", route)
+            if record.status is not None:
+                span.set_attribute("http.response.status_code", record.status)
+            if accepted:
+                span.set_attribute("fastperf.websocket.close_code", self._code)
+            if kind:
+                fail_span(span, kind, cause)
+        duration = metrics.websocket_connection_duration.child(route or UNMATCHED, kind)
+        duration.observe(record.seconds, self._exemplar())
+        self._end_span()
+
+
+def _alone(error: BaseException | None) -> BaseException | None:
+    """The one exception of a group of one: Starlette < 0.45 streams in a task group, which wraps what is raised."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _is_disconnect(error: BaseException | None) -> bool:
+    return error is not None and type(error).__name__ == "ClientDisconnect"
