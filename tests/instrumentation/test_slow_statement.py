@@ -452,7 +452,7 @@ async def test_time_while_the_event_loop_was_blocked_does_not_count(observed: Pr
 
 
 @pytest.fixture
-def passed_on(probe: Probe, engine: Engine) -> Iterator[list[SlowStatement]]:  # noqa: ARG001
+def passed_on(probe: Probe, engine: Engine) -> Iterator[list[SlowStatement]]:
     # after `engine`: on a busy disk its CREATE TABLE is a slow statement too
     found: list[SlowStatement] = []
     with instrument_database(None, SETTINGS, probe.signals, on_slow=found.append):
