@@ -67,7 +67,7 @@ class Requests:
         )
 
 
-class _State:
+class _ExchangeState:
     """How far a response has come, or a websocket connection, which has only the states without trailers."""
 
     WAITING: Final = 0
@@ -118,7 +118,7 @@ class Observed:
         self._receive = receive
         self._send = send
         self._join = join
-        self._state: int = _State.WAITING
+        self._state: int = _ExchangeState.WAITING
         self._client: int = _Client.SENDS
         self._context: Any = None
         self._token: Any = None
@@ -142,7 +142,7 @@ class Observed:
 
     def close(self, error: BaseException | None) -> None:
         """The app has returned, or raised `error`. Called once with the error and once without, which only detaches."""
-        if self._state != _State.ENDED:
+        if self._state != _ExchangeState.ENDED:
             self._guarded(self._finish, error)
         if error is None:
             self._guarded(self._detach)
@@ -183,7 +183,7 @@ class Excluded(Observed):
         return NonRecordingSpan(_SAMPLED_OUT)
 
     def _finish(self, error: BaseException | None) -> None:  # noqa: ARG002 - all are called alike
-        self._state = _State.ENDED
+        self._state = _ExchangeState.ENDED
 
 
 class Exchange(Observed):
@@ -220,7 +220,7 @@ class Exchange(Observed):
             self._received += len(message.get("body", b""))
             if not message.get("more_body", False):
                 self._client = _Client.HAS_SENT
-        elif self._state < _State.COMPLETE:
+        elif self._state < _ExchangeState.COMPLETE:
             # after the last byte every server says "disconnect"
             self._client = _Client.IS_GONE
         return message
@@ -231,7 +231,7 @@ class Exchange(Observed):
         before = self.record.enter(Phase.SEND)
         await self._send(message)
         self.record.enter(before)
-        if self._state == _State.COMPLETE:
+        if self._state == _ExchangeState.COMPLETE:
             self._guarded(self._last_byte_sent)
 
     def _before_send(self, message: Message) -> None:
@@ -241,7 +241,7 @@ class Exchange(Observed):
         elif kind == "http.response.body":
             self._chunks += 1
             self._sent += len(message.get("body", b""))
-            if not message.get("more_body", False) and self._state < _State.TRAILERS_DUE:
+            if not message.get("more_body", False) and self._state < _ExchangeState.TRAILERS_DUE:
                 self._completed()
         elif kind == "http.response.pathsend" or (
             kind == "http.response.trailers" and not message.get("more_trailers", False)
@@ -250,15 +250,15 @@ class Exchange(Observed):
 
     def _started(self, message: Message) -> None:
         self.record.status = message["status"]
-        self._state = _State.TRAILERS_DUE if message.get("trailers", False) else _State.STARTED
+        self._state = _ExchangeState.TRAILERS_DUE if message.get("trailers", False) else _ExchangeState.STARTED
         self._first_byte = time.perf_counter() - self.record.started
         if self.requests.attributes.captures_response_headers and self.span.is_recording():
             self.span.set_attributes(self.requests.attributes.of_response(message))
 
     def _completed(self) -> None:
-        if self._state == _State.ENDED:
+        if self._state == _ExchangeState.ENDED:
             return
-        self._state = _State.COMPLETE
+        self._state = _ExchangeState.COMPLETE
         if self._join:
             # the span's owner ends it as soon as the message has passed
             self.record.ended = time.perf_counter()
@@ -286,9 +286,9 @@ class Exchange(Observed):
         return ("", None) if complete else ("incomplete_response", None)
 
     def _finish(self, error: BaseException | None) -> None:
-        if self._state == _State.ENDED:
+        if self._state == _ExchangeState.ENDED:
             return
-        complete, self._state = self._state == _State.COMPLETE, _State.ENDED
+        complete, self._state = self._state == _ExchangeState.COMPLETE, _ExchangeState.ENDED
         record = self.record
         record.ended = record.ended or time.perf_counter()
         try:
@@ -400,11 +400,11 @@ class Connection(Observed):
         """Send, and note what becomes of the connection."""
         kind = message["type"]
         if kind == "websocket.accept":
-            self._state = _State.STARTED
+            self._state = _ExchangeState.STARTED
             self.record.status = 101
         elif kind == "websocket.close":
             self._code = message.get("code", 1000)
-            if self._state == _State.WAITING:
+            if self._state == _ExchangeState.WAITING:
                 self.record.status = 403
         elif kind == "websocket.http.response.start":
             self.record.status = message["status"]
@@ -419,9 +419,9 @@ class Connection(Observed):
         return "", None
 
     def _finish(self, error: BaseException | None) -> None:
-        if self._state == _State.ENDED:
+        if self._state == _ExchangeState.ENDED:
             return
-        accepted, self._state = self._state == _State.STARTED, _State.ENDED
+        accepted, self._state = self._state == _ExchangeState.STARTED, _ExchangeState.ENDED
         metrics, span, record = self.requests.signals.metrics, self.span, self.record
         record.ended = time.perf_counter()
         metrics.websocket_active_connections.dec()
