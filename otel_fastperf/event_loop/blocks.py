@@ -1,7 +1,7 @@
-"""From one moment at which the event loop was free to the next: what was sampled, and what ran longest.
+"""Evaluates what the watchdog sampled between two moments at which the event loop was free: what ran longest.
 
-A long interval alone is no block: twenty tasks that are ready at once may take 5 ms each. The loop was blocked if
-consecutive samples show one and the same task or callback.
+A long interval alone is not a block: twenty tasks that are ready at once may take 5 ms each. The loop was blocked if
+consecutive samples show the same task or callback.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,9 +13,9 @@ from otel_fastperf.event_loop.cause import Measurement
 from otel_fastperf.event_loop.stack_sampler import Sight
 from otel_fastperf.requests.record import RequestRecord
 
-#: seconds; a thread that wakes up less late than this is on time
+#: seconds; a thread that wakes up at most this late is on time
 _ON_TIME: Final = 0.02
-#: number of a request's latest marks and waits that are searched
+#: how many of a request's latest marks and waits are searched
 _MOST_MARKS: Final = 16
 
 
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
 
     Attributes:
         woke: When the loop last woke up, by `time.perf_counter()`: what it runs now began then, or later.
-        asleep: The GIL was free, and the loop's thread slept.
+        asleep: True if the GIL was free and the loop's thread slept.
     """
 
     moment: Moment
@@ -56,14 +56,18 @@ class LateWakeup(NamedTuple):
 
 
 class BeatInterval:
-    """What the watchdog notes between two heartbeats. Its thread writes; the loop's thread reads at the next beat."""
+    """What the watchdog notes between two heartbeats. Its thread writes; the loop's thread reads at the next beat.
+
+    Attributes:
+        free: When the loop was last free.
+        first_look: When the watchdog looks first.
+        look_at: When it looks next.
+    """
 
     __slots__ = ("first_look", "free", "late_wakeups", "look_at", "samples")
 
     def __init__(self, free: Moment, look_at: float) -> None:
-        #: when the loop was last free
         self.free = free
-        #: time of the watchdog's first look, and of its next
         self.first_look = self.look_at = look_at
         self.samples: list[Sample] = []
         self.late_wakeups: list[LateWakeup] = []
@@ -71,13 +75,13 @@ class BeatInterval:
 
 @dataclass(frozen=True, slots=True)
 class LoopRun:
-    """The loop ran one task or callback, according to the samples.
+    """The time in which the loop ran one task or callback, according to the samples.
 
     Attributes:
         start: By `time.perf_counter()`; half-way between two samples if it is not known exactly.
-        end: The same.
+        end: By `time.perf_counter()`; half-way between two samples if it is not known exactly.
         before: The last moment before it at which all clocks are known.
-        after: The first one after it.
+        after: The first moment after it at which all clocks are known.
     """
 
     start: float
@@ -93,15 +97,12 @@ class LoopRun:
 
     @property
     def record(self) -> RequestRecord | None:
-        """The request that it was for."""
+        """The request that it served."""
         return next((sample.sight.record for sample in self.samples if sample.sight.record is not None), None)
 
 
 def longest_run(interval: BeatInterval, now: Moment) -> LoopRun | None:
-    """What the loop ran longest; None if the loop itself was stopped meanwhile.
-
-    The first run began when the loop last woke up, or when its request last noted something.
-    """
+    """What the loop ran longest; None if the loop itself was stopped meanwhile."""
     samples = tuple(interval.samples)
     if not all(sample.sight.running for sample in samples):
         return None
@@ -122,7 +123,7 @@ def _runs(samples: tuple[Sample, ...], interval: BeatInterval, now: Moment) -> I
 
 
 def _began(group: tuple[Sample, ...], interval: BeatInterval) -> float:
-    """Start of the first run: the latest time that is certain, and no later than the watchdog's first look."""
+    """Start of the first run: when the loop woke up, or its request last noted something, before the first look."""
     first, record = group[0], next((each.sight.record for each in group if each.sight.record is not None), None)
     latest = min(interval.first_look, first.moment.at)
     marks = [first.woke]
@@ -134,7 +135,7 @@ def _began(group: tuple[Sample, ...], interval: BeatInterval) -> float:
 
 
 def measured(run: LoopRun, late_wakeups: Iterable[LateWakeup], pauses: Sequence[tuple[float, float]]) -> Measurement:
-    """What `cause.blocked_by` decides on. `pauses` of the garbage collector: `(start, end)`, `time.perf_counter()`."""
+    """Input of `cause.blocked_by`. `pauses`: `(start, end)` of garbage collections by `time.perf_counter()`."""
     before, after = run.before, run.after
     cpu = after.cpu - before.cpu
     stopped = gil_wait = 0.0

@@ -1,10 +1,10 @@
-"""Why the event loop was blocked. Measured, not guessed from the code.
+"""Why the event loop was blocked, as measured, not guessed from the code.
 
     gc            the garbage collector ran
     cpu           the loop's thread computed, and released the GIL on request
-    gil_held      one thread kept the GIL in a call into C code; or other threads had it, and computed
+    gil_held      a thread kept the GIL in a call into C code, or other threads had it and computed
     sync_io       the loop's thread slept in a system call, without the GIL
-    descheduled   no thread of this process ran: it was stopped or throttled, or other processes had the processors
+    descheduled   no thread of the process ran: it was stopped or throttled, or other processes had the processors
 
 While the loop is blocked, the watchdog asks for the GIL again and again. A thread that waits for the GIL wakes up every
 5 ms (`sys.getswitchinterval`); a stopped one does not. So the watchdog's voluntary context switches tell how long it
@@ -35,7 +35,7 @@ class BlockedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What was measured during a block. Seconds, except for the last two.
+    """What was measured during a block, in seconds except for the last two.
 
     Attributes:
         cpu: CPU time of the loop's thread.
@@ -44,7 +44,7 @@ class Measurement:
         stopped: Time in which the watchdog should have run, did not run, and did not wait for the GIL.
         gil_wait: The watchdog's longest wait for the GIL.
         asleep: Share of samples in which the GIL was free and the loop's thread slept; None without samples.
-        idle: No sample shows the loop's thread in a callback.
+        idle: True if no sample shows the loop's thread in a callback.
     """
 
     seconds: float
@@ -58,7 +58,7 @@ class Measurement:
 
 
 def blocked_by(measured: Measurement, threshold: float) -> BlockedBy:
-    """What took most of the time. Code that computes for `threshold` seconds is the cause, whatever slowed it down."""
+    """The cause of a block. Code that computes for `threshold` seconds is the cause, even if it was slowed down."""
     most = _MOST * measured.seconds
     if measured.gc >= most and measured.cpu >= _OWN * measured.gc:
         return BlockedBy.GC
@@ -78,13 +78,13 @@ def _kept_from_running(measured: Measurement, most: float) -> BlockedBy:
     if measured.gil_wait >= most:
         return BlockedBy.GIL_HELD
     if measured.asleep is not None and measured.cpu < _FAIR * measured.seconds and not measured.idle:
-        # threads that want the GIL get it in turn, so this thread did not want it
+        # threads that wait for the GIL get it in turn, so this thread did not wait for it
         return BlockedBy.SYNC_IO
     return BlockedBy.GIL_HELD if measured.others_cpu >= most else BlockedBy.DESCHEDULED
 
 
 def by_other_threads(measured: Measurement) -> bool:
-    """True if other threads had the GIL and computed, and the loop's thread did not: its code is not the cause."""
+    """True if other threads computed with the GIL and the loop's thread did not, so its code is not the cause."""
     most = _MOST * measured.seconds
     return measured.cpu < most <= measured.others_cpu
 

@@ -44,9 +44,9 @@ def _clock(
     unknown: Clock,
     failed: _Failed,
 ) -> Iterator[Clock]:
-    with ExitStack() as stack:
+    with ExitStack() as exits:
         try:
-            clock = stack.enter_context(clock_of(loop))
+            clock = exits.enter_context(clock_of(loop))
         except Exception as error:  # noqa: BLE001 - an unknown build of a loop
             failed(error)
             clock = unknown

@@ -6,8 +6,8 @@ from typing import Final
 from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.signals import Block
 
-#: a request that makes progress within this time after a block was ready: other tasks run first. Seconds, and a share
-#: of the block
+#: a request that makes progress within this time after a block was ready, because other tasks may run first: seconds,
+#: and a share of the block
 _GRACE_SECONDS: Final = 0.02
 _GRACE_SHARE: Final = 0.1
 

@@ -37,7 +37,7 @@ class Sight(NamedTuple):
         record: The request that the task serves.
         frames: Lines of the application, innermost first.
         called: The line of the outermost function that a coroutine calls without awaiting, or else of the coroutine.
-        in_router: The router runs, and no application line below it: it validates or serializes.
+        in_router: The router runs without an application line below it: it validates or serializes.
         in_database: A statement of SQLAlchemy is in the database driver.
     """
 

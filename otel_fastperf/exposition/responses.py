@@ -29,7 +29,7 @@ class Page:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self.body})
 
 
-UNAUTHORIZED: Final = Page.of(401, b"A bearer token is needed.\n", www_authenticate="Bearer")
+UNAUTHORIZED: Final = Page.of(401, b"A bearer token is required.\n", www_authenticate="Bearer")
 NO_THREAD: Final = Page.of(503, b"No thread could be started to render the page.\n")
 FAILED: Final = Page.of(500, b"The page could not be rendered; see the log.\n")
 

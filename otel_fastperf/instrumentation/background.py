@@ -1,6 +1,7 @@
-"""Each background task has a span of its own, under the request that left it behind.
+"""Traces background tasks. Each has its own span, below the span of its request.
 
-Starlette runs tasks after the last byte of the response and tells nobody, so `BackgroundTask.__call__` is wrapped.
+Starlette runs them after the last byte of the response and has no hook for that, so `BackgroundTask.__call__` is
+wrapped.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -45,8 +46,9 @@ def _traced(original: Callable[[BackgroundTask], Awaitable[None]], patch: Patch[
 
 def _start(task: BackgroundTask, record: RequestRecord, signals: Signals) -> Span | None:
     try:
-        foreign = hasattr(BackgroundTask, "_otel_original_call")  # contrib's FastAPI instrumentation traces them too
-        if record.excluded or foreign:
+        # contrib's FastAPI instrumentation traces them too
+        is_traced = hasattr(BackgroundTask, "_otel_original_call")
+        if record.excluded or is_traced:
             return None
         name = getattr(task.func, "__name__", type(task.func).__name__)
         module = getattr(task.func, "__module__", "")
@@ -62,5 +64,5 @@ def _start(task: BackgroundTask, record: RequestRecord, signals: Signals) -> Spa
 def _fail(span: Span, error: Exception, signals: Signals) -> None:
     try:
         fail_span(span, error_type(error), error)
-    except Exception as failure:  # noqa: BLE001 - the app's exception goes on, whatever happens here
+    except Exception as failure:  # noqa: BLE001 - the app's own exception must be the one that is raised
         signals.guard.failed("background", failure)

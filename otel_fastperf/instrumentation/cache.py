@@ -1,4 +1,4 @@
-"""Caches: the app hands them over with `observe_cache`, or they are found; their numbers are on `/metrics`."""
+"""Publishes the statistics of caches, which the app passes to `observe_cache` or which are discovered."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ from otel_fastperf.signals import Signals
 
 @contextmanager
 def instrument_caches(caches: Caches, signals: Signals) -> Iterator[None]:
-    """Count and publish until the block ends."""
-    undo = signals.metrics.on_refresh(caches.publish)
+    """Publish the statistics of `caches` on `/metrics` until the context manager exits."""
+    stop_publishing = signals.metrics.on_refresh(caches.publish)
     caches.install(signals)
     try:
         yield
     finally:
-        undo()
+        stop_publishing()
         caches.remove()

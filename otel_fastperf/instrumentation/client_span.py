@@ -3,13 +3,13 @@
 A statement has exactly one CLIENT span. Contrib's instrumentation belongs to the whole process, so its state is kept
 here once, for all telemetries of the process:
 
-- With `client_span = "contrib"` it is switched on, and starts its spans through the provider of the telemetry that
-  serves the request.
-- Where it runs only because the `opentelemetry-instrument` agent found the package, which is a dependency of ours, it
-  is switched off for the engines whose spans we make.
-- If the application switched it on, it stays as it is, and our attributes go on its spans.
+- With `client_span = "contrib"`, it is switched on, and makes its spans with the provider of the telemetry that serves
+  the request.
+- If it is on only because the `opentelemetry-instrument` agent found the package, which is a dependency of ours, it is
+  switched off for the engines whose spans we make.
+- If the application switched it on, it stays on, and our attributes are added to its spans.
 
-Contrib refuses SQLAlchemy 2.1 by its dependency check only; its code works there, so the check is skipped.
+Contrib's dependency check refuses SQLAlchemy 2.1, although its code works there, so the check is skipped.
 """
 
 import os
@@ -47,7 +47,7 @@ _JOINED: Final = f"{_FROM_CONTRIB}, which the application switched on"
 
 
 def client_span_description(source: ClientSpanSource) -> str:
-    """What `Telemetry.describe()` says of the source, before it is switched on."""
+    """Describe the source, which need not be switched on yet, for `Telemetry.describe()`."""
     return _PROCESS.describe(source)
 
 
@@ -58,7 +58,7 @@ def client_spans_from(
     signals: Signals,
     provider: TracerProvider,
 ) -> Iterator[None]:
-    """Use the source for the statements of `engines` (None: all) until the end of the block.
+    """Use the source for the statements of `engines` (None: all) until the context manager exits.
 
     Raises:
         SetupError: `contrib` cannot patch SQLAlchemy because greenlet is not installed.
@@ -72,7 +72,7 @@ def client_spans_from(
 
 
 class _User(NamedTuple):
-    """One telemetry: the source that it wants, for which engines (None: all), and where its spans go."""
+    """One telemetry: the source that it wants, the engines it is for (None: all), and where its spans go."""
 
     source: ClientSpanSource
     engines: dict[Dialect, Engine] | None
@@ -81,7 +81,7 @@ class _User(NamedTuple):
 
 
 class _SwitchedOnBy(Enum):
-    """Origin of contrib's instrumentation, as found before the first telemetry was set up."""
+    """What had switched contrib's instrumentation on before the first telemetry was set up."""
 
     NO_ONE = auto()
     APP = auto()
@@ -89,7 +89,7 @@ class _SwitchedOnBy(Enum):
 
 
 class _Process:
-    """Contrib's instrumentation of this process, rearranged whenever a telemetry starts or ends, in any order."""
+    """Contrib's instrumentation of this process. Rearranged whenever a telemetry starts or ends, in any order."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -136,7 +136,7 @@ class _AgentInstrumentation:
         self._is_as_found = True
 
     def leave_out(self, owned: list[dict[Dialect, Engine] | None]) -> None:
-        """Trace the agent's engines except the owned ones; None owns all. An empty list restores the agent's state."""
+        """Trace the agent's engines except the owned ones (None: all). An empty list restores the agent's state."""
         if self._is_as_found and not owned:
             return
         self._is_as_found = not owned
@@ -149,7 +149,7 @@ class _AgentInstrumentation:
             if engines is None:
                 return
             ours.update(engines)
-        # as the agent does, which knew only engines made from then on: it is given the engines that it traced before
+        # as the agent did, except that contrib then traced engines as they were made; now they must be passed
         rest = [engine for engine in self._engines if engine.dialect not in ours]
         instrumentor.instrument(skip_dep_check=True, engines=rest)
         if owned:
@@ -197,7 +197,7 @@ def _instrumented(users: list[_User]) -> Iterator[None]:
 def _every_engine(provider: TracerProvider) -> Iterator[None]:
     """Have contrib trace each engine from its first connection on.
 
-    Contrib itself traces only engines that are made later, and not by a `create_engine` that was imported earlier.
+    Contrib itself traces only engines made later, and only if `create_engine` was not imported before.
     """
     from opentelemetry.instrumentation.sqlalchemy.engine import EngineTracer
 
@@ -224,7 +224,7 @@ def _every_engine(provider: TracerProvider) -> Iterator[None]:
 
 
 class _RoutedProvider(TracerProvider):
-    """Contrib's spans go where the telemetry that serves the request sends its own."""
+    """Sends contrib's spans where the telemetry that serves the request sends its own."""
 
     def __init__(self, users: list[_User]) -> None:
         self._users = users
@@ -239,7 +239,7 @@ class _RoutedTracer(Tracer):
         self._tracers = tracers
 
     def start_span(self, *args: Any, **kwargs: Any) -> Span:
-        """Start the span; an invalid one for excluded requests, and for those of a telemetry that makes its own."""
+        """Start the span; an invalid one for excluded requests, and for those of telemetries that make their own."""
         record = CURRENT.get()
         if record is None:
             return self._tracers[0][1].start_span(*args, **kwargs)
@@ -256,7 +256,7 @@ class _RoutedTracer(Tracer):
 
 
 def _by_dialect(engines: "Sequence[Engine | AsyncEngine]") -> dict[Dialect, Engine]:
-    """One sync engine for each dialect: the copies that `execution_options()` gives share theirs."""
+    """One sync engine per dialect: the copies that `execution_options()` returns share their dialect."""
     chosen: dict[Dialect, Engine] = {}
     for engine in engines:
         chosen.setdefault(engine.dialect, engine if isinstance(engine, Engine) else engine.sync_engine)
@@ -270,12 +270,12 @@ def _switched_on_by() -> _SwitchedOnBy:
 
 
 def _is_on() -> bool:
-    # if it was never imported, it is off, and need not be imported to find out
+    # if it was never imported, it is off; importing it is slow
     return _CONTRIB in sys.modules and bool(_instrumentor().is_instrumented_by_opentelemetry)
 
 
 def _agent_has_loaded_it() -> bool:
-    """True if the agent runs and did not skip the package, because of its variable or an unsupported SQLAlchemy."""
+    """True if the agent runs and has not skipped the package, be it by its variable or for the SQLAlchemy version."""
     if AGENT not in sys.modules:
         return False
     from opentelemetry.instrumentation.dependencies import get_dependency_conflicts
@@ -286,7 +286,7 @@ def _agent_has_loaded_it() -> bool:
 
 
 def _instrumentor() -> Any:  # contrib checks no types
-    # imported only when used, since it takes 30 ms
+    # imported when used, because the import takes 30 ms
     from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 
     return SQLAlchemyInstrumentor()
@@ -301,7 +301,7 @@ def _watched_engines() -> WeakSet[Engine]:
 
 
 def _drop_connect_spans() -> None:
-    """Remove contrib's span `connect` for each check-out from a pool, which our pool metrics measure."""
+    """Remove contrib's span `connect` for each check-out from a pool; our pool metrics measure that."""
     unwrap(Engine, "connect")
 
 

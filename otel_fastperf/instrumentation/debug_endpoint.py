@@ -1,12 +1,13 @@
-"""The debug route: what `telemetry.diagnose()` says, for `otel-fastperf doctor`, and allocation sites on demand.
+"""The debug route: the report of `telemetry.diagnose()`, for `otel-fastperf doctor`, and allocation sites on demand.
 
-It tells file names, statements and routes, so it answers only to who proves to be its owner:
+The report contains file names, statements and routes, so access is restricted. If a token is set, requests must carry
+it. Without a token, only clients on this machine get an answer; everything else gets 404, as if the route did not
+exist. A request counts as local if all of these hold:
 
-- with a token, to those who send it;
-- without one, to clients of this machine: the address is loopback, nothing says that a proxy stands between (a public
-  request that a proxy on the same host hands on has a loopback address too), the `Host` header names this machine (a
-  page whose name was rebound to 127.0.0.1 names its own), and no other site's page has sent it (CSRF). All others get
-  404, as if there were nothing.
+- The client's address is loopback.
+- No header indicates a proxy: a proxy on this machine passes public requests on from a loopback address.
+- The `Host` header names this machine. It would not if a web site had rebound its name to 127.0.0.1.
+- It was not sent by another site's page (CSRF).
 """
 
 import asyncio
@@ -31,17 +32,17 @@ from otel_fastperf.settings import DebugSettings
 
 _NOT_FOUND: Final = Page.of(404, b"Not found.\n")
 _NOT_ALLOWED: Final = Page.of(405, b"Only GET, HEAD and POST are allowed.\n", allow="GET, HEAD, POST")
-_WHICH_FORMAT: Final = Page.of(400, b"format is one of json, text, html.\n")
-_HOW_LONG: Final = Page.of(400, f"POST takes ?allocations=<seconds>, from {SHORTEST:g} to {LONGEST:g}.\n".encode())
+_UNKNOWN_FORMAT: Final = Page.of(400, b"format must be json, text or html.\n")
+_INVALID_SECONDS: Final = Page.of(400, f"POST takes ?allocations=<seconds>, {SHORTEST:g} to {LONGEST:g}.\n".encode())
 
 _KINDS: Final = {
     "json": "application/json",
     "text": "text/plain; charset=utf-8",
     "html": "text/html; charset=utf-8",
 }
-#: what is asked for, most telling first; a browser's Accept names text/html before `*/*`
+#: formats by media type
 _MEDIA_TYPES: Final = {"application/json": "json", "text/html": "html", "text/plain": "text"}
-#: headers by which proxies tell of themselves; most others that do begin with `x-`
+#: headers that proxies add; most others begin with `x-`
 _PROXY_HEADERS: Final = frozenset({b"forwarded", b"via", b"cdn-loop", b"true-client-ip", b"cf-connecting-ip"})
 _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[a-zA-Z0-9.-]+))(?::[0-9]{1,5})?")
 
@@ -50,13 +51,13 @@ class DebugEndpoint:
     """ASGI application for one path."""
 
     def __init__(self, settings: DebugSettings, diagnose: Callable[[], Report], guard: Guard) -> None:
-        """`diagnose` is called on a thread of its own: an app whose threads are used up is the one to look at."""
+        """`diagnose` is called on a separate thread, because the app may have used up anyio's threads."""
         self._token = settings.token.get_secret_value() if settings.token is not None else None
         self._diagnose = diagnose
         self._guard = guard
 
     async def __call__(self, scope: Scope, _receive: Any, send: Any) -> None:
-        """Answer one HTTP request; no method has a body to read."""
+        """Answer one HTTP request, whose body is not read."""
         page = self._refusal(scope) or await self._answer(scope)
         await page.send(scope, send)
 
@@ -69,23 +70,23 @@ class DebugEndpoint:
         query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
         if scope["method"] == "POST":
             seconds = _seconds(query.get("allocations", ""))
-            return _HOW_LONG if seconds is None else await self._made(lambda: _allocations_page(seconds))
+            return _INVALID_SECONDS if seconds is None else await self._made(lambda: _allocations_page(seconds))
         if scope["method"] not in {"GET", "HEAD"}:
             return _NOT_ALLOWED
         form = query.get("format") or _format_for(header(scope, b"accept"))
         if form not in _KINDS:
-            return _WHICH_FORMAT
+            return _UNKNOWN_FORMAT
         return await self._made(lambda: _report_page(self._diagnose(), form))
 
     async def _made(self, make: Callable[[], Page]) -> Page:
         made: Future[Page] = Future()
-        # a client that hangs up cancels its wait, not the work
+        # a client that disconnects cancels its wait, not the work
         made.set_running_or_notify_cancel()
 
         def run() -> None:
             try:
                 made.set_result(make())
-            except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            except Exception as error:  # noqa: BLE001 - the client must get an answer in any case
                 self._guard.failed("debug", error)
                 made.set_result(FAILED)
 
@@ -98,7 +99,7 @@ class DebugEndpoint:
 
 
 def is_from_this_machine(scope: Scope) -> bool:
-    """True where there is no doubt: the client runs on this machine, and is no web page."""
+    """True if the client certainly runs on this machine and is not a web page."""
     client = scope.get("client")
     return (
         client is not None
@@ -119,7 +120,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _is_from_a_proxy(scope: Scope) -> bool:
-    # nginx that is told nothing else speaks HTTP/1.0 to what is behind it, and says no more of itself
+    # by default, nginx sends HTTP/1.0 upstream and adds no header that identifies it
     return scope.get("http_version") == "1.0" or any(
         name.startswith(b"x-") or name in _PROXY_HEADERS for name, _ in scope["headers"]
     )
@@ -135,13 +136,13 @@ def _names_this_machine(scope: Scope) -> bool:
 
 
 def _is_from_another_site(scope: Scope) -> bool:
-    # https://www.w3.org/TR/fetch-metadata/ : `none` is what the user has typed
-    fetched: Mapping[bytes, bytes] = dict(scope["headers"])
-    return b"origin" in fetched or fetched.get(b"sec-fetch-site", b"none") not in {b"none", b"same-origin"}
+    # https://www.w3.org/TR/fetch-metadata/ : `none` is an address that the user has entered
+    headers: Mapping[bytes, bytes] = dict(scope["headers"])
+    return b"origin" in headers or headers.get(b"sec-fetch-site", b"none") not in {b"none", b"same-origin"}
 
 
 def _format_for(accept: str) -> str:
-    """What an Accept header asks for by name, first named first; JSON for everything else."""
+    """The first known format in an Accept header; JSON if there is none."""
     for part in accept.lower().split(","):
         form = _MEDIA_TYPES.get(part.partition(";")[0].strip())
         if form is not None:

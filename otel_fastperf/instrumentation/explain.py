@@ -1,19 +1,19 @@
 """EXPLAIN of slow queries: the database's plan for a statement, on a span and in the statement's finding.
 
-    on_slow(statement)     on the app's thread or event loop: one look-up, then the statement goes on a short queue
-    one daemon thread      asks the database on its own connection, and attaches the plan to findings
+    on_slow(statement)     on the app's thread or event loop: checks the cooldown, and puts the statement on a queue
+    one daemon thread      asks the database on a separate connection, and attaches the plan to findings
 
 The thread is started on first use, once per process. It sends `EXPLAIN`, never ANALYZE, and only for single SELECTs
 that neither write nor lock (`read_only`), in a read-only transaction with a time limit that the database enforces. A
 statement (by fingerprint) is explained once per cooldown. Nothing is explained while the engine's pool has no free
 connection: the database might refuse the next connection of the app because of ours.
 
-**The connection** comes from `engine.pool.recreate()`, which is what `Engine.dispose()` uses: a pool of the same kind
-with the same creator and listeners. The connection is therefore made like the app's own, by its `connect_args`,
-`creator` or `do_connect`, and set up by its `connect` listeners (search_path, roles, PRAGMAs, functions), but neither
-the app's pool nor its metrics know about it. It is used below SQLAlchemy's `Connection`, so no event fires for it: no
-spans, durations or findings, ours or contrib's. It is closed after each plan. Whatever the app sets within a
-transaction (`SET LOCAL`, temporary tables) is missing there; the database then answers with an error, which is counted.
+**The connection** comes from `engine.pool.recreate()`, which `Engine.dispose()` also uses: a pool of the same kind with
+the same creator and listeners. So the connection is made like the app's own, with its `connect_args`, `creator` or
+`do_connect`, and set up by its `connect` listeners (search_path, roles, PRAGMAs, functions), but is not part of the
+app's pool or its metrics. It is used below SQLAlchemy's `Connection`, so no events fire for it, and neither we nor
+contrib make spans, durations or findings. It is closed after each plan. It lacks what the app sets within a transaction
+(`SET LOCAL`, temporary tables); if a plan needs that, the database answers with an error, which is counted.
 
 Connections of async drivers belong to an event loop, so the thread runs one for them.
 
@@ -52,12 +52,12 @@ from otel_fastperf.sql.plans.plan import PLAN_DIALECTS, Plan, plan_of
 from otel_fastperf.sql.plans.statement import PlannedStatement, statement_of
 from otel_fastperf.sql.read_only import only_reads
 
-#: most statements in the queue
+#: maximum length of the queue
 _MOST_WAITING: Final = 16
-#: most fingerprints whose cooldown is remembered, and whose plan is
+#: maximum numbers of fingerprints whose cooldown is remembered, and of plans that are kept
 _MOST_FINGERPRINTS: Final = 1024
 _MOST_PLANS: Final = 256
-#: seconds to wait at the end for a plan that is being made
+#: seconds to wait at shutdown for a plan that is being made
 _LONGEST_END: Final = 1.0
 #: seconds that an async driver may take to connect, in addition to the timeout
 _CONNECT: Final = 5.0
@@ -69,7 +69,7 @@ _LONE_POOLS: Final = (SingletonThreadPool, StaticPool)
 
 @contextmanager
 def explain_slow_queries(settings: ExplainSettings, signals: Signals) -> Iterator[Callable[[SlowStatement], None]]:
-    """Yield the callable that takes slow statements until the end of the block. It returns at once and never raises."""
+    """Yield the function that takes slow statements until the context manager exits. It never blocks or raises."""
     explainer = _Explainer(settings, signals)
     stop_listening = signals.findings.add_finding_listener(explainer.on_finding)
     try:
@@ -80,7 +80,7 @@ def explain_slow_queries(settings: ExplainSettings, signals: Signals) -> Iterato
 
 
 class _ExplainError(Exception):
-    """The reason why there is no plan, without values of the statement."""
+    """Why there is no plan, without values of the statement."""
 
 
 class _Explainer:
@@ -91,7 +91,7 @@ class _Explainer:
         self._signals = signals
         self._cooldown = _Cooldown(settings.cooldown)
         self._plans = _Plans(signals)
-        #: by process id: a forked child has neither the thread nor the locks that it may hold
+        #: by process id, because a fork copies neither the thread nor a usable state of its locks
         self._threads: dict[int, _ExplainThread] = {}
         self._closed = False
 
@@ -103,7 +103,7 @@ class _Explainer:
             if not self._thread().offer(slow):
                 self._cooldown.cancel(slow.fingerprint)
                 self._signals.metrics.explains.child("queue_full").inc()
-        except Exception as error:  # noqa: BLE001 - telemetry fails no statement
+        except Exception as error:  # noqa: BLE001 - telemetry must not make a statement fail
             self._signals.guard.failed("explain", error)
 
     def on_finding(self, finding: Finding, _record: RequestRecord | None) -> None:
@@ -122,7 +122,7 @@ class _Explainer:
         process = os.getpid()
         thread = self._threads.get(process)
         if thread is None:
-            # without a lock, since a fork could leave it locked
+            # without a lock, because a fork could leave it locked
             made = _ExplainThread(self._settings, self._signals, self._cooldown, self._plans)
             thread = self._threads.setdefault(process, made)
             if thread is made:
@@ -149,12 +149,12 @@ class _Cooldown:
         return True
 
     def cancel(self, fingerprint: str) -> None:
-        """Allow the next execution of a statement that could not be explained."""
+        """Let the next execution of a statement be explained, because this one could not be."""
         self._until.pop(fingerprint, None)
 
 
 class _Plans:
-    """The plans of recent statements. A plan and its finding may come in either order, on different threads."""
+    """The plans of recent statements. A plan and its finding may arrive in either order, on different threads."""
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
@@ -218,7 +218,7 @@ class _ExplainThread:
         while not self._stopping:
             try:
                 self._next()
-            except Exception as error:  # noqa: BLE001 - a plan that fails must not end the thread
+            except Exception as error:  # noqa: BLE001 - one failure must not end the thread
                 self._signals.guard.failed("explain", error)
 
     def _next(self) -> None:
@@ -227,7 +227,7 @@ class _ExplainThread:
             self._signals.metrics.explains.child(self._explain(slow)).inc()
 
     def _explain(self, slow: SlowStatement) -> str:
-        """Explain a statement; return the outcome, a label of the metric."""
+        """Explain a statement; return the outcome, which is a label of the metric."""
         if not only_reads(slow.text, slow.dialect):
             return "not_a_read"
         pool = slow.engine.pool
@@ -266,7 +266,7 @@ class _ExplainThread:
             return
         span = self._signals.tracer.start_span(
             f"EXPLAIN {slow.summary}".rstrip(),
-            # not CLIENT, which would count as work of the app
+            # not CLIENT, because it is not work of the app
             kind=SpanKind.INTERNAL,
             context=set_span_in_context(NonRecordingSpan(context), Context()),
             attributes={
@@ -351,12 +351,12 @@ class _Question:
         return root, facts
 
     def _begin(self, connection: PoolProxiedConnection) -> None:
-        """Make the session harmless, even if the app's own listeners have left a transaction open."""
+        """Make the session read-only and limit its time, even if the app's listeners have left a transaction open."""
         self._dialect.do_commit(connection)
         if self._database.opens_transaction:
             raw = connection.dbapi_connection
             if raw is not None:
-                # an engine in AUTOCOMMIT would have no transaction otherwise, and `SET LOCAL` no effect
+                # in AUTOCOMMIT mode there would be no transaction, and `SET LOCAL` would have no effect
                 self._dialect.set_isolation_level(raw, "READ COMMITTED")
         if self._dialect.driver == "asyncpg":
             _use_unnamed_statements(connection.dbapi_connection)
@@ -365,7 +365,7 @@ class _Question:
             _execute(connection, statement)
 
     def _ask_facts(self, connection: PoolProxiedConnection, root: Node) -> list[Sequence[Any]]:
-        """The rows of all questions that the database answers; a plan is useful without them too."""
+        """The rows of all questions that the database answers; without them, a plan is still useful."""
         rows: list[Sequence[Any]] = []
         for question in self._database.questions(root):
             with suppress(self._dialect.loaded_dbapi.Error):
@@ -376,8 +376,8 @@ class _Question:
 def _use_unnamed_statements(connection: Any) -> None:
     """Make asyncpg prepare everything as the unnamed statement, which the next one replaces.
 
-    It prepares whatever it executes. Behind a pooler that shares connections, such as PgBouncer, a named statement
-    would stay in the server's session after ours has ended. asyncpg has no public setting for one connection.
+    asyncpg prepares all statements. Behind a pooler that shares connections, such as PgBouncer, a named statement would
+    stay in the server's session after ours has ended. asyncpg has no public setting for a single connection.
     """
     if hasattr(connection, "_prepared_statement_name_func"):
         connection._prepared_statement_name_func = str  # noqa: SLF001
@@ -398,6 +398,6 @@ def _execute(connection: PoolProxiedConnection, statement: str) -> None:
 
 def _fetch(connection: PoolProxiedConnection, statement: str, *parameters: Any) -> list[Sequence[Any]]:
     with closing(connection.cursor()) as cursor:
-        # not even empty parameters where there are none: with them, drivers treat `%` as an escape
+        # without parameters, pass none at all: drivers treat `%` as an escape even if they are empty
         cursor.execute(statement, *parameters)
         return list(cursor.fetchall())

@@ -1,14 +1,15 @@
-"""Where our layers sit in a FastAPI app.
+"""The places of our layers in a FastAPI app, from the outside in.
 
-    FastAPI's native telemetry      (>= 0.142; switched off, unless it is asked for)
+    FastAPI's native telemetry      FastAPI >= 0.142; off, unless `server_span` is `native`
     OwnPages                        answers /metrics and /debug/fastperf before anything else sees them
-    RequestLayer                    the SERVER span; inside of contrib's middleware where that is applied: it joins
-    ServerErrorMiddleware, the app's middleware with a boundary after each, ExceptionMiddleware
-    RouterLayer                     sees the routed scope
+    RequestLayer                    makes the SERVER span, or joins contrib's, if contrib's middleware is around it
+    ServerErrorMiddleware, the app's middlewares with a boundary after each, ExceptionMiddleware
+    RouterLayer                     sees the scope with its route
     app.router
 
-Starlette builds the stack at the first request or at start-up, so `build_middleware_stack` is wrapped on the instance;
-a stack that is already built is wrapped as it is. That makes set-up work at import, in a factory, and in the lifespan.
+Starlette builds the middleware chain at the first request or at start-up, so `build_middleware_stack` is wrapped on the
+app. If the chain has been built already, the layers are put into it. So set-up works at import, in a factory and in the
+lifespan.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +22,10 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from otel_fastperf.instrumentation.exchanges import Requests
 from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer
 from otel_fastperf.instrumentation.other_telemetry import (
-    chain,
     contrib_middleware,
     is_applied_by_agent,
     is_contrib_applied,
+    nodes_of,
     put_contrib_back,
     take_contrib_out,
 )
@@ -36,7 +37,7 @@ _L = TypeVar("_L", OwnPages, RequestLayer, RouterLayer, Boundary)
 
 
 class Layers:
-    """Puts our layers into one app's middleware chain, whoever builds that chain, and takes them out again."""
+    """Puts our layers into the middleware chain of one app, and takes them out again."""
 
     def __init__(
         self,
@@ -48,15 +49,15 @@ class Layers:
         on_new_loop: NewLoop = lambda: None,
         without_agents: bool = False,
     ) -> None:
-        """Prepare; nothing is placed.
+        """Change nothing yet.
 
         Args:
             app: The app.
-            requests: Shared by its requests.
-            pages: Answered before the rest of the chain.
-            timer: Places the boundaries between middlewares; None places none.
+            requests: Shared by all requests of the app.
+            pages: Pages to answer before the rest of the chain.
+            timer: Places the boundaries between middlewares; None for no boundaries.
             on_new_loop: See `RequestLayer`.
-            without_agents: Take contrib's middleware out if the `opentelemetry-instrument` agent applied it.
+            without_agents: Remove contrib's middleware if the `opentelemetry-instrument` agent applied it.
         """
         self.app = app
         self._requests = requests
@@ -67,42 +68,42 @@ class Layers:
         self._made: list[Any] = []
         self._taken: list[tuple[Any, Any]] = []
 
-    def place(self, stack: Any) -> Any:
+    def place(self, chain: Any) -> Any:
         """Return the middleware chain with our layers in it."""
         if self._without_agents and is_applied_by_agent(self.app):
-            self._taken = take_contrib_out(stack)
-        self._place_between(stack)
-        contrib = contrib_middleware(stack)
+            self._taken = take_contrib_out(chain)
+        self._place_between(chain)
+        contrib = contrib_middleware(chain)
         if contrib is not None:
             contrib.app = self._request_layer(contrib.app, join=True)
-            return self._own_pages(stack)
-        return self._own_pages(self._request_layer(stack, join=False))
+            return self._own_pages(chain)
+        return self._own_pages(self._request_layer(chain, join=False))
 
-    def place_in_new(self, stack: Any, *, is_outermost: bool) -> Any:
-        """The same for a chain that is being built; not `is_outermost` if another package wrapped the building."""
-        if not is_outermost and is_contrib_applied(self.app) and isinstance(stack, ServerErrorMiddleware):
-            return self._place_inside(stack)
-        return self.place(stack)
+    def place_in_new(self, chain: Any, *, is_outermost: bool) -> Any:
+        """Like `place`, for a chain that is being built. Not `is_outermost` if another package wrapped its building."""
+        if not is_outermost and is_contrib_applied(self.app) and isinstance(chain, ServerErrorMiddleware):
+            return self._place_inside(chain)
+        return self.place(chain)
 
-    def _place_inside(self, stack: ServerErrorMiddleware) -> Any:
-        """For contrib applied after us: it takes the stack apart and keeps only what is under its first middleware."""
-        self._place_between(stack)
-        stack.app = self._own_pages(self._request_layer(stack.app, join=True))
-        return stack
+    def _place_inside(self, chain: ServerErrorMiddleware) -> Any:
+        """For contrib applied after us: it rebuilds the chain, and keeps only what is below the first middleware."""
+        self._place_between(chain)
+        chain.app = self._own_pages(self._request_layer(chain.app, join=True))
+        return chain
 
     def place_router(self) -> None:
-        """Around the router. Mounted apps have routers of their own, inside."""
+        """Put a layer around the app's router. Routers of mounted apps are inside of it."""
         router = self.app.router
         router.middleware_stack = self._kept(RouterLayer(router.middleware_stack, self._requests.signals))
 
     def make_outermost(self) -> None:
-        """Once the stack is built: our own pages are answered outside of everything, whoever built the stack."""
-        stack = self.app.middleware_stack
-        if stack is not None and not any(stack is layer for layer in self._made):
-            self.app.middleware_stack = self._own_pages(stack)
+        """Answer our pages outside of everything else, even if another package has wrapped the chain."""
+        chain = self.app.middleware_stack
+        if chain is not None and not any(chain is layer for layer in self._made):
+            self.app.middleware_stack = self._own_pages(chain)
 
     def remove(self) -> None:
-        """Take every layer out of the chain it is in; one that cannot be reached stays, switched off."""
+        """Take every layer out of its chain. Those that cannot be reached stay, switched off."""
         for layer in self._made:
             layer.on = False
         own = {id(layer) for layer in self._made}
@@ -120,9 +121,9 @@ class Layers:
     def _request_layer(self, inner: Any, *, join: bool) -> RequestLayer:
         return self._kept(RequestLayer(inner, self._requests, join=join, on_new_loop=self._on_new_loop))
 
-    def _place_between(self, stack: Any) -> None:
+    def _place_between(self, chain: Any) -> None:
         if self._timer is not None:
-            self._timer.place(stack, self._boundary)
+            self._timer.place(chain, self._boundary)
             self._requests.middlewares = self._timer.middlewares
 
     def _boundary(self, inner: Any, phase: int, sends: bool) -> Boundary:  # noqa: FBT001 - see MiddlewareTimer.place
@@ -135,7 +136,7 @@ class Layers:
 
 @contextmanager
 def install_layers(app: Starlette, layers: Layers) -> Iterator[None]:
-    """Have the layers in the app's stack, from now on or from when it is built."""
+    """Put the layers into the app's middleware chain, now or when it is built."""
     with subscribed(app, "build_middleware_stack", _placing_layers, layers, layers):
         if app.middleware_stack is not None:
             app.middleware_stack = layers.place(app.middleware_stack)
@@ -156,10 +157,10 @@ def _placing_layers(original: Callable[[], Any], patch: Patch[Layers]) -> Any:
     return build
 
 
-def _without(stack: Any, own: set[int]) -> Any:
-    while id(stack) in own:
-        stack = stack.app
-    for node in chain(stack):
+def _without(chain: Any, own: set[int]) -> Any:
+    while id(chain) in own:
+        chain = chain.app
+    for node in nodes_of(chain):
         while id(getattr(node, "app", None)) in own:
             node.app = node.app.app
-    return stack
+    return chain

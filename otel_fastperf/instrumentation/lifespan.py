@@ -1,4 +1,4 @@
-"""The app's lifespan: how to be around it, how to know that one is inside of it, how to wait there without blocking."""
+"""The app's lifespan: to wrap it, to detect calls from inside of it, and to wait there without blocking."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ Around = Callable[[AbstractAsyncContextManager[Any]], AbstractAsyncContextManage
 
 @contextmanager
 def wrapped_lifespan(app: Starlette, around: Around) -> Iterator[None]:
-    """Have every lifespan of the app run as `around(lifespan)`. What it yields, the app's state, is passed on."""
+    """Make every lifespan of the app run as `around(lifespan)`, which must yield the app's state that it yields."""
     with subscribed(app.router, "lifespan_context", _surrounded, around, around):
         yield
 
@@ -32,8 +32,8 @@ def _surrounded(original: Callable[[Any], AbstractAsyncContextManager[Any]], pat
 
 
 def is_inside_lifespan(app: Starlette) -> bool:
-    """Is this called, however deep, from the app's lifespan? Then a frame of its router's `lifespan` is below us."""
-    frame = sys._getframe()  # noqa: SLF001 - inspect.stack() reads source files, and costs milliseconds
+    """True if the app's lifespan is among the callers: then there is a frame of `lifespan` of the app's router."""
+    frame = sys._getframe()  # noqa: SLF001 - inspect.stack() reads source files, which takes milliseconds
     while frame is not None:
         if frame.f_code.co_name == "lifespan" and frame.f_locals.get("self") is app.router:
             return True
@@ -42,7 +42,7 @@ def is_inside_lifespan(app: Starlette) -> bool:
 
 
 async def on_a_thread(call: Callable[[], None]) -> None:
-    """Run a blocking call on a thread of its own: the loop's executor may be full of the app's work."""
+    """Run a blocking call on a separate thread, because the app's work may occupy the loop's executor."""
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
 
@@ -55,4 +55,5 @@ async def on_a_thread(call: Callable[[], None]) -> None:
     thread = threading.Thread(target=run, name="otel_fastperf-shutdown", daemon=True)
     thread.start()
     await done.wait()
-    thread.join()  # it has nothing left to do
+    # returns at once, since the thread is ending
+    thread.join()

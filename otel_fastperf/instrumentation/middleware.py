@@ -22,7 +22,7 @@ from starlette.types import Message, Scope
 
 from otel_fastperf.detectors.slow_middleware import REPEATS, SelfTime, detect_slow_middleware
 from otel_fastperf.findings import Finding
-from otel_fastperf.instrumentation.other_telemetry import chain
+from otel_fastperf.instrumentation.other_telemetry import nodes_of
 from otel_fastperf.internals.frames import definition
 from otel_fastperf.internals.patching import Patch, subscribed
 from otel_fastperf.requests.record import CURRENT, Middleware, RequestRecord
@@ -46,9 +46,9 @@ class MiddlewareTimer:
         self.middlewares: tuple[Middleware, ...] = ()
         self._dispatches = ExitStack()
 
-    def place(self, stack: Any, boundary: Callable[..., Any]) -> None:
+    def place(self, chain: Any, boundary: Callable[..., Any]) -> None:
         """Put `boundary(inner, phase, sends)` between each middleware and the app inside it."""
-        nodes = list(_users_own(stack))
+        nodes = list(_users_own(chain))
         if nodes:
             self.middlewares = _described(nodes)
             for number, node in enumerate(nodes):
@@ -166,9 +166,9 @@ def _timing_dispatch(original: _DispatchFunction, patch: Patch[_DispatchTimer]) 
     return dispatch
 
 
-def _users_own(stack: Any) -> Iterator[Any]:
+def _users_own(chain: Any) -> Iterator[Any]:
     """The app's middlewares in a built chain, outermost first, up to the first app without an attribute `app`."""
-    for node in chain(stack):
+    for node in nodes_of(chain):
         if isinstance(node, Router) or not hasattr(node, "app"):
             return
         frame = isinstance(node, ServerErrorMiddleware | ExceptionMiddleware)

@@ -1,4 +1,4 @@
-"""Other telemetry of an app: FastAPI's own and contrib's instrumentation."""
+"""Other telemetry of an app: FastAPI's native telemetry and contrib's instrumentation."""
 
 import sys
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 
-#: contrib's middleware, which opens a SERVER span of its own: module and class
+#: contrib's middleware, which makes its own SERVER span: module and class
 _CONTRIB: Final = ("opentelemetry.instrumentation.asgi", "OpenTelemetryMiddleware")
 #: contrib's middleware that records exceptions on the current span
 _CONTRIB_ERRORS: Final = ("opentelemetry.instrumentation.fastapi", "ExceptionHandlerMiddleware")
-#: the class that contrib puts in place of `fastapi.FastAPI`, so that each app is instrumented when it is made
+#: the class by which contrib replaces `fastapi.FastAPI` to instrument each app when it is made
 _CONTRIB_APP: Final = ("opentelemetry.instrumentation.fastapi", "_InstrumentedFastAPI")
 
 #: imported in every process that `opentelemetry-instrument` starts
@@ -19,30 +19,30 @@ AGENT: Final = "opentelemetry.instrumentation.auto_instrumentation"
 
 
 def native_config(app: Starlette) -> dict[str, Any] | None:
-    """What `FastAPI(telemetry=…)` was given, with defaults; None below FastAPI 0.142."""
+    """The options of `FastAPI(telemetry=…)`, with defaults; None before FastAPI 0.142."""
     config = getattr(app, "_telemetry", None)
     return config if isinstance(config, dict) and "tracing" in config else None
 
 
 def is_contrib_applied(app: Starlette) -> bool:
-    """True when contrib's FastAPI instrumentation was applied, by hand or by the `opentelemetry-instrument` agent."""
+    """True if contrib's FastAPI instrumentation was applied, by the app or by the `opentelemetry-instrument` agent."""
     return bool(getattr(app, "_is_instrumented_by_opentelemetry", False))
 
 
 def is_applied_by_agent(app: Starlette) -> bool:
-    """True if the agent applied contrib's instrumentation: no line of the application asked for it."""
+    """True if the agent applied contrib's instrumentation, not the application itself."""
     made_by_contrib = any(_qualified(each) == _CONTRIB_APP for each in type(app).__mro__)
     return AGENT in sys.modules and made_by_contrib and is_contrib_applied(app)
 
 
 def contrib_middleware(outermost: Any) -> Any:
     """Contrib's middleware in a built middleware chain, or None."""
-    return next((node for node in chain(outermost) if _qualified(type(node)) == _CONTRIB), None)
+    return next((node for node in nodes_of(outermost) if _qualified(type(node)) == _CONTRIB), None)
 
 
 def take_contrib_out(outermost: Any) -> list[tuple[Any, Any]]:
-    """Unlink contrib's middlewares from a built middleware chain. Returns each with the one before it."""
-    nodes = list(chain(outermost))
+    """Remove contrib's middlewares from a built middleware chain. Returns each with the one around it."""
+    nodes = list(nodes_of(outermost))
     taken = []
     for wanted in (_CONTRIB, _CONTRIB_ERRORS):
         for outer, node in pairwise(nodes):
@@ -60,8 +60,8 @@ def put_contrib_back(taken: list[tuple[Any, Any]]) -> None:
         outer.app = node
 
 
-def chain(outermost: Any) -> Iterator[Any]:
-    """A built middleware chain from the outside in, up to the first app without an attribute `app`."""
+def nodes_of(outermost: Any) -> Iterator[Any]:
+    """The apps of a built middleware chain from the outside in, up to the first without an attribute `app`."""
     seen: set[int] = set()
     while outermost is not None and id(outermost) not in seen:
         seen.add(id(outermost))

@@ -1,4 +1,4 @@
-"""Our own pages in front of the app: not in the schema, not traced, not counted, not behind its middleware."""
+"""Serves our own pages in front of the app: they are not in its schema, not traced, and skip its middleware."""
 
 import logging
 from collections.abc import Sequence
@@ -15,18 +15,24 @@ _logger: Final = logging.getLogger("otel_fastperf")
 
 @dataclass(frozen=True, slots=True)
 class OwnPage:
-    """What answers at one path, and what to do where the app has a route there itself."""
+    """One of our own pages.
+
+    Attributes:
+        path: Where it is served.
+        respond: The ASGI app that answers.
+        remedy: What to do if the app has its own route at this path; for a log message.
+    """
 
     path: str
     respond: ASGIApp
-    cure: str
+    remedy: str
 
 
 class OwnPages:
     """ASGI middleware, outside of everything else: answers our paths and passes the rest on untouched."""
 
     def __init__(self, app: ASGIApp, owner: Starlette, pages: Sequence[OwnPage]) -> None:
-        """`owner` is the app whose routes win over ours: a `/metrics` route of its own is left alone."""
+        """Let routes of `owner`, the FastAPI app, take precedence: if it has a route `/metrics`, ours is not served."""
         self.app = app
         self.on = bool(pages)
         self._owner = owner
@@ -35,7 +41,7 @@ class OwnPages:
         self._warned: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """ASGI."""
+        """Answer one of our paths, or pass the request on."""
         page = self._page(scope) if self.on and scope["type"] == "http" else None
         await (self.app if page is None else page.respond)(scope, receive, send)
 
@@ -54,7 +60,7 @@ class OwnPages:
         if page.path not in self._warned:
             self._warned.add(page.path)
             _logger.warning(
-                "otel_fastperf: the app has a route %s of its own, so ours is not served there. Remedy: %s.",
+                "otel_fastperf: the app has its own route %s, so ours is not served there. Remedy: %s.",
                 page.path,
-                page.cure,
+                page.remedy,
             )

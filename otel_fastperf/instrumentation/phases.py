@@ -1,10 +1,11 @@
-"""Whose turn it is inside of a route: dependencies, the endpoint, serialisation; and whether a thread does the work.
+"""The phases of a request inside of its route (dependencies, handler, serialisation), and its work in threads.
 
-FastAPI tells nobody, but calls two functions of `fastapi.routing` by their names, in every version so far:
-`solve_dependencies` and `run_endpoint_function`. Both are wrapped. An endpoint that streams by `yield` is not run by
-the second one: it follows its dependencies at once. Plain Starlette routes have neither, and are all handler.
+FastAPI has no hooks for these, but all versions so far look up two functions in `fastapi.routing` by name:
+`solve_dependencies` and `run_endpoint_function`. Both are wrapped. An endpoint that streams with `yield` does not go
+through the second one; its handler phase starts right after its dependencies. Plain Starlette routes call neither, so
+all their time belongs to the handler.
 
-Threads are anyio's: `anyio.to_thread.run_sync` is what FastAPI and Starlette run `def` endpoints and dependencies by.
+FastAPI and Starlette run `def` endpoints and dependencies with `anyio.to_thread.run_sync`, which is wrapped too.
 """
 
 import time
@@ -27,9 +28,9 @@ _Timed = Callable[[RequestRecord, _Function, tuple[Any, ...], dict[str, Any]], A
 
 @contextmanager
 def instrument_endpoints(signals: Signals) -> Iterator[None]:
-    """Note the phases of requests that belong to `signals`, until the end of the block."""
+    """Record the phases of requests that belong to `signals`, until the context manager exits."""
     with ExitStack() as patches:
-        for module, name, timed in _PLACES:
+        for module, name, timed in _PATCHES:
             patches.enter_context(subscribed(module, name, _timing(timed), signals, signals))
         yield
 
@@ -67,7 +68,8 @@ async def _run_in_thread(
     return await function(timed, *rest, **options)
 
 
-_PLACES: Final[tuple[tuple[ModuleType, str, _Timed], ...]] = (
+#: module, name of the function in it, and what times its calls
+_PATCHES: Final[tuple[tuple[ModuleType, str, _Timed], ...]] = (
     (routing, "solve_dependencies", _solve_dependencies),
     (routing, "run_endpoint_function", _run_endpoint),
     (anyio.to_thread, "run_sync", _run_in_thread),
@@ -75,7 +77,7 @@ _PLACES: Final[tuple[tuple[ModuleType, str, _Timed], ...]] = (
 
 
 def _timing(timed: _Timed) -> Callable[[_Function, Patch[Signals]], _Function]:
-    """What wraps a function so that calls made for a request of a subscriber go through `timed`."""
+    """Return a function for `subscribed` whose wrapper times calls for requests of subscribers by `timed`."""
 
     def wrap(original: _Function, patch: Patch[Signals]) -> _Function:
         async def wrapper(*arguments: Any, **options: Any) -> Any:

@@ -4,12 +4,12 @@ SQLAlchemy has no event before a check-out. `Engine.raw_connection`, the public 
 `AsyncConnection`, `Session`) gets its database connection, is therefore wrapped and timed. The pool's events provide
 the rest.
 
-The connections in use are not counted up and down. Their number is that of the living `_Checkout` objects: each one is
-kept in the `info` dictionary that SQLAlchemy has for a database connection, and dies with it, however the connection
-ends (returned, detached, invalidated, collected as garbage).
+The connections in use are not counted up and down. Their number is that of the existing `_Checkout` objects. Each is
+stored in the `info` dictionary of its connection, and so disappears with it, however the connection ends (returned,
+detached, invalidated, garbage-collected).
 
-A check-out that has to wait because all connections are in use remembers their users, so that the finding can name
-them.
+A check-out that has to wait because all connections are in use stores the check-outs that use them, so that the finding
+can name their routes.
 
 Names and meanings: https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools
 """
@@ -53,20 +53,20 @@ def instrument_pool(
     settings: DatabaseSettings,
     signals: Signals,
 ) -> Iterator[None]:
-    """Observe the pools of `engines` (None: of every engine of the process) until the end of the block.
+    """Observe the pools of `engines` (None: of every engine of the process) until the context manager exits.
 
-    An engine is known from its first connection on, until it is garbage. Pools belong to the process, so each of
-    several telemetries reports them.
+    An engine is known from its first connection until it is garbage-collected. Pools belong to the process, so if
+    there are several telemetries, each reports all of them.
     """
     pools = _PoolListeners(engines, settings, signals)
     events = (("connect", pools.connected), ("checkin", pools.returned), ("detach", pools.returned))
-    with ExitStack() as stack:
-        stack.callback(pools.remove_states)
-        stack.callback(signals.metrics.on_refresh(pools.refresh))
+    with ExitStack() as exits:
+        exits.callback(pools.remove_states)
+        exits.callback(signals.metrics.on_refresh(pools.refresh))
         for name, listener in events:
             event.listen(Engine, name, listener)
-            stack.callback(event.remove, Engine, name, listener)
-        stack.enter_context(subscribed(Engine, "raw_connection", _timing_connections, pools, pools))
+            exits.callback(event.remove, Engine, name, listener)
+        exits.enter_context(subscribed(Engine, "raw_connection", _timing_connections, pools, pools))
         yield
 
 
@@ -82,7 +82,7 @@ class _Pool:
         self.current: ref[Pool] = ref(engine.pool)
         self.pending: set[_Checkout] = set()
         self.used: WeakSet[_Checkout] = WeakSet()
-        #: use times in seconds that the histogram does not have yet
+        #: use times in seconds that are not in the histogram yet
         self.use_times: deque[float] = deque()
 
 
@@ -120,13 +120,13 @@ class _PoolListeners:
         self._create_time = object()
 
     def connected(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
-        """Pool event `connect`: note the time to connect, for `obtained`, which knows the engine."""
+        """Pool event `connect`: store the time to connect for `obtained`, which knows the engine."""
         try:
             # the event `do_connect` does not fire for engines with a `creator`
             began = getattr(entry, "last_connect_time", None)
             if began is not None:
                 entry.info[self._create_time] = max(0.0, time.time() - began)
-        except Exception as error:  # noqa: BLE001 - telemetry fails no connection
+        except Exception as error:  # noqa: BLE001 - telemetry must not make a check-out fail
             self._signals.guard.failed("pool", error)
 
     def returned(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
@@ -136,9 +136,9 @@ class _PoolListeners:
             if checkout is not None:
                 checkout.pool.used.discard(checkout)
                 checkout.until = time.perf_counter()
-                # the garbage collector may return a leaked connection while this thread holds a metric's lock
+                # not to the histogram: the garbage collector may call this while this thread holds its lock
                 checkout.pool.use_times.append(checkout.until - checkout.since)
-        except Exception as error:  # noqa: BLE001 - telemetry fails no connection
+        except Exception as error:  # noqa: BLE001 - telemetry must not make a check-out fail
             self._signals.guard.failed("pool", error)
 
     def refresh(self) -> None:
@@ -150,7 +150,7 @@ class _PoolListeners:
             self._set_states(pool)
 
     def remove_states(self) -> None:
-        """Remove the gauges, which are no longer set. Counters and histograms stay."""
+        """Remove the gauges, which nothing updates any more. Counters and histograms stay."""
         try:
             for pool in self._names.values():
                 _remove_states(pool.name, self._signals.metrics)
@@ -158,7 +158,7 @@ class _PoolListeners:
             self._signals.guard.failed("pool", error)
 
     def requested(self, engine: Engine) -> _Checkout | None:
-        """Note that a connection is wanted. None for an engine that is not observed."""
+        """Note the request for a connection. None for an engine that is not observed."""
         try:
             if self._dialects is not None and engine.dialect not in self._dialects:
                 return None
@@ -172,13 +172,13 @@ class _PoolListeners:
                 checkout.exhausted = True
                 checkout.holders = _holders(pool)
             pool.pending.add(checkout)
-        except Exception as error:  # noqa: BLE001 - telemetry fails no connection
+        except Exception as error:  # noqa: BLE001 - telemetry must not make a check-out fail
             self._signals.guard.failed("pool", error)
             return None
         return checkout
 
     def given_up(self, checkout: _Checkout, error: BaseException) -> None:
-        """Note that no connection came: a timeout, a cancellation, or an unreachable database."""
+        """Note that no connection was obtained: a timeout, a cancellation, or an unreachable database."""
         checkout.pool.pending.discard(checkout)
         try:
             now = time.perf_counter()
@@ -186,7 +186,7 @@ class _PoolListeners:
             if isinstance(error, PoolTimeoutError):
                 self._signals.metrics.pool_timeouts.child(checkout.pool.name).inc()
                 self._report(checkout, now, now - checkout.since, timed_out=True)
-        except Exception as failure:  # noqa: BLE001 - telemetry fails no connection
+        except Exception as failure:  # noqa: BLE001 - telemetry must not make a check-out fail
             self._signals.guard.failed("pool", failure)
 
     def _note(self, checkout: _Checkout, now: float) -> None:
@@ -222,7 +222,7 @@ class _PoolListeners:
             self._signals.findings.report(replace(finding, route=route, call_site=site), record)
 
     def obtained(self, checkout: _Checkout, connection: PoolProxiedConnection) -> None:
-        """Note that the connection came."""
+        """Note that the connection was obtained."""
         checkout.pool.pending.discard(checkout)
         try:
             now = time.perf_counter()
@@ -233,10 +233,10 @@ class _PoolListeners:
             if create_time is not None:
                 metrics.pool_create_time.child(pool.name).observe(create_time)
                 seconds -= create_time
-            # outside of requests, at start-up and in jobs, a wait delays no user
+            # waits outside of requests, at start-up and in jobs, delay no user
             if checkout.exhausted and checkout.record is not None and not checkout.record.ended:
                 self._report(checkout, now, seconds - self._blocked_seconds(checkout, now))
-            # else they would be kept alive, with their requests, until this connection is returned
+            # otherwise they, and their requests, would stay in memory until this connection is returned
             checkout.holders = []
             # pools that share a connection (StaticPool, SingletonThreadPool) return one that is already in use
             if self._checkout not in connection.info:
@@ -244,7 +244,7 @@ class _PoolListeners:
                 connection.info[self._checkout] = checkout
                 pool.used.add(checkout)
             self._settle(pool)
-        except Exception as error:  # noqa: BLE001 - telemetry fails no connection
+        except Exception as error:  # noqa: BLE001 - telemetry must not make a check-out fail
             self._signals.guard.failed("pool", error)
 
     def _settle(self, pool: _Pool) -> None:
@@ -263,7 +263,7 @@ class _PoolListeners:
                 self._living()
                 pool = _Pool(_unique(_name(engine), self._names), engine)
                 self._pools[engine.dialect] = self._names[pool.name] = pool
-                # shown on /metrics from now on: a rate needs the zero before the first timeout
+                # appears on /metrics from now on, because a rate needs the zero before the first timeout
                 self._signals.metrics.pool_timeouts.child(pool.name)
         return pool
 
@@ -317,7 +317,7 @@ def _most(pool: QueuePool) -> int | None:
 
 def _is_exhausted(pool: Pool) -> bool:
     """True if the pool has no free connection and may not open one."""
-    # an idle one is what a pool that is large enough has as a rule
+    # first the cheap check: a pool that is large enough usually has an idle connection
     if not isinstance(pool, QueuePool) or pool.checkedin():
         return False
     most = _most(pool)

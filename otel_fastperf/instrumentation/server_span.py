@@ -1,8 +1,8 @@
 """The source of the SERVER span: otel_fastperf, FastAPI or contrib. Each request has exactly one.
 
-FastAPI >= 0.142 traces each request as soon as a tracer provider is set. Contrib's instrumentation may have been
-applied to the app, either by its code, which we respect, or by the `opentelemetry-instrument` agent, which applies it
-to every app because the package is installed. In the latter case `server_span="own"` takes it out of the app.
+FastAPI >= 0.142 traces each request as soon as a tracer provider is set. Contrib's instrumentation may be applied to
+the app in two ways. If the app's code did it, we respect that. If the `opentelemetry-instrument` agent did it, which
+happens to every app if the package is installed, `server_span="own"` removes it from the app.
 """
 
 from collections.abc import Iterator, MutableMapping
@@ -37,14 +37,14 @@ def server_span_description(source: Source, app: Starlette) -> str:
 
 
 def chosen_source(app: Starlette, wanted: Source) -> Source:
-    """Return `wanted`, or `contrib` if the application applied that itself.
+    """Return `wanted`, or `contrib` if the application applied contrib's instrumentation itself.
 
     Raises:
-        SetupError: `native` is wanted, but this FastAPI has no telemetry.
+        SetupError: `native` is wanted, but this version of FastAPI has no telemetry.
     """
     if wanted == "native" and native_config(app) is None:
         message = (
-            "server_span='native' needs FastAPI >= 0.142, and this app has no telemetry of its own."
+            "server_span='native' needs an app of FastAPI >= 0.142, which has telemetry of its own."
             " Remedy: upgrade FastAPI, or leave server_span at 'own'."
         )
         raise SetupError(message)
@@ -55,34 +55,34 @@ def chosen_source(app: Starlette, wanted: Source) -> Source:
 
 @contextmanager
 def server_span_from(source: Source, app: Starlette, settings: Settings, provider: TracerProvider) -> Iterator[None]:
-    """Switch the one source on and the others off, until the end of the block.
+    """Switch this source on and the others off, until the context manager exits.
 
     Raises:
-        SetupError: contrib was asked for after the app had started.
+        SetupError: `contrib` is wanted, but the app has already started.
     """
-    with ExitStack() as stack:
+    with ExitStack() as exits:
         if source == "native":
-            stack.enter_context(_native_on(app, {settings.metrics.path, settings.debug.path}, provider))
+            exits.enter_context(_native_on(app, {settings.metrics.path, settings.debug.path}, provider))
         else:
-            stack.enter_context(_native_off(app))
+            exits.enter_context(_native_off(app))
         if source == "contrib" and not is_contrib_applied(app):
-            stack.enter_context(_contrib_on(app, settings, provider))
+            exits.enter_context(_contrib_on(app, settings, provider))
         yield
 
 
 @contextmanager
 def _native_off(app: Starlette) -> Iterator[None]:
-    """Spans and metrics only: FastAPI's logs stay as they are, nothing here replaces them."""
+    """Switch off FastAPI's spans and metrics. Its logs stay on, because we have no replacement for them."""
     with _configured(app, tracing=False, metrics=False):
         yield
 
 
 @contextmanager
 def _native_on(app: Starlette, own_paths: AbstractSet[str], provider: TracerProvider) -> Iterator[None]:
-    users_own = (native_config(app) or {}).get("exclude")
+    apps_exclude = (native_config(app) or {}).get("exclude")
 
     def exclude(scope: MutableMapping[str, Any]) -> bool:
-        return scope["path"] in own_paths or (users_own is not None and bool(users_own(scope)))
+        return scope["path"] in own_paths or (apps_exclude is not None and bool(apps_exclude(scope)))
 
     with _configured(app, tracing=True, metrics=False, tracer_provider=provider, exclude=exclude):
         yield
@@ -108,8 +108,7 @@ def _contrib_on(app: Starlette, settings: Settings, provider: TracerProvider) ->
 
     if app.middleware_stack is not None:
         message = (
-            "server_span='contrib' was asked for after the app had started, when contrib's instrumentation is without"
-            " effect."
+            "server_span='contrib' has no effect once the app has started."
             " Remedy: call setup_telemetry right after app = FastAPI(), or leave server_span at 'own'."
         )
         raise SetupError(message)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class SlowStatement:
     """One execution of at least `slow_query` seconds; never an `executemany`. Passed on as soon as it has finished.
 
-    `parameters` are values of the application's users. They may be sent back to the database that they were meant for,
-    and must be neither shown nor kept.
+    `parameters` are user data. They may only be sent back to the database that they were meant for, and must be neither
+    shown nor stored.
 
     Attributes:
         engine: Of an async engine, its sync engine.

@@ -1,8 +1,8 @@
 """SQL statements: for each a CLIENT span, a duration, and an entry on the record of the request that ran it.
 
     before_cursor_execute   notes the time on SQLAlchemy's execution context
-    after_cursor_execute    ┐ span with given start and end, duration histogram, request record
-    handle_error            ┘ the same for a statement that failed or was cancelled
+    after_cursor_execute    makes the span, with this start and the end; updates the histogram and the request record
+    handle_error            does the same for a statement that failed or was cancelled
 
 The listeners are registered on the `Engine` class. They therefore see engines made earlier and later, and async ones,
 whose statements run in a greenlet that shares the task's context. SQLAlchemy calls listeners of the class before those
@@ -10,7 +10,7 @@ of one engine, so the text is the application's own, before a listener that adds
 
 The record collects what detectors need: equal statements of a request in a `StatementGroup`, each execution as an
 interval of the time budget. Finding the line that ran a statement costs as much as everything else together, so it is
-looked up only where something may be wrong: on repeats, above the slow-query threshold, and on the event loop's thread.
+looked up only if something may be wrong: on repeats, above the slow-query threshold, and on the event loop's thread.
 
 Attributes: https://opentelemetry.io/docs/specs/semconv/db/database-spans/, the stable ones only. `error.type` is the
 database's code if it has one (SQLSTATE, `SQLITE_CONSTRAINT_UNIQUE`, MySQL's number), else the exception's type. The
@@ -92,7 +92,7 @@ def instrument_database(
     exemplars: bool = True,
     on_slow: Callable[[SlowStatement], None] | None = None,
 ) -> Iterator[None]:
-    """Observe the statements of `engines` (None: of every engine of the process) until the end of the block.
+    """Observe the statements of `engines` (None: of every engine of the process) until the context manager exits.
 
     If several telemetries run in one process, exactly one of them observes a statement: the one that serves the
     request, or outside of requests the one that was set up first. With `exemplars`, durations carry the ids of sampled
@@ -105,18 +105,19 @@ def instrument_database(
         ("after_cursor_execute", listeners.after),
         ("handle_error", listeners.failed),
     )
-    with ExitStack() as stack:
+    with ExitStack() as exits:
         for name, listener in events:
             event.listen(Engine, name, listener)
-            stack.callback(event.remove, Engine, name, listener)
+            exits.callback(event.remove, Engine, name, listener)
         yield
 
 
 class _RunningStatement:
-    """A statement that is being executed; carried by its execution context, which marks it as observed.
+    """A statement that is being executed. Its execution context carries it, which marks the statement as observed.
 
-    `many` is True for an `executemany` and for a batch of insertmanyvalues. `batch_size` is the number of parameter
-    sets of an `executemany`, and 0 for a single execution.
+    Attributes:
+        many: True for an `executemany` and for a batch of insertmanyvalues.
+        batch_size: Number of parameter sets of an `executemany`; 0 for a single execution.
     """
 
     __slots__ = ("batch_size", "listeners", "many", "record", "started", "started_ns", "text")
@@ -134,13 +135,13 @@ class _RunningStatement:
         self.text = text
         self.many = many
         self.batch_size = batch_size
-        # the start by the wall clock, for the span; the duration by a clock that is never set back
+        # the span needs the wall clock; durations need a clock that is never set back
         self.started_ns = time.time_ns()
         self.started = time.perf_counter()
 
 
 class _FinishedStatement:
-    """A statement that has succeeded, failed or been cancelled, and what has been found out about it so far."""
+    """A statement that has succeeded, failed or been cancelled, and what is known about it so far."""
 
     __slots__ = (
         "ended",
@@ -175,7 +176,7 @@ class _FinishedStatement:
         #: by `time.perf_counter()`
         self.ended = ended
         self.seconds = ended - running.started
-        #: at least `slow_query` seconds, without the time in which the event loop was blocked
+        #: took at least `slow_query` seconds, without the time in which the event loop was blocked
         self.slow = False
         #: the line that ran it, if its span should name it
         self.site: CallSite | None = None
@@ -233,7 +234,7 @@ class _StatementListeners:
         self._next_exemplar = 0.0
         self._slow_query = settings.slow_query
         self._on_slow = on_slow
-        # the lines of half of the repeats are enough to tell whether they are the same
+        # half of the repeats are enough to tell whether they come from the same line
         self._looks_up_from = max(2, settings.n_plus_one // 2)
         self._queries = QueryTexts(max_length=settings.query_text_length)
         self._engines: WeakKeyDictionary[Dialect, _EngineFacts] = WeakKeyDictionary()
@@ -257,7 +258,7 @@ class _StatementListeners:
             if executemany:
                 text, batch_size = _batch(text, parameters, execution)
             setattr(execution, _RUNNING, _RunningStatement(self, record, text, batch_size, executemany))
-        except Exception as error:  # noqa: BLE001 - telemetry fails no statement
+        except Exception as error:  # noqa: BLE001 - telemetry must not make a statement fail
             self._signals.guard.failed("database", error)
 
     def after(
@@ -306,7 +307,7 @@ class _StatementListeners:
             span = self._emit(done)
             if done.slow and not done.many and self._on_slow is not None:
                 self._on_slow(done.slow_statement(text, parameters, span))
-        except Exception as error:  # noqa: BLE001 - telemetry fails no statement
+        except Exception as error:  # noqa: BLE001 - telemetry must not make a statement fail
             self._signals.guard.failed("database", error)
 
     def _facts(self, execution: ExecutionContext) -> _EngineFacts:
@@ -375,7 +376,7 @@ class _StatementListeners:
         site = None
         if done.slow or repeated or (on_loop and not group.loop_count):
             site = _calling_line()
-        # the spans of further repeats would name the same line, at a tenth of the cost of a statement's telemetry
+        # on the spans of further repeats, the same line would make a statement's telemetry a tenth more expensive
         if done.slow or on_loop or site not in group.lines:
             done.site = site
         if repeated:
@@ -450,7 +451,7 @@ class _StatementListeners:
         return span
 
     def _exemplar(self, span: Span, done: _FinishedStatement) -> dict[str, str] | None:
-        # Prometheus keeps one per series and scrape, and each costs 7 us, a tenth of a statement's telemetry
+        # Prometheus keeps one per series and scrape, and each takes 7 us, a tenth of a statement's telemetry
         started = done.running.started
         if not self._exemplars or (done.seconds < _ALWAYS_EXEMPLARY and started < self._next_exemplar):
             return None

@@ -1,4 +1,4 @@
-"""Periodic reading of caches: discover them, and judge each after every `lookups` look-ups."""
+"""Periodic reading of caches: discovers them, and evaluates each after every `lookups` look-ups."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,7 +35,11 @@ async def monitor_caches(caches: Caches, settings: CacheSettings, signals: Signa
 
 @dataclass(slots=True)
 class _Period:
-    """The reading of a cache at the start of the current period of look-ups, and totals of earlier periods."""
+    """The reading of a cache at the start of the current period of look-ups, and totals of earlier periods.
+
+    Attributes:
+        growing: Number of consecutive periods, up to the latest, in which the cache has grown.
+    """
 
     start: Reading
     lookups_so_far: int = 0

@@ -29,10 +29,10 @@ from otel_fastperf.signals import Signals
 #: seconds between two counts if `/metrics` is not scraped
 _INTERVAL: Final = 1.0
 
-#: most pauses that are kept individually and counted at once; the rest are kept as a number and a sum
+#: maximum number of pauses that are stored individually and counted in one go; the rest are stored as number and sum
 _PENDING: Final = 4096
 
-#: most long pauses that await the end of their request, and how long they do, in seconds
+#: maximum number of long pauses that await the end of their request, and the maximum time that they do, in seconds
 _MOST_LONG: Final = 256
 _PATIENCE: Final = 30.0
 
@@ -61,29 +61,29 @@ async def monitor_gc(settings: MemorySettings, signals: Signals) -> AsyncIterato
         except Exception as error:  # noqa: BLE001 - the app's shutdown must continue
             failed(error)
 
-    with ExitStack() as stack:
-        stack.callback(finish)
+    with ExitStack() as exits:
+        exits.callback(finish)
         gc.callbacks.append(pauses.collector_called)
-        stack.callback(gc.callbacks.remove, pauses.collector_called)
-        stack.callback(signals.metrics.on_refresh(pauses.count))
-        stack.callback(signals.findings.add_request_listener(long.request_ended))
-        stack.enter_context(ticking(_INTERVAL, tick, failed))
+        exits.callback(gc.callbacks.remove, pauses.collector_called)
+        exits.callback(signals.metrics.on_refresh(pauses.count))
+        exits.callback(signals.findings.add_request_listener(long.request_ended))
+        exits.enter_context(ticking(_INTERVAL, tick, failed))
         yield
 
 
 class _Pauses:
-    def __init__(self, metrics: Metrics, obstacles: "deque[tuple[float, float]]", long: "_LongPauses") -> None:
+    def __init__(self, metrics: Metrics, intervals: "deque[tuple[float, float]]", long: "_LongPauses") -> None:
         self._children = tuple(metrics.gc_pause.child(str(generation)) for generation in range(_GENERATIONS))
-        self._obstacles = obstacles
+        self._intervals = intervals
         self._long = long
         self._least = long.settings.gc_pause
         self._started: float | None = None
-        #: whether the current collection is explicit, and the CPU time of its thread when it started. Unknown for the
-        #: youngest generation, which is small and collected often: reading the CPU time takes microseconds
+        #: whether the current collection is explicit, and the CPU time of its thread at the start. Not set for the
+        #: youngest generation, which is collected too often: reading the CPU time takes microseconds
         self._explicit = False
         self._cpu = 0.0
         self._pending: deque[tuple[int, float]] = deque()
-        #: by generation: number and seconds of all pauses so far for which `_pending` was full
+        #: by generation: number and seconds of all pauses so far that found `_pending` full
         self._over = [(0, 0.0)] * _GENERATIONS
         self._over_counted = [(0, 0.0)] * _GENERATIONS
         self._counting = threading.Lock()
@@ -97,7 +97,7 @@ class _Pauses:
         elif self._started is not None:
             ended, started, self._started = time.perf_counter(), self._started, None
             seconds, generation = ended - started, info["generation"]
-            self._obstacles.append((started, ended))
+            self._intervals.append((started, ended))
             self._long.seconds += seconds
             if seconds >= self._least and generation != _YOUNGEST:
                 cpu = time.thread_time() - self._cpu

@@ -35,12 +35,12 @@ async def monitor_loop(settings: LoopSettings, signals: Signals) -> AsyncIterato
     def failed(error: Exception) -> None:
         signals.guard.failed("loop_monitor", error)
 
-    with ExitStack() as stack:
-        heartbeat = _Heartbeat(metrics, stack.enter_context(idle_clock(loop, failed)))
+    with ExitStack() as exits:
+        heartbeat = _Heartbeat(metrics, exits.enter_context(idle_clock(loop, failed)))
         tasks = _TaskCount(loop, metrics)
-        stack.callback(metrics.on_refresh(heartbeat.refresh))
-        stack.enter_context(ticking(settings.interval, heartbeat.tick, failed))
-        stack.enter_context(ticking(_WINDOW, tasks.tick, failed))
+        exits.callback(metrics.on_refresh(heartbeat.refresh))
+        exits.enter_context(ticking(settings.interval, heartbeat.tick, failed))
+        exits.enter_context(ticking(_WINDOW, tasks.tick, failed))
         yield
 
 

@@ -68,7 +68,7 @@ async def monitor_memory(settings: MemorySettings, signals: Signals) -> AsyncIte
                 growth.add(_measure(signals.metrics, _PROC), time.monotonic())
             except Exception as error:  # noqa: BLE001 - the next reading may succeed
                 signals.guard.failed("memory_monitor", error)
-            # on the clock, so that a window has enough readings even if they are slow; with at least half a pause
+            # at fixed times, so that slow readings do not make them fewer; with a pause of at least half an interval
             due = max(due + interval, time.monotonic() + interval / 2)
             if stop.wait(due - time.monotonic()):
                 return
@@ -103,7 +103,7 @@ def _measure(metrics: Metrics, proc: Path) -> _Usage:
 
 
 class _Growth:
-    """The series of readings, thinned to the lowest one of each short period, and the judgement of it."""
+    """The readings, reduced to the lowest one of each short period, and their evaluation."""
 
     def __init__(self, settings: MemorySettings, signals: Signals) -> None:
         self._settings = settings
@@ -111,9 +111,9 @@ class _Growth:
         self._samples: deque[MemorySample] = deque(maxlen=PATIENT * _SAMPLES + 1)
         self._period = settings.growth_window / _SAMPLES
         self._requests = 0
-        #: time before which nothing is kept, later the time before which nothing is reported
+        #: time before which nothing is kept; after the warm-up, the time before which nothing is reported
         self._not_before = 0.0
-        #: numbers of entries in the application's collections at some times in the window
+        #: numbers of entries in the application's collections at several times in the window
         self._counts: deque[tuple[float, dict[str, int]]] = deque(maxlen=_COUNTS + 1)
 
     def request_ended(self, _record: RequestRecord) -> None:
@@ -148,7 +148,7 @@ class _Growth:
                 self._signals.guard.failed("memory_collections", error)
 
     def _growing(self, now: float, least: float) -> tuple[GrowingCollection, ...]:
-        """Return the collections that hold a considerable part of the growth, largest part first."""
+        """Return the collections that account for a considerable part of the growth, largest part first."""
         try:
             before = next((counts for at, counts in self._counts if at >= now - self._settings.growth_window * 1.1), {})
             return _grown(before, sizes(), least)
@@ -187,10 +187,12 @@ def unique_bytes(smaps_rollup: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class LimitedGroup:
-    """A cgroup with a memory limit, in bytes.
+    """A cgroup with a memory limit.
 
-    `working_set` is the usage minus the file cache that the kernel can drop first, as kubelet defines it for eviction:
-    https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/
+    Attributes:
+        limit: In bytes.
+        working_set: Usage in bytes, minus the file cache that the kernel can drop first, as kubelet defines it for
+            eviction: https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/
     """
 
     limit: int

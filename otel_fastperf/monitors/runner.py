@@ -25,10 +25,10 @@ class MonitorRunner:
     async def running(self) -> AsyncIterator[None]:
         """Run the monitors on the running loop. One that fails to start is counted and skipped."""
         self._loop = asyncio.get_running_loop()
-        async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as exits:
             for monitor in self._monitors:
                 try:
-                    await stack.enter_async_context(monitor())
+                    await exits.enter_async_context(monitor())
                 except Exception as error:  # noqa: BLE001 - the app starts without this one
                     self._guard.failed("monitors", error)
             yield

@@ -40,10 +40,10 @@ async def monitor_threads(settings: ThreadsSettings, signals: Signals) -> AsyncI
         metrics.threadpool_borrowed.set(now.borrowed_tokens)
         metrics.threadpool_waiting.set(now.tasks_waiting)
 
-    with ExitStack() as stack:
-        stack.enter_context(_waits_timed(limiter, settings, signals))
-        stack.callback(metrics.on_refresh(read))
-        stack.enter_context(ticking(_INTERVAL, read, lambda error: signals.guard.failed("threads_monitor", error)))
+    with ExitStack() as exits:
+        exits.enter_context(_waits_timed(limiter, settings, signals))
+        exits.callback(metrics.on_refresh(read))
+        exits.enter_context(ticking(_INTERVAL, read, lambda error: signals.guard.failed("threads_monitor", error)))
         yield
 
 
@@ -55,7 +55,7 @@ def _listener(limiter: CapacityLimiter, settings: ThreadsSettings, signals: Sign
             signals.metrics.threadpool_wait.observe(seconds)
             if seconds:
                 _note(seconds, limiter, settings, signals)
-        except Exception as error:  # noqa: BLE001 - the caller has a token by now, and must return it
+        except Exception as error:  # noqa: BLE001 - the caller has a token, which it must return
             signals.guard.failed("threadpool_wait", error)
 
     return waited
@@ -79,7 +79,7 @@ def _note(seconds: float, limiter: CapacityLimiter, settings: ThreadsSettings, s
 
 @contextmanager
 def _waits_timed(limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> Iterator[None]:
-    """Measure each wait for a token of `limiter` until the end of the block."""
+    """Measure each wait for a token of `limiter` until the context manager exits."""
     waited = _listener(limiter, settings, signals)
     listeners: list[_WaitListener] | None = getattr(type(limiter), _LISTENERS, None)
     if listeners is None:
@@ -112,7 +112,7 @@ def _timed(base: type[CapacityLimiter], listeners: list[_WaitListener]) -> type[
         try:
             await base.acquire_on_behalf_of(self, borrower)
         finally:
-            # a task that was cancelled while it waited has waited too
+            # includes tasks that were cancelled while they waited
             waited(time.perf_counter() - started)
 
     def waited(seconds: float) -> None:

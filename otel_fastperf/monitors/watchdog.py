@@ -39,8 +39,8 @@ from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import LoopSettings
 from otel_fastperf.signals import Block, Signals
 
-#: shares of `loop.blocked`: time between two beats, delay of the first sample after a missed beat, shortest time
-#: between two samples
+#: shares of `loop.blocked`: time between two beats, delay of the first sample after a missed beat, minimum time between
+#: two samples
 _BEAT: Final = 0.5
 _FIRST_LOOK: Final = 0.2
 _DENSEST: Final = 0.03
@@ -50,7 +50,7 @@ _BACKOFF: Final = 0.1
 _LONGEST_BEAT: Final = 0.05
 #: after that, time to the next sample as a share of the time blocked so far: about 100 samples in 10 s
 _GROWTH: Final = 1 / 24
-#: seconds; a sleep that took at most this much longer was on time
+#: seconds; a sleep that ended at most this late was on time
 _ON_TIME: Final = 0.002
 #: tolerance when inferring GIL wait from context switches
 _TOLERANCE: Final = 1.2
@@ -74,13 +74,13 @@ async def monitor_blocked_loop(settings: LoopSettings, signals: Signals) -> Asyn
     def failed(error: Exception) -> None:
         signals.guard.failed("watchdog", error)
 
-    with ExitStack() as stack:
-        woke = stack.enter_context(wake_clock(loop, failed))
+    with ExitStack() as exits:
+        woke = exits.enter_context(wake_clock(loop, failed))
         watchdog = _Watchdog(loop, interval, woke, settings, signals)
-        stack.enter_context(signals.delays.watched_by(watchdog.catch_up))
+        exits.enter_context(signals.delays.watched_by(watchdog.catch_up))
         watchdog.start()
-        stack.callback(watchdog.stop)
-        stack.enter_context(ticking(interval, watchdog.beat, failed))
+        exits.callback(watchdog.stop)
+        exits.enter_context(ticking(interval, watchdog.beat, failed))
         if not settings.start_after:
             watchdog.begin()
         yield
@@ -174,7 +174,7 @@ class _Watchdog:
         self._overdue = now.at + self._blocked
 
     def _block(self, interval: BeatInterval, now: Moment) -> LoopRun | None:
-        # in the child of a fork there is no watchdog, and the loop is a copy
+        # in a forked child there is no watchdog, and the loop is a copy
         if now.at - interval.free.at < self._blocked or os.getpid() != self._process:
             return None
         run = longest_run(interval, now)
@@ -200,7 +200,7 @@ class _Watchdog:
     def _watch(self, awake: Any) -> None:
         while not self._loop.is_closed():
             interval, now = self._interval, time.perf_counter()
-            # no longer, because a new interval may have begun
+            # not longer than `_first_look`, because a new interval may have begun
             sleep = min(max(interval.look_at - now, 0.0), self._first_look)
             due = self._due = now + sleep
             switches = getrusage(RUSAGE_THREAD).ru_nvcsw
@@ -300,7 +300,7 @@ class _BlockReports:
         return lines.most_common(1)[0][0]
 
     def _waiting(self, owner: RequestRecord | None) -> int:
-        """Number of requests in flight, without the owner. An owner that has its budget has ended."""
+        """Number of requests in flight without the owner, which has ended if it has its time budget."""
         is_one = owner is not None and owner.budget is None and owner.scope["type"] == "http"
         return max(0, round(self._signals.metrics.active_requests.total()) - is_one)
 

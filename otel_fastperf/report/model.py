@@ -1,4 +1,4 @@
-"""The doctor's report, as values: what is known of a worker, its routes and their bottlenecks; and as JSON."""
+"""The doctor's report: what is known about a worker, its routes and their bottlenecks. Can be written as JSON."""
 
 import json
 import math
@@ -13,36 +13,64 @@ from otel_fastperf.errors import ReportError
 from otel_fastperf.findings import Finding
 from otel_fastperf.internals.text_safety import escape_surrogates
 
-#: of the JSON; raised when a field gets another name or meaning, not when one is added
+#: version of the JSON; increased when a field changes its name or meaning, not when one is added
 SCHEMA: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteVerdict:
-    """Where the time of one route's requests went. Seconds; quantiles are None where nothing is known."""
+    """Where the time of one route's requests went.
+
+    Attributes:
+        method: HTTP method.
+        route: Route template, or `unmatched`.
+        requests: Number of requests.
+        errors: Number of requests with a 5xx status, an exception, or a truncated response.
+        seconds: Total duration of the requests.
+        p50: Median duration in seconds; None if unknown.
+        p95: The same for 95 %.
+        p99: The same for 99 %.
+        statements: Mean number of SQL statements per request.
+        segments: Seconds by segment of the time budget, largest first. They are those of all methods of the route, and
+            add up to the seconds of these.
+        sentence: What to look at first.
+    """
 
     method: str
-    #: the template, or `unmatched`
     route: str
     requests: int
-    #: those with a 5xx, an exception, or a response that was cut short
     errors: int
-    #: of all requests together
     seconds: float
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
-    #: mean number of SQL statements of a request
     statements: float = 0.0
-    #: seconds by `budget.Segment`, largest first; of the route, all its methods together, whose seconds they add up to
     segments: Mapping[str, float] = field(default_factory=dict)
-    #: what to look at first
     sentence: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerVerdict:
-    """How the process is. Everything that is not known is None."""
+    """The state of the process. Unknown values are None.
+
+    Attributes:
+        pid: Process id.
+        uptime_seconds: Time since telemetry was set up.
+        requests_per_second: Mean over the uptime.
+        loop_utilization: Share of the last second in which the event loop was busy, 0 to 1.
+        loop_lag_p50: Median lag of the event loop's timers, in seconds.
+        loop_lag_p99: 99 % of the timers were at most this late, in seconds.
+        blocked_seconds: Seconds for which code blocked the event loop, by cause.
+        threads_limit: Maximum number of threads for `def` endpoints.
+        threads_borrowed: Number of threads in use.
+        threads_waiting: Number of tasks waiting for a thread.
+        resident_bytes: Resident memory (RSS).
+        unique_bytes: Memory unique to this process (USS).
+        headroom_bytes: Memory left until the container's limit.
+        gc_share: Share of the uptime in which the garbage collector stopped the process, 0 to 1.
+        statements_per_second: Mean number of SQL statements per second over the uptime.
+        sentence: What to look at first.
+    """
 
     pid: int
     uptime_seconds: float
@@ -50,7 +78,6 @@ class WorkerVerdict:
     loop_utilization: float | None = None
     loop_lag_p50: float | None = None
     loop_lag_p99: float | None = None
-    #: seconds for which code blocked the event loop, by cause
     blocked_seconds: Mapping[str, float] = field(default_factory=dict)
     threads_limit: int | None = None
     threads_borrowed: int | None = None
@@ -58,7 +85,6 @@ class WorkerVerdict:
     resident_bytes: int | None = None
     unique_bytes: int | None = None
     headroom_bytes: int | None = None
-    #: share of the uptime in which the garbage collector stopped the process
     gc_share: float | None = None
     statements_per_second: float = 0.0
     sentence: str = ""
@@ -66,32 +92,36 @@ class WorkerVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What `telemetry.diagnose()` gives and `otel-fastperf doctor` shows."""
+    """The report that `telemetry.diagnose()` returns and `otel-fastperf doctor` shows.
 
-    #: `service.name`, or ""
+    Attributes:
+        service: `service.name`, or "".
+        versions: Versions by name, of otel-fastperf, Python, FastAPI, SQLAlchemy and the OpenTelemetry SDK.
+        made_at: Time of the report, in Unix seconds.
+        worker: State of the process.
+        routes: The routes, those with the most seconds first.
+        findings: The findings, worst first.
+        troubles: Number of losses and failures of telemetry, by outcome or part; empty if there are none.
+    """
+
     service: str
-    #: of otel-fastperf, Python, FastAPI, SQLAlchemy, the OpenTelemetry SDK: name -> version
     versions: Mapping[str, str]
-    #: Unix seconds
     made_at: float
     worker: WorkerVerdict
-    #: by seconds, most first
     routes: tuple[RouteVerdict, ...]
-    #: worst first
     findings: tuple[Finding, ...]
-    #: what telemetry lost or failed at: outcome or part -> count; empty when all is well
     troubles: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One JSON object, in ASCII: the fields as they are called here, and `"schema": 1`."""
+        """Write one JSON object, in ASCII: the fields by their names here, and `"schema": 1`."""
         return json.dumps({"schema": SCHEMA, **_plain(asdict(self))}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
-        """The report that `to_json` wrote. Fields that are not known here are left out.
+        """Read a report that `to_json` wrote. Unknown fields are ignored.
 
         Raises:
-            ReportError: The text is no report; the message says why and names the remedy.
+            ReportError: The text is not a report; the message gives the reason and the remedy.
         """
         try:
             return _read(text)
@@ -129,7 +159,7 @@ def _why(error: Exception) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can say. It has no infinity: that is written as text, and read as a number where one is due."""
+    """Convert a value for JSON. Infinity, which JSON lacks, is written as text, and read as a number again."""
     match value:
         case str():
             return escape_surrogates(value)

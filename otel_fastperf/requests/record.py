@@ -1,7 +1,7 @@
-"""What is known of the request that is running: one mutable object per request, found through one ContextVar.
+"""What is known about the current request: one mutable object per request, found through a context variable.
 
-The object is shared by every task, thread and greenlet that works for the request (they copy the *context*, not the
-object), so a query in a gathered task counts for the request that started it.
+All tasks, threads and greenlets that work for a request share its object (they copy the *context*, not the object), so
+a query in a gathered task counts for the request that started it.
 """
 
 import threading
@@ -20,14 +20,14 @@ from otel_fastperf.sql.describe import QueryText
 if TYPE_CHECKING:
     from otel_fastperf.sql.orm_loads import Load
 
-#: intervals and marks of one request that are kept; what comes after them counts for the phase it lies in
+#: maximum number of intervals, and of marks, per request; the time of later ones counts for the phase before them
 MOST_INTERVALS: Final = 10_000
-#: different statements of one request that are looked at
+#: maximum number of different statements per request that are examined
 MOST_STATEMENTS: Final = 256
 
 
 class StatementGroup:
-    """One statement of a request, all its executions together. Seconds are sums over them."""
+    """All executions of one statement in a request. Seconds are sums over them, except for `slowest`."""
 
     __slots__ = (
         "call_site",
@@ -54,38 +54,38 @@ class StatementGroup:
 
     def __init__(self, query: QueryText, dialect: str, system: str, namespace: str) -> None:
         self.query = query
-        #: SQLAlchemy's name, and OpenTelemetry's
+        #: SQLAlchemy's name of the database system, and OpenTelemetry's
         self.dialect = dialect
         self.system = system
-        #: the database
+        #: name of the database
         self.namespace = namespace
         self.count = 0
         self.seconds = 0.0
-        #: executions that began in the task, or thread, of the one before when all earlier ones had ended
+        #: executions that began after all earlier ones had ended, in the task or thread of the previous one
         self.sequential = 0
-        #: start of the first and end of the last, by `time.perf_counter()`
+        #: start of the first execution and end of the last, by `time.perf_counter()`
         self.first = self.last = 0.0
-        #: the task or thread of the last one; 0 for the first, which is not asked
+        #: task or thread of the last execution; 0 for the first one, for which it is not looked up
         self.worker = 0
-        #: what it is for; None until it was repeated
+        #: its purpose; None until it is repeated
         self.load: Load | None = None
-        #: executions and their seconds by line, of those for which the line was looked up: the later repeats
+        #: `[executions, seconds]` by line, for executions whose line was looked up, which are the later repeats
         self.lines: dict[CallSite | None, list[float]] = {}
-        #: executions that held the event loop: synchronous ones on its thread
+        #: executions that blocked the event loop: synchronous ones on its thread
         self.loop_count = 0
         self.loop_seconds = 0.0
-        #: the line of the first of these
+        #: line of the first of these
         self.call_site: CallSite | None = None
         #: executions over `slow_query`
         self.slow_count = 0
         self.slow_seconds = 0.0
         self.slowest = 0.0
-        #: the line of the slowest, and its rows where the driver knows: -1
+        #: line of the slowest execution; its number of rows, or -1 if the driver does not know it
         self.slow_call_site: CallSite | None = None
         self.slow_rows = -1
 
     def add(self, started: float, ended: float, worker: int) -> int:
-        """One execution more, by `time.perf_counter()`, in this task or thread. How many there are by now."""
+        """Add an execution in the task or thread `worker`, by `time.perf_counter()`. Returns the new count."""
         count = self.count = self.count + 1
         self.seconds += ended - started
         if count == 1:
@@ -93,36 +93,42 @@ class StatementGroup:
         if started >= self.last and (worker == self.worker or not self.worker):
             self.sequential += 1
         self.worker = worker
-        if ended > self.last:  # noqa: PLR1730 - called for each statement, and max() takes as long as all the rest
+        if ended > self.last:  # noqa: PLR1730 - called for each statement, and max() would double its time
             self.last = ended
         return count
 
 
 class Middleware(NamedTuple):
-    """One middleware of the app."""
+    """One middleware of the app.
 
-    #: its class, or the function of `@app.middleware("http")`; `#2` for the second of a name
+    Attributes:
+        name: Its class, or the function of `@app.middleware("http")`; with `#2` for the second one of a name.
+        kind: `base_http` for Starlette's `BaseHTTPMiddleware`, else `asgi`.
+        call_site: Its `dispatch`, function or `__call__`.
+    """
+
     name: str
-    #: `base_http` for Starlette's `BaseHTTPMiddleware`, else `asgi`
     kind: str
-    #: its `dispatch`, function or `__call__`
     call_site: CallSite | None
 
 
 class Progress:
-    """How far a request has come inside of the app."""
+    """How far a request has come inside of the app.
+
+    Attributes:
+        ROUTED: It has reached the app's router.
+        ANSWERED: The router has started its response, which middleware may still delay or replace.
+    """
 
     ARRIVED: Final = 0
-    #: it has reached the app's router
     ROUTED: Final = 1
-    #: the router has begun its response, which middleware may still delay or replace
     ANSWERED: Final = 2
 
 
 class RequestRecord:
-    """One request, or one websocket connection, from its first to its last byte.
+    """One request or WebSocket connection, from its first to its last byte.
 
-    What detectors read, once the request has ended, are the attributes; what happens meanwhile is noted by the methods.
+    The methods note what happens while the request runs; detectors read the attributes once it has ended.
     """
 
     __slots__ = (
@@ -153,9 +159,9 @@ class RequestRecord:
     )
 
     def __init__(self, owner: object, scope: MutableMapping[str, Any], span: Span, started: float) -> None:
-        #: the `Signals` of the telemetry that serves this request (two apps in one process have one each)
+        #: the `Signals` of the telemetry that serves this request; each app in the process has its own
         self.owner = owner
-        #: the ASGI scope as the router sees it; middleware may have copied it on the way down
+        #: the ASGI scope as the router sees it; middleware may have copied it on the way in
         self.scope = scope
         self.root_path: str = scope.get("root_path", "")
         self.progress: int = Progress.ARRIVED
@@ -164,37 +170,37 @@ class RequestRecord:
         self.started = started
         #: response status, once the response has started
         self.status: int | None = None
-        #: an exception that left the router; if the response had started, it is cut short, whatever its status
+        #: an exception that left the router; if the response had started, it is truncated, whatever its status
         self.router_error: BaseException | None = None
-        #: True for a request under an excluded URL: neither it nor its SQL is measured
+        #: True for a request to an excluded URL: neither the request nor its SQL is measured
         self.excluded = False
         self.db_statements = 0
         self.db_seconds = 0.0
-        #: the first `MOST_STATEMENTS` different statements, by fingerprint; an `executemany` has one of its own
+        #: the first `MOST_STATEMENTS` different statements by fingerprint; the key of an `executemany` differs
         self.statements: dict[str, StatementGroup] = {}
         #: `time.perf_counter()` of the last byte; 0 while the request runs
         self.ended = 0.0
         #: the thread whose event loop serves the request
         self.loop_thread = threading.get_ident()
-        #: whose turn it is; see `budget`
+        #: the part of the app that is running; see `time_budget`
         self.phase: int = Phase.MIDDLEWARE
         self.phases: list[Mark] = [(started, Phase.MIDDLEWARE)]
-        #: the phase furthest inside that was last at work, below all middleware
+        #: the latest phase inside of all middleware, except `SEND`
         self.innermost: int = Phase.ROUTING
         #: the app's middlewares, from the outside in; number n has the phase `Phase.MIDDLEWARE + n`
         self.middlewares: tuple[Middleware, ...] = ()
-        #: the ASGI `send` that was last passed inward, to know who puts one of their own around it
+        #: the ASGI `send` that was last passed inward, which shows whether a middleware wraps it
         self.send: object = None
         self.intervals: list[Interval] = []
         #: where the time went; None while the request runs
         self.budget: Budget | None = None
-        #: the kinds of what was found, in the order in which it was
+        #: the kinds of its findings, in the order of their reports
         self.findings: list[str] = []
         self._route: str | None = None
         self._is_route_final = False
 
     def enter(self, phase: int) -> int:
-        """From now on it is this phase's turn. Returns the one before it."""
+        """Start a phase. Returns the previous one."""
         before, self.phase = self.phase, phase
         if phase < Phase.SEND:
             self.innermost = phase
@@ -203,12 +209,12 @@ class RequestRecord:
         return before
 
     def waited(self, start: float, end: float, cause: int) -> None:
-        """Something went on from `start` to `end`, by `time.perf_counter()`. From any thread."""
+        """Note an interval, by `time.perf_counter()`; `cause` is one of `Cause`. Safe to call from any thread."""
         if len(self.intervals) < MOST_INTERVALS:
             self.intervals.append((start, end, cause))
 
     def self_times(self) -> Iterator[tuple[Middleware, float]]:
-        """Each of the app's middlewares, and the seconds it took itself; its own waits are in it."""
+        """Each of the app's middlewares, and the seconds it took itself, including its own waits."""
         if self.budget is not None:
             for number, middleware in enumerate(self.middlewares):
                 seconds = self.budget.middleware.get(number)
@@ -217,14 +223,14 @@ class RequestRecord:
 
     @property
     def seconds(self) -> float:
-        """Duration, first to last byte, of a request that has ended."""
+        """Duration of a request that has ended, from its first to its last byte."""
         return self.ended - self.started
 
     @property
     def route(self) -> str | None:
-        """The route template as known so far; None before the router has run, or if no route matched.
+        """The route template; None if no route matched, or if the router has not run yet.
 
-        Computed once after the router has begun its response or the request has ended: then it can no longer change.
+        Cached once the router has started its response or the request has ended, since it can no longer change then.
         """
         if not self._is_route_final:
             self._is_route_final = self.progress == Progress.ANSWERED or self.ended > 0
@@ -232,5 +238,5 @@ class RequestRecord:
         return self._route
 
 
-#: The record of the request this code runs for; None outside of a request.
+#: The record of the current request; None outside of requests.
 CURRENT: Final[ContextVar[RequestRecord | None]] = ContextVar("otel_fastperf_record", default=None)

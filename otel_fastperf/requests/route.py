@@ -1,9 +1,10 @@
-"""ASGI scope -> route template, `/api/v1/items/{item_id}`: right for nested routers and mounts, never a path.
+"""Finds the route template of an ASGI scope, `/api/v1/items/{item_id}`, also for nested routers and mounts.
 
-Read after the router has run, from what it left in the scope. FastAPI >= 0.137 matches an included router as one
-object whose route knows only its own part of the path; the full template is in the scope's *effective route context*.
-Mounts add the path they consumed to `root_path`, which is the template itself unless the mount has parameters: only
-then, and for plain Starlette routes, which leave no trace in the scope, are the routes matched once more.
+The template is read after the router has run, from what it left in the scope. FastAPI >= 0.137 matches an included
+router as one object whose route knows only its own part of the path; the full template is in the scope's *effective
+route context*. Mounts add the path that they consumed to `root_path`, which equals the template unless the mount has
+parameters. Only in that case, and for plain Starlette routes, which leave no trace in the scope, are the routes matched
+again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from starlette.types import Scope
 
 try:
     from fastapi.routing import iter_route_contexts as _flat
-except ImportError:  # FastAPI < 0.137.2 has no such function, and < 0.137 needs none
+except ImportError:  # FastAPI < 0.137.2 lacks this function, and < 0.137 does not need it
 
     def _flat(routes: Sequence[Any]) -> Iterator[Any]:  # type: ignore[misc]
         for route in routes:
@@ -25,9 +26,9 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 
 
 def route_template(scope: Scope, root_path: str) -> str | None:
-    """The template of the route that served this scope; None where no route did (404, 405, redirects, middleware).
+    """The template of the route that served this scope; None if no route did (404, 405, redirects, middleware).
 
-    `root_path` is the scope's as the app's own router got it, before mounts added to it.
+    `root_path` is the scope's value when the app's router got it, before mounts added to it.
     """
     if "endpoint" not in scope and "route" not in scope:
         return None
@@ -43,12 +44,12 @@ def route_template(scope: Scope, root_path: str) -> str | None:
 
 
 def has_literal_route(routes: Sequence[Any], path: str) -> bool:
-    """Does one of the routes, or of the routers in them, serve exactly this path? A catch-all does not count."""
+    """True if one of the routes or included routers serves exactly this path. A catch-all route does not count."""
     return any(getattr(route, "path", None) == path for route in _flat(routes))
 
 
 def endpoints(routes: Sequence[Any]) -> Iterator[Any]:
-    """The functions that serve the routes, those of routers and mounted apps too; FastAPI's own pages are left out."""
+    """The functions that serve the routes, including those of routers and mounted apps, without FastAPI's own pages."""
     for each in _flat(routes):
         route = getattr(each, "starlette_route", None) or each
         inner: Sequence[Any] | None = getattr(route, "routes", None)
@@ -62,7 +63,7 @@ def endpoints(routes: Sequence[Any]) -> Iterator[Any]:
 def _leaf(scope: Scope) -> Any:
     route = scope.get("route")
     context = (scope.get("fastapi") or _NOTHING).get("effective_route_context")
-    # a sub-app inside an included router leaves the outer router's context behind: it counts only with its own route
+    # a sub-app in an included router leaves the outer router's context in the scope, which does not fit the route then
     if context is not None and (context.original_route is route or route is None):
         return context.starlette_route or context
     return route if hasattr(route, "param_convertors") else None
@@ -91,7 +92,7 @@ def _relative_path(path: str, root_path: str) -> str:
 
 def _match(routes: Sequence[Any], path: str, scope: Scope) -> str | None:
     for each in _flat(routes):
-        # FastAPI < 0.143 describes a mount of an included router by a context that keeps the mount itself here
+        # FastAPI < 0.143 represents a mount of an included router by a context with the mount in this attribute
         route = getattr(each, "starlette_route", None) or each
         inner: Sequence[Any] | None = getattr(route, "routes", None)
         if getattr(route, "host_regex", None) is not None:
@@ -107,7 +108,7 @@ def _match(routes: Sequence[Any], path: str, scope: Scope) -> str | None:
             continue
         prefix = str(route.path_format).removesuffix("/{path}")
         if not inner:
-            # a mount of something that has no routes: files, a WSGI app
+            # a mount without routes, such as static files or a WSGI app
             return prefix + "/{path}"
         rest = _match(inner, "/" + found.group("path"), scope)
         return None if rest is None else prefix + rest

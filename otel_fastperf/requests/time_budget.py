@@ -1,13 +1,13 @@
 """The time budget of a request: every moment from its first to its last byte belongs to exactly one segment.
 
-Two things are noted while a request runs, and put together when it has ended:
+Two things are noted while a request runs, and combined when it has ended:
 
-    phases      whose turn it is, as the request passes from middleware to router to endpoint and back
-    intervals   what it waited for: a statement, a connection, a thread; and what stood in its way: the collector of
-                garbage, or somebody else who held the event loop
+    phases      the part of the app that is running, from middleware to router to endpoint and back
+    intervals   what the request waited for (a statement, a connection, a thread), and what delayed it (a garbage
+                collection, a block of the event loop)
 
-An interval wins over the phase it lies in, and of several that overlap the first in `PRECEDENCE` wins; so parallel
-queries count once, and the segments add up to the duration whatever was noted.
+An interval takes precedence over the phase that it lies in, and the first in `Cause` over others that overlap it. So
+parallel queries count once, and the segments always add up to the duration.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,34 +16,38 @@ from typing import Final, NamedTuple, TypeAlias
 
 
 class Segment(StrEnum):
-    """Where the time of a request goes; the label `segment` of `fastperf_request_time_seconds_total`."""
+    """Where the time of a request goes; the label `segment` of `fastperf_request_time_seconds_total`.
 
-    #: middleware, the app's own and Starlette's, on the way in and out
+    Attributes:
+        MIDDLEWARE: Middleware, the app's own and Starlette's, on the way in and out.
+        DEPENDENCIES: Routing, reading the request, validation, dependencies.
+        HANDLER: The endpoint itself, and what it awaits that is in no other segment.
+        DB: SQL statements.
+        POOL_WAIT: Waiting for a connection, be it a free one or a new one.
+        THREADPOOL_WAIT: Waiting for one of anyio's threads.
+        LOOP_WAIT: Ready to run, but something else blocked the event loop.
+        GC: The garbage collector stopped the process.
+        SERIALIZATION: From the endpoint's return value to the first byte of the response.
+        SEND: The server accepts the response, which depends on the client's network.
+    """
+
     MIDDLEWARE = "middleware"
-    #: routing, reading the request, validation, dependencies
     DEPENDENCIES = "dependencies"
-    #: the endpoint itself, and what it awaits that is none of the others
     HANDLER = "handler"
-    #: SQL statements
     DB = "db"
-    #: waiting for a connection: a free one, or a new one
     POOL_WAIT = "pool_wait"
-    #: waiting for one of anyio's threads
     THREADPOOL_WAIT = "threadpool_wait"
-    #: ready to go on, while somebody else held the event loop
     LOOP_WAIT = "loop_wait"
-    #: the garbage collector stopped the process
     GC = "gc"
-    #: from the endpoint's return value to the response's first byte
     SERIALIZATION = "serialization"
-    #: the server takes the response: the client's network
     SEND = "send"
 
 
 class Phase:
-    """Whose turn it is. Middleware number n, from the outside in, is `MIDDLEWARE + n`.
+    """The part of the app that is running. Middleware number n, from the outside in, is `MIDDLEWARE + n`.
 
-    Plain numbers: an enum's members cost 0.2 us a look-up on Python 3.11, and a request passes some ten phases.
+    Plain numbers, because looking up a member of an enum takes 0.2 us on Python 3.11, and a request has about ten
+    phases.
     """
 
     ROUTING: Final = 0
@@ -55,18 +59,21 @@ class Phase:
 
 
 class Cause:
-    """What an interval is about, in order of precedence."""
+    """Why an interval was noted, in order of precedence.
+
+    Attributes:
+        IN_THREAD: The request works in a thread, so a blocked event loop does not delay it.
+    """
 
     GC: Final = 0
     LOOP_WAIT: Final = 1
     DB: Final = 2
     POOL_WAIT: Final = 3
     THREADPOOL_WAIT: Final = 4
-    #: the request works in a thread: nobody who holds the loop is in its way
     IN_THREAD: Final = 5
 
 
-#: `(time.perf_counter(), Phase)`: from then on
+#: `(time.perf_counter(), Phase)`: start of a phase
 Mark: TypeAlias = tuple[float, int]
 #: `(start, end, Cause)` by `time.perf_counter()`
 Interval: TypeAlias = tuple[float, float, int]
@@ -86,14 +93,19 @@ _SEGMENT_OF_PHASE: Final = (
     Segment.SEND,
 )
 _CAUSES: Final = len(_SEGMENT_OF_CAUSE)
-#: what is nobody's own time
-_OBSTACLES: Final = (Cause.GC, Cause.LOOP_WAIT)
+#: causes that do not count as a middleware's own time
+_DELAYS: Final = (Cause.GC, Cause.LOOP_WAIT)
 _MIDDLEWARE: Final = Segment.MIDDLEWARE
 _HANDLER: Final = Segment.HANDLER
 
 
 class Budget(NamedTuple):
-    """Seconds by segment (those that are not 0), and by middleware: what it took itself, its own waits included."""
+    """The time budget of one request.
+
+    Attributes:
+        segments: Seconds by segment, without those that are 0.
+        middleware: Seconds by number of the middleware: the time it took itself, including its own waits.
+    """
 
     segments: dict[Segment, float]
     middleware: dict[int, float]
@@ -102,8 +114,8 @@ class Budget(NamedTuple):
 def split(started: float, ended: float, phases: Sequence[Mark], intervals: Iterable[Interval] = ()) -> Budget:
     """The budget of a request. All times are `time.perf_counter()`; `phases` are in order and begin at `started`.
 
-    The segments add up to `ended - started`. What lies outside of that is left out. A request that never reached an
-    endpoint of FastAPI's has no dependencies: its routing is part of its handler.
+    The segments add up to `ended - started`; intervals are cut to that. If a request reached no endpoint of FastAPI's,
+    it has no dependencies, and its routing counts for the handler.
     """
     clipped = [(max(start, started), min(end, ended), cause) for start, end, cause in intervals]
     marks = [(at, 1, phase) for at, phase in phases if at < ended]
@@ -115,7 +127,7 @@ def split(started: float, ended: float, phases: Sequence[Mark], intervals: Itera
 
 
 def _swept(started: float, ended: float, marks: list[tuple[float, int, int]]) -> dict[tuple[int, int], float]:
-    """Seconds by phase and strongest cause. A mark's second is 1 for a phase, 2 and 0 for a cause that begins, ends."""
+    """Seconds by phase and cause. The second item of a mark is 1 for a phase, 2 for a cause's start, 0 for its end."""
     sums: dict[tuple[int, int], float] = {}
     active = [0] * (_CAUSES + 1)
     phase, cause, since = Phase.MIDDLEWARE, _CAUSES, started
@@ -136,7 +148,7 @@ def _swept(started: float, ended: float, marks: list[tuple[float, int, int]]) ->
 
 
 def _strongest(active: list[int]) -> int:
-    """The cause that counts; `_CAUSES` when none does."""
+    """The cause with precedence; `_CAUSES` if there is none."""
     for cause in range(_CAUSES):
         if active[cause] and not (cause == Cause.LOOP_WAIT and active[Cause.IN_THREAD]):
             return cause
@@ -157,7 +169,7 @@ def _budget(sums: dict[tuple[int, int], float]) -> Budget:
         else:
             segment = _SEGMENT_OF_PHASE[phase]
         segments[segment] = segments.get(segment, 0.0) + seconds
-        if phase >= Phase.MIDDLEWARE and cause not in _OBSTACLES:
+        if phase >= Phase.MIDDLEWARE and cause not in _DELAYS:
             number = phase - Phase.MIDDLEWARE
             middleware[number] = middleware.get(number, 0.0) + seconds
     return Budget(segments, middleware)
