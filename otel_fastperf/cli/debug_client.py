@@ -1,4 +1,4 @@
-"""Reads the debug route of a running service, for the commands `doctor` and `allocations`."""
+"""Read the debug route of a running service, for the commands `doctor` and `allocations`."""
 
 import json
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Service:
         except ValueError:
             parts, port = None, None
         if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
-            message = f"{target} is not the URL of a service. Remedy: write it like {DEFAULT_URL}."
+            message = f"{target} is not the URL of a service. Remedy: pass one like {DEFAULT_URL}."
             raise AskingError(message)
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         # servers print this address when they listen on all of them
@@ -101,7 +101,7 @@ class Service:
             case 404:
                 why = (
                     "responds 404 (not found). Without a token the debug route serves only its own machine, and no"
-                    " proxy; the path may differ; or the route is off. Remedy: run this command in the service's"
+                    " proxy; or the path differs; or the route is off. Remedy: run this command in the service's"
                     " container, or set OTEL_FASTPERF_DEBUG_TOKEN for both; pass the service's OTEL_FASTPERF_DEBUG_PATH"
                     " with --path; check that OTEL_FASTPERF_DEBUG_ENABLED is not false and that the service calls"
                     " setup_telemetry(app)"
@@ -112,7 +112,9 @@ class Service:
                 where = printable(response.headers.get("location", "nowhere")[:_LONGEST_SHOWN])
                 why = f"redirects to {where}, which is not followed. Remedy: pass the service's own address"
             case status:
-                why = f"responds {status}. Remedy: see the service's log, or pass the address of the service itself"
+                why = (
+                    f"responds {status}. Remedy: look into the service's log, or pass the address of the service itself"
+                )
         return f"{self.url} {why}."
 
     def _silent(self, timeout: float) -> str:

@@ -23,7 +23,7 @@ from otel_fastperf.settings import DEBUG_PATH
 
 OK: Final = 0
 FOUND: Final = 1
-COULD_NOT_LOOK: Final = 2
+ERROR: Final = 2
 
 _TOKEN: Final = "OTEL_FASTPERF_DEBUG_TOKEN"  # noqa: S105 - the variable's name
 
@@ -32,42 +32,42 @@ _ADDRESS: Final = re.compile(r"\w+://.*|(?:[\w.-]*|\[[0-9a-fA-F:.]+\]):[0-9]+(?:
 
 _EXIT_CODES: Final = """\
 exit codes:
-  doctor       0  no finding at the level of --fail-on or over it
+  doctor       0  no finding at or above the level of --fail-on
                1  there are such findings
-               2  could not look: not reachable, not allowed, no report
+               2  no report: the service cannot be reached, denies access, or sends something else
   allocations  0  traced
-               2  could not look
-  check        0  all is well, or there are warnings only
+               2  not traced, for the same reasons
+  check        0  all is well, or only warnings
                1  something is bad
-               2  could not look: the app cannot be imported
+               2  no check: the app cannot be imported
   stack init   0  written
                1  written, but files that you changed differ from the stack's: merge FILE.new
-               2  could not look or write; nothing was written if a value is wrong
-  stack check  0  all is well, or there are warnings only
+               2  not written completely; nothing was written if a value is wrong
+  stack check  0  all is well, or only warnings
                1  something is bad
-               2  could not look: no stack there
-  stack smoke  0  it works
+               2  no check: the folder contains no stack
+  stack smoke  0  all steps succeeded
                1  a step failed
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
     except (FastPerfError, OSError) as error:
         sys.stderr.write(f"otel-fastperf: {error}\n")
-        return COULD_NOT_LOOK
+        return ERROR
     except KeyboardInterrupt:
-        return COULD_NOT_LOOK
+        return ERROR
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="otel-fastperf",
-        description="Why is my FastAPI service slow? Asks a running service, and looks at its set-up.",
+        description="Find out why a FastAPI service is slow, and check its set-up.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -84,27 +84,36 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    doctor = command("doctor", _doctor, "What makes a running service slow, or what a saved report says of it.")
-    doctor.add_argument("target", nargs="?", metavar="URL|FILE", help=f"a service ({DEFAULT_URL}) or a report in JSON")
-    _add_service_options(doctor)
-    doctor.add_argument("--format", choices=FORMATS, help="text, or what the name of -o ends in")
-    doctor.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there")
+    doctor = command(
+        "doctor", _doctor, "Show what makes a service slow, from the running service or from a saved report."
+    )
     doctor.add_argument(
-        "--fail-on", choices=(*Severity, "never"), default=Severity.WARNING, help="mildest finding for exit code 1"
+        "target", nargs="?", metavar="URL|FILE", help=f"the service (default: {DEFAULT_URL}), or a report in JSON"
+    )
+    _add_service_options(doctor)
+    doctor.add_argument("--format", choices=FORMATS, help="default: by the ending of -o, otherwise text")
+    doctor.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the report to this file")
+    doctor.add_argument(
+        "--fail-on",
+        choices=(*Severity, "never"),
+        default=Severity.WARNING,
+        help="lowest severity that causes exit code 1 (default: warning)",
     )
 
-    allocations = command("allocations", _allocations, "Which lines of a running service allocate what stays.")
-    allocations.add_argument("target", nargs="?", metavar="URL", help=f"a service ({DEFAULT_URL})")
+    allocations = command(
+        "allocations", _allocations, "Show which lines of a running service allocate memory that stays."
+    )
+    allocations.add_argument("target", nargs="?", metavar="URL", help=f"the service (default: {DEFAULT_URL})")
     _add_service_options(allocations)
     allocations.add_argument(
         "--seconds",
         type=_seconds,
         default=10.0,
         metavar="N",
-        help=f"{SHORTEST:g} to {LONGEST:g} (default: 10); slows the service down meanwhile",
+        help=f"{SHORTEST:g} to {LONGEST:g} (default: 10); the service is slower meanwhile",
     )
 
-    check = command("check", _check, "Is the set-up sound? Run it where the service runs, with its environment.")
+    check = command("check", _check, "Check the set-up. Run this where the service runs, with its environment.")
     check.add_argument("target", nargs="?", metavar="MODULE:APP", help="the app, as for uvicorn; it is imported")
     check.add_argument("--factory", action="store_true", help="MODULE:APP is a function that makes the app")
     check.add_argument("--format", choices=("text", "json"), default="text")
@@ -115,9 +124,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_service_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--path", default=DEBUG_PATH, help=f"path of the debug route, if the URL has none ({DEBUG_PATH})"
+        "--path", default=DEBUG_PATH, help=f"path of the debug route if the URL has none (default: {DEBUG_PATH})"
     )
-    parser.add_argument("--token", help=f"bearer token of the debug route (better: in the environment, {_TOKEN})")
+    parser.add_argument("--token", help=f"bearer token of the debug route (safer: the variable {_TOKEN})")
 
 
 def _seconds(text: str) -> float:
@@ -143,7 +152,7 @@ def _doctor(options: argparse.Namespace) -> int:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
     else:
         output.write_text(text, encoding="utf-8")
-        sys.stderr.write(f"otel-fastperf: {output} is written\n")
+        sys.stderr.write(f"otel-fastperf: wrote {output}\n")
     return _exit_code(report, options.fail_on)
 
 
@@ -153,7 +162,7 @@ def _report(options: argparse.Namespace) -> Report:
         service = _service(options)
         return _read(service.report(), service.url)
     if not Path(target).is_file():
-        message = f"{target} is not a file. Remedy: name a report saved with --format json, or write http://HOST:PORT."
+        message = f"{target} is not a file. Remedy: pass a report saved with --format json, or http://HOST:PORT."
         raise AskingError(message)
     return _read(Path(target).read_text(encoding="utf-8", errors="replace"), target)
 
@@ -190,7 +199,7 @@ def _table(found: Mapping[str, Any]) -> Iterable[str]:
     yield f"{'KiB':>10}  {'blocks':>8}  "
     for site in found["sites"]:
         where = printable(f"{site['file']}:{site['line']}")
-        whose = "" if site["application"] else "  (a library's)"
+        whose = "" if site["application"] else "  (library)"
         yield f"{site['size'] / 1024:>10,.0f}  {site['count']:>8,}  {where}{whose}"
 
 
@@ -203,10 +212,10 @@ def _check(options: argparse.Namespace) -> int:
     from otel_fastperf.errors import AppError
 
     try:
-        with redirect_stdout(sys.stderr):  # what the app prints while it is imported
+        with redirect_stdout(sys.stderr):  # for what the app prints during its import
             facts = gather(options.target, factory=options.factory)
     except AppError:
-        # what is wrong around it may be why
+        # a problem of the environment may be the reason
         bad = [check for check in run_checks(gather(None)) if check.level is Level.BAD]
         if bad:
             print_checks(bad, options.format)

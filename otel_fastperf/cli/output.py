@@ -1,4 +1,4 @@
-"""Prints the results of checks, as lines or as JSON."""
+"""Print the results of checks, as lines or as JSON."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Gathers the facts for `setup_checks` from the app, the environment, the installed packages and the process."""
+"""Gather the facts for `setup_checks` from the app, the environment, the installed packages and the process."""
 
 import gc
 import inspect
@@ -92,7 +92,7 @@ def _is_contrib_span_used(app: Starlette, telemetry: Telemetry | None) -> bool:
 
 
 def _engines() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The engines that are alive, synchronous and async: `sqlite+pysqlite`, without their URLs."""
+    """The living engines, synchronous and async, as `sqlite+pysqlite`: without their URLs."""
     dialects = [engine.dialect for engine in _alive("sqlalchemy.engine.base", "Engine")]
     named = [(f"{dialect.name}+{dialect.driver}", bool(dialect.is_async)) for dialect in dialects]
     return (
@@ -102,7 +102,7 @@ def _engines() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _alive(module: str, name: str) -> Iterator[Any]:
-    # not isinstance: objects that stand for others, as lazy ones do, would be asked for their class
+    # isinstance() would read `__class__`, which makes lazy proxies load their objects
     wanted = getattr(sys.modules.get(module), name, None)
     return (each for each in gc.get_objects() if wanted is not None and issubclass(type(each), wanted))
 

@@ -71,7 +71,7 @@ class Runner:
         return Ran(code, out, err)
 
     def failing(self, *arguments: str) -> str:
-        """The one line that it says when it could not look."""
+        """The one error line of a command that fails."""
         ran = self(*arguments)
         assert (ran.code, ran.out) == (2, "")
         assert ran.err.startswith("otel-fastperf: ")
@@ -289,7 +289,7 @@ def test_a_command_that_there_is_not(run: Runner, arguments: tuple[str, ...]) ->
 def test_help_tells_the_exit_codes(run: Runner, command: tuple[str, ...]) -> None:
     ran = run(*command, "--help")
     assert ran.code == 0
-    assert "could not look" in ran.out
+    assert "the service cannot be reached" in ran.out
 
 
 # tokens
@@ -413,7 +413,7 @@ def levels(ran: Ran) -> dict[str, str]:
 def test_check_looks_at_the_app_and_its_environment(tmp_path: Path) -> None:
     ran = check(app_file(tmp_path, "print('starting')\n" + APP), "main:app", OTEL_SERVICE_NAME="shop")
     assert ran.code == 0
-    assert "ok    settings: The settings are right.\n" in ran.out
+    assert "ok    settings: The settings are valid.\n" in ran.out
     assert "ok    setup: setup_telemetry was called for the app.\n" in ran.out
     assert "starting" not in ran.out
 
@@ -449,7 +449,7 @@ FastAPIInstrumentor.instrument_app(app)
     assert ran.code == 1
     assert "warn  setup: " in ran.out
     assert "      Remedy: write setup_telemetry(app) on the line after app = FastAPI()\n" in ran.out
-    assert "bad   collector: No collector answers at 127.0.0.1:" in ran.out
+    assert "bad   collector: No collector responds at 127.0.0.1:" in ran.out
     assert "warn  engines: 2 of 2 routes are async def, and there is a synchronous engine (sqlite+pysqlite)" in ran.out
     for name in ("service name", "workers", "debug route"):
         assert f"warn  {name}: " in ran.out

@@ -199,7 +199,7 @@ def test_a_collector_that_does_not_answer() -> None:
 
     check = wrong(facts(settings={"traces": COLLECTOR}, unreachable=unreachable))["collector"]
     assert check.level is Level.BAD
-    assert check.what == "No collector answers at collector:4318: Connection refused."
+    assert check.what == "No collector responds at collector:4318: Connection refused."
     assert asked == [("collector", 4318)]
 
 
@@ -277,7 +277,7 @@ def test_a_sampler_that_keeps_nothing(sampler: str, argument: str, told: bool) -
 @pytest.mark.parametrize(
     ("workers", "metrics", "says"),
     [
-        ("4", {}, "a scrape of /metrics is answered by any one of them"),
+        ("4", {}, "a scrape of /metrics reaches a random one"),
         ("4", {"port": 9464}, "only the first gets port 9464"),
         ("4", {"enabled": False}, None),
         ("1", {}, None),

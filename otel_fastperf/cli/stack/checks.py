@@ -81,7 +81,7 @@ def check_stack(stack: Stack) -> Iterator[Check]:
 
 
 def check_files(stack: Stack) -> Iterator[Check]:
-    """A missing file is bad; a changed file is the user's choice."""
+    """Compare the files with the manifest. A missing file is bad; a changed file is the user's choice."""
     written = stack.manifest.files
     there = {path: file.read_bytes() for path in written if (file := stack.folder / path).is_file()}
     missing = sorted(written.keys() - there.keys())
@@ -115,7 +115,7 @@ def check_syntax(stack: Stack) -> Iterator[Check]:
         except ValueError as error:
             broken = True
             what = f"{stack.name(path)} cannot be parsed: {' '.join(str(error).split())}"
-            yield Check("syntax", Level.BAD, what, "correct that line")
+            yield Check("syntax", Level.BAD, what, "correct this line")
     if not broken:
         yield Check("syntax", Level.OK, f"All {files} YAML and JSON files can be parsed.")
 

@@ -63,7 +63,7 @@ def _prometheus(folder: Path) -> dict[str, list[str]]:
 
 
 def _one(file: Path, *words: str) -> dict[str, list[str]]:
-    """One question, or none if the file is missing."""
+    """One question; none if the file is missing."""
     return {file.name: [*words, str(file)]} if file.is_file() else {}
 
 
