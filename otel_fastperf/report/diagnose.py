@@ -1,6 +1,6 @@
-"""From figures and findings to a report: where the time of each route goes, how the worker is, what to look at first.
+"""Make a report from metrics and findings: where each route's time goes, the worker's state, what to look at first.
 
-Pure: samples of this process's metrics and its findings in, a `Report` out. Only what is known is said.
+Pure: samples of this process's metrics and its findings in, a `Report` out. The report omits what is unknown.
 """
 
 import math
@@ -16,30 +16,30 @@ from otel_fastperf.report.model import Report, RouteVerdict, WorkerVerdict
 
 REQUESTS: Final = "http_server_request_duration_seconds"
 
-#: a route's sentence names segments until this share of its time is explained
+#: a route's sentence names segments until they explain this share of its time
 _EXPLAINED: Final = 0.8
-#: and none below this one
+#: smaller segments are not named
 _LEAST: Final = 0.01
 
-# From where on the worker's sentence complains.
+# Thresholds from which the worker's sentence complains.
 _BUSY: Final = 0.8
-#: seconds by which one timer in a hundred is late
+#: seconds, of the 99th percentile of the timers' lag
 _LATE: Final = 0.05
 #: share of the uptime
 _BLOCKED: Final = 0.01
 _COLLECTING: Final = 0.02
-#: seconds that one wait in a hundred takes
+#: seconds, of the 99th percentile of the waits
 _WAIT: Final = 0.05
-#: share of the memory limit that is left
+#: remaining share of the memory limit
 _LITTLE_ROOM: Final = 0.1
 
-#: metric and label: what telemetry lost, failed at, or had to lump together
+#: metric and label: what telemetry lost, failed at, or merged
 _TROUBLES: Final = (
     ("fastperf_spans_total", "outcome"),
     ("fastperf_telemetry_errors_total", "part"),
     ("fastperf_metric_overflow_total", "metric"),
 )
-#: outcomes of spans that are no loss
+#: outcomes of spans that are not a loss
 _WELL: Final = frozenset({"exported"})
 
 
@@ -53,9 +53,9 @@ def diagnose(
     pid: int,
     started: float,
 ) -> Report:
-    """The report of one process, from all it has measured since `started` (Unix seconds, as `now`).
+    """The report of one process, from everything measured since `started` (Unix seconds, like `now`).
 
-    `samples` are those of `Metrics.samples()`; `findings` stand in the report in the order they have here, worst first.
+    `samples` are those of `Metrics.samples()`. `findings`, worst first, keep their order.
     """
     known = Samples(samples)
     return Report(
@@ -92,7 +92,7 @@ def _routes(known: Samples, findings: Sequence[Finding]) -> Iterator[RouteVerdic
 
 
 def _errors(known: Samples) -> dict[tuple[str, ...], float]:
-    """Requests that failed, by method and route: `error_type` says so of those that were cut short after a 200 too."""
+    """Failed requests by method and route. `error_type` also marks responses that were cut short after a 200."""
     sums: dict[tuple[str, ...], float] = {}
     for labels, value in known.samples(f"{REQUESTS}_count", {}):
         if labels.get("error_type"):
@@ -121,7 +121,7 @@ def _route_sentence(segments: Mapping[str, float], findings: Sequence[Finding]) 
 
 
 def _shares(segments: Mapping[str, float]) -> Iterator[str]:
-    """`62 % database`, largest first, until enough is explained."""
+    """`62 % database`, largest first, until the rest is small."""
     total, explained = sum(segments.values()), 0.0
     for segment, spent in segments.items():
         share = spent / total
@@ -163,12 +163,12 @@ def _worker(known: Samples, findings: Sequence[Finding], *, pid: int, uptime: fl
 
 
 def _sum(known: Samples, name: str) -> float | None:
-    """A metric over all its labels; None when there is none."""
+    """The sum over all labels of a metric; None if it is absent."""
     return known.total(name, (), {}).get(())
 
 
 def _number(known: Samples, name: str) -> int | None:
-    """A gauge; None when it is absent or not a finite number."""
+    """A gauge; None if it is absent or not finite."""
     value = _sum(known, name)
     return None if value is None or not math.isfinite(value) else round(value)
 
@@ -178,7 +178,7 @@ def _rate(known: Samples, name: str, uptime: float) -> float:
 
 
 def _whole(known: Samples, name: str) -> Histogram:
-    """A histogram over all its labels."""
+    """The sum over all labels of a histogram."""
     return known.histograms(name).get((), EMPTY)
 
 
@@ -193,7 +193,7 @@ def _worker_sentence(worker: WorkerVerdict, known: Samples, findings: Sequence[F
     wrong = [fact.words for fact in facts if fact.wrong]
     right = ", ".join(fact.words for fact in facts if not fact.wrong)
     found = _worst([finding for finding in findings if not finding.route])
-    found = f"seen outside of requests: {found}" if found else ""
+    found = f"found outside of requests: {found}" if found else ""
     if not wrong and not found:
         wrong = ["nothing stands out"]
     sentence = "; ".join(filter(None, (*wrong, found, right)))
@@ -201,29 +201,29 @@ def _worker_sentence(worker: WorkerVerdict, known: Samples, findings: Sequence[F
 
 
 class _Fact(NamedTuple):
-    """One thing that is known of the worker."""
+    """One fact about the worker."""
 
     wrong: bool
     words: str
 
 
 def _loop(worker: WorkerVerdict) -> Iterator[_Fact]:
-    held = sum(worker.blocked_seconds.values())
-    if held:
+    blocked = sum(worker.blocked_seconds.values())
+    if blocked:
         causes = ", ".join(f"{cause} {seconds(spent)}" for cause, spent in worker.blocked_seconds.items())
-        wrong = held >= _BLOCKED * worker.uptime_seconds
-        yield _Fact(wrong, f"the event loop was held for {seconds(held)} ({causes})")
+        wrong = blocked >= _BLOCKED * worker.uptime_seconds
+        yield _Fact(wrong, f"the event loop was blocked for {seconds(blocked)} ({causes})")
     busy, late = worker.loop_utilization, worker.loop_lag_p99
     if busy is not None:
         yield _Fact(busy >= _BUSY, f"the event loop is {busy:.0%} busy")
     if late is not None and late >= _LATE:
-        yield _Fact(wrong=True, words=f"1 timer in 100 is late by {seconds(late)} or more")
+        yield _Fact(wrong=True, words=f"1 timer in 100 is at least {seconds(late)} late")
 
 
 def _threads(worker: WorkerVerdict, known: Samples) -> Iterator[_Fact]:
     limit, borrowed, waiting = worker.threads_limit, worker.threads_borrowed, worker.threads_waiting
     if limit is not None and borrowed is not None:
-        yield _Fact(bool(waiting), f"{borrowed} of {limit} threads at work")
+        yield _Fact(bool(waiting), f"{borrowed} of {limit} threads in use")
     if waiting:
         yield _Fact(wrong=True, words=f"{_requests(waiting)} for a thread")
     yield from _waits(_whole(known, "fastperf_threadpool_wait_seconds"), "thread")
@@ -235,7 +235,7 @@ def _connections(known: Samples) -> Iterator[_Fact]:
         yield _Fact(wrong=True, words=f"{_requests(pending)} for a connection")
     timeouts = _number(known, "db_client_connection_timeouts_total")
     if timeouts:
-        yield _Fact(wrong=True, words=f"{number(timeouts)} waits for a connection ended in the pool's timeout")
+        yield _Fact(wrong=True, words=f"{number(timeouts)} waits for a connection timed out")
     yield from _waits(_whole(known, "db_client_connection_wait_time_seconds"), "connection")
 
 
@@ -246,14 +246,14 @@ def _requests(waiting: int) -> str:
 def _waits(waits: Histogram, what: str) -> Iterator[_Fact]:
     long = waits.quantile(0.99)
     if long is not None and long.value >= _WAIT:
-        yield _Fact(wrong=True, words=f"1 wait in 100 for a {what} takes {seconds(long.value)} or more")
+        yield _Fact(wrong=True, words=f"1 wait in 100 for a {what} takes at least {seconds(long.value)}")
 
 
 def _memory(worker: WorkerVerdict, known: Samples) -> Iterator[_Fact]:
     room, limit = worker.headroom_bytes, _number(known, "fastperf_memory_limit_bytes")
     if room is not None and limit:
         little = room < _LITTLE_ROOM * limit
-        yield _Fact(little, f"{size(room)} left of {size(limit)} memory")
+        yield _Fact(little, f"{size(room)} of {size(limit)} memory left")
     if worker.resident_bytes is not None:
         yield _Fact(wrong=False, words=f"{size(worker.resident_bytes)} resident")
 
@@ -265,7 +265,7 @@ def _gc(worker: WorkerVerdict) -> Iterator[_Fact]:
 
 
 def _troubles(known: Samples) -> Iterator[tuple[str, float]]:
-    """What was lost or failed, and how often."""
+    """Losses and failures, with their counts."""
     for name, label in _TROUBLES:
         for (what,), count in sorted(known.total(name, (label,), {}).items()):
             if count and what not in _WELL:

@@ -1,15 +1,15 @@
-"""A report as a page: JSON, text or HTML, by name."""
+"""A report in the format of a given name: JSON, text or HTML."""
 
 from typing import Final
 
 from otel_fastperf.report.model import Report
 
-#: what `--format` and `?format=` take
+#: values of `--format` and `?format=`
 FORMATS: Final = ("json", "text", "html")
 
 
 def report_as(report: Report, form: str, *, colour: bool = False) -> str:
-    """The report in one of `FORMATS`. Only who asks for a form pays for its module."""
+    """The report in one of `FORMATS`. The module of a format is imported at its first use."""
     if form == "html":
         from otel_fastperf.report.html import to_html
 

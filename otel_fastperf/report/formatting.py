@@ -1,4 +1,4 @@
-"""Words and figures for people: units, rounding, columns, colour."""
+"""Numbers and text for people: units, rounding, columns, colour."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ TIMES: Final = "\N{MULTIPLICATION SIGN}"
 GAP: Final = "  "
 
 
-#: from this many seconds on: divide by, show so many decimals, call it
+#: lower bound in seconds, divisor, decimals, unit
 _UNITS: Final = ((9.95, 1.0, 0, "s"), (0.9995, 1.0, 2, "s"), (0.00995, 1e-3, 0, "ms"), (0.000995, 1e-3, 1, "ms"))
 
 
@@ -30,19 +30,19 @@ class Paint:
         return self._in("1", text)
 
     def dim(self, text: str) -> str:
-        """What may be skipped."""
+        """A detail."""
         return self._in("2", text)
 
     def red(self, text: str) -> str:
-        """What went wrong."""
+        """An error."""
         return self._in("31", text)
 
     def yellow(self, text: str) -> str:
-        """What is slow."""
+        """A warning."""
         return self._in("33", text)
 
     def green(self, text: str) -> str:
-        """What is right."""
+        """A success."""
         return self._in("32", text)
 
     def cyan(self, text: str) -> str:
@@ -59,7 +59,7 @@ def seconds(value: float) -> str:
 
 
 def bound(value: float) -> str:
-    """A bucket's bound, as it was declared: `0.0025` -> `2.5 ms`."""
+    """The declared bound of a bucket: `0.0025` -> `2.5 ms`."""
     return f"{value:g} s" if value >= 1 else f"{value * 1e3:g} ms"
 
 
@@ -81,13 +81,13 @@ def size(value: float) -> str:
 
 
 def width(text: str) -> int:
-    """Columns of a terminal that the text takes."""
+    """The number of columns that the text takes on a terminal."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
 
 
 def shorten(text: str, most: int) -> str:
-    """At most so many columns; `…` for what is cut."""
+    """The text cut to `most` columns; `…` marks the cut."""
     if width(text) <= most:
         return text
     while width(text) > most - 1:
@@ -96,7 +96,7 @@ def shorten(text: str, most: int) -> str:
 
 
 def wrapped(text: str, most: int) -> list[str]:
-    """Lines of at most so many columns, broken at blanks; a longer word is broken anywhere."""
+    """Lines of at most `most` columns, broken at blanks; a longer word is broken anywhere."""
     lines = [""]
     for word in text.split(" "):
         joined = f"{lines[-1]} {word}" if lines[-1] else word
@@ -113,7 +113,7 @@ def wrapped(text: str, most: int) -> list[str]:
 
 
 def columns(rows: Iterable[Sequence[str]], widths: Sequence[int]) -> list[str]:
-    """Rows in columns: the width is negative for a column that is flush left."""
+    """Rows in columns. A negative width aligns its column to the left."""
     lines = []
     for row in rows:
         cells = (_pad(shorten(cell, abs(size)), size) for cell, size in zip(row, widths, strict=False))

@@ -1,4 +1,4 @@
-"""Figures from samples of metrics, computed as Prometheus computes them: sums, and quantiles of histograms."""
+"""Sums and quantiles from samples of metrics, computed like Prometheus does."""
 
 import math
 from collections import defaultdict
@@ -12,7 +12,7 @@ Sample: TypeAlias = tuple[str, Labels, float]
 
 
 class Samples:
-    """The samples of one moment, by name."""
+    """The samples of one scrape, by name."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
         self._samples: dict[str, list[tuple[Labels, float]]] = defaultdict(list)
@@ -20,7 +20,7 @@ class Samples:
             self._samples[name].append((labels, value))
 
     def samples(self, name: str, match: Labels) -> Iterator[tuple[Labels, float]]:
-        """Samples of this name whose labels are as in `match`."""
+        """Samples of this name whose labels equal those in `match`."""
         for labels, value in self._samples.get(name, ()):
             if all(labels.get(label) == wanted for label, wanted in match.items()):
                 yield labels, value
@@ -33,16 +33,16 @@ class Samples:
         return dict(sums)
 
     def histograms(self, name: str, *by: str, **match: str) -> dict[tuple[str, ...], "Histogram"]:
-        """Histograms by labels; those without an observation are left out."""
+        """Histograms by labels, without empty ones."""
         buckets = self.total(f"{name}_bucket", (*by, "le"), match)
         return histograms(buckets, self.total(f"{name}_sum", by, match))
 
 
 @dataclass(frozen=True, slots=True)
 class Quantile:
-    """A quantile as far as buckets tell it.
+    """A quantile with the precision of buckets.
 
-    `sign` is `<` in the lowest bucket, `>` beyond the highest bound, `≤` when the value is the bound of a bucket.
+    `sign` is `<` in the lowest bucket, `>` beyond the highest bound, `≤` if the value is the bound of a bucket.
     """
 
     value: float
@@ -59,17 +59,17 @@ class Histogram:
 
     @property
     def count(self) -> float:
-        """All observations."""
+        """The number of observations."""
         return self.counts[-1] if self.counts else 0.0
 
     @property
     def mean(self) -> float | None:
-        """Mean observation; None without any."""
+        """The mean; None without observations."""
         return self.sum / self.count if self.count else None
 
     @property
     def highest(self) -> Quantile | None:
-        """The bound that no observation was over; None without any."""
+        """The bound that no observation exceeded; None without observations."""
         lower = 0.0
         for bound, cumulative in zip(self.bounds, self.counts, strict=True):
             if cumulative and cumulative == self.count:
@@ -78,7 +78,7 @@ class Histogram:
         return None
 
     def quantile(self, share: float) -> Quantile | None:
-        """The value that `share` of the observations are not over, linear within a bucket; None without any."""
+        """The value that `share` of the observations do not exceed, linear in a bucket; None without observations."""
         rank, below, lower = share * self.count, 0.0, 0.0
         for number, (bound, cumulative) in enumerate(zip(self.bounds, self.counts, strict=True)):
             if cumulative >= rank and cumulative > below:
@@ -91,14 +91,14 @@ class Histogram:
         return None
 
 
-#: of no observation
+#: without observations
 EMPTY: Final = Histogram((), (), 0.0)
 
 
 def histograms(
     buckets: Mapping[tuple[str, ...], float], sums: Mapping[tuple[str, ...], float]
 ) -> dict[tuple[str, ...], Histogram]:
-    """Histograms by labels from cumulative counts by labels and `le`; those without an observation are left out."""
+    """Histograms by labels, from cumulative counts by labels and `le`; without empty ones."""
     counts: dict[tuple[str, ...], dict[float, float]] = defaultdict(dict)
     for (*key, bound), count in buckets.items():
         counts[tuple(key)][float(bound)] = count

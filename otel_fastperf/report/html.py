@@ -1,4 +1,4 @@
-"""A report as one HTML file: no script, no other file, no address; every text of somebody else's is escaped."""
+"""A report as one HTML file: no script, no other file, no address; foreign text is escaped."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,19 +12,19 @@ from otel_fastperf.report.labels import PLAIN, REMARK, evidence, headline, laten
 from otel_fastperf.report.model import Report, RouteVerdict, WorkerVerdict
 from otel_fastperf.report.svg import budget_bar, gauge, latency_axis, latency_plot, plain, safe, segment_class
 
-#: routes that are shown; JSON has all
+#: maximum number of routes; JSON has all
 MOST_ROUTES: Final = 50
-#: of these, those that are seen at once
+#: the rest is folded
 MOST_UNFOLDED: Final = 10
-#: characters: longer evidence is set as a block
+#: characters; longer evidence becomes a block
 _BLOCK: Final = 60
 #: quantiles, and the colour of each
 _MARKS: Final = (("p50", "good"), ("p95", "warning"), ("p99", "critical"))
-#: from these shares on a gauge is yellow, red
+#: shares from which a gauge is yellow and red
 _LEVELS: Final = (0.6, 0.85)
 _MUCH_GC: Final = (0.02, 0.05)
 
-#: nothing may be loaded or run, whatever stood in a name
+#: nothing may be loaded or run, even if a name contained HTML
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -46,7 +46,7 @@ def _style() -> str:
 
 
 def _colours() -> str:
-    """Each segment's, for bars and legend."""
+    """The colours of the segments, for bars and legend."""
     names = [*PLAIN, "other"]
     return "\n".join(f".s-{name} {{ fill: var(--{name}); background: var(--{name}); }}" for name in names)
 
@@ -73,7 +73,7 @@ def _verdict(report: Report) -> str:
 
 
 def _tiles(worker: WorkerVerdict) -> Iterator[str]:
-    """The worker's figures; those that are not known are left out."""
+    """The worker's known figures."""
     yield _tile("Requests", f"{rate(worker.requests_per_second)}/s", "", "")
     yield _tile("SQL statements", f"{rate(worker.statements_per_second)}/s", "", "")
     yield from _loop_tiles(worker)
@@ -82,7 +82,7 @@ def _tiles(worker: WorkerVerdict) -> Iterator[str]:
     if worker.resident_bytes is not None:
         yield _memory_tile(worker.resident_bytes, worker)
     if worker.gc_share is not None:
-        yield _gauge_tile("Garbage collector", worker.gc_share, "of the time the process stands still", _MUCH_GC)
+        yield _gauge_tile("Garbage collector", worker.gc_share, "of the time, the process is stopped", _MUCH_GC)
 
 
 def _loop_tiles(worker: WorkerVerdict) -> Iterator[str]:
@@ -93,24 +93,24 @@ def _loop_tiles(worker: WorkerVerdict) -> Iterator[str]:
         yield _tile("Event loop lag", seconds(worker.loop_lag_p99), "", more)
     if worker.blocked_seconds:
         causes = ", ".join(f"{cause} {seconds(spent)}" for cause, spent in worker.blocked_seconds.items())
-        yield _tile("Event loop held", seconds(sum(worker.blocked_seconds.values())), "", causes)
+        yield _tile("Event loop blocked", seconds(sum(worker.blocked_seconds.values())), "", causes)
 
 
 def _threads_tile(limit: int, borrowed: int, waiting: int) -> str:
     share = borrowed / limit if limit > 0 else 0.0
-    plot = gauge(f"{borrowed} of {limit} threads at work", [(_level(share), share)])
-    return _tile("Threads", f"{number(borrowed)} of {number(limit)}", plot, f"at work; {number(waiting)} requests wait")
+    plot = gauge(f"{borrowed} of {limit} threads in use", [(_level(share), share)])
+    return _tile("Threads", f"{number(borrowed)} of {number(limit)}", plot, f"in use; {number(waiting)} requests wait")
 
 
 def _memory_tile(resident: int, worker: WorkerVerdict) -> str:
     plot = ""
     more = ["resident"]
     if worker.unique_bytes is not None:
-        more.append(f"{size(worker.unique_bytes)} its own")
+        more.append(f"{size(worker.unique_bytes)} unshared")
     if worker.headroom_bytes is not None:
         share = resident / max(resident + worker.headroom_bytes, 1)
-        plot = gauge(f"{share:.0%} of what it may have", [(_level(share), share)])
-        more.append(f"{size(worker.headroom_bytes)} to the limit")
+        plot = gauge(f"{share:.0%} of the limit", [(_level(share), share)])
+        more.append(f"{size(worker.headroom_bytes)} left")
     return _tile("Memory", size(resident), plot, ", ".join(more))
 
 
@@ -136,7 +136,7 @@ def _routes(report: Report) -> str:
     rows = [_route(route, report.findings, total) for route in report.routes[:MOST_ROUTES]]
     head = (
         '<th scope="col">Route</th><th scope="col" class="n">Requests</th><th scope="col" class="n">Errors</th>'
-        '<th scope="col" class="n">Time in all</th><th scope="col" class="n">Share</th>'
+        '<th scope="col" class="n">Total time</th><th scope="col" class="n">Share</th>'
         '<th scope="col" class="bar">Where it goes</th>'
     )
     return (
@@ -147,14 +147,14 @@ def _routes(report: Report) -> str:
 
 
 def _table(head: str, rows: Sequence[str], number_of_routes: int) -> str:
-    """The first rows, the others folded, and how many are left out."""
+    """The first rows, the others folded, and how many are omitted."""
     first, others = rows[:MOST_UNFOLDED], rows[MOST_UNFOLDED:]
     folded = ""
     if others:
-        summary = f"<summary>{number(len(others))} routes more</summary>"
+        summary = f"<summary>{number(len(others))} more routes</summary>"
         folded = f"<details>{summary}{_rows(head, others)}</details>"
     left_out = number_of_routes - len(rows)
-    rest = f'<p class="note">… and {number(left_out)} more, which the JSON has.</p>' if left_out else ""
+    rest = f'<p class="note">… and {number(left_out)} more in the JSON.</p>' if left_out else ""
     return f'<div class="card scroll">{_rows(head, first)}{folded}</div>{rest}'
 
 
@@ -189,7 +189,7 @@ def _route(route: RouteVerdict, findings: Sequence[Finding], total: float) -> st
 
 
 def _share(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.005 else "< 1%"  # noqa: PLR2004 - it would be rounded to nothing
+    return f"{share:.0%}" if share >= 0.005 else "< 1%"  # noqa: PLR2004 - it would be rounded to 0%
 
 
 def _name(route: RouteVerdict) -> str:
@@ -207,7 +207,7 @@ def _latencies(routes: Sequence[RouteVerdict]) -> str:
     return (
         '<section>\n<h2 id="latency">How long requests take</h2>\n'
         '<p class="note">Half of them take no longer than p50, 1 in 20 longer than p95, 1 in 100 longer than p99.'
-        " SQL is the mean number of statements of a request. The scale is logarithmic.</p>\n"
+        " SQL is the mean number of statements per request. The scale is logarithmic.</p>\n"
         f'<ul class="legend">{marks}</ul>\n{table}\n</section>'
     )
 
@@ -253,7 +253,7 @@ def _seen(finding: Finding) -> str:
 
 
 def _prose(text: str) -> str:
-    """What stands between backticks is code."""
+    """Escape the text and mark text in backticks as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", safe(text))
 
 

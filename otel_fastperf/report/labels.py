@@ -1,4 +1,4 @@
-"""What the views of a report have in common: its headline, segments in plain words, figures as people read them."""
+"""Shared by text and HTML reports: the headline, the names of segments, numbers with units."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,10 +25,10 @@ PLAIN: Final[Mapping[str, str]] = {
     Segment.SEND: "sending the response",
 }
 
-#: evidence that is a sentence for people: what is wrong in a statement's plan
+#: evidence that is a sentence: the problem in a statement's plan
 REMARK: Final = "plan_remark"
 
-#: seconds: the lowest and the highest bound of the buckets that latency quantiles come from
+#: seconds: lowest and highest bound of the buckets of latency
 LATENCY_BOUNDS: Final = (0.005, 10.0)
 
 _MINUTE: Final = 60.0
@@ -54,7 +54,7 @@ def _counted(count: int, severity: Severity) -> str:
 
 
 def subline(report: Report) -> str:
-    """Which process, and how much it did: `pid 4711, up 2 h 5 min, 20.7 requests and 1,050 statements a second`."""
+    """The process and its load: `pid 4711, measured for 2 h 5 min, 20.7 requests and 1,050 SQL statements a second`."""
     worker = report.worker
     rates = f"{rate(worker.requests_per_second)} requests and {rate(worker.statements_per_second)} SQL statements"
     return f"pid {worker.pid}, measured for {duration(worker.uptime_seconds)}, {rates} a second"
@@ -66,7 +66,7 @@ def rate(value: float) -> str:
 
 
 def duration(value: float) -> str:
-    """How long something has run: `42 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    """A duration: `42 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
     if value < _MINUTE:
         return f"{value:.0f} s"
     if value < _HOUR:
@@ -85,7 +85,7 @@ def moment(unix: float) -> str:
 
 
 def latency(value: float | None) -> Quantile | None:
-    """A route's quantile with what its buckets cannot tell: `< 5 ms`, `> 10 s`."""
+    """A route's quantile, with a sign beyond its buckets: `< 5 ms`, `> 10 s`."""
     if value is None:
         return None
     lowest, highest = LATENCY_BOUNDS
@@ -93,12 +93,12 @@ def latency(value: float | None) -> Quantile | None:
 
 
 def place(finding: Finding) -> str:
-    """The route a finding is about, in words."""
+    """The route of a finding, in words."""
     return finding.route or "outside of requests"
 
 
 def evidence(name: str, value: str | float | tuple[str, ...]) -> str:
-    """A piece of evidence, in the unit that its name tells."""
+    """One piece of evidence, in the unit that its name contains."""
     match value:
         case bool():
             return "yes" if value else "no"
@@ -121,16 +121,16 @@ def _figure(parts: list[str], value: float) -> str:
 
 
 def gauges(worker: WorkerVerdict) -> Iterator[tuple[str, str]]:
-    """Figures of the worker that are known, with their names."""
+    """Names and values of the worker's known figures."""
     yield from _loop(worker)
     if worker.threads_limit is not None:
         waiting = f", {number(worker.threads_waiting)} requests wait" if worker.threads_waiting else ""
-        yield "threads", f"{number(worker.threads_borrowed or 0)} of {number(worker.threads_limit)} at work{waiting}"
+        yield "threads", f"{number(worker.threads_borrowed or 0)} of {number(worker.threads_limit)} in use{waiting}"
     if worker.resident_bytes is not None:
-        unique = f", {size(worker.unique_bytes)} its own" if worker.unique_bytes is not None else ""
+        unique = f", {size(worker.unique_bytes)} unshared" if worker.unique_bytes is not None else ""
         yield "memory", f"{size(worker.resident_bytes)} resident{unique}"
     if worker.headroom_bytes is not None:
-        yield "to the limit", size(worker.headroom_bytes)
+        yield "memory left", size(worker.headroom_bytes)
     if worker.gc_share is not None:
         yield "collector", f"{worker.gc_share:.1%} of the time"
 
@@ -142,4 +142,4 @@ def _loop(worker: WorkerVerdict) -> Iterator[tuple[str, str]]:
         yield "timers late by", f"p50 {seconds(worker.loop_lag_p50)}, p99 {seconds(worker.loop_lag_p99)}"
     if worker.blocked_seconds:
         causes = ", ".join(f"{cause} {seconds(spent)}" for cause, spent in worker.blocked_seconds.items())
-        yield "loop was held", f"{seconds(sum(worker.blocked_seconds.values()))} ({causes})"
+        yield "loop blocked", f"{seconds(sum(worker.blocked_seconds.values()))} ({causes})"

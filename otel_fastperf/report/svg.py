@@ -1,6 +1,6 @@
 """The plots of a report as inline SVG: a stacked budget bar, latency quantiles on a logarithmic scale, a gauge.
 
-Every plot has its figures as its title, for who cannot see it; colours are classes of the page's style.
+The title of each plot has its figures, for screen readers. Colours are classes of the page's style.
 """
 
 import math
@@ -13,19 +13,19 @@ from otel_fastperf.report.formatting import bound, quantile
 from otel_fastperf.report.labels import LATENCY_BOUNDS, PLAIN, latency
 from otel_fastperf.report.model import RouteVerdict
 
-#: units of a plot's own coordinates; the page stretches it
+#: width in a plot's own units; the page stretches it
 WIDTH: Final = 600
-#: seconds, with a label
+#: seconds of the grid lines
 _TICKS: Final = (0.005, 0.01, 0.1, 1.0, 10.0)
 
 
 def safe(text: str, *, keep: str = "") -> str:
-    """Text of somebody else's as HTML, in an element or an attribute."""
+    """Foreign text as HTML, for an element or an attribute."""
     return escape(printable(text, keep=keep))
 
 
 def budget_bar(segments: Mapping[str, float]) -> str:
-    """Where the time went, as one bar."""
+    """A bar of the segments."""
     total = sum(segments.values())
     if not total:
         return ""
@@ -49,7 +49,7 @@ def plain(segment: str) -> str:
 
 
 def segment_class(segment: str) -> str:
-    """The name of its colour; of segments that are not known here, one for all."""
+    """The CSS name of a segment's colour; unknown segments share one."""
     return segment if segment in PLAIN else "other"
 
 
@@ -98,7 +98,7 @@ def _place(value: float) -> float:
 
 
 def gauge(title: str, parts: Iterable[tuple[str, float]]) -> str:
-    """Shares of a whole, 0 to 1, as a bar from the left; each part with its class."""
+    """A bar of shares (0 to 1), from the left; each part has a CSS class."""
     drawn, left = [f'<rect class="track" x="0" y="0" width="{WIDTH}" height="10" rx="5"/>'], 0.0
     for css, share in parts:
         wide = min(max(share, 0.0) * WIDTH, WIDTH - left)

@@ -22,13 +22,13 @@ from otel_fastperf.report.model import Report, RouteVerdict
 from otel_fastperf.requests.time_budget import Segment
 
 COLUMNS: Final = 100
-#: routes that the verdict speaks of
+#: maximum number of routes in the verdict
 MOST_ROUTES: Final = 5
-#: characters: longer evidence is for JSON and HTML
+#: characters; only JSON and HTML show longer evidence
 LONGEST_EVIDENCE: Final = 40
-#: evidence for machines, and what stands on a line of its own
+#: endings of evidence that is for machines, or has its own line
 _NOT_HERE: Final = ("fingerprint", "hash", REMARK)
-#: rows of the table; JSON has all
+#: maximum number of rows in the table; JSON has all
 MOST_ROWS: Final = 50
 _INDENT: Final = "  "
 _REMEDY: Final = "Remedy: "
@@ -36,7 +36,7 @@ _NAME: Final = 14
 _BAR: Final = 16
 _ROUTE_COLUMNS: Final = (-29, 8, 6, 7, 7, 7, 6, -_BAR)
 
-#: work is shaded, what is waited for is a letter or a sign
+#: work is shaded; a wait is a letter or a sign
 _CHARACTERS: Final[Mapping[str, str]] = {
     Segment.DB: "█",
     Segment.HANDLER: "▓",
@@ -53,7 +53,7 @@ _OTHER: Final = "?"
 
 
 def to_text(report: Report, *, colour: bool) -> str:
-    """Lines of at most 100 columns, without a line break at the end; `colour` is for terminals that have it."""
+    """Lines of at most 100 columns, without a final line break; `colour` adds a terminal's colours."""
     paint = Paint(colour=colour)
     return _joined(_verdict(report, paint), _findings(report, paint), _routes(report, paint), _end(report, paint))
 
@@ -135,7 +135,7 @@ def _severity(finding: Finding, paint: Paint) -> Callable[[str], str]:
 
 
 def _facts(given: Evidence) -> str:
-    """Evidence in one line: what is short, and says something to a person."""
+    """The short evidence for people, in one line."""
     facts = ((name, evidence(name, value)) for name, value in given.items() if not name.endswith(_NOT_HERE))
     short = (f"{name} {fact}" for name, fact in facts if fact and "\n" not in fact and len(fact) <= LONGEST_EVIDENCE)
     return printable("; ".join(short))
@@ -151,8 +151,8 @@ def _routes(report: Report, paint: Paint) -> Iterator[str]:
     yield paint.bold(title)
     yield from (paint.red(line) if route.errors else line for line, route in zip(lines, shown, strict=True))
     if len(report.routes) > len(shown):
-        yield f"… and {len(report.routes) - len(shown)} more, which JSON has"
-    yield paint.dim("Most time first. SQL: mean number of statements of a request. time: where it goes,")
+        yield f"… and {len(report.routes) - len(shown)} more in the JSON"
+    yield paint.dim("Most time first. SQL: mean number of statements per request. time: where it goes,")
     yield from _legend(report, paint)
 
 
@@ -163,7 +163,7 @@ def _row(route: RouteVerdict) -> tuple[str, ...]:
 
 
 def _bar(segments: Mapping[str, float]) -> str:
-    """One character for each sixteenth of the time, rounded so that they fill the bar."""
+    """One character per sixteenth of the time, rounded so that they fill the bar."""
     total, done, bar = sum(segments.values()), 0.0, ""
     for segment, spent in segments.items():
         done += spent
@@ -176,7 +176,7 @@ def _legend(report: Report, paint: Paint) -> Iterator[str]:
     entries = [f"{character} {PLAIN[segment]}" for segment, character in _CHARACTERS.items() if character in bars]
     if _OTHER in bars:
         entries.append(f"{_OTHER} other")
-    # words of one entry stay together
+    # keep the words of one entry together
     text = " ".join(entry.replace(" ", "\N{NO-BREAK SPACE}") for entry in entries)
     for line in wrapped(text, COLUMNS):
         yield paint.dim(line.replace(" ", GAP).replace("\N{NO-BREAK SPACE}", " "))

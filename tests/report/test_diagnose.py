@@ -115,7 +115,7 @@ WELL = gauges(
 
 
 def test_a_healthy_worker_is_reported_as_healthy() -> None:
-    known = "the event loop is 12% busy, 3 of 40 threads at work, 143 MiB resident"
+    known = "the event loop is 12% busy, 3 of 40 threads in use, 143 MiB resident"
     assert worker_sentence(WELL) == f"Nothing stands out; {known}"
 
 
@@ -126,25 +126,25 @@ LATE = {"0.001": 90.0, "0.1": 90.0, "0.25": 100.0, "+Inf": 100.0}
     ("wrong", "words"),
     [
         (gauges(fastperf_event_loop_utilization_ratio=0.97), "the event loop is 97% busy"),
-        (histogram("fastperf_event_loop_lag_seconds", LATE, 1), "1 timer in 100 is late by 235 ms or more"),
+        (histogram("fastperf_event_loop_lag_seconds", LATE, 1), "1 timer in 100 is at least 235 ms late"),
         (
             histogram("fastperf_event_loop_blocked_seconds", {"+Inf": 3}, 3.2, cause="sync_io", http_route="/"),
-            "the event loop was held for 3.20 s (sync_io 3.20 s)",
+            "the event loop was blocked for 3.20 s (sync_io 3.20 s)",
         ),
         (gauges(fastperf_threadpool_waiting=12), "12 requests wait for a thread"),
-        (histogram("fastperf_threadpool_wait_seconds", LATE, 1), "1 wait in 100 for a thread takes 235 ms or more"),
+        (histogram("fastperf_threadpool_wait_seconds", LATE, 1), "1 wait in 100 for a thread takes at least 235 ms"),
         (gauges(db_client_connection_pending_requests=1), "1 request waits for a connection"),
         (
             histogram("db_client_connection_wait_time_seconds", LATE, 1, db_client_connection_pool_name="a"),
-            "1 wait in 100 for a connection takes 235 ms or more",
+            "1 wait in 100 for a connection takes at least 235 ms",
         ),
         (
             gauges(db_client_connection_timeouts_total=5),
-            "5 waits for a connection ended in the pool's timeout",
+            "5 waits for a connection timed out",
         ),
         (
             gauges(fastperf_memory_limit_bytes=512 * 1024**2, fastperf_memory_headroom_bytes=20 * 1024**2),
-            "20 MiB left of 512 MiB memory",
+            "20 MiB of 512 MiB memory left",
         ),
         (
             histogram("fastperf_gc_pause_seconds", {"+Inf": 9}, 4.0, generation="2"),
@@ -159,7 +159,7 @@ def test_problems_of_a_worker_come_first(wrong: Iterable[Sample], words: str) ->
 
 
 def test_a_finding_outside_of_requests_belongs_to_the_worker() -> None:
-    assert worker_sentence(findings=(N_PLUS_ONE, GROWTH)) == "Seen outside of requests: memory_growth"
+    assert worker_sentence(findings=(N_PLUS_ONE, GROWTH)) == "Found outside of requests: memory_growth"
 
 
 def test_a_worker_has_its_figures() -> None:

@@ -77,10 +77,10 @@ def test_worker_and_telemetry_come_last() -> None:
     assert lines()[-9:] == [
         "event loop      62% busy",
         "timers late by  p50 1.0 ms, p99 210 ms",
-        "loop was held   3.60 s (sync_io 3.20 s, cpu 400 ms)",
-        "threads         3 of 40 at work",
-        "memory          143 MiB resident, 120 MiB its own",
-        "to the limit    300 MiB",
+        "loop blocked    3.60 s (sync_io 3.20 s, cpu 400 ms)",
+        "threads         3 of 40 in use",
+        "memory          143 MiB resident, 120 MiB unshared",
+        "memory left     300 MiB",
         "collector       0.4% of the time",
         "own failures    12 \N{MULTIPLICATION SIGN} dropped_queue_full",
         "Made 2023-11-14 22:14:21 UTC by otel-fastperf 0.1.0, python 3.11.7",
@@ -100,7 +100,7 @@ def test_the_slowest_of_many_routes_are_shown() -> None:
     shown = lines(replace(SHOP, routes=many))
     assert sum(line.startswith("  GET /r") for line in shown) == MOST_ROUTES
     assert sum(line.startswith("GET /r") for line in shown) == MOST_ROWS
-    assert "… and 7 more, which JSON has" in shown
+    assert "… and 7 more in the JSON" in shown
 
 
 def test_colour_adds_colour_only() -> None:
