@@ -41,7 +41,9 @@ class Findings:
     """The outlet for findings of one `Telemetry`. Safe to call from any thread; never raises."""
 
     def __init__(self, settings: FindingsSettings, metrics: Metrics, guard: Guard) -> None:
-        self.log = FindingLog(settings.most, lambda finding: metrics.findings_dropped.child(finding.kind).inc())
+        self.log: FindingLog = FindingLog(
+            settings.most, lambda finding: metrics.findings_dropped.child(finding.kind).inc()
+        )
         self._disabled = frozenset(settings.disabled)
         self._enabled = settings.enabled
         self._metrics = metrics

@@ -62,10 +62,10 @@ class Installation:
     def __init__(self, app: Starlette, engines: "Sequence[Engine | AsyncEngine] | None", settings: Settings) -> None:
         """Install nothing yet: see `start`."""
         self.settings = settings
-        self.metrics = Metrics(max_series=settings.metrics.max_series)
+        self.metrics: Metrics = Metrics(max_series=settings.metrics.max_series)
         self._guard = Guard(lambda part: self.metrics.telemetry_errors.child(part).inc())
-        self.findings = Findings(settings.findings, self.metrics, self._guard)
-        self.caches = Caches()
+        self.findings: Findings = Findings(settings.findings, self.metrics, self._guard)
+        self.caches: Caches = Caches()
         self.parts: tuple[Part, ...] = ()
         self.tracing: Tracing | None = None
         self._app = app

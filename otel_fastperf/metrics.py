@@ -338,7 +338,7 @@ class Family:
         self._children: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
         self._overflowed = overflowed
-        self.max_series = max_series
+        self.max_series: int = max_series
 
     def child(self, *values: str) -> Any:
         """The child for these label values, in the order of the catalogue; `""` leaves a label out.
@@ -402,60 +402,60 @@ class _Declared(Generic[_M]):
 class Metrics:
     """All metrics of one `Telemetry`, on one registry. Attributes are the catalogue's names without prefix and unit."""
 
-    request_duration = _Declared[Family]("http_server_request_duration_seconds")
-    active_requests = _Declared[Family]("http_server_active_requests")
-    request_body_size = _Declared[Family]("http_server_request_body_size_bytes")
-    response_body_size = _Declared[Family]("http_server_response_body_size_bytes")
-    request_db_statements = _Declared[Family]("fastperf_request_db_statements")
-    request_time = _Declared[Family]("fastperf_request_time_seconds_total")
-    middleware_self_time = _Declared[Family]("fastperf_middleware_self_time_seconds")
-    middlewares = _Declared[Family]("fastperf_middlewares")
-    websocket_active_connections = _Declared[Gauge]("fastperf_websocket_active_connections")
-    websocket_connection_duration = _Declared[Family]("fastperf_websocket_connection_duration_seconds")
+    request_duration: _Declared[Family] = _Declared("http_server_request_duration_seconds")
+    active_requests: _Declared[Family] = _Declared("http_server_active_requests")
+    request_body_size: _Declared[Family] = _Declared("http_server_request_body_size_bytes")
+    response_body_size: _Declared[Family] = _Declared("http_server_response_body_size_bytes")
+    request_db_statements: _Declared[Family] = _Declared("fastperf_request_db_statements")
+    request_time: _Declared[Family] = _Declared("fastperf_request_time_seconds_total")
+    middleware_self_time: _Declared[Family] = _Declared("fastperf_middleware_self_time_seconds")
+    middlewares: _Declared[Family] = _Declared("fastperf_middlewares")
+    websocket_active_connections: _Declared[Gauge] = _Declared("fastperf_websocket_active_connections")
+    websocket_connection_duration: _Declared[Family] = _Declared("fastperf_websocket_connection_duration_seconds")
 
-    db_operation_duration = _Declared[Family]("db_client_operation_duration_seconds")
-    pool_count = _Declared[Family]("db_client_connection_count")
-    pool_max = _Declared[Family]("db_client_connection_max")
-    pool_pending_requests = _Declared[Family]("db_client_connection_pending_requests")
-    pool_wait_time = _Declared[Family]("db_client_connection_wait_time_seconds")
-    pool_use_time = _Declared[Family]("db_client_connection_use_time_seconds")
-    pool_create_time = _Declared[Family]("db_client_connection_create_time_seconds")
-    pool_timeouts = _Declared[Family]("db_client_connection_timeouts_total")
+    db_operation_duration: _Declared[Family] = _Declared("db_client_operation_duration_seconds")
+    pool_count: _Declared[Family] = _Declared("db_client_connection_count")
+    pool_max: _Declared[Family] = _Declared("db_client_connection_max")
+    pool_pending_requests: _Declared[Family] = _Declared("db_client_connection_pending_requests")
+    pool_wait_time: _Declared[Family] = _Declared("db_client_connection_wait_time_seconds")
+    pool_use_time: _Declared[Family] = _Declared("db_client_connection_use_time_seconds")
+    pool_create_time: _Declared[Family] = _Declared("db_client_connection_create_time_seconds")
+    pool_timeouts: _Declared[Family] = _Declared("db_client_connection_timeouts_total")
 
-    loop_lag = _Declared[Histogram]("fastperf_event_loop_lag_seconds")
-    loop_busy = _Declared[Counter]("fastperf_event_loop_busy_seconds_total")
-    loop_utilization = _Declared[Gauge]("fastperf_event_loop_utilization_ratio")
-    loop_tasks = _Declared[Gauge]("fastperf_event_loop_tasks")
-    loop_blocked = _Declared[Family]("fastperf_event_loop_blocked_seconds")
-    threadpool_limit = _Declared[Gauge]("fastperf_threadpool_limit")
-    threadpool_borrowed = _Declared[Gauge]("fastperf_threadpool_borrowed")
-    threadpool_waiting = _Declared[Gauge]("fastperf_threadpool_waiting")
-    threadpool_wait = _Declared[Histogram]("fastperf_threadpool_wait_seconds")
+    loop_lag: _Declared[Histogram] = _Declared("fastperf_event_loop_lag_seconds")
+    loop_busy: _Declared[Counter] = _Declared("fastperf_event_loop_busy_seconds_total")
+    loop_utilization: _Declared[Gauge] = _Declared("fastperf_event_loop_utilization_ratio")
+    loop_tasks: _Declared[Gauge] = _Declared("fastperf_event_loop_tasks")
+    loop_blocked: _Declared[Family] = _Declared("fastperf_event_loop_blocked_seconds")
+    threadpool_limit: _Declared[Gauge] = _Declared("fastperf_threadpool_limit")
+    threadpool_borrowed: _Declared[Gauge] = _Declared("fastperf_threadpool_borrowed")
+    threadpool_waiting: _Declared[Gauge] = _Declared("fastperf_threadpool_waiting")
+    threadpool_wait: _Declared[Histogram] = _Declared("fastperf_threadpool_wait_seconds")
 
-    memory_unique = _Declared[Gauge]("fastperf_memory_unique_bytes")
-    memory_limit = _Declared[Gauge]("fastperf_memory_limit_bytes")
-    memory_headroom = _Declared[Gauge]("fastperf_memory_headroom_bytes")
-    gc_pause = _Declared[Family]("fastperf_gc_pause_seconds")
+    memory_unique: _Declared[Gauge] = _Declared("fastperf_memory_unique_bytes")
+    memory_limit: _Declared[Gauge] = _Declared("fastperf_memory_limit_bytes")
+    memory_headroom: _Declared[Gauge] = _Declared("fastperf_memory_headroom_bytes")
+    gc_pause: _Declared[Family] = _Declared("fastperf_gc_pause_seconds")
 
-    cache_hits = _Declared[Family]("fastperf_cache_hits_total")
-    cache_misses = _Declared[Family]("fastperf_cache_misses_total")
-    cache_evictions = _Declared[Family]("fastperf_cache_evictions_total")
-    cache_size = _Declared[Family]("fastperf_cache_size")
-    cache_max_size = _Declared[Family]("fastperf_cache_max_size")
+    cache_hits: _Declared[Family] = _Declared("fastperf_cache_hits_total")
+    cache_misses: _Declared[Family] = _Declared("fastperf_cache_misses_total")
+    cache_evictions: _Declared[Family] = _Declared("fastperf_cache_evictions_total")
+    cache_size: _Declared[Family] = _Declared("fastperf_cache_size")
+    cache_max_size: _Declared[Family] = _Declared("fastperf_cache_max_size")
 
-    findings = _Declared[Family]("fastperf_findings_total")
-    findings_dropped = _Declared[Family]("fastperf_findings_dropped_total")
-    findings_suppressed = _Declared[Family]("fastperf_findings_suppressed_total")
-    explains = _Declared[Family]("fastperf_explain_total")
+    findings: _Declared[Family] = _Declared("fastperf_findings_total")
+    findings_dropped: _Declared[Family] = _Declared("fastperf_findings_dropped_total")
+    findings_suppressed: _Declared[Family] = _Declared("fastperf_findings_suppressed_total")
+    explains: _Declared[Family] = _Declared("fastperf_explain_total")
 
-    spans = _Declared[Family]("fastperf_spans_total")
-    spans_queued = _Declared[Gauge]("fastperf_spans_queued")
-    telemetry_errors = _Declared[Family]("fastperf_telemetry_errors_total")
-    build_info = _Declared[Family]("fastperf_build_info")
+    spans: _Declared[Family] = _Declared("fastperf_spans_total")
+    spans_queued: _Declared[Gauge] = _Declared("fastperf_spans_queued")
+    telemetry_errors: _Declared[Family] = _Declared("fastperf_telemetry_errors_total")
+    build_info: _Declared[Family] = _Declared("fastperf_build_info")
 
     def __init__(self, registry: CollectorRegistry | None = None, *, max_series: int = 2000) -> None:
         """Use `registry` (by default a new one) for the metrics of the catalogue; it must contain no others."""
-        self.registry = CollectorRegistry() if registry is None else registry
+        self.registry: CollectorRegistry = CollectorRegistry() if registry is None else registry
         self._max_series = max_series
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()

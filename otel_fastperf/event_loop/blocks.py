@@ -67,8 +67,9 @@ class BeatInterval:
     __slots__ = ("first_look", "free", "late_wakeups", "look_at", "samples")
 
     def __init__(self, free: Moment, look_at: float) -> None:
-        self.free = free
-        self.first_look = self.look_at = look_at
+        self.free: Moment = free
+        self.first_look: float = look_at
+        self.look_at: float = look_at
         self.samples: list[Sample] = []
         self.late_wakeups: list[LateWakeup] = []
 

@@ -110,11 +110,12 @@ class Observed:
 
     def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
         # the start by the wall clock; the duration by a clock that is never set back
-        self.started_ns = time.time_ns()
+        self.started_ns: int = time.time_ns()
         started = time.perf_counter()
-        self.requests = requests
-        self.span = span = trace.get_current_span() if join else self._start_span(requests, scope)
-        self.record = RequestRecord(requests.signals, scope, span, started)
+        span = trace.get_current_span() if join else self._start_span(requests, scope)
+        self.requests: Requests = requests
+        self.span: Span = span
+        self.record: RequestRecord = RequestRecord(requests.signals, scope, span, started)
         self._receive = receive
         self._send = send
         self._join = join

@@ -34,7 +34,7 @@ class OwnPages:
     def __init__(self, app: ASGIApp, owner: Starlette, pages: Sequence[OwnPage]) -> None:
         """Let routes of `owner`, the FastAPI app, take precedence: if it has a route `/metrics`, ours is not served."""
         self.app = app
-        self.on = bool(pages)
+        self.on: bool = bool(pages)
         self._owner = owner
         self._pages = pages
         self._ends = tuple(page.path for page in pages)

@@ -33,7 +33,7 @@ class Patch(Generic[_S]):
         self._inherited = name not in vars(target)
         self._original = getattr(target, name)
         self.subscribers: Mapping[int, _S] = _NO_SUBSCRIBERS
-        self.wrapper = wrap(self._original, self)
+        self.wrapper: Any = wrap(self._original, self)
 
     def apply(self) -> None:
         """Put the wrapper in place, unless it is there already, alone or under another package's wrapper."""

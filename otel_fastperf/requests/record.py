@@ -53,36 +53,37 @@ class StatementGroup:
     )
 
     def __init__(self, query: QueryText, dialect: str, system: str, namespace: str) -> None:
-        self.query = query
+        self.query: QueryText = query
         #: SQLAlchemy's name of the database system, and OpenTelemetry's
-        self.dialect = dialect
-        self.system = system
+        self.dialect: str = dialect
+        self.system: str = system
         #: name of the database
-        self.namespace = namespace
-        self.count = 0
-        self.seconds = 0.0
+        self.namespace: str = namespace
+        self.count: int = 0
+        self.seconds: float = 0.0
         #: executions that began after all earlier ones had ended, in the task or thread of the previous one
-        self.sequential = 0
+        self.sequential: int = 0
         #: start of the first execution and end of the last, by `time.perf_counter()`
-        self.first = self.last = 0.0
+        self.first: float = 0.0
+        self.last: float = 0.0
         #: task or thread of the last execution; 0 for the first one, for which it is not looked up
-        self.worker = 0
+        self.worker: int = 0
         #: its purpose; None until it is repeated
         self.load: Load | None = None
         #: `[executions, seconds]` by line, for executions whose line was looked up, which are the later repeats
         self.lines: dict[CallSite | None, list[float]] = {}
         #: executions that blocked the event loop: synchronous ones on its thread
-        self.loop_count = 0
-        self.loop_seconds = 0.0
+        self.loop_count: int = 0
+        self.loop_seconds: float = 0.0
         #: line of the first of these
         self.call_site: CallSite | None = None
         #: executions over `slow_query`
-        self.slow_count = 0
-        self.slow_seconds = 0.0
-        self.slowest = 0.0
+        self.slow_count: int = 0
+        self.slow_seconds: float = 0.0
+        self.slowest: float = 0.0
         #: line of the slowest execution; its number of rows, or -1 if the driver does not know it
         self.slow_call_site: CallSite | None = None
-        self.slow_rows = -1
+        self.slow_rows: int = -1
 
     def add(self, started: float, ended: float, worker: int) -> int:
         """Add an execution in the task or thread `worker`, by `time.perf_counter()`. Returns the new count."""
@@ -160,28 +161,28 @@ class RequestRecord:
 
     def __init__(self, owner: object, scope: MutableMapping[str, Any], span: Span, started: float) -> None:
         #: the `Signals` of the telemetry that serves this request; each app in the process has its own
-        self.owner = owner
+        self.owner: object = owner
         #: the ASGI scope as the router sees it; middleware may have copied it on the way in
-        self.scope = scope
+        self.scope: MutableMapping[str, Any] = scope
         self.root_path: str = scope.get("root_path", "")
         self.progress: int = Progress.ARRIVED
-        self.span = span
+        self.span: Span = span
         #: `time.perf_counter()` when the request arrived
-        self.started = started
+        self.started: float = started
         #: response status, once the response has started
         self.status: int | None = None
         #: an exception that left the router; if the response had started, it is truncated, whatever its status
         self.router_error: BaseException | None = None
         #: True for a request to an excluded URL: neither the request nor its SQL is measured
-        self.excluded = False
-        self.db_statements = 0
-        self.db_seconds = 0.0
+        self.excluded: bool = False
+        self.db_statements: int = 0
+        self.db_seconds: float = 0.0
         #: the first `MOST_STATEMENTS` different statements by fingerprint; the key of an `executemany` differs
         self.statements: dict[str, StatementGroup] = {}
         #: `time.perf_counter()` of the last byte; 0 while the request runs
-        self.ended = 0.0
+        self.ended: float = 0.0
         #: the thread whose event loop serves the request
-        self.loop_thread = threading.get_ident()
+        self.loop_thread: int = threading.get_ident()
         #: the part of the app that is running; see `time_budget`
         self.phase: int = Phase.MIDDLEWARE
         self.phases: list[Mark] = [(started, Phase.MIDDLEWARE)]

@@ -28,9 +28,9 @@ class Buffer:
 
     def __init__(self, size: int, metrics: Metrics) -> None:
         #: spans that were dropped, for whatever reason
-        self.lost = 0
+        self.lost: int = 0
         #: those of them for which there was no room
-        self.overflowed = 0
+        self.overflowed: int = 0
         self._size: Final = size
         self._spans: deque[ReadableSpan] = deque()
         self._in_flight = 0
