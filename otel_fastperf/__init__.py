@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from otel_fastperf.settings import Settings
     from otel_fastperf.telemetry import Telemetry, setup_telemetry
 
+    __version__: str
+
 __all__ = [
     "AllocationReport",
     "AllocationsError",
@@ -65,16 +67,18 @@ _HOMES: Final = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = globals()[name] = getattr(import_module(f"otel_fastperf.{_HOMES[name]}"), name)
-        return value
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # a checker that sees it takes every name for one of ours
 
-        return version("otel-fastperf")
-    message = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(message)
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            value = globals()[name] = getattr(import_module(f"otel_fastperf.{_HOMES[name]}"), name)
+            return value
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("otel-fastperf")
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
 
 
 def __dir__() -> list[str]:
