@@ -1,8 +1,8 @@
-"""The servers of the shipped stack, built from the Go module registry: `python -m tools.servers [NAME …]`.
+"""Builds the servers of the shipped stack from Go modules: `python -m tools.servers [NAME …]`.
 
-Tests run the stack's configurations with them where images cannot be pulled. Each is built once, by its version, into
-`$XDG_CACHE_HOME/otel_fastperf/servers/NAME-VERSION/`, static, so that an image `FROM scratch` can hold it; all of them
-take some 10 minutes on 2 cores. Needs Go 1.26 and the module proxy.
+The tests run the stack's configurations with them, because images cannot be pulled everywhere. Each version is built once,
+into `$XDG_CACHE_HOME/otel_fastperf/servers/NAME-VERSION/`, statically, so that it runs in an image `FROM scratch`. All of
+them take about 10 minutes on 2 cores. Needs Go 1.26 and the module proxy.
 """
 
 import argparse
@@ -22,41 +22,41 @@ ROOT: Final = Path(__file__).parent.parent
 
 
 class BuildError(Exception):
-    """A server could not be built; the message has the last lines of what Go said."""
+    """A server could not be built; the message has the last lines of Go's output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Programs that come from one Go module."""
+    """The programs of one Go module."""
 
     name: str
     version: str
     #: names of the programs, as files in `directory`
     programs: tuple[str, ...]
     build: Callable[["Server", Path], None]
-    #: the file, from the project's root, that says what goes into it
+    #: the file that lists its components, relative to the project's root; part of the directory's name
     manifest: str = ""
 
     @property
     def directory(self) -> Path:
-        """Where its programs are, once built."""
+        """The folder of its built programs."""
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         of = f"-{sha256((ROOT / self.manifest).read_bytes()).hexdigest()[:8]}" if self.manifest else ""
         return cache / "otel_fastperf" / "servers" / f"{self.name}-{self.version}{of}"
 
     def is_built(self) -> bool:
-        """Whether all of its programs are there."""
+        """Whether all of its programs exist."""
         return all((self.directory / program).is_file() for program in self.programs)
 
 
 def built(name: str, program: str | None = None) -> Path | None:
-    """The path of a program (by default the server's first), or None where it has not been built."""
+    """The path of a program (by default the server's first), or None if it has not been built."""
     server = SERVERS[name]
     return server.directory / (program or server.programs[0]) if server.is_built() else None
 
 
 def build(server: Server) -> None:
-    """Build it unless it is there.
+    """Build a server unless it is already built.
 
     Raises:
         BuildError: Go is missing, too old, or could not fetch or compile.
@@ -76,7 +76,7 @@ def build(server: Server) -> None:
 
 
 def _install(packages: dict[str, str]) -> Callable[[Server, Path], None]:
-    """Programs that `go install` makes by itself: {program: package}."""
+    """Build programs with `go install`: {program: package}."""
 
     def run(server: Server, into: Path) -> None:
         for package in packages.values():
@@ -86,21 +86,21 @@ def _install(packages: dict[str, str]) -> Callable[[Server, Path], None]:
 
 
 def _from_own_module(module: str, version: str, packages: dict[str, str]) -> Callable[[Server, Path], None]:
-    """Programs of a module whose go.mod has `replace` lines, which `go install` refuses: built as a dependency."""
+    """Build a module as a dependency, because `go install` rejects modules with `replace` lines in go.mod."""
 
     def run(_server: Server, into: Path) -> None:
         directory = into.parent / "module"
         directory.mkdir()
         (directory / "go.mod").write_text(f"module servers\n\ngo 1.26\n\nrequire {module} {version}\n")
         for program, package in packages.items():
-            # -mod=mod: fetch what these packages need, a third of what `go mod tidy` would for everyone's tests
+            # -mod=mod fetches only what these packages need, a third of what `go mod tidy` fetches, which includes tests
             _go("build", "-mod=mod", "-trimpath", "-ldflags=-s -w", "-o", str(into / program), package, cwd=directory)
 
     return run
 
 
 def _collector(server: Server, into: Path) -> None:
-    """The minimal collector of deploy/collector/builder.yaml, by the collector builder."""
+    """Build the minimal collector of deploy/collector/builder.yaml with the collector builder."""
     scratch = into.parent
     _go("install", f"go.opentelemetry.io/collector/cmd/builder@v{server.version}", env={"GOBIN": str(scratch)})
     manifest = (ROOT / server.manifest).read_text()
@@ -160,7 +160,7 @@ SERVERS: Final = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the servers that are named, or all; the exit code says whether all are there."""
+    """Build the named servers, or all; returns 1 if one could not be built."""
     parser = argparse.ArgumentParser(prog="python -m tools.servers", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *SERVERS], metavar="NAME", help=", ".join(SERVERS))
     failed = False
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name} {server.version}: {error}", file=sys.stderr)
             failed = True
         else:
-            how = "there already" if was_there else f"built in {time.monotonic() - start:.0f} s"
+            how = "already built" if was_there else f"built in {time.monotonic() - start:.0f} s"
             print(f"{name} {server.version}: {how}, {server.directory}", flush=True)
     return int(failed)
 

@@ -1,8 +1,8 @@
-"""The stack's own metrics that rules, runbooks and dashboards query: {name, as it stands on the page: what it says}.
+"""The stack's own metrics that rules, runbooks and dashboards query: {name on the page: meaning}.
 
-Names of collectors change with their versions, and a rule on a name that is gone never fires. So rules and dashboards
-take them from here, and tests/deploy asserts that the real servers show them. Those of the collector and of Jaeger are
-without `_total` and units, since the configurations say so (the three `without_…` keys).
+The collector's names change with its versions, and a rule on a name that no longer exists never fires. So tests/deploy
+asserts that rules and dashboards use only these names and that the real servers expose them. Those of the collector and
+of Jaeger have no `_total` and no units, because of the three `without_…` keys in the configurations.
 """
 
 from collections.abc import Mapping
@@ -12,32 +12,30 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What a metric says; its labels, but for `job` and `instance`, which Prometheus adds."""
+    """Meaning and labels of a metric, without `job` and `instance`, which Prometheus adds."""
 
     says: str
     labels: tuple[str, ...] = ()
     counter: bool = False
 
 
-#: there from the start
+#: from the start
 COLLECTOR_ALWAYS: Final = {
     "otelcol_exporter_queue_capacity": Series(
-        "what the queue holds at most; bytes for traces, requests for span metrics", ("exporter", "data_type")
+        "maximum size of the queue; bytes for traces, requests for span metrics", ("exporter", "data_type")
     ),
-    "otelcol_exporter_queue_size": Series(
-        "what the queue holds; in the same unit as its capacity", ("exporter", "data_type")
-    ),
+    "otelcol_exporter_queue_size": Series("size of the queue, in the unit of its capacity", ("exporter", "data_type")),
     "otelcol_process_cpu_seconds": Series("CPU time", counter=True),
     "otelcol_process_memory_rss": Series("resident memory, bytes"),
 }
 
 #: with the first spans
 COLLECTOR_WITH_SPANS: Final = {
-    "otelcol_receiver_accepted_spans": Series("spans taken", ("receiver", "transport"), counter=True),
+    "otelcol_receiver_accepted_spans": Series("spans accepted", ("receiver", "transport"), counter=True),
     "otelcol_receiver_refused_spans": Series(
-        "spans sent back to the app, which tries again", ("receiver", "transport"), counter=True
+        "spans refused; the app sends them again", ("receiver", "transport"), counter=True
     ),
-    "otelcol_exporter_sent_spans": Series("spans the back end has taken", ("exporter",), counter=True),
+    "otelcol_exporter_sent_spans": Series("spans that the back end accepted", ("exporter",), counter=True),
 }
 
 #: with the first span that was a probe
@@ -47,23 +45,23 @@ COLLECTOR_WITH_PROBES: Final = {
     ),
 }
 
-#: absent until it happens, so rules must take absence for none
+#: absent until the first event, so rules must treat absence as 0
 COLLECTOR_WITH_TROUBLE: Final = {
     "otelcol_exporter_send_failed_spans": Series(
-        "spans given up: the back end refused them, or was gone too long", ("exporter",), counter=True
+        "spans lost because the back end refused them or was down too long", ("exporter",), counter=True
     ),
     "otelcol_exporter_enqueue_failed_spans": Series(
-        "spans for which the queue had no room", ("exporter",), counter=True
+        "spans lost because the queue was full", ("exporter",), counter=True
     ),
     "otelcol_processor_memory_limiter_refused_spans": Series(
-        "spans refused for want of memory", ("processor",), counter=True
+        "spans refused because memory is short", ("processor",), counter=True
     ),
 }
 
-#: with the overlay tail-sampling.yaml, which names it
+#: with the overlay tail-sampling.yaml, whose comments mention it
 COLLECTOR_TAIL_SAMPLING: Final = {
     "otelcol_processor_tail_sampling_sampling_trace_dropped_too_early": Series(
-        "traces decided before their time", counter=True
+        "traces decided before TAIL_DECISION_WAIT was over", counter=True
     ),
 }
 
@@ -71,42 +69,42 @@ COLLECTOR: Final = (
     COLLECTOR_ALWAYS | COLLECTOR_WITH_SPANS | COLLECTOR_WITH_PROBES | COLLECTOR_WITH_TROUBLE | COLLECTOR_TAIL_SAMPLING
 )
 
-#: Jaeger's, there from the start
+#: Jaeger's, from the start
 JAEGER_ALWAYS: Final = {"otelcol_process_memory_rss": Series("resident memory, bytes")}
 
-#: Jaeger's, with the first spans. What its memory limiter refuses is in receiver_refused_spans: the limiter's own
-#: counter has another name in each of the versions.
+#: Jaeger's, with the first spans. Spans that its memory limiter refuses are in receiver_refused_spans: the limiter's own
+#: counter has a different name in each version.
 JAEGER_WITH_SPANS: Final = {
-    "otelcol_receiver_accepted_spans": Series("spans taken", ("receiver", "transport"), counter=True),
-    "otelcol_receiver_refused_spans": Series("spans sent back", ("receiver", "transport"), counter=True),
-    "otelcol_exporter_send_failed_spans": Series("spans the storage did not take", ("exporter",), counter=True),
+    "otelcol_receiver_accepted_spans": Series("spans accepted", ("receiver", "transport"), counter=True),
+    "otelcol_receiver_refused_spans": Series("spans refused", ("receiver", "transport"), counter=True),
+    "otelcol_exporter_send_failed_spans": Series("spans that the storage did not accept", ("exporter",), counter=True),
 }
 
-#: Jaeger's, with the first look-up
+#: Jaeger's, with the first query
 JAEGER_WITH_QUERIES: Final = {
     "jaeger_storage_requests": Series(
-        "look-ups; result is ok or err", ("kind", "name", "operation", "result", "role"), counter=True
+        "queries; result is ok or err", ("kind", "name", "operation", "result", "role"), counter=True
     ),
 }
 
 JAEGER: Final = JAEGER_ALWAYS | JAEGER_WITH_SPANS | JAEGER_WITH_QUERIES
 
-#: what Prometheus adds to every target
+#: Prometheus', for every target
 PROMETHEUS_OF_TARGETS: Final = {
-    "up": Series("1 where the last scrape went well, else 0"),
-    "scrape_duration_seconds": Series("how long a scrape took"),
-    "scrape_sample_limit": Series("samples a scrape may have; with extra_scrape_metrics"),
-    "scrape_samples_post_metric_relabeling": Series("samples of a scrape, as they count for the limit"),
+    "up": Series("1 if the last scrape succeeded, else 0"),
+    "scrape_duration_seconds": Series("duration of a scrape"),
+    "scrape_sample_limit": Series("maximum number of samples; with extra_scrape_metrics"),
+    "scrape_samples_post_metric_relabeling": Series("samples that count towards the limit"),
     "scrape_samples_scraped": Series("samples of a scrape"),
-    "scrape_timeout_seconds": Series("how long a scrape may take; with extra_scrape_metrics"),
+    "scrape_timeout_seconds": Series("timeout of a scrape; with extra_scrape_metrics"),
 }
 
-#: what Prometheus says of itself, there from the start
+#: Prometheus' own, from the start
 PROMETHEUS_ALWAYS: Final = {
-    "prometheus_config_last_reload_successful": Series("1 where the configuration could be read, else 0"),
-    "prometheus_notifications_alertmanagers_discovered": Series("Alertmanagers it sends to"),
+    "prometheus_config_last_reload_successful": Series("1 if the configuration could be read, else 0"),
+    "prometheus_notifications_alertmanagers_discovered": Series("Alertmanagers to which it sends"),
     "prometheus_notifications_errors_total": Series(
-        "alerts that an Alertmanager did not take", ("alertmanager",), counter=True
+        "alerts that an Alertmanager did not accept", ("alertmanager",), counter=True
     ),
     "prometheus_rule_evaluation_failures_total": Series(
         "rules that could not be evaluated", ("rule_group",), counter=True
@@ -122,13 +120,13 @@ PROMETHEUS_WITH_ALERTS: Final = {
 
 PROMETHEUS: Final = PROMETHEUS_OF_TARGETS | PROMETHEUS_ALWAYS | PROMETHEUS_WITH_ALERTS
 
-#: there from the start
+#: from the start
 ALERTMANAGER: Final = {
-    "alertmanager_config_last_reload_successful": Series("1 where the configuration could be read, else 0"),
+    "alertmanager_config_last_reload_successful": Series("1 if the configuration could be read, else 0"),
     "alertmanager_notifications_failed_total": Series(
-        "notifications that a receiver did not take", ("integration", "reason"), counter=True
+        "notifications that a receiver did not accept", ("integration", "reason"), counter=True
     ),
 }
 
-#: of all servers; a name that two of them have has the same labels with both
+#: all servers; a name that two of them share has the same labels in both
 STACK: Final[Mapping[str, Series]] = JAEGER | COLLECTOR | PROMETHEUS | ALERTMANAGER

@@ -269,12 +269,12 @@ EMPTY: Final[dict[str, str]] = {
     "Overflow by metric A": _NOTHING,
     "Sent and failed B": _NOTHING,
     "Sent and failed C": _NOTHING,
-    "Left out and turned away B": _NOTHING,
-    "Rules that failed A": _NOTHING,
-    "Memory that is left A": _NO_LIMIT,
+    "Filtered and refused B": _NOTHING,
+    "Failed rules A": _NOTHING,
+    "Memory headroom A": _NO_LIMIT,
     "Memory of the process C": _NO_LIMIT,
-    "Memory that is left, and in four hours A": _NO_LIMIT,
-    "Memory that is left, and in four hours B": _NO_LIMIT,
+    "Memory headroom, now and in four hours A": _NO_LIMIT,
+    "Memory headroom, now and in four hours B": _NO_LIMIT,
 }
 
 

@@ -21,16 +21,16 @@ BOARDS: Final[tuple[Board, ...]] = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the files that differ; with `--check`, name them and return 1."""
+    """Write the files that differ; with `--check`, print their names and return 1."""
     parser = argparse.ArgumentParser(prog="python -m tools.dashboards", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is not up to date")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
     options = parser.parse_args(arguments)
     wanted = {board.file_name: board.as_json() for board in BOARDS}
     stale = [name for name, text in wanted.items() if _text(FOLDER / name) != text]
     left_over = [path for path in sorted(FOLDER.glob("*.json")) if path.name not in wanted]
     if options.check:
         for name in (*stale, *(path.name for path in left_over)):
-            print(f"grafana/dashboards/{name} is not what `make dashboards` writes", file=sys.stderr)
+            print(f"grafana/dashboards/{name} is not up to date. Remedy: run `make dashboards`.", file=sys.stderr)
         return int(bool(stale or left_over))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in stale:

@@ -1,4 +1,4 @@
-"""Panels that stand on more than one dashboard."""
+"""Panels that several dashboards share."""
 
 from typing import Final
 
@@ -8,9 +8,9 @@ from tools.dashboards import links
 from tools.dashboards.panels import NONE_SEEN, SEGMENTS, Column, Query, cells, lines, rows
 from tools.dashboards.promql import FAILED, RANGE, REQUESTS, buckets, events, increase, mean, quantile, rate, share
 
-#: of a hold of the event loop: otel_fastperf/event_loop/cause.py
+#: causes of a block of the event loop: otel_fastperf/event_loop/cause.py
 CAUSES: Final = (
-    "cpu: computing; sync_io: a call that waits; gc: the garbage collector; gil_held: other threads, or C code; "
+    "cpu: computation; sync_io: a call that waits; gc: the garbage collector; gil_held: other threads or C code; "
     "descheduled: the machine was busy."
 )
 TIME: Final = "fastperf_request_time_seconds_total"
@@ -30,9 +30,9 @@ def mean_by_segment(*matchers: str, width: int = 12, height: int = 9) -> models.
     )
     return lines(
         "Time of a mean request, by segment",
-        "Every moment of a request belongs to one segment, so the height of the stack is the mean duration. The colour "
-        "that takes the most is where work pays. Good: mostly db and handler, hardly any pool_wait, threadpool_wait, "
-        "loop_wait or gc. docs/time-budget.md says what each one is.",
+        "Every moment of a request belongs to one segment, so the height of the stack is the mean duration. Start "
+        "with the largest segment. Good: mostly db and handler, hardly any pool_wait, threadpool_wait, loop_wait or"
+        " gc. docs/time-budget.md describes the segments.",
         "s",
         Query(per_request, "{{segment}}"),
         stacked=True,
@@ -43,12 +43,12 @@ def mean_by_segment(*matchers: str, width: int = 12, height: int = 9) -> models.
 
 
 def share_by_segment(*matchers: str, width: int = 12, height: int = 9) -> models.Panel:
-    """The same as parts of 1, which shows a shift that a busy hour hides."""
+    """The segments as shares of 1, which shows a shift independently of traffic."""
     part = f"{rate(TIME, *matchers, per=('segment',))} / ignoring (segment) group_left () ({rate(TIME, *matchers)} > 0)"
     return lines(
         "Share of the time, by segment",
-        "The same time as parts of the whole. A share that grows after a deploy tells what the deploy made slower, "
-        "whether traffic rose or fell.",
+        "The segments as shares of the whole. A share that grows after a deploy shows what the deploy made slower, "
+        "independently of traffic.",
         "percentunit",
         Query(part, "{{segment}}"),
         stacked=True,
@@ -63,8 +63,8 @@ def durations(*matchers: str, width: int = 8, height: int = 8) -> models.Panel:
     """p50, p95 and p99 with exemplars."""
     return lines(
         "Duration: p50, p95, p99",
-        "Half of the requests are faster than p50; one of a hundred is slower than p99. Each dot is a traced request:"
-        " a click opens its trace in Jaeger. Good: p99 is a small multiple of p50, and both are level.",
+        "Half of the requests are faster than p50; one in a hundred is slower than p99. Each dot is a traced "
+        "request: click it to open the trace in Jaeger. Good: p99 is a small multiple of p50, and both are stable.",
         "s",
         Query(quantile(0.5, REQUESTS, *matchers), "p50", exemplars=True),
         Query(quantile(0.95, REQUESTS, *matchers), "p95"),
@@ -79,8 +79,8 @@ def duration_cells(*matchers: str, width: int = 12, height: int = 8) -> models.P
     """The distribution of durations over time."""
     return cells(
         "Distribution of durations",
-        "How many requests took how long: darker is more. Two bands mean two kinds of requests, such as cached and not "
-        "cached, which quantiles hide. Dots are traced requests. Good: one narrow band, low down.",
+        "Number of requests by duration: darker means more. Two bands mean two kinds of requests, such as cached "
+        "and uncached, which quantiles hide. Dots are traced requests. Good: one narrow band near the bottom.",
         "s",
         Query(buckets(REQUESTS, *matchers), "{{le}}", exemplars=True),
         width=width,
@@ -92,9 +92,9 @@ def findings_table(*matchers: str, width: int = 24, height: int = 9, title: str 
     """Bottlenecks by kind, service and route."""
     return rows(
         title,
-        "Bottlenecks that the service recognised by itself in this time range. The log line and the trace name the "
-        "line of code and the remedy; the panel of words on the Findings dashboard says what each kind is. No route: "
-        "it was found outside of requests, or in many. Good: empty.",
+        "Bottlenecks that the service detected in the time range. The log and the trace name the line of code and "
+        "the remedy; the Findings dashboard explains each kind. A finding without a route is outside of requests or"
+        " affects many. Good: empty.",
         {
             f"{events(FINDINGS, *matchers, per=('job', 'kind', 'http_route'))} > 0": Column(
                 "times seen", bar=True, decimals=0
@@ -116,8 +116,8 @@ def failures(*matchers: str, per: tuple[str, ...], legend: str, width: int = 8) 
     """Failed requests per second."""
     return lines(
         "Failed requests",
-        "Requests that ended in a 5xx or in an exception, also after the first byte was sent with a 200. Answers 4xx "
-        "are the client's. Good: none. A click leads to the route, or to its traces.",
+        "Requests that ended in a 5xx or an exception, even if a 200 and the first byte had been sent. A 4xx does "
+        "not count. Click for the route or its traces. Good: none.",
         "reqps",
         Query(f"{rate(f'{REQUESTS}_count', FAILED, *matchers, per=per)} > 0", legend),
         width=width,
@@ -143,34 +143,33 @@ def verdict_table(*, width: int = 12, height: int = 9) -> models.Panel:
         f"/ ignoring (segment) group_left () {whole})"
     )
     return rows(
-        "Verdict: what each route spends its time on",
-        "The largest segment of each route within the time range, and the time that all its requests took together: "
-        "the rows on top are where a faster segment saves the service the most. A click on a route opens its "
-        "dashboard.",
+        "Largest segment of each route",
+        "The largest segment of each route in the time range, and the total time of all its requests: a faster "
+        "segment saves most in the top rows. Click a route to open its dashboard.",
         {
             largest: Column("of its time", unit="percentunit", width=90),
-            increase(TIME, per=per): Column("time in all", unit="s", bar=True, width=190),
+            increase(TIME, per=per): Column("total time", unit="s", bar=True, width=190),
         },
         {
             "http_route": Column("route", links=(TO_ROUTE_ROW, TO_TRACES_ROW)),
             "job": Column("service", width=90),
             "segment": Column("largest segment", width=140),
         },
-        order="time in all",
+        order="total time",
         width=width,
         height=height,
     )
 
 
 def routes_table(*, width: int = 24, height: int = 10) -> models.Panel:
-    """RED by route."""
+    """Rate, errors and duration by route."""
     per = ("job", "http_route")
     count = f"{REQUESTS}_count"
     failed = share(increase(count, FAILED, per=per), increase(count, per=per))
     return rows(
         "Routes",
-        "Rate, errors and duration of every route over the time range. Good: no failures, and a p95 that the route's "
-        "users would call quick.",
+        "Rate, errors and duration of every route in the time range. Good: no failures, and a p95 that the route's "
+        "users consider fast.",
         {
             rate(count, per=per, over=RANGE): Column("requests", unit="reqps", bar=True, width=260),
             failed: Column("failed", unit="percentunit", width=100, limits=((None, "green"), (0.001, "red"))),
@@ -188,6 +187,6 @@ def routes_table(*, width: int = 24, height: int = 10) -> models.Panel:
     )
 
 
-#: In a table, the columns have been renamed by the time that a link is made.
+# Links of a table use the titles of its columns, because Grafana renames columns before it makes links.
 TO_ROUTE_ROW: Final = links.route_dashboard("__data.fields.service", "__data.fields.route")
 TO_TRACES_ROW: Final = links.traces("__data.fields.service", tags=links.tag("http.route", "__data.fields.route"))

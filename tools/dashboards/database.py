@@ -1,4 +1,4 @@
-"""What the database is asked, how long it takes, and whether there are connections enough."""
+"""Which statements run, how long they take, and whether there are enough connections."""
 
 from typing import Final
 
@@ -18,11 +18,11 @@ _RAISED: Final = 'error_type!=""'
 _OPERATION: Final = ("db_operation_name",)
 
 _SUMMARY: Final = Row(
-    "In short",
+    "Summary",
     [
         numbers(
             "Statements",
-            "SQL statements per second of each service. Good: it moves with requests, and not faster.",
+            "SQL statements per second of each service. Good: proportional to requests.",
             "ops",
             Query(rate(f"{_SQL}_count", per=("job",)), "{{job}}"),
             width=5,
@@ -46,8 +46,8 @@ _SUMMARY: Final = Row(
             instant=True,
         ),
         numbers(
-            "Requests that wait now",
-            "Requests that stand in a queue for a connection. Good: 0, always.",
+            "Requests waiting now",
+            "Requests waiting for a connection. Good: always 0.",
             "short",
             Query(f"sum by (job) ({series('db_client_connection_pending_requests')})", "{{job}}"),
             width=5,
@@ -56,7 +56,7 @@ _SUMMARY: Final = Row(
         ),
         numbers(
             "Pool timeouts",
-            "Waits for a connection that ended in the pool's timeout, within the time range: each was a failed "
+            "Waits for a connection that ended in the pool's timeout in the time range; each one is a failed "
             "request. Good: 0.",
             "short",
             Query(increase("db_client_connection_timeouts_total", per=("job",)), "{{job}}"),
@@ -73,29 +73,29 @@ _SQL_ROW: Final = Row(
     [
         lines(
             "Statements by operation",
-            "Statements per second by what they do. Many times more SELECTs than requests point to n_plus_one.",
+            "Statements per second by operation. Many more SELECTs than requests point to n_plus_one.",
             "ops",
             Query(rate(f"{_SQL}_count", per=_OPERATION), "{{db_operation_name}}"),
             stacked=True,
         ),
         lines(
             "Duration by operation: p95",
-            "What 19 of 20 statements of an operation stay below. Good: level while traffic grows.",
+            "19 of 20 statements of the operation are faster. Good: stable while traffic grows.",
             "s",
             Query(quantile(0.95, _SQL, per=_OPERATION), "{{db_operation_name}}"),
         ),
         lines(
             "Time in the database, by operation",
-            "Seconds per second that statements take together: 2 means that two connections are busy at any time. The "
-            "largest band is what an index or a cache should go for.",
+            "Seconds per second in statements: 2 means that on average two connections are busy. An index or a "
+            "cache saves most in the largest band.",
             "none",
             Query(rate(f"{_SQL}_sum", per=_OPERATION), "{{db_operation_name}}"),
             stacked=True,
         ),
         lines(
             "Failed statements",
-            "Statements per second that raised an exception, by its type. Good: none; a few unique violations may be "
-            "part of the app.",
+            "Statements per second that raised an exception, by type. Good: none; a few unique violations may be "
+            "normal for the app.",
             "ops",
             Query(
                 f"{rate(f'{_SQL}_count', _RAISED, per=('db_operation_name', 'error_type'))} > 0",
@@ -107,8 +107,8 @@ _SQL_ROW: Final = Row(
         ),
         gauges(
             "Statements per request, by route",
-            "Mean of the time range: the fifteen routes with the most. More than ten deserve a look: a page that needs "
-            "fifty statements waits for fifty round trips.",
+            "Mean in the time range, for the fifteen routes with the most. Look at routes with more than ten: a "
+            "page with fifty statements waits for fifty round trips.",
             "short",
             Query(
                 f"topk(15, {mean(_STATEMENTS, per=('job', 'http_route'), over=RANGE)}) > 0", "{{job}} {{http_route}}"
@@ -118,7 +118,7 @@ _SQL_ROW: Final = Row(
         ),
         lines(
             "N+1 and slow statements",
-            "Findings n_plus_one, slow_query and sync_db_on_loop, per window of the graph. Good: none.",
+            "Findings n_plus_one, slow_query and sync_db_on_loop per interval of the graph. Good: none.",
             "short",
             Query(
                 f"{events(FINDINGS, _OF_SQL, per=('kind',), over=INTERVAL)} > 0",
@@ -136,8 +136,8 @@ _POOL_ROW: Final = Row(
     [
         lines(
             "Connections",
-            "Used and idle connections of each pool, all instances together, and the most that it may open (dashed). "
-            "Good: used stays clear of the maximum.",
+            "Used and idle connections of each pool, summed over instances, and the maximum (dashed). Good: used "
+            "stays well below the maximum.",
             "short",
             Query(
                 f"sum by ({_POOL}, db_client_connection_state) ({series('db_client_connection_count')})",
@@ -147,9 +147,8 @@ _POOL_ROW: Final = Row(
             dashed=("/ maximum$/",),
         ),
         lines(
-            "Requests that wait for a connection",
-            "How many stand in the queue at each scrape. Peaks between scrapes do not show here: the waits beside "
-            "this do. Good: 0.",
+            "Requests waiting for a connection",
+            "Number at each scrape. The panel beside it also shows waits between scrapes. Good: 0.",
             "short",
             Query(
                 f"sum by (instance, {_POOL}) ({series('db_client_connection_pending_requests')})",
@@ -158,28 +157,28 @@ _POOL_ROW: Final = Row(
         ),
         lines(
             "Wait for a connection: p95",
-            "Time to get a connection from the pool. Good: below a millisecond. When it grows: shorter transactions "
-            "first, a larger pool second.",
+            "Time to get a connection from the pool. Good: below a millisecond. When it grows, first shorten "
+            "transactions, then enlarge the pool.",
             "s",
             Query(quantile(0.95, "db_client_connection_wait_time_seconds", per=(_POOL,)), _OF_POOL),
         ),
         lines(
             "Use of a connection: p95",
-            "From taking a connection to giving it back. Good: as long as its statements take. Much longer means that "
-            "something else is done while it is held, such as a call of another service.",
+            "Time from the checkout of a connection to its return. Good: as long as its statements. Much longer "
+            "means that code does other work meanwhile, such as a call to another service.",
             "s",
             Query(quantile(0.95, "db_client_connection_use_time_seconds", per=(_POOL,)), _OF_POOL),
         ),
         lines(
             "New connections",
-            "Connections made per second. Good: near 0 once the service is warm; a steady rate means that the pool is"
-            " too small for the load (overflow) or recycles too often.",
+            "Connections created per second. Good: near 0 once the service is warm. A steady rate means that the "
+            "pool is too small for the load (overflow) or recycles too often.",
             "ops",
             Query(rate("db_client_connection_create_time_seconds_count", per=(_POOL,)), _OF_POOL),
         ),
         lines(
             "Pool timeouts",
-            "Waits per second that ended in the pool's timeout. Good: none, ever.",
+            "Waits per second that ended in the pool's timeout. Good: always 0.",
             "ops",
             Query(f"{rate('db_client_connection_timeouts_total', per=(_POOL,))} > 0", _OF_POOL),
             bars=True,
@@ -195,8 +194,7 @@ _FOUND: Final = Row(
         findings_table(_OF_DATABASE, width=16, title="Findings of the database"),
         gauges(
             "Slow statements explained",
-            "What became of slow statements that were to be explained by the database: explained, or why not. Empty "
-            "when none was slow.",
+            "Slow statements by outcome of EXPLAIN: explained, or the reason why not. Empty if no statement was slow.",
             "short",
             Query(f"{events('fastperf_explain_total', per=('outcome',))} > 0", "{{outcome}}"),
             height=9,

@@ -1,4 +1,4 @@
-"""Puts rows of panels into a dashboard with this stack's variables, links and settings, and makes its JSON."""
+"""Makes the JSON of a dashboard from rows of panels, with this stack's variables, links and settings."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ TAG: Final = "fastperf"
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """One dashboard: `uid` without the prefix `fastperf-` is the name of its file."""
+    """One dashboard. Its file is named `uid` without the prefix `fastperf-`."""
 
     uid: str
     title: str
@@ -34,9 +34,9 @@ class Board:
         return f"{self.uid.removeprefix('fastperf-')}.json"
 
     def as_json(self) -> str:
-        """What stands in the file, always the same for the same code."""
+        """The content of the file, always the same for the same code."""
         found: dict[str, Any] = json.loads(JSONEncoder().encode(self._built()))
-        found["id"] = None  # Grafana gives it one
+        found["id"] = None  # Grafana assigns one
         found["version"] = 1
         return json.dumps(_without_noise(found), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
@@ -93,7 +93,7 @@ def _query(name: str, label: str, query: str) -> builders.QueryVariable:
 
 
 def _siblings() -> builders.DashboardLink:
-    """Links to all dashboards of this stack, which keep the time range and the variables."""
+    """Links to all dashboards of this stack that keep the time range and the variables."""
     return (
         builders.DashboardLink("otel-fastperf")
         .type(models.DashboardLinkType.DASHBOARDS)
@@ -116,7 +116,7 @@ def _own(link: Link) -> builders.DashboardLink:
 
 
 def _placed(rows: Sequence[Row]) -> list[models.Panel | models.RowPanel]:
-    """Every row's title and panels, from the top, with positions and ids."""
+    """The titles and panels of all rows, from the top, with positions and ids."""
     placed: list[models.Panel | models.RowPanel] = []
     top, number = 0, 1
     for row in rows:
@@ -135,7 +135,7 @@ def _placed(rows: Sequence[Row]) -> list[models.Panel | models.RowPanel]:
 
 
 def _flowed(panels: Sequence[models.Panel], top: int, number: int) -> int:
-    """Set panels side by side, in lines of 24 columns; the y below them. The panels of a line are equally high."""
+    """Place panels side by side in lines of 24 columns; return the y below them. Panels of a line have the same height."""
     x, below = 0, top
     for offset, panel in enumerate(panels):
         position = panel.grid_pos
@@ -149,7 +149,7 @@ def _flowed(panels: Sequence[models.Panel], top: int, number: int) -> int:
     return below
 
 
-#: what the SDK writes for its own sake, and which says nothing: Grafana's defaults, and switches of other variables
+#: properties that the SDK writes although they have no effect: Grafana's defaults, and options of other variables
 _NOISE: Final = {"auto", "auto_count", "auto_min", "placement"}
 
 

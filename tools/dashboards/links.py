@@ -1,4 +1,4 @@
-"""Links between the dashboards, and from them to traces in Jaeger, with the time range that is being looked at."""
+"""Links between the dashboards, and from them to traces in Jaeger, with the current time range."""
 
 import json
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from grafana_foundation_sdk.models import dashboard as models
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link of a panel's data. `url` may hold Grafana's variables: `${__field.labels.job}`."""
+    """A link of a panel's data. `url` may contain Grafana's variables: `${__field.labels.job}`."""
 
     title: str
     url: str
     new_tab: bool = False
 
     def as_model(self) -> models.DashboardLink:
-        """For a panel's own field options: Grafana reads title, url and targetBlank of it."""
+        """For a panel's field options, of which Grafana reads title, url and targetBlank."""
         return models.DashboardLink(
             title=self.title, type_val=models.DashboardLinkType.LINK, url=self.url, target_blank=self.new_tab
         )
@@ -28,19 +28,19 @@ class Link:
 
 
 def route_dashboard(job: str, route: str) -> Link:
-    """The dashboard of one route; `job` and `route` are Grafana's variables for them."""
+    """The dashboard of one route; `job` and `route` are names of Grafana's variables."""
     return Link("Dashboard of this route", f"/d/fastperf-route?var-job={_put(job)}&var-route={_put(route)}&{_CONTEXT}")
 
 
 def dashboard(uid: str, title: str) -> Link:
-    """Another of these dashboards, for the services and the time range that are shown here."""
+    """Another dashboard, for the same services and time range."""
     return Link(title, f"/d/{uid}?${{job:queryparam}}&${{instance:queryparam}}&{_CONTEXT}")
 
 
 def traces(job: str, *, tags: str = "", new_tab: bool = True) -> Link:
-    """A search in Jaeger for traces of a service, within Grafana, so that it needs no address of Jaeger's UI.
+    """A search for traces of a service, within Grafana, so that it does not need the address of Jaeger's UI.
 
-    `tags` is logfmt, as Jaeger's search takes it: `error=true http.route=/orders`.
+    `tags` is in logfmt, as Jaeger's search expects: `error=true http.route=/orders`.
     """
     query = {
         "refId": "A",
@@ -63,12 +63,12 @@ def traces(job: str, *, tags: str = "", new_tab: bool = True) -> Link:
 
 
 def tag(name: str, variable: str) -> str:
-    """`name=value` of a search for traces, its value put in by Grafana."""
+    """`name=value` of a search for traces; Grafana fills in the value."""
     return f"{quote(f'{name}=', safe='')}{_put(variable)}"
 
 
 def _put(variable: str) -> str:
-    """A variable of Grafana's, encoded for a URL when its value is put in."""
+    """A variable of Grafana, whose value is encoded for a URL."""
     return f"${{{variable}:percentencode}}"
 
 

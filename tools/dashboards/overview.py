@@ -1,4 +1,4 @@
-"""The first look: is the service well, is it fast, where does the time go, and what is about to run out."""
+"""The first look: is the service healthy and fast, where does its time go, and what is about to run out."""
 
 from typing import Final
 
@@ -27,18 +27,18 @@ _DATABASE: Final = (links.dashboard("fastperf-database", "Database"),)
 
 
 def _recorded(name: str) -> str:
-    """What the rules recorded for the services, one series each."""
+    """A series that the rules recorded, one per service."""
     return f"max by (job) ({series(name, of=JOB)})"
 
 
 _WELL: Final = Row(
-    "Is it well?",
+    "Health",
     [
         numbers(
             "Error budget",
-            "What is left of the failures that the availability objective allows in 30 days. 100 %: none was used. "
-            "Below 0: the objective is missed, and reliability goes before features. The targets stand in slo-"
-            "targets.yml.",
+            "Remaining share of the failures that the availability objective allows in 30 days. 100 %: none used. "
+            "Below 0: the objective is missed, and reliability comes before features. slo-targets.yml has the "
+            "targets.",
             "percentunit",
             Query(_recorded("job:slo_availability_budget:remaining_ratio"), "{{job}}"),
             limits=ok_above(0, 0.25),
@@ -46,8 +46,8 @@ _WELL: Final = Row(
         ),
         numbers(
             "Latency budget",
-            "What is left of the slow requests that the latency objective allows in 30 days. Slow is what takes longer "
-            "than job:slo_latency_threshold:seconds.",
+            "Remaining share of the slow requests that the latency objective allows in 30 days. A request is slow "
+            "if it takes longer than job:slo_latency_threshold:seconds.",
             "percentunit",
             Query(_recorded("job:slo_latency_budget:remaining_ratio"), "{{job}}"),
             limits=ok_above(0, 0.25),
@@ -55,8 +55,8 @@ _WELL: Final = Row(
         ),
         numbers(
             "Burn rate, 1 h",
-            "How fast the error budget is being used up: at 1 it lasts exactly 30 days, at 14.4 two days. A page "
-            "fires at 14.4 when the last five minutes are as bad. Good: below 1.",
+            "How fast the error budget is used up: at 1 it lasts 30 days, at 14.4 two days. A page fires at 14.4 if"
+            " the last five minutes are as bad. Good: below 1.",
             "none",
             Query(
                 f"{_recorded('job:slo_availability_errors:ratio_rate1h')} "
@@ -68,14 +68,13 @@ _WELL: Final = Row(
         ),
         numbers(
             "Requests",
-            "Requests per second of each service. Good: what this hour of the day usually has; a sudden fall is as "
-            "bad as a peak.",
+            "Requests per second of each service. Good: usual for the time of day; a sudden drop is as bad as a peak.",
             "reqps",
             Query(rate(_COUNT, per=("job",)), "{{job}}"),
         ),
         numbers(
             "Failed",
-            "Share of the requests that failed: a 5xx, or an exception after the first byte. Good: below what the "
+            "Share of requests that failed: a 5xx, or an exception after the first byte. Good: below what the "
             "objective allows, 0.1 % as shipped.",
             "percentunit",
             Query(failed_share(), "{{job}}"),
@@ -91,7 +90,7 @@ _WELL: Final = Row(
         ),
         numbers(
             "Findings",
-            "Bottlenecks that the service recognised by itself within the time range. Good: 0.",
+            "Bottlenecks that the service detected in the time range. Good: 0.",
             "short",
             Query(f"{events(FINDINGS, per=('job',))} or {rate(_COUNT, per=('job',))} * 0", "{{job}}"),
             limits=ok_below(1, 100),
@@ -101,7 +100,7 @@ _WELL: Final = Row(
         ),
         numbers(
             "Instances up",
-            "Processes that Prometheus reached at its last scrape. Good: all that should run.",
+            "Processes that answered Prometheus' last scrape. Good: all that should run.",
             "short",
             Query(f"sum by (job) ({up()})", "{{job}}"),
             limits=ok_above(1, 1),
@@ -115,8 +114,8 @@ _RED: Final = Row(
     [
         lines(
             "Requests by status",
-            "Requests per second, by status code. Good: mostly 2xx; a band of 4xx that appears with a deploy is a "
-            "broken client.",
+            "Requests per second by status code. Good: mostly 2xx. 4xx that begin with a deploy point to a broken "
+            "client.",
             "reqps",
             Query(rate(_COUNT, per=("http_response_status_code",)), "{{http_response_status_code}}"),
             stacked=True,
@@ -127,8 +126,8 @@ _RED: Final = Row(
         duration_cells(width=12),
         lines(
             "Slowest routes: p95",
-            "The ten routes with the highest p95. A click opens the route's dashboard. Good: what is slow here is "
-            "known, such as an export.",
+            "The ten routes with the highest p95. Click one to open its dashboard. Good: only routes that are known"
+            " to be slow, such as exports.",
             "s",
             Query(slowest(10, 0.95, REQUESTS, per=("job", "http_route")), "{{job}} {{http_route}}"),
             width=12,
@@ -148,7 +147,7 @@ _SATURATION: Final = Row(
     [
         lines(
             "Event loop: busy",
-            "Share of the time in which the loop of each process ran code. One process has one loop: at 100 % requests "
+            "Share of time in which the loop of each process ran code. A process has one loop: at 100 % requests "
             "queue up. Good: below 70 %.",
             "percentunit",
             Query(series("fastperf_event_loop_utilization_ratio"), "{{job}} {{instance}}"),
@@ -159,7 +158,7 @@ _SATURATION: Final = Row(
         ),
         lines(
             "Connection pools: in use",
-            "Used connections as a part of the most that the pool may open. At 100 % requests wait. Good: below 80 %.",
+            "Connections in use as a share of the pool's maximum. At 100 % requests wait. Good: below 80 %.",
             "percentunit",
             Query(
                 "sum by (job, instance, db_client_connection_pool_name) "
@@ -175,8 +174,8 @@ _SATURATION: Final = Row(
         ),
         lines(
             "Threads: in use",
-            "Threads of anyio's pool at work, as a part of its limit. `def` endpoints and dependencies need one each;"
-            " at 100 % they wait. Good: below 80 %.",
+            "Busy threads of anyio's pool as a share of its limit. `def` endpoints and dependencies need one each; "
+            "at 100 % they wait. Good: below 80 %.",
             "percentunit",
             Query(
                 f"{series('fastperf_threadpool_borrowed')} / ({series('fastperf_threadpool_limit')} > 0)",
@@ -189,8 +188,8 @@ _SATURATION: Final = Row(
         ),
         lines(
             "Memory of each process",
-            "What the end of the process would free (USS). Good: level after the first hours; a slope that never ends"
-            " is a leak. The Runtime dashboard says when it meets the limit.",
+            "Memory that the end of the process would free (USS). Good: stable after the first hours; steady growth"
+            " is a leak. The Runtime dashboard forecasts when it reaches the limit.",
             "bytes",
             Query(series("fastperf_memory_unique_bytes"), "{{job}} {{instance}}"),
             width=6,
@@ -202,6 +201,7 @@ _SATURATION: Final = Row(
 BOARD: Final = Board(
     uid="fastperf-overview",
     title="Fastperf / Overview",
-    description="Objectives, rate, errors and duration of the services, where their time goes, and what runs out.",
+    description="Objectives, rate, errors and duration of the services, where their time goes, and which resources "
+    "run out.",
     rows=(_WELL, _RED, _TIME, _SATURATION, Row("By route", [routes_table()])),
 )

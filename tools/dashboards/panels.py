@@ -1,4 +1,4 @@
-"""Builders that all dashboards share: panels with title, description, unit and queries; variables; links."""
+"""Builders of panels with title, description, unit, queries and links."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ SOURCE: Final = kinds.DataSourceRef(type_val="prometheus", uid="${datasource}")
 #: Grafana's named colours: they follow its light and dark themes
 GREEN, YELLOW, RED, BLUE = "green", "yellow", "red", "blue"
 
-#: for what is absent as long as all is well
+#: shown for series that are absent until something fails
 NONE_SEEN: Final = "none seen"
-#: by status, at the end of a series' name: the ordinary ones are green, what went wrong red
+#: regular expression for the status at the end of a series' name -> colour
 STATUSES: Final[Mapping[str, str]] = {
     "/2..$/": "light-green",
     "/200$/": "green",
@@ -66,7 +66,7 @@ class Column:
 
 @dataclass(slots=True)
 class Row:
-    """A titled row: its panels are set side by side, and in further lines where 24 columns are used up."""
+    """A titled row: its panels are side by side, in several lines if they need more than 24 columns."""
 
     title: str
     panels: list[models.Panel] = field(default_factory=list)
@@ -99,7 +99,7 @@ def numbers(
     links: Sequence[Link] = (),
     no_value: str = "no data",
 ) -> models.Panel:
-    """Large figures, one per series, with the course of each behind it."""
+    """Large figures, one per series, with a sparkline behind each."""
     builder = (
         stat.Panel()
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
@@ -133,7 +133,7 @@ def lines(
     no_value: str | None = None,
     links: Sequence[Link] = (),
 ) -> models.Panel:
-    """Series over time. `dashed` names those that are limits of others; `limits` draws lines at fixed values."""
+    """Series over time. `dashed` names series that are limits of others; `limits` draws lines at fixed values."""
     builder = (
         timeseries.Panel()
         .draw_style(kinds.GraphDrawStyle.BARS if bars else kinds.GraphDrawStyle.LINE)
@@ -204,7 +204,7 @@ def gauges(
     no_value: str | None = None,
     links: Sequence[Link] = (),
 ) -> models.Panel:
-    """Bars, one per series, of the newest value."""
+    """Bars with the newest value of each series."""
     builder = (
         bargauge.Panel()
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
@@ -236,7 +236,7 @@ def rows(
 ) -> models.Panel:
     """A table: one row per set of labels, one column per label and per query, sorted by the column titled `order`.
 
-    `queries` is by PromQL. Labels that are not listed are left out.
+    `queries` is keyed by PromQL. Labels that are not listed are left out.
     """
     builder = table.Panel().sort_by([common.TableSortByFieldState().display_name(order).desc(True)])
     panel = _dressed(builder.build(), title, description, unit, width, height)
@@ -273,7 +273,7 @@ def words(title: str, description: str, content: str, *, width: int = 24, height
 
 
 def _value(number: int, of: int) -> str:
-    """The name that Grafana gives the value of a table's query: it needs the letter when there are several."""
+    """Grafana's name for the value of a table's query, with a letter if there are several."""
     return f"Value #{_letter(number)}" if of > 1 else "Value"
 
 

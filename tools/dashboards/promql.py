@@ -1,30 +1,30 @@
-"""The PromQL that panels are made of. Every selector of an app's metric carries the variables `job` and `instance`."""
+"""Builds the PromQL of panels. Every selector of an app's metric has the variables `job` and `instance`."""
 
 from typing import Final
 
 #: matchers of an app's own series
 APP: Final = 'job=~"$job", instance=~"$instance"'
-#: matchers of what the rules record per service
+#: matchers of series that the rules record per service
 JOB: Final = 'job=~"$job"'
-#: the window that a rate needs at least: four scrapes (Grafana computes it from the data source's timeInterval)
+#: the smallest window for a rate, four scrapes (Grafana computes it from the data source's timeInterval)
 INTERVAL: Final = "$__rate_interval"
 #: the dashboard's whole time range, for tables and totals
 RANGE: Final = "$__range"
 
-#: a metric that every instrumented service has, from its start
+#: a metric that every instrumented service has from its start
 EVERY_APP: Final = "fastperf_build_info"
 REQUESTS: Final = "http_server_request_duration_seconds"
-#: failed requests, as the objectives count them: a 5xx, or an exception after the first byte, whose status was 200
-#: already; not a client that left, nor what found no series of its own
+#: failed requests, as the objectives count them: a 5xx, or an exception after the first byte of a 200. A client that
+#: disconnected and the overflow series do not count.
 FAILED: Final = 'error_type!~"|ClientDisconnect|_OVERFLOW"'
-#: of a rule or a scrape: every service
+#: every service, for rules and scrapes
 ANY_JOB: Final = 'job=~".+"'
-#: what was seen while a request was served
+#: observed while a request was served
 OF_ROUTE: Final = 'http_route!=""'
 
 
 def series(metric: str, *matchers: str, of: str = APP) -> str:
-    """A selector, of one service's series as a rule."""
+    """A selector, by default for the series of the chosen services."""
     return f"{metric}{{{', '.join((of, *matchers))}}}"
 
 
@@ -46,22 +46,22 @@ def increase(metric: str, *matchers: str, per: tuple[str, ...] = (), over: str =
 
 
 def events(metric: str, *matchers: str, per: tuple[str, ...] = (), over: str = RANGE) -> str:
-    """How many rare events a window saw, the first one included.
+    """Number of rare events in a window, including the first one.
 
-    A counter with labels is born with its first event, as 1, and `increase` sees no increase in that. So where there
-    was no series when the window began, its value counts.
+    A counter with labels begins as 1, with its first event, in which `increase` sees no increase. So if there was no
+    series when the window began, its value counts.
     """
     one = series(metric, *matchers)
     return f"sum{by(*per)} (({one} unless {one} offset {over}) or increase({one}[{over}]))"
 
 
 def share(part: str, whole: str) -> str:
-    """`part` of `whole`, with the same labels: 0 where there is no such part and absent where there is no whole."""
+    """`part` divided by `whole`, with the same labels: 0 if there is no such part, absent if there is no whole."""
     return f"({part} or {whole} * 0) / ({whole} > 0)"
 
 
 def mean(histogram: str, *matchers: str, per: tuple[str, ...] = (), over: str = INTERVAL) -> str:
-    """The mean of what a histogram observed."""
+    """The mean of a histogram's observations."""
     total = rate(f"{histogram}_sum", *matchers, per=per, over=over)
     return f"{total} / ({rate(f'{histogram}_count', *matchers, per=per, over=over)} > 0)"
 
@@ -75,32 +75,32 @@ def quantile(
 
 
 def slowest(most: int, share_of: float, histogram: str, *, per: tuple[str, ...]) -> str:
-    """A quantile over time of those that are the slowest over the whole range.
+    """A quantile over time, for the slowest series of the whole range.
 
-    `topk` alone chooses anew at every point, and a graph then has everything that was ever among the first.
+    `topk` alone selects again at every point, so a graph would show every series that was ever among the slowest.
     """
     ranked = quantile(share_of, histogram, per=per, over=RANGE, at=" @ end()")
     return f"{quantile(share_of, histogram, per=per)} and{on(*per)} topk({most}, {ranked})"
 
 
 def on(*labels: str) -> str:
-    """` on (a, b)`: what both sides of an operator are matched by."""
+    """` on (a, b)`: the labels that both sides of an operator must share."""
     return f" on ({', '.join(labels)})"
 
 
 def own(expr: str) -> str:
-    """Those series, of metrics that every program has, which are instrumented services'.
+    """Restrict series of metrics that every program has to instrumented services.
 
-    Without it, `process_*` of Prometheus and the collector would be among them where all services are chosen.
+    Otherwise `process_*` of Prometheus and the collector would be included when all services are chosen.
     """
     return f"{expr} and{on('job', 'instance')} {series(EVERY_APP)}"
 
 
 def up() -> str:
-    """1 for each instance that was reached, 0 for one that was not, of services that are instrumented."""
+    """1 for each instance of an instrumented service whose scrape succeeded, else 0."""
     return f"({series('up')} and{on('job')} max_over_time({series(EVERY_APP)}[{RANGE}]))"
 
 
 def buckets(histogram: str, *matchers: str) -> str:
-    """What a heatmap of a histogram is drawn from."""
+    """The data of a histogram's heatmap."""
     return increase(f"{histogram}_bucket", *matchers, per=("le",), over=INTERVAL)

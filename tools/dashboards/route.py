@@ -25,11 +25,12 @@ _BLOCKED: Final = "fastperf_event_loop_blocked_seconds"
 _TAGS: Final = links.tag("http.route", "route")
 
 _SUMMARY: Final = Row(
-    "In short",
+    "Summary",
     [
         numbers(
             "Largest segment",
-            "What the route spends most of its time on in this time range, and how much of it. Good: db or handler.",
+            "The segment in which the route spends most of its time in the time range, and its share. Good: db or "
+            "handler.",
             "percentunit",
             Query(
                 f"topk(1, {increase(TIME, ROUTE, per=('segment',))} / ignoring (segment) group_left () "
@@ -43,14 +44,14 @@ _SUMMARY: Final = Row(
         ),
         numbers(
             "Requests",
-            "Requests per second of the route. Good: what this hour of the day usually has.",
+            "Requests per second of the route. Good: usual for the time of day.",
             "reqps",
             Query(rate(_COUNT, ROUTE), "requests"),
             width=4,
         ),
         numbers(
             "Failed",
-            "Share of the requests that ended in a 5xx or an exception. Good: 0.",
+            "Share of requests that ended in a 5xx or an exception. Good: 0.",
             "percentunit",
             Query(failed_share(ROUTE, per=()), "failed"),
             width=4,
@@ -67,7 +68,7 @@ _SUMMARY: Final = Row(
         ),
         numbers(
             "Statements per request",
-            "SQL statements that a mean request executes. Good: a handful, and not more when there are more rows.",
+            "Mean number of SQL statements per request. Good: a handful, independent of the number of rows.",
             "none",
             Query(mean(_STATEMENTS, ROUTE, over=RANGE), "statements"),
             width=6,
@@ -79,20 +80,20 @@ _SUMMARY: Final = Row(
 )
 
 _WORK: Final = Row(
-    "What it does",
+    "Statements, event loop, bodies",
     [
         lines(
             "Statements per request",
-            "Mean, and what 19 of 20 requests stay below. When p95 is far above the mean, the number depends on the "
-            "data: look for n_plus_one. Good: level and low.",
+            "The mean, and p95. If p95 is far above the mean, the number depends on the data: look for n_plus_one. "
+            "Good: stable and low.",
             "short",
             Query(mean(_STATEMENTS, ROUTE), "mean"),
             Query(quantile(0.95, _STATEMENTS, ROUTE), "p95"),
         ),
         lines(
-            "Event loop held, by cause",
-            "Part of the time in which this route held the event loop and nobody else was served. Good: none. "
-            f"{CAUSES}",
+            "Event loop blocked, by cause",
+            "Share of time in which this route blocked the event loop, so that no other request was served. Good: "
+            f"none. {CAUSES}",
             "percentunit",
             Query(f"{rate(f'{_BLOCKED}_sum', ROUTE, per=('cause',))} > 0", "{{cause}}"),
             bars=True,
@@ -101,8 +102,8 @@ _WORK: Final = Row(
         ),
         lines(
             "Size of bodies",
-            "Mean bytes that a request sent and got. Serialisation and send grow with it. Good: pages, not whole "
-            "tables.",
+            "Mean size of request and response. The segments serialization and send grow with it. Good: pages, not "
+            "whole tables.",
             "bytes",
             Query(mean("http_server_request_body_size_bytes", ROUTE), "request"),
             Query(mean("http_server_response_body_size_bytes", ROUTE), "response"),

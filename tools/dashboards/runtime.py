@@ -15,12 +15,12 @@ _EACH: Final = ("job", "instance")
 _PROCESS: Final = "{{job}} {{instance}}"
 
 _SUMMARY: Final = Row(
-    "In short",
+    "Summary",
     [
         numbers(
             "Loop lag, p99",
-            "How late the event loop runs what is due, 99 of 100 times at most. Every request of the process waits "
-            "this long at each await. Good: below 10 ms.",
+            "How late the event loop runs due callbacks; 99 of 100 are less late. Every request of the process "
+            "waits this long at each await. Good: below 10 ms.",
             "s",
             Query(quantile(0.99, _LAG, per=("job",)), "{{job}}"),
             width=5,
@@ -28,7 +28,7 @@ _SUMMARY: Final = Row(
         ),
         numbers(
             "Loop busy",
-            "Share of the last second in which the loop ran code, of the busiest process. Good: below 70 %.",
+            "Share of the last second in which the loop ran code, in the busiest process. Good: below 70 %.",
             "percentunit",
             Query(f"max by (job) ({series('fastperf_event_loop_utilization_ratio')})", "{{job}}"),
             width=5,
@@ -36,8 +36,8 @@ _SUMMARY: Final = Row(
             decimals=0,
         ),
         numbers(
-            "Stopped by GC",
-            "Share of the time in which the garbage collector stood in the way, of the worst process. Good: below 1 %.",
+            "Paused by GC",
+            "Share of time in which the garbage collector paused the process, in the worst process. Good: below 1 %.",
             "percentunit",
             Query(f"max by (job) ({rate(f'{_GC}_sum', per=_EACH)})", "{{job}}"),
             width=5,
@@ -45,9 +45,9 @@ _SUMMARY: Final = Row(
             decimals=2,
         ),
         numbers(
-            "Memory that is left",
-            "The container's limit less what it needs, of the process that has least. At 0 the kernel kills it. Good:"
-            " more than 20 % of the limit. No limit: no data.",
+            "Memory headroom",
+            "The container's limit minus its working set, in the process with the least. At 0 the kernel kills it. "
+            "Good: more than 20 % of the limit. Without a limit there is no data.",
             "percentunit",
             Query(
                 f"min by (job) ({series('fastperf_memory_headroom_bytes')} / {series('fastperf_memory_limit_bytes')})",
@@ -60,7 +60,7 @@ _SUMMARY: Final = Row(
         ),
         numbers(
             "Uptime",
-            "Time since the youngest process started. Short again and again: something kills or restarts it.",
+            "Time since the start of the youngest process. If it keeps falling, something kills or restarts processes.",
             "s",
             Query(f"min by (job) (time() - ({own(series('process_start_time_seconds'))}))", "{{job}}"),
             width=4,
@@ -75,32 +75,32 @@ _LOOP: Final = Row(
     [
         lines(
             "Lag: p50 and p99",
-            "How late timers ran. p50 shows a loop that is busy all the time, p99 one that is held now and then. "
-            "Good: p99 below 10 ms.",
+            "How late timers ran. p50 shows a loop that is always busy, p99 one that is blocked now and then. Good:"
+            " p99 below 10 ms.",
             "s",
             Query(quantile(0.5, _LAG, per=_EACH), f"p50 {_PROCESS}"),
             Query(quantile(0.99, _LAG, per=_EACH), f"p99 {_PROCESS}"),
         ),
         cells(
             "Distribution of lag",
-            "Every measurement of the lag, ten a second as shipped: darker is more. Good: all in the lowest rows.",
+            "Every measurement of the lag, ten per second as shipped: darker means more. Good: all in the lowest rows.",
             "s",
             Query(buckets(_LAG), "{{le}}"),
             width=8,
         ),
         lines(
             "Busy",
-            "Share of the time in which the loop ran code or was held. At 100 % work arrives faster than it is done: "
-            "add processes, or find what is computed. Good: below 70 %.",
+            "Share of time in which the loop ran code or was blocked. At 100 % work arrives faster than it is done:"
+            " add processes, or find the computation. Good: below 70 %.",
             "percentunit",
             Query(rate("fastperf_event_loop_busy_seconds_total", per=_EACH), _PROCESS),
             maximum=1,
             limits=ok_below(0.7, 0.9),
         ),
         lines(
-            "Held, by cause",
-            "Part of the time in which the loop was held for longer than the threshold (0.1 s as shipped). Good: none. "
-            f"{CAUSES}",
+            "Blocked, by cause",
+            "Share of time in which the loop was blocked for longer than the threshold (0.1 s as shipped). Good: "
+            f"none. {CAUSES}",
             "percentunit",
             Query(f"{rate(f'{_BLOCKED}_sum', per=('cause',))} > 0", "{{cause}}"),
             bars=True,
@@ -108,9 +108,8 @@ _LOOP: Final = Row(
             no_value=NONE_SEEN,
         ),
         lines(
-            "Held, by route",
-            "The same by the route whose code held it: everyone else waited meanwhile. A click leads to the route or "
-            "its traces. Good: none.",
+            "Blocked, by route",
+            "The same by the route whose code blocked the loop. Click for the route or its traces. Good: none.",
             "percentunit",
             Query(f"topk(10, {rate(f'{_BLOCKED}_sum', per=('job', 'http_route'))}) > 0", "{{job}} {{http_route}}"),
             bars=True,
@@ -120,8 +119,8 @@ _LOOP: Final = Row(
         ),
         lines(
             "Tasks",
-            "asyncio tasks of each loop. Good: it follows the number of open requests; one that only grows is a leak "
-            "of tasks.",
+            "asyncio tasks of each loop. Good: follows the number of open requests; a number that only grows is a "
+            "leak of tasks.",
             "short",
             Query(series("fastperf_event_loop_tasks"), _PROCESS),
         ),
@@ -133,22 +132,22 @@ _THREADS: Final = Row(
     [
         lines(
             "Threads in use",
-            "Threads of anyio's pool at work for `def` endpoints and dependencies, and the limit (dashed). Good: "
-            "clear of the limit.",
+            "Threads of anyio's pool in use by `def` endpoints and dependencies, and the limit (dashed). Good: well"
+            " below the limit.",
             "short",
             Query(series("fastperf_threadpool_borrowed"), _PROCESS),
             Query(series("fastperf_threadpool_limit"), f"{_PROCESS} limit"),
             dashed=("/ limit$/",),
         ),
         lines(
-            "Tasks that wait for a thread",
-            "How many at each scrape. Good: 0. Otherwise: `async def`, or a higher limit.",
+            "Tasks waiting for a thread",
+            "Number at each scrape. Good: 0. Otherwise use `async def`, or a higher limit.",
             "short",
             Query(series("fastperf_threadpool_waiting"), _PROCESS),
         ),
         lines(
             "Wait for a thread: p50 and p99",
-            "Time that a `def` endpoint or dependency stood in the queue. Good: below a millisecond.",
+            "Time that a `def` endpoint or dependency waited in the queue. Good: below a millisecond.",
             "s",
             Query(quantile(0.5, _WAIT, per=_EACH), f"p50 {_PROCESS}"),
             Query(quantile(0.99, _WAIT, per=_EACH), f"p99 {_PROCESS}"),
@@ -161,8 +160,8 @@ _MEMORY: Final = Row(
     [
         lines(
             "Memory of the process",
-            "Unique: what its end would free. Resident: with what it shares with others. Limit: the container's "
-            "(dashed). Good: level after the first hours.",
+            "Unique: memory that the end of the process would free. Resident: includes memory shared with other "
+            "processes. Limit: the container's (dashed). Good: stable after the first hours.",
             "bytes",
             Query(series("fastperf_memory_unique_bytes"), f"unique {_PROCESS}"),
             Query(own(series("process_resident_memory_bytes")), f"resident {_PROCESS}"),
@@ -170,10 +169,10 @@ _MEMORY: Final = Row(
             dashed=("/^limit /",),
         ),
         lines(
-            "Memory that is left, and in four hours",
-            "The container's limit less its working set, and where the last hour's slope leads to (dashed), from an "
-            "hour after the start on: what a process needs to begin with is no leak. A forecast that meets 0 is a "
-            "restart to come. No limit: no data.",
+            "Memory headroom, now and in four hours",
+            "The container's limit minus its working set, and a forecast from the last hour (dashed). The forecast "
+            "begins an hour after the start, because memory always grows at first. If it reaches 0, expect a "
+            "restart. Without a limit there is no data.",
             "bytes",
             Query(series("fastperf_memory_headroom_bytes"), f"now {_PROCESS}"),
             Query(
@@ -184,30 +183,30 @@ _MEMORY: Final = Row(
             dashed=("/^forecast /",),
         ),
         lines(
-            "Growth of memory",
-            "The slope of the unique memory over the last half hour, in bytes per second. Good: around 0; always "
-            "above it is a leak.",
+            "Memory growth",
+            "Growth of the unique memory over the last half hour, in bytes per second. Good: around 0; always above"
+            " 0 is a leak.",
             "binBps",
             Query(f"clamp_min(deriv({series('fastperf_memory_unique_bytes')}[30m]), 0)", _PROCESS),
         ),
         lines(
             "GC pauses: p99 by generation",
-            "How long the garbage collector stops the process. Generation 2 looks at every object: it grows with the "
-            "heap. Good: below 10 ms; `gc.freeze()` after start-up helps.",
+            "How long the garbage collector pauses the process. Generation 2 visits every object, so it grows with "
+            "the heap. Good: below 10 ms; `gc.freeze()` after start-up helps.",
             "s",
             Query(quantile(0.99, _GC, per=("generation",)), "generation {{generation}}"),
         ),
         lines(
             "Time in GC",
-            "Share of the time in which the collector ran, by generation. Good: below 1 %.",
+            "Share of time in which the collector ran, by generation. Good: below 1 %.",
             "percentunit",
             Query(rate(f"{_GC}_sum", per=("generation",)), "generation {{generation}}"),
             stacked=True,
         ),
         lines(
             "Collections",
-            "Runs of the collector per second, by generation. A high rate of generation 2 is a call of "
-            "`gc.collect()`, or many objects that live.",
+            "Runs of the collector per second, by generation. Frequent runs of generation 2 come from calls of "
+            "`gc.collect()`, or from many long-lived objects.",
             "ops",
             Query(rate("python_gc_collections_total", per=("generation",)), "generation {{generation}}"),
         ),
@@ -219,23 +218,23 @@ _SYSTEM: Final = Row(
     [
         lines(
             "CPU",
-            "Cores that each process uses. One process runs Python on one core: at 1 it is at its end.",
+            "Cores that each process uses. A process runs Python on one core, so 1 is its maximum.",
             "none",
             Query(own(rate("process_cpu_seconds_total", per=_EACH)), _PROCESS),
         ),
         lines(
             "File descriptors",
-            "Open descriptors as a part of the most allowed. Connections, files and sockets need one each. Good: below "
-            "half, and level.",
+            "Open descriptors as a share of the limit. Connections, files and sockets need one each. Good: below "
+            "half, and stable.",
             "percentunit",
             Query(own(f"{series('process_open_fds')} / {series('process_max_fds')}"), _PROCESS),
             maximum=1,
             limits=ok_below(0.7, 0.9),
         ),
         lines(
-            "Middlewares: mean time of their own",
-            "What a mean request spends in each middleware itself, on the way in and out. Every request pays it. Good: "
-            "well below a millisecond.",
+            "Middlewares: mean self time",
+            "Mean time that a request spends in each middleware itself, on the way in and out. It slows every "
+            "request. Good: well below a millisecond.",
             "s",
             Query(
                 f"{rate('fastperf_middleware_self_time_seconds_sum', per=('middleware',))} / "
@@ -255,8 +254,8 @@ _CACHES: Final = Row(
     [
         rows(
             "Caches",
-            "What each cache does in the time range. Good: it mostly hits, and evicts little; one that only misses "
-            "costs memory for nothing; one without a limit grows for ever.",
+            "Activity of each cache in the time range. Good: mostly hits and few evictions. A cache that only "
+            "misses wastes memory; one without a limit grows forever.",
             {
                 f"{increase(_HITS, per=_CACHE)} / "
                 f"({increase(_HITS, per=_CACHE)} + {increase(_MISSES, per=_CACHE)} > 0)": Column(
@@ -269,9 +268,7 @@ _CACHES: Final = Row(
                     "evictions", unit="short", width=85, decimals=0
                 ),
                 f"sum by (job, cache) ({series('fastperf_cache_size')})": Column("entries", unit="short", width=70),
-                f"sum by (job, cache) ({series('fastperf_cache_max_size')})": Column(
-                    "room for", unit="short", width=80
-                ),
+                f"sum by (job, cache) ({series('fastperf_cache_max_size')})": Column("maximum", unit="short", width=80),
             },
             {"cache": Column("cache", width=290), "job": Column("service", width=80)},
             order="look-ups",
@@ -279,9 +276,9 @@ _CACHES: Final = Row(
             width=16,
         ),
         lines(
-            "Hits of each cache",
-            "Share of the look-ups that the cache answered. Good: above one half, and level; a fall to 0 after a "
-            "deploy is a cold cache, or a changed key.",
+            "Hit ratio of each cache",
+            "Share of look-ups that the cache answered. Good: above one half, and stable. A drop to 0 after a "
+            "deploy means a cold cache or a changed key.",
             "percentunit",
             Query(
                 f"{rate(_HITS, per=('cache',))} / "

@@ -15,12 +15,12 @@ _VERSIONS: Final = "version, fastapi, sqlalchemy, opentelemetry, server_span"
 _DROPPED: Final = 'outcome=~"dropped_.*"'
 
 _SUMMARY: Final = Row(
-    "In short",
+    "Summary",
     [
         numbers(
             "Spans lost",
-            "Share of the spans that the app dropped instead of exporting them. Requests are never harmed by it, but "
-            "their traces have holes. Good: 0.",
+            "Share of spans that the app dropped instead of exporting them. Requests are not affected, but their "
+            "traces are incomplete. Good: 0.",
             "percentunit",
             Query(
                 share(rate(_SPANS, _DROPPED, per=("job",)), rate(_SPANS, per=("job",))),
@@ -32,8 +32,8 @@ _SUMMARY: Final = Row(
         ),
         numbers(
             "Errors inside telemetry",
-            "Failures of the instrumentation in the time range; no request was harmed. Good: 0; the log has each one "
-            "once.",
+            "Failures of the instrumentation in the time range. Requests are not affected; the log has each failure"
+            " once. Good: 0.",
             "short",
             Query(
                 f"{increase('fastperf_telemetry_errors_total', per=('job',))} or sum by (job) ({up()}) * 0",
@@ -56,8 +56,8 @@ _SUMMARY: Final = Row(
             instant=True,
         ),
         numbers(
-            "Scrapes that worked",
-            "Share of the scrapes of each service that were answered, over the time range. Good: 100 %.",
+            "Successful scrapes",
+            "Share of scrapes that each service answered in the time range. Good: 100 %.",
             "percentunit",
             Query(
                 f"avg by (job) (avg_over_time({series('up')}[$__range]) and on (job) {series('fastperf_build_info')})",
@@ -76,9 +76,9 @@ _APP: Final = Row(
     [
         lines(
             "Spans by outcome",
-            "Spans per second: exported, or dropped and why. dropped_queue_full: they come faster than they are "
-            "taken; dropped_rejected: the collector refused them; dropped_exit: the process ended first. Good: "
-            "exported alone.",
+            "Spans per second: exported, or dropped and why. dropped_queue_full: they arrive faster than they are "
+            "exported; dropped_rejected: the collector refused them; dropped_exit: the process ended first. Good: "
+            "only exported.",
             "ops",
             Query(f"{rate(_SPANS, per=('outcome',))} > 0", "{{outcome}}"),
             stacked=True,
@@ -92,13 +92,13 @@ _APP: Final = Row(
         ),
         lines(
             "Spans in the queue",
-            "Spans that wait for export in each process. Good: it falls back to near 0 every few seconds.",
+            "Spans waiting for export in each process. Good: falls to near 0 every few seconds.",
             "short",
             Query(series("fastperf_spans_queued"), "{{job}} {{instance}}"),
         ),
         lines(
             "Errors by part",
-            "Failures inside telemetry per second, by the part of it. Good: none.",
+            "Failures inside telemetry per second, by part. Good: none.",
             "ops",
             Query(f"{rate('fastperf_telemetry_errors_total', per=('job', 'part'))} > 0", "{{job}} {{part}}"),
             bars=True,
@@ -107,8 +107,8 @@ _APP: Final = Row(
         ),
         lines(
             "Overflow by metric",
-            "Observations per second that found no room for a series of their own. Good: none; else raise "
-            "metrics.max_series, or find the label that never repeats.",
+            "Observations per second that went to the overflow series. Good: none. Otherwise raise "
+            "metrics.max_series, or find the label whose values never repeat.",
             "ops",
             Query(f"{rate('fastperf_metric_overflow_total', per=('metric',))} > 0", "{{metric}}"),
             bars=True,
@@ -117,20 +117,20 @@ _APP: Final = Row(
         ),
         lines(
             "Duration of a scrape",
-            "How long /metrics takes. It runs on the app's loop or in a thread: keep it short. Good: below 0.1 s.",
+            "How long /metrics takes. It competes with the app for CPU time. Good: below 0.1 s.",
             "s",
             Query(own(series("scrape_duration_seconds")), "{{job}} {{instance}}"),
         ),
         lines(
             "Samples of a scrape",
-            "How many samples /metrics has. It grows with routes; sample_limit in prometheus.yml ends the scrape. "
-            "Good: level.",
+            "Number of samples of /metrics. It grows with routes; above sample_limit in prometheus.yml, Prometheus "
+            "drops the scrape. Good: stable.",
             "short",
             Query(own(series("scrape_samples_scraped")), "{{job}} {{instance}}"),
         ),
         rows(
-            "What runs where",
-            "Versions in each process. During a deploy there are two; a week later there should be one.",
+            "Versions",
+            "Versions in each process. During a deploy there may be two; later there should be one.",
             {f"count by (job, instance, {_VERSIONS}) ({series('fastperf_build_info')})": Column("processes", width=90)},
             {
                 "job": Column("service"),
@@ -159,8 +159,8 @@ _COLLECTOR: Final = Row(
     [
         lines(
             "Received and refused",
-            "Spans per second that the collector took from the apps, and that it refused: apps send those again until "
-            "their queue is full. Good: none refused.",
+            "Spans per second that the collector accepted from apps, and that it refused. Apps send refused spans "
+            "again until their queue is full. Good: none refused.",
             "ops",
             Query(_collector("otelcol_receiver_accepted_spans"), "received"),
             Query(_collector("otelcol_receiver_refused_spans"), "refused"),
@@ -168,17 +168,17 @@ _COLLECTOR: Final = Row(
         ),
         lines(
             "Sent and failed",
-            "Spans per second by exporter: sent on, failed for good, or never queued because the queue was full. The "
-            "last two are lost. Good: sent alone, as many as received less what is filtered.",
+            "Spans per second by exporter: sent, failed, or not queued because the queue was full. The last two are"
+            " lost. Good: only sent, as many as received minus those filtered.",
             "ops",
             Query(_collector("otelcol_exporter_sent_spans", per=_PER_EXPORTER), "sent {{exporter}}"),
             Query(_collector("otelcol_exporter_send_failed_spans", per=_PER_EXPORTER), "failed {{exporter}}"),
-            Query(_collector("otelcol_exporter_enqueue_failed_spans", per=_PER_EXPORTER), "no room {{exporter}}"),
+            Query(_collector("otelcol_exporter_enqueue_failed_spans", per=_PER_EXPORTER), "queue full {{exporter}}"),
         ),
         lines(
-            "Queue, as a part of its room",
-            "How full each exporter's queue is. Good: near 0; one that fills up means that what stands behind it is "
-            "slow or away.",
+            "Queue usage",
+            "How full each exporter's queue is. Good: near 0. A queue that fills up means that the back end is slow"
+            " or down.",
             "percentunit",
             Query(
                 f"max by (exporter) ({series('otelcol_exporter_queue_size', of=COLLECTOR)}) / "
@@ -189,24 +189,25 @@ _COLLECTOR: Final = Row(
             limits=ok_below(0.5, 0.9),
         ),
         lines(
-            "Left out and turned away",
-            "Spans per second that the filter drops, being probes, and that the memory limiter refuses, so that apps "
-            "send them again. Good: none turned away.",
+            "Filtered and refused",
+            "Spans per second that the filter drops because they are probes, and that the memory limiter refuses, "
+            "so that apps send them again. Good: none refused.",
             "ops",
-            Query(_collector("otelcol_processor_filter_spans_filtered", per=("filter",)), "left out by {{filter}}"),
-            Query(f"{_collector('otelcol_processor_memory_limiter_refused_spans')} > 0", "turned away"),
-            colours={"turned away": "red"},
+            Query(_collector("otelcol_processor_filter_spans_filtered", per=("filter",)), "filtered by {{filter}}"),
+            Query(f"{_collector('otelcol_processor_memory_limiter_refused_spans')} > 0", "refused"),
+            colours={"refused": "red"},
             no_value=NONE_SEEN,
         ),
         lines(
             "Memory of the collector",
-            "Resident memory. The memory limiter refuses spans before the container's limit is met. Good: level.",
+            "Resident memory. The memory limiter refuses spans before memory reaches the container's limit. Good: "
+            "stable.",
             "bytes",
             Query(series("otelcol_process_memory_rss", of=COLLECTOR), "{{instance}}"),
         ),
         lines(
             "CPU of the collector",
-            "Cores in use. Good: well below what it may have.",
+            "Cores in use. Good: well below the container's limit.",
             "none",
             Query(_collector("otelcol_process_cpu_seconds", per=("instance",)), "{{instance}}"),
         ),
@@ -217,8 +218,9 @@ _STORES: Final = Row(
     "In Jaeger and Prometheus",
     [
         lines(
-            "Spans that Jaeger received",
-            "Spans per second that Jaeger took, and refused. Good: as many as the collector sent, none refused.",
+            "Spans received by Jaeger",
+            "Spans per second that Jaeger accepted and refused. Good: as many accepted as the collector sent, none "
+            "refused.",
             "ops",
             Query(rate("otelcol_receiver_accepted_spans", of=JAEGER), "received"),
             Query(rate("otelcol_receiver_refused_spans", of=JAEGER), "refused"),
@@ -226,13 +228,13 @@ _STORES: Final = Row(
         ),
         lines(
             "Memory of Jaeger",
-            "Resident memory. In memory storage it grows until max_traces are held, then stays. Good: level.",
+            "Resident memory. With storage in memory it grows until max_traces is reached. Good: stable after that.",
             "bytes",
             Query(series("otelcol_process_memory_rss", of=JAEGER), "{{instance}}"),
         ),
         lines(
-            "Targets that are up",
-            "1: the last scrape of the target worked. Good: all at 1.",
+            "Targets up",
+            "1 if the last scrape of the target succeeded. Good: all at 1.",
             "short",
             Query(f"min by (job) ({series('up', of=ANY_JOB)})", "{{job}}"),
             maximum=1,
@@ -240,22 +242,22 @@ _STORES: Final = Row(
         ),
         lines(
             "Series in Prometheus",
-            "Series that Prometheus holds in memory: about 4 kB each. Good: level; a slope is a label that never "
-            "repeats.",
+            "Series in Prometheus' memory, about 4 kB each. Good: stable. Steady growth comes from a label whose "
+            "values never repeat.",
             "short",
             Query(series("prometheus_tsdb_head_series", of=PROMETHEUS), "{{instance}}"),
         ),
         lines(
-            "Samples taken in",
-            "Samples per second that Prometheus stores. Good: level; it grows with targets and series.",
+            "Samples stored",
+            "Samples per second that Prometheus stores; grows with targets and series. Good: stable.",
             "ops",
             Query(
                 rate("prometheus_tsdb_head_samples_appended_total", per=("instance",), of=PROMETHEUS), "{{instance}}"
             ),
         ),
         lines(
-            "Rules that failed",
-            "Evaluations of rules per second that failed: an alert that cannot be evaluated cannot fire. Good: none.",
+            "Failed rules",
+            "Failed evaluations of rules per second. An alert that cannot be evaluated cannot fire. Good: none.",
             "ops",
             Query(
                 f"{rate('prometheus_rule_evaluation_failures_total', per=('rule_group',), of=PROMETHEUS)} > 0",
