@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 RUN := .venv/bin/python
 READY := .venv/.ready
 
-# Arguments for pytest (TESTS="tests/test_settings.py -k endpoint"), and its processes: many tests wait, so 3 suit 2 cores.
+# Arguments for pytest (TESTS="tests/test_settings.py -k endpoint"), and its number of processes (JOBS).
 TESTS ?=
 JOBS ?= $(if $(TESTS),0,2)
 PYTEST := $(RUN) -m pytest --dist loadgroup
@@ -57,7 +57,7 @@ test-stack: $(READY) ## run the shipped stack with real servers, which are built
 	$(RUN) -m tools.servers
 	$(PYTEST) $(or $(TESTS),tests/deploy)
 
-test-matrix: $(READY) ## run the suite on the oldest, the newest and the telling versions (ENVS="oldest newest" for a part)
+test-matrix: $(READY) ## run the suite on the oldest, the newest and some versions between (ENVS="oldest newest" for a part)
 	$(RUN) -m nox $(if $(ENVS),--session $(ENVS),--tags matrix) $(if $(TESTS),-- $(TESTS))
 
 test-package: $(READY) build ## install the wheel into an empty environment; check what it declares, imports and costs
@@ -90,7 +90,7 @@ coverage: $(READY) ## run the test suite with branch coverage
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report
 
-bench: $(READY) ## measure what telemetry costs, against the alternatives
+bench: $(READY) ## measure the cost of telemetry and of the alternatives
 	$(RUN) -m benchmarks
 
 docs: $(READY) ## write the generated pages: settings, metrics, the layers in CONTRIBUTING.md

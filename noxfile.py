@@ -1,7 +1,7 @@
 """Sessions that need an environment of their own: the suite on other versions, the lock, the built package.
 
-Run them by `make`: `make test-matrix`, `make lock`, `make lock-check`, `make test-package`. uv installs the packages;
-it takes them from where pip is configured to get them.
+Run them with `make`: `make test-matrix`, `make lock`, `make lock-check`, `make test-package`. uv installs the packages
+from the index that pip is configured to use.
 """
 
 import os
@@ -18,16 +18,16 @@ from uv import find_uv_bin
 ROOT: Final = Path(__file__).parent
 LOCK: Final = ROOT / "requirements.lock"
 
-# CPython versions, newest first. A session names those that suit it and gets the first one found.
+# CPython versions, newest first. A session lists suitable ones and uses the first that is installed.
 PYTHONS: Final = ("3.13", "3.12", "3.11")
 
 # pip's option -> uv's variable; uv does not read pip's configuration.
 PIP_OPTIONS: Final = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "cert": "SSL_CERT_FILE"}
 
-# Tests that read the interpreter: frames, the garbage collector, threads, the event loop's clock.
+# Tests that depend on the interpreter: frames, the garbage collector, threads, the event loop's clock.
 READS_THE_INTERPRETER: Final = ("tests/event_loop", "tests/internals", "tests/memory", "tests/monitors")
 
-# Tests that depend on no version of FastAPI, SQLAlchemy, OpenTelemetry or Python run once, in `make test`.
+# Tests that do not depend on the version of FastAPI, SQLAlchemy, OpenTelemetry or Python run once, in `make test`.
 RUN_ONCE: Final = (
     "tests/cli/stack",
     "tests/demo",
@@ -74,7 +74,7 @@ def interpreter(version: str) -> Path | None:
 
 
 def candidates(version: str) -> Iterator[Path]:
-    """Yield the places of an interpreter: the PATH, then pyenv's folders."""
+    """Yield the possible paths of an interpreter: on the PATH, then in pyenv's folders."""
     found = shutil.which(f"python{version}")
     if found:
         yield Path(found)
@@ -88,14 +88,14 @@ def starts(python: Path) -> bool:
 
 
 def use_the_interpreters_found() -> None:
-    """Put the folders of the interpreters on the PATH, which is where nox and uv look; uv downloads none."""
+    """Put the folders of the interpreters on the PATH, where nox and uv look for them; prevent downloads by uv."""
     folders = [str(path.parent) for path in map(interpreter, PYTHONS) if path is not None]
     os.environ["PATH"] = os.pathsep.join((*folders, os.environ["PATH"]))
     os.environ["UV_PYTHON_DOWNLOADS"] = "never"
 
 
 def use_the_index_of_pip() -> None:
-    """Pass pip's configuration to uv by its environment variables."""
+    """Pass pip's configuration to uv in environment variables."""
     os.environ["UV_SYSTEM_CERTS"] = "true"
     for option, variable in PIP_OPTIONS.items():
         value = pip_option(option)
@@ -128,14 +128,14 @@ matrix("newest", PYTHONS)
 
 @nox.session(name="python-3.12", python="3.12", tags=["matrix"])
 def python_3_12(session: nox.Session) -> None:
-    """Run the tests that read the interpreter on the version between the oldest and the newest."""
+    """Run the tests that depend on the interpreter on the version between the oldest and the newest."""
     session.install("--editable", ".", "--group", "test")
     session.run("pytest", *PYTEST, *(session.posargs or READS_THE_INTERPRETER))
 
 
 @nox.session(venv_backend="none")
 def lock(session: nox.Session) -> None:
-    """Write requirements.lock. Versions stay where they fit; `--upgrade` takes the newest."""
+    """Write requirements.lock. Versions that still fit stay; `--upgrade` takes the newest."""
     compile_lock(session, LOCK, *session.posargs)
 
 

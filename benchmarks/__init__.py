@@ -1,8 +1,8 @@
-"""What telemetry costs, measured in the same run for this package and for what one would install instead of it.
+"""The cost of telemetry, measured in the same run for this package and for the alternatives.
 
     python -m benchmarks            real servers under load: CPU time per request, latency    (make bench)
     python -m benchmarks.direct     the same apps called in process: stable microseconds, to compare before and after
 
-From the bottom up: `database` has the rows that the apps read, `variants` are the apps, `sink` is the collector, `load`
-the load generator, `table` the arithmetic; `overhead` and `direct` measure.
+From the bottom up: `database` has the rows that the apps read, `variants` the apps; `sink` stands for the collector,
+`load` is the load generator, `table` the arithmetic; `overhead` and `direct` measure.
 """

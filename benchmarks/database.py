@@ -1,4 +1,4 @@
-"""The one table that the apps read: made before a run, dropped after it."""
+"""The table that the apps read: created before a run, dropped after it."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 ROWS: Final = 100
-#: clients of the load generator, and so connections of each app. The apps of all variants run at once, and PostgreSQL
-#: takes a hundred connections by default
+#: clients of the load generator, and so connections of each app. All variants run at once, and PostgreSQL accepts a
+#: hundred connections by default
 CLIENTS: Final = 8
 
 _METADATA: Final = MetaData()
@@ -23,13 +23,13 @@ ITEMS: Final = Table(
 
 
 def engine_for(dsn: str) -> AsyncEngine:
-    """An engine with a connection for each client, so that no request waits for one."""
+    """Make an engine with a connection for each client, so that no request waits for one."""
     return create_async_engine(dsn, poolclass=AsyncAdaptedQueuePool, pool_size=CLIENTS, max_overflow=2)
 
 
 @contextmanager
 def seeded(dsn: str | None) -> Iterator[str]:
-    """A database with the rows in it, as SQLAlchemy's async URL: the one given, or an SQLite file of its own."""
+    """Fill the given database, or a temporary SQLite file, with the rows; yield its async URL for SQLAlchemy."""
     with TemporaryDirectory(prefix="otel-fastperf-bench-", ignore_cleanup_errors=True) as folder:
         url = dsn or f"sqlite+aiosqlite:///{Path(folder, 'items.sqlite3')}"
         asyncio.run(_in(url, _fill))

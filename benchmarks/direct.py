@@ -1,12 +1,12 @@
-"""The same apps, called in process: no server, no sockets but the export's. For before and after a change.
+"""The same apps, called in process, without a server and without sockets except the export's: to compare a change.
 
     python -m benchmarks.direct
     python -m benchmarks.direct bare contrib_nosr fastperf --rounds 40
 
-CPU microseconds per request: `process` is all threads, export included, `loop` the event loop's thread alone, which is
-what other requests wait for. Each variant runs in a process of its own; they take turns, one short batch each, and a
-figure is the cheapest batch: what disturbs a batch only ever adds to it. `per statement` is a ninth of what the nine
-further statements of `/report` add to `/items`.
+CPU microseconds per request: `process` covers all threads, export included, `loop` only the event loop's thread, for
+which other requests wait. Each variant runs in its own process; they take turns with short batches. A figure is that of
+the cheapest batch, because disturbances only ever add time. `per statement` is a ninth of what the nine further
+statements of `/report` add to `/items`.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from benchmarks.overhead import otlp_sink
 from benchmarks.variants import PATHS, STATEMENTS, VARIANTS, Setting, environment, flush, from_environment
 
 _ROOT: Final = Path(__file__).parent.parent
-#: requests in a batch, by SQL statements of the request: some 0.1 s each
+#: SQL statements of a request -> requests in a batch, for about 0.1 s each
 _BATCH: Final = {0: 500, 1: 100, 10: 25}
-#: what uvicorn hands on of a request that an HTTP client sends
+#: the headers of an HTTP client's request, as uvicorn passes them on
 _HEADERS: Final = (
     (b"host", b"127.0.0.1:8000"),
     (b"user-agent", b"python-httpx/0.28.1"),
@@ -39,7 +39,7 @@ _HEADERS: Final = (
     (b"connection", b"keep-alive"),
 )
 
-#: what one batch took: clock -> seconds of CPU per request
+#: of one batch: clock -> seconds of CPU per request
 Costs = Mapping[str, float]
 
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(variants: Sequence[str], setting: Setting, rounds: int) -> dict[str, dict[str, list[Costs]]]:
-    """Variant -> path -> batches. The first round warms up and does not count."""
+    """Return variant -> path -> batches. The first round warms up and does not count."""
     batches: dict[str, dict[str, list[Costs]]] = {variant: {path: [] for path in PATHS} for variant in variants}
     with ExitStack() as stack:
         workers = {variant: stack.enter_context(_worker(variant, setting)) for variant in variants}
@@ -77,7 +77,7 @@ def _run(variants: Sequence[str], setting: Setting, rounds: int) -> dict[str, di
 
 @contextmanager
 def _worker(variant: str, setting: Setting) -> Iterator[Callable[[str], Costs]]:
-    """A process with the app of a variant; called with a path, it runs a batch."""
+    """Start a process with the app of a variant; yield a function that runs a batch for a path."""
     command = [sys.executable, "-m", "benchmarks.direct", "--worker"]
     environ = environment(variant, setting)
     pipe = subprocess.PIPE
@@ -90,7 +90,7 @@ def _worker(variant: str, setting: Setting) -> Iterator[Callable[[str], Costs]]:
             print(path, file=commands, flush=True)
             answer = answers.readline()
             if not answer:
-                sys.exit(f"{variant}: the worker has ended, see above")
+                sys.exit(f"The worker of {variant} has ended; its output is above.")
             costs: Costs = json.loads(answer)
             return costs
 
@@ -98,7 +98,7 @@ def _worker(variant: str, setting: Setting) -> Iterator[Callable[[str], Costs]]:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """As uvicorn chooses: uvloop, where it is installed."""
+    """Choose as uvicorn does: uvloop if it is installed."""
     try:
         import uvloop
     except ImportError:
@@ -107,7 +107,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _work() -> None:
-    """Run a batch of each path that comes on stdin, in a process that `environment()` has prepared."""
+    """Run a batch for each path on stdin, in a process with the environment of `environment()`."""
     app = from_environment()
     async with app.router.lifespan_context(app):
         while path := (await asyncio.to_thread(sys.stdin.readline)).strip():
@@ -120,7 +120,7 @@ async def _batch(app: FastAPI, path: str, number: int) -> dict[str, float]:
     for _ in range(number):
         await _request(app, path)
     loop = time.thread_time() - loop
-    # the export of this batch belongs to it
+    # the cost of a batch includes its export
     await asyncio.to_thread(flush)
     return {"process": (time.process_time() - process) / number, "loop": loop / number}
 
@@ -157,7 +157,7 @@ async def _request(app: FastAPI, path: str) -> None:
 
 
 def _cheapest(batches: Mapping[str, Mapping[str, Sequence[Costs]]], clock: str) -> dict[str, dict[str, float]]:
-    """Column -> variant -> microseconds."""
+    """Return column -> variant -> microseconds."""
     columns = {
         path: {variant: min(each[clock] for each in paths[path]) * 1e6 for variant, paths in batches.items()}
         for path in PATHS

@@ -1,6 +1,8 @@
-"""Load: clients that each send a request when their last one was answered. `wrk` if it is there, else the one below.
+"""A closed-loop load generator: each client sends its next request when the last one is answered.
 
-python -m benchmarks.load http://127.0.0.1:8000/ping --connections 8 --seconds 3     prints `Outcome` as JSON
+`drive` uses `wrk` if it is installed, else the program below, which prints `Outcome` as JSON:
+
+python -m benchmarks.load http://127.0.0.1:8000/ping --connections 8 --seconds 3
 """
 
 import argparse
@@ -22,7 +24,7 @@ _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the clients saw. Durations in seconds."""
+    """The clients' results. Durations are in seconds."""
 
     requests: int
     failed: int
@@ -36,8 +38,8 @@ class Outcome:
 
 
 def drive(url: str, *, connections: int, seconds: float, prefix: Sequence[str] = ()) -> Outcome:
-    """Put load on a URL from a process of its own; `prefix` is a command that starts it (`taskset -c 1`)."""
-    # wrk counts in whole seconds
+    """Put load on a URL from a separate process; `prefix` is a command that starts it (`taskset -c 1`)."""
+    # wrk accepts whole seconds only
     if shutil.which("wrk") and seconds == int(seconds):
         wrk = ["wrk", "-t1", f"-c{connections}", f"-d{int(seconds)}s", "--latency", url]
         return of_wrk(_run([*prefix, *wrk]))
@@ -50,7 +52,7 @@ def _run(command: list[str]) -> str:
 
 
 def of_wrk(output: str) -> Outcome:
-    """What wrk prints with `--latency`."""
+    """Parse the output of `wrk --latency`."""
     requests, amount, unit = _found(r"(\d+) requests in ([\d.]+)(us|ms|s|m)", output)
     p99, p99_unit = _found(r"99%\s+([\d.]+)(us|ms|s)", output)
     failed = sum(int(number) for number in re.findall(r"Non-2xx or 3xx responses: (\d+)", output))
@@ -63,7 +65,7 @@ def of_wrk(output: str) -> Outcome:
 def _found(pattern: str, output: str) -> tuple[str, ...]:
     match = re.search(pattern, output)
     if match is None:
-        message = f"wrk printed something else than expected:\n{output}"
+        message = f"The output of wrk has an unknown form:\n{output}"
         raise ValueError(message)
     return match.groups()
 
@@ -73,13 +75,13 @@ async def _drive(url: str, connections: int, seconds: float) -> Outcome:
     clients = await asyncio.gather(*(_client(url, started + seconds) for _ in range(connections)))
     durations = [duration for duration, _ in (request for client in clients for request in client)]
     failed = sum(not good for client in clients for _, good in client)
-    # the last of a hundred equal parts, counted from one request on
+    # "inclusive" also works for a few requests
     p99 = statistics.quantiles(durations, n=100, method="inclusive")[-1] if len(durations) > 1 else 0.0
     return Outcome(len(durations), failed, time.perf_counter() - started, p99)
 
 
 async def _client(url: str, until: float) -> list[tuple[float, bool]]:
-    """Requests on one connection, up to the first that fails: how long each took, and whether its status was 2xx."""
+    """Send requests on one connection until one fails; return the duration of each, and whether its status was 2xx."""
     parts = urlsplit(url)
     request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -105,7 +107,7 @@ async def _read(reader: asyncio.StreamReader) -> bool:
 
 
 def main() -> None:
-    """The load generator as a program."""
+    """Run the load generator and print the outcome."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load")
     parser.add_argument("url")
     parser.add_argument("--connections", type=int, default=8)

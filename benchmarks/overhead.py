@@ -1,12 +1,11 @@
-"""What instrumentation costs a real server: CPU microseconds per request, each variant in turn, several rounds.
+"""The cost of instrumentation in a real server: CPU microseconds per request, each variant in turn, several rounds.
 
     python -m benchmarks.overhead
     python -m benchmarks.overhead bare contrib_nosr fastperf --path /report --rounds 5 --dsn postgresql+asyncpg://…
 
-uvicorn has one CPU, load generator and OTLP receiver another, where there are two and `taskset`. CPU time is all of the
-server process's own, user and system, all its threads, export included; so what else the machine does moves it little.
-Rounds are interleaved, figures are medians, and ratios are to be quoted rather than microseconds: those differ by 10 to
-20 % from one run to the next.
+With two CPUs and `taskset`, uvicorn has one CPU, load generator and OTLP receiver the other. CPU time is that of the
+server process, user and system, with all threads and the export, so other load on the machine changes it little. Rounds
+are interleaved and figures are medians. Quote ratios rather than microseconds, which differ by 10 to 20 % between runs.
 """
 
 import argparse
@@ -34,12 +33,12 @@ from benchmarks.variants import PATHS, USAGE, VARIANTS, Setting, environment
 
 _ROOT: Final = Path(__file__).parent.parent
 _START_SECONDS: Final = 30.0
-#: seconds of load before each measurement: wakes what has slept
+#: seconds of load before each measurement, to wake up the server
 _WARM_UP: Final = 0.2
 #: seconds without a request served after which a server is idle
 _SETTLE: Final = 0.1
 
-#: variant -> path -> one entry a round: figure -> value
+#: variant -> path -> one entry per round: figure -> value
 Rounds = dict[str, dict[str, list[dict[str, float]]]]
 
 
@@ -69,7 +68,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     unknown = [variant for variant in options.variants if variant not in VARIANTS]
     if unknown:
-        parser.error(f"no variant {', '.join(unknown)}; there are: {', '.join(VARIANTS)}")
+        parser.error(f"unknown variant {', '.join(unknown)}. Remedy: choose from {', '.join(VARIANTS)}")
     options.variants = options.variants or list(VARIANTS)
     options.path = options.path or list(PATHS)
     return options
@@ -85,13 +84,13 @@ def _setting(options: argparse.Namespace) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Where the apps find their database and their collector, and how long each is under load."""
+    """The database and the collector of the apps, and the seconds of load for each."""
 
     setting: Setting
     seconds: float
 
     def run(self, variants: Sequence[str], paths: Sequence[str], number: int) -> Rounds:
-        """Measure every variant on every path, `number` times. All servers stand ready; one at a time has work."""
+        """Measure every variant on every path, `number` times. All servers run, but only one at a time has load."""
         rounds: Rounds = {variant: {path: [] for path in paths} for variant in variants}
         with ExitStack() as stack:
             servers = {variant: stack.enter_context(_server(variant, self.setting)) for variant in variants}
@@ -121,7 +120,7 @@ class Bench:
         outcome = drive(url, connections=CLIENTS, seconds=seconds, prefix=_on_cpu(1))
         if outcome.failed:
             sys.exit(
-                f"{outcome.failed} of {outcome.requests} requests for {url} failed; see what its server says above"
+                f"{outcome.failed} of {outcome.requests} requests for {url} failed; the output of its server is above"
             )
         return outcome
 
@@ -132,7 +131,7 @@ class Bench:
 
 
 def _usage(url: str) -> dict[str, float]:
-    """What a server has used, once it has finished what the load generator no longer waited for."""
+    """Return the usage of a server, once it has finished requests that the load generator no longer waits for."""
     served = -1.0
     while True:
         usage: dict[str, float] = _json(url + USAGE)
@@ -155,7 +154,7 @@ def _table(path: str, figures: Mapping[str, Mapping[str, float]]) -> Iterator[st
 
 @contextmanager
 def otlp_sink() -> Iterator[str]:
-    """An OTLP receiver; its base URL."""
+    """Run an OTLP receiver; yield its base URL."""
     command = [*_on_cpu(1), sys.executable, "-m", "benchmarks.sink"]
     with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -167,7 +166,7 @@ def otlp_sink() -> Iterator[str]:
 
 @contextmanager
 def _server(variant: str, setting: Setting) -> Iterator[str]:
-    """The app of a variant under uvicorn; its base URL."""
+    """Run the app of a variant under uvicorn; yield its base URL."""
     port = _free_port()
     uvicorn = ["uvicorn", "--factory", "benchmarks.variants:from_environment", "--port", str(port)]
     quiet = ["--no-access-log", "--log-level", "warning"]
@@ -190,7 +189,7 @@ def _await(url: str, process: "subprocess.Popen[bytes]", variant: str) -> None:
             time.sleep(0.05)
         else:
             return
-    sys.exit(f"the server of {variant} did not start (exit code {process.poll()})")
+    sys.exit(f"The server of {variant} did not start (exit code {process.poll()})")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -214,7 +213,7 @@ def _free_port() -> int:
 
 
 def _on_cpu(number: int) -> list[str]:
-    """A command's prefix that keeps it on one of two CPUs; nothing where that cannot be had."""
+    """Return the prefix of a command that binds it to one of two CPUs, or nothing if that is not possible."""
     if not shutil.which("taskset") or not hasattr(os, "sched_getaffinity"):
         return []
     cpus = sorted(os.sched_getaffinity(0))

@@ -1,6 +1,6 @@
-"""An OTLP/HTTP receiver that answers 200 and counts: a variant that loses spans is seen to.
+"""An OTLP/HTTP receiver that answers 200 and counts spans, so that a variant that loses spans is noticed.
 
-GET answers with the spans by service name. Run as `python -m benchmarks.sink`: prints its port.
+GET returns the number of spans by service name. `python -m benchmarks.sink` prints its port.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ Received = Counter[str]
 
 
 async def serve() -> None:
-    """Serve on a free port of 127.0.0.1, which is printed, until the process is ended."""
+    """Serve on a free port of 127.0.0.1 until the process ends; print the port."""
     received: Received = Counter()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

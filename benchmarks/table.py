@@ -1,4 +1,4 @@
-"""What a variant adds to the bare app, and what that is of what the reference adds."""
+"""The cost that a variant adds to the bare app, and its ratio to the cost that the reference adds."""
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def additions(costs: Mapping[str, float]) -> Iterator[tuple[str, float, float | None, float | None]]:
-    """Variant, cost, addition to bare, ratio to the reference's addition; None for what was not measured."""
+    """Yield variant, cost, addition to bare, ratio to the reference's addition; None if not measured."""
     base, reference = costs.get(BASE), costs.get(REFERENCE)
     for variant, cost in costs.items():
         added = None if base is None or variant == BASE else cost - base
@@ -26,12 +26,12 @@ def additions(costs: Mapping[str, float]) -> Iterator[tuple[str, float, float | 
 
 
 def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
-    """`12.3`, `+12.3`; a dash for None."""
+    """Format as `12.3` or `+12.3`; a dash for None."""
     return "-" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 def lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Equal columns: the first flush left, the others flush right."""
+    """Yield the table with aligned columns: the first flush left, the others flush right."""
     table = [head, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(head))]
     for row in table:

@@ -1,11 +1,11 @@
-"""The apps that are measured: the same three endpoints, instrumented in one way each.
+"""The measured apps: the same three endpoints, each with one kind of instrumentation.
 
     /ping          no I/O
     /items/{id}    one SQL statement
     /report        ten SQL statements
 
-`VARIANTS` names the ways. Each needs a process of its own, since instrumentation changes classes and globals. What a
-variant exports goes over OTLP/HTTP, with the defaults of who exports it.
+`VARIANTS` lists the kinds. Each needs its own process, because instrumentation changes classes and globals. Variants
+export over OTLP/HTTP, with the exporter's defaults.
 """
 
 import os
@@ -24,11 +24,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks.database import ITEMS, engine_for
 
-#: by endpoint, one request of it
+#: endpoint -> path of a request
 PATHS: Final = {"/ping": "/ping", "/items": "/items/7", "/report": "/report"}
-#: SQL statements of a request
+#: endpoint -> SQL statements of a request
 STATEMENTS: Final = {"/ping": 0, "/items": 1, "/report": 10}
-#: where an app says how many requests of these it has served, and what it has used: seconds of CPU, MiB
+#: path that returns the number of requests served, seconds of CPU, and peak MiB
 USAGE: Final = "/usage"
 
 _QUERY: Final = text(f"SELECT id, name FROM {ITEMS.name} WHERE id = :id")  # noqa: S608 - the table's name
@@ -36,7 +36,7 @@ _QUERY: Final = text(f"SELECT id, name FROM {ITEMS.name} WHERE id = :id")  # noq
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What apps are made with: SQLAlchemy's async URL, and the base URL of the OTLP receiver."""
+    """SQLAlchemy's async URL of the database, and the base URL of the OTLP receiver."""
 
     dsn: str
     otlp: str
@@ -44,14 +44,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to instrument. `apply(app, engine, otlp)` does it."""
+    """One kind of instrumentation; `apply(app, engine, otlp)` applies it."""
 
     about: str
     apply: Callable[[FastAPI, AsyncEngine, str], None]
 
 
 def make_app(variant: str, setting: Setting) -> FastAPI:
-    """The app, instrumented."""
+    """Make the instrumented app."""
     engine = engine_for(setting.dsn)
     app = FastAPI()
     VARIANTS[variant].apply(app, engine, setting.otlp)
@@ -60,24 +60,24 @@ def make_app(variant: str, setting: Setting) -> FastAPI:
 
 
 def from_environment() -> FastAPI:
-    """For `uvicorn --factory`: the app that `environment()` describes."""
+    """Make the app that `environment()` describes, for `uvicorn --factory`."""
     return make_app(os.environ["BENCH_VARIANT"], Setting(os.environ["BENCH_DSN"], os.environ["BENCH_OTLP"]))
 
 
 def environment(variant: str, setting: Setting) -> dict[str, str]:
-    """What `from_environment` reads, and of this process's environment what does not configure telemetry.
+    """Return the variables for `from_environment`, and this process's environment without telemetry settings.
 
-    The variant is the service's name too, by which `sink` tells them apart.
+    The variant is also the service's name, by which `sink` counts spans.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     own = {"BENCH_VARIANT": variant, "BENCH_DSN": setting.dsn, "BENCH_OTLP": setting.otlp}
     own["OTEL_SERVICE_NAME"] = variant
-    # exporters would send what is for 127.0.0.1 to a proxy
+    # otherwise exporters would send requests for 127.0.0.1 to a proxy
     return kept | own | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 
 def flush() -> None:
-    """Have everything exported that was recorded, so that its cost is in the figures."""
+    """Export everything that was recorded, so that the figures include its cost."""
     provider: Any = trace.get_tracer_provider()
     if hasattr(provider, "force_flush"):
         provider.force_flush()
@@ -114,8 +114,8 @@ def _add_endpoints(app: FastAPI, engine: AsyncEngine) -> None:
 
 
 def _peak_mib() -> float:
-    """Most memory that was resident."""
-    # on Linux, `getrusage` begins with the peak of the process that started this one
+    """Return the peak of the resident memory."""
+    # on Linux, `getrusage` inherits the peak of the parent process
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
@@ -124,7 +124,7 @@ def _peak_mib() -> float:
 
 
 def _bare(app: FastAPI, engine: AsyncEngine, otlp: str) -> None:
-    """Nothing."""
+    """Apply nothing."""
 
 
 def _contrib(app: FastAPI, engine: AsyncEngine, otlp: str, *, exclude_spans: list[Any] | None = None) -> None:
@@ -183,7 +183,7 @@ def _stock_pipeline(engine: AsyncEngine, otlp: str) -> None:
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{otlp}/v1/traces")))
     trace.set_tracer_provider(provider)
-    # 0.66b1 takes SQLAlchemy below 2.1 alone, by a version check; it works with 2.1 all the same
+    # 0.66b1 accepts only SQLAlchemy below 2.1, by a version check, but works with 2.1
     SQLAlchemyInstrumentor().instrument(engine=engine.sync_engine, skip_dep_check=True)
 
 
@@ -192,8 +192,8 @@ VARIANTS: Final = {
     "contrib": Variant("opentelemetry-instrumentation-fastapi and -sqlalchemy, defaults", _contrib),
     "contrib_nosr": Variant("the same without its send and receive spans: exclude_spans", _contrib_lean),
     "native": Variant("FastAPI's own request span, and -sqlalchemy", _native),
-    "pfi": Variant("prometheus-fastapi-instrumentator, metrics alone", _instrumentator),
-    "stock": Variant("contrib and pfi: what one wires by hand", _stock),
+    "pfi": Variant("prometheus-fastapi-instrumentator, metrics only", _instrumentator),
+    "stock": Variant("contrib and pfi together", _stock),
     "fastperf": Variant("otel_fastperf, defaults", _fastperf),
     "fastperf_10pct": Variant("otel_fastperf, one trace in ten sampled", _fastperf_10_percent),
     "fastperf_no_monitors": Variant("otel_fastperf without loop, thread and memory monitors", _fastperf_no_monitors),

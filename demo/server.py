@@ -1,4 +1,4 @@
-"""The service in a process of its own, so that measurements do not include its client."""
+"""Runs the service in a separate process, so that measurements do not include its client."""
 
 import asyncio
 import os
@@ -22,10 +22,10 @@ class ServerError(Exception):
 
 
 def listen(port: int) -> socket.socket:
-    """A listening socket on this port; 0 is any that is free.
+    """Return a listening socket on this port; 0 takes any free one.
 
     Raises:
-        ServerError: it cannot be had, mostly because it is in use.
+        ServerError: The port is not available, usually because it is in use.
     """
     try:
         return socket.create_server((HOST, port))

@@ -1,4 +1,4 @@
-"""Writes the pages that follow from the code: `python -m docs.generate` (`make docs`)."""
+"""Generates pages from the code: `python -m docs.generate` (`make docs`)."""
 
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +37,7 @@ empty, which Prometheus treats like a missing label.
   is left out and counted in `fastperf_telemetry_errors_total{part="exposition"}`; the rest of the page is not affected.
   If one of your metrics has the name of a metric below, it is not shown, and the log says so once. If one of your
   collectors hangs, so does the page, as with prometheus_client.
-- **Bounds.** A metric has at most `metrics.max_series` label sets. Further ones share one series whose labels are all
+- **Limits.** A metric has at most `metrics.max_series` label sets. Further ones share one series whose labels are all
   `_OVERFLOW`, and `fastperf_metric_overflow_total` counts their observations.
 - **Several workers.** Each worker process has its own metrics, and one of them answers a scrape of a shared port. Run
   one worker per container, or scrape each worker separately.
@@ -61,7 +61,7 @@ def metrics_page() -> Iterator[str]:
     yield METRICS_HEAD
     for title, metrics in GROUPS.items():
         yield f"## {title}\n"
-        yield from table(("Metric", "Type", "Labels", "What it is"), map(metric_row, metrics))
+        yield from table(("Metric", "Type", "Labels", "Meaning"), map(metric_row, metrics))
     yield "## Buckets\n"
     yield "Upper bounds, in the unit of the metric's name.\n"
     histograms = [metric for metrics in GROUPS.values() for metric in metrics if metric.buckets]
@@ -72,7 +72,7 @@ def metrics_page() -> Iterator[str]:
 
 
 def metric_row(metric: Metric) -> tuple[str, ...]:
-    """A line of a group's table."""
+    """A row of a group's table."""
     return code(metric.name), metric.kind, ", ".join(map(code, metric.labels)), metric.help
 
 
@@ -89,7 +89,7 @@ def settings_page() -> Iterator[str]:
 
 
 def is_group(annotation: Any) -> bool:
-    """Whether the annotation is a group of settings, not the type of a value."""
+    """Whether the annotation is a group of settings rather than the type of a value."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
@@ -100,7 +100,7 @@ def settings_table(prefix: str, fields: dict[str, FieldInfo]) -> Iterator[str]:
 
 
 def setting_row(path: str, field: FieldInfo) -> tuple[str, ...]:
-    """A line of a group's table."""
+    """A row of a group's table."""
     variables = [variable for variable, target in (*STANDARD, *OWN.items()) if target == path]
     examples = [code(example) for example in field.examples or ()]
     return (
@@ -113,13 +113,13 @@ def setting_row(path: str, field: FieldInfo) -> tuple[str, ...]:
 
 
 def choices(annotation: Any) -> Iterator[str]:
-    """The values to choose from, for a setting that takes one of a few words."""
+    """The possible values of a setting, if they are a few words."""
     if get_origin(annotation) is Literal:
         yield f"One of {', '.join(code(choice) for choice in get_args(annotation) if choice)}."
 
 
 def code(text: str) -> str:
-    """As code; nothing for nothing."""
+    """Format as code; empty text stays empty."""
     return f"`{text}`" if text else ""
 
 
@@ -150,7 +150,7 @@ PAGES: Final[dict[str, Callable[[], Iterator[str]]]] = {"metrics.md": metrics_pa
 
 
 def main() -> None:
-    """Write the pages, and say which ones changed."""
+    """Write the pages and print which ones changed."""
     for name, page in PAGES.items():
         path, text = FOLDER / name, "\n".join(page())
         changed = not path.exists() or path.read_text() != text

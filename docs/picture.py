@@ -1,4 +1,4 @@
-"""docs/demo.svg, the picture in the README: what `make demo` prints. Made by `python -m docs.picture`."""
+"""Draws docs/demo.svg, the summary that `make demo` prints, for the README: `python -m docs.picture`."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ COLUMNS: Final = 100
 #: pixels
 CHARACTER, LINE, SIZE, MARGIN = 7.8, 17, 13, 16
 BACKGROUND: Final = "#14161b"
-#: what otel_fastperf.report.formatting.Paint uses of the terminal's sixteen colours
+#: the terminal colours that otel_fastperf.report.formatting.Paint uses
 STYLES: Final = {
     "1": 'font-weight="bold" fill="#ffffff"',
     "2": 'fill="#7d8590"',
@@ -33,14 +33,14 @@ _STYLED: Final = re.compile(r"\x1b\[([0-9;]*)m([^\x1b]*)")
 
 
 def main() -> None:
-    """Run the demo, and draw its report."""
-    lines = list(_report(_printed_by([sys.executable, "-m", "demo"])))
+    """Run the demo and draw its summary."""
+    lines = list(_summary(_printed_by([sys.executable, "-m", "demo"])))
     TARGET.write_text(drawn(lines))
     print(f"{TARGET.name}: {len(lines)} lines")
 
 
 def drawn(lines: list[str]) -> str:
-    """The SVG of lines with ANSI colours."""
+    """Return the SVG of lines with ANSI colours."""
     width, height = COLUMNS * CHARACTER + 2 * MARGIN, len(lines) * LINE + 2 * MARGIN
     rows = "\n".join(
         f'<text x="{MARGIN}" y="{MARGIN + (number + 1) * LINE - 4}" xml:space="preserve">{_spans(line)}</text>'
@@ -62,17 +62,18 @@ def _spans(line: str) -> str:
     return "".join(spans)
 
 
-def _report(output: str) -> Iterator[str]:
-    """The lines from the report's heading on."""
+def _summary(output: str) -> Iterator[str]:
+    """The lines of the summary, without the doctor's report below it."""
     lines = [line.rsplit("\r", 1)[-1] for line in output.replace("\r\n", "\n").split("\n")]
     plain = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in lines]
     start = next(number for number, line in enumerate(plain) if line.startswith("The shop, "))
-    end = max(number for number, line in enumerate(plain) if line.strip())
+    below = next(number for number, line in enumerate(plain) if line.startswith("The doctor's report"))
+    end = max(number for number, line in enumerate(plain[:below]) if line.strip())
     return (re.sub(r"\x1b\[[0-9;?]*[a-ln-zA-Z]", "", line) for line in lines[start : end + 1])
 
 
 def _printed_by(command: list[str]) -> str:
-    """What a command prints into a terminal of `COLUMNS` columns."""
+    """Return the output of a command in a terminal of `COLUMNS` columns."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
     environ = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
@@ -82,7 +83,7 @@ def _printed_by(command: list[str]) -> str:
         try:
             while chunk := os.read(ours, 65536):
                 output += chunk
-        except OSError:  # Linux says so when the other end is closed
+        except OSError:  # Linux raises it when the other end is closed
             pass
     if process.returncode:
         raise SystemExit(output.decode(errors="replace"))

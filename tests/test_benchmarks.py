@@ -62,7 +62,7 @@ def test_an_unknown_variant_is_named_in_the_error() -> None:
         [sys.executable, "-m", "benchmarks", "wrong"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 2
-    assert "no variant wrong; there are: bare, contrib" in done.stderr
+    assert "unknown variant wrong. Remedy: choose from bare, contrib" in done.stderr
 
 
 def test_the_output_of_wrk_is_parsed() -> None:

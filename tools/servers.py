@@ -1,8 +1,8 @@
 """Builds the servers of the shipped stack from Go modules: `python -m tools.servers [NAME …]`.
 
-The tests run the stack's configurations with them, because images cannot be pulled everywhere. Each version is built once,
-into `$XDG_CACHE_HOME/otel_fastperf/servers/NAME-VERSION/`, statically, so that it runs in an image `FROM scratch`. All of
-them take about 10 minutes on 2 cores. Needs Go 1.26 and the module proxy.
+The tests run the stack's configurations with them, because images cannot be pulled everywhere. Each version is built
+once, into `$XDG_CACHE_HOME/otel_fastperf/servers/NAME-VERSION/`, statically, so that it runs in an image `FROM
+scratch`. All of them take about 10 minutes on 2 cores. Needs Go 1.26 and the module proxy.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def _from_own_module(module: str, version: str, packages: dict[str, str]) -> Cal
         directory.mkdir()
         (directory / "go.mod").write_text(f"module servers\n\ngo 1.26\n\nrequire {module} {version}\n")
         for program, package in packages.items():
-            # -mod=mod fetches only what these packages need, a third of what `go mod tidy` fetches, which includes tests
+            # -mod=mod fetches what these packages need, a third of what `go mod tidy` fetches, which includes tests
             _go("build", "-mod=mod", "-trimpath", "-ldflags=-s -w", "-o", str(into / program), package, cwd=directory)
 
     return run

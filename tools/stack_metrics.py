@@ -72,8 +72,8 @@ COLLECTOR: Final = (
 #: Jaeger's, from the start
 JAEGER_ALWAYS: Final = {"otelcol_process_memory_rss": Series("resident memory, bytes")}
 
-#: Jaeger's, with the first spans. Spans that its memory limiter refuses are in receiver_refused_spans: the limiter's own
-#: counter has a different name in each version.
+#: Jaeger's, with the first spans. Spans that its memory limiter refuses are in receiver_refused_spans: the limiter's
+#: own counter has a different name in each version.
 JAEGER_WITH_SPANS: Final = {
     "otelcol_receiver_accepted_spans": Series("spans accepted", ("receiver", "transport"), counter=True),
     "otelcol_receiver_refused_spans": Series("spans refused", ("receiver", "transport"), counter=True),

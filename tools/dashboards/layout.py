@@ -135,7 +135,7 @@ def _placed(rows: Sequence[Row]) -> list[models.Panel | models.RowPanel]:
 
 
 def _flowed(panels: Sequence[models.Panel], top: int, number: int) -> int:
-    """Place panels side by side in lines of 24 columns; return the y below them. Panels of a line have the same height."""
+    """Place panels in lines of 24 columns; return the y below them. Panels of a line have the same height."""
     x, below = 0, top
     for offset, panel in enumerate(panels):
         position = panel.grid_pos
