@@ -1,4 +1,4 @@
-"""The command `otel-fastperf`, against a real service and saved reports: what it prints, and its exit codes."""
+"""The command `otel-fastperf`, with a real service and saved reports: its output and exit codes."""
 
 import json
 import os
@@ -71,7 +71,7 @@ class Runner:
         return Ran(code, out, err)
 
     def failing(self, *arguments: str) -> str:
-        """The one error line of a command that fails."""
+        """Run a command that must fail, and return its only line of output."""
         ran = self(*arguments)
         assert (ran.code, ran.out) == (2, "")
         assert ran.err.startswith("otel-fastperf: ")
@@ -111,7 +111,7 @@ def saved(tmp_path: Path) -> Path:
 # doctor, of a running service
 
 
-def test_the_doctor_asks_a_running_service(run: Runner, shop: Command) -> None:
+def test_doctor_gets_the_report_of_a_running_service(run: Runner, shop: Command) -> None:
     ran = run("doctor", shop.url, "--format", "json")
     report = Report.from_json(ran.out)
     assert report.service == "little shop"
@@ -119,7 +119,7 @@ def test_the_doctor_asks_a_running_service(run: Runner, shop: Command) -> None:
     assert (ran.code, ran.err) == (1, "")
 
 
-def test_the_doctor_shows_it_as_text(run: Runner, shop: Command) -> None:
+def test_doctor_shows_the_report_as_text(run: Runner, shop: Command) -> None:
     ran = run("doctor", shop.url)
     assert ran.code == 1
     assert "/slow is slow." in ran.out
@@ -130,24 +130,24 @@ def test_the_doctor_shows_it_as_text(run: Runner, shop: Command) -> None:
 @pytest.mark.parametrize(
     "target", ["{url}", "{url}/", "{url}/debug/fastperf", "127.0.0.1:{port}", "localhost:{port}", ":{port}"]
 )
-def test_a_service_can_be_named_in_short(run: Runner, shop: Command, target: str) -> None:
+def test_a_service_can_be_named_by_a_short_address(run: Runner, shop: Command, target: str) -> None:
     assert (
         run("doctor", target.format(url=shop.url, port=shop.port), "--fail-on", "never", "--format", "json").code == 0
     )
 
 
-def test_every_address_means_this_machine(run: Runner, shop: Command) -> None:
+def test_the_address_0_0_0_0_means_this_machine(run: Runner, shop: Command) -> None:
     assert run("doctor", f"http://0.0.0.0:{shop.port}", "--fail-on", "critical").code == 0
 
 
-def test_proxies_of_the_environment_are_passed_by_for_this_machine(
+def test_proxies_of_the_environment_are_bypassed_for_this_machine(
     run: Runner, shop: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     assert run("doctor", shop.url, "--fail-on", "never").code == 0
 
 
-def test_it_runs_as_a_module_and_in_a_pipe(shop: Command) -> None:
+def test_the_command_runs_as_a_module_and_in_a_pipe(shop: Command) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "otel_fastperf", "doctor", shop.url],
         cwd=ROOT,
@@ -177,7 +177,7 @@ def test_it_runs_as_a_module_and_in_a_pipe(shop: Command) -> None:
         (None, Severity.WARNING, 1),
     ],
 )
-def test_the_exit_code_tells_whether_there_are_findings_of_a_level(
+def test_the_exit_code_says_if_there_are_findings_of_a_level(
     run: Runner, tmp_path: Path, fail_on: str | None, severity: Severity, code: int
 ) -> None:
     file = tmp_path / "report.json"
@@ -186,7 +186,7 @@ def test_the_exit_code_tells_whether_there_are_findings_of_a_level(
     assert run("doctor", str(file), *options).code == code
 
 
-def test_a_report_without_findings_is_well(run: Runner, tmp_path: Path) -> None:
+def test_a_report_without_findings_exits_with_0(run: Runner, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     file.write_text(replace(SHOP, findings=()).to_json())
     assert run("doctor", str(file), "--fail-on", "info").code == 0
@@ -200,7 +200,7 @@ def test_a_report_without_findings_is_well(run: Runner, tmp_path: Path) -> None:
         ("out.txt", ["--format", "html"], "<!doctype html>"),
     ],
 )
-def test_it_is_written_to_a_file_in_the_form_of_its_name(
+def test_the_file_name_or_the_option_chooses_the_format(
     run: Runner, tmp_path: Path, saved: Path, name: str, options: list[str], start: str
 ) -> None:
     ran = run("doctor", str(saved), "-o", str(tmp_path / name), *options)
@@ -209,14 +209,14 @@ def test_it_is_written_to_a_file_in_the_form_of_its_name(
     assert name in ran.err
 
 
-def test_json_goes_through_unchanged(run: Runner, saved: Path) -> None:
+def test_a_saved_report_is_printed_unchanged_as_json(run: Runner, saved: Path) -> None:
     assert Report.from_json(run("doctor", str(saved), "--format", "json").out) == SHOP
 
 
 @pytest.mark.parametrize(
     ("environment", "coloured"), [({}, True), ({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False)]
 )
-def test_a_terminal_gets_colour_unless_it_wants_none(
+def test_a_terminal_gets_colour_unless_no_color_is_set(
     run: Runner, saved: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], coloured: bool
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -226,51 +226,51 @@ def test_a_terminal_gets_colour_unless_it_wants_none(
     assert ("\x1b[" in run("doctor", str(saved)).out) is coloured
 
 
-# what keeps it from looking
+# errors
 
 
-def test_nothing_listens(run: Runner) -> None:
+def test_a_service_that_is_not_running_is_an_error(run: Runner) -> None:
     said = run.failing("doctor", f"http://127.0.0.1:{free_port()}")
     assert "nothing listens there. Remedy: start the service" in said
 
 
-def test_a_name_that_nobody_knows(run: Runner) -> None:
+def test_an_unknown_host_is_an_error(run: Runner) -> None:
     assert "cannot be reached" in run.failing("doctor", "http://shop.invalid:8000")
 
 
 @pytest.mark.parametrize(
     "target", ["ftp://shop:21", "file:///etc/passwd", "http://", "http://shop:port", "http://[::1"]
 )
-def test_what_is_no_url_of_a_service(run: Runner, target: str) -> None:
+def test_an_invalid_url_is_an_error(run: Runner, target: str) -> None:
     assert "is not the URL of a service" in run.failing("doctor", target)
 
 
-def test_another_path_is_not_found_and_the_reasons_are_named(run: Runner, shop: Command) -> None:
+def test_a_404_lists_the_possible_reasons(run: Runner, shop: Command) -> None:
     said = run.failing("doctor", shop.url, "--path", "/other")
     assert f"{shop.url}/other responds 404 (not found)" in said
     for reason in ("own machine", "proxy", "--path", "OTEL_FASTPERF_DEBUG_ENABLED", "OTEL_FASTPERF_DEBUG_TOKEN"):
         assert reason in said
 
 
-def test_a_page_that_is_no_report(run: Runner, shop: Command) -> None:
+def test_a_page_that_is_not_a_report_is_an_error(run: Runner, shop: Command) -> None:
     said = run.failing("doctor", f"{shop.url}/metrics")
     assert f"{shop.url}/metrics" in said
     assert "not a report" in said
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"schema": 99}', "\xff\x00", "[" * 100_000])
-def test_a_file_that_is_no_report(run: Runner, tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_report_is_an_error(run: Runner, tmp_path: Path, content: str) -> None:
     file = tmp_path / "report.json"
     file.write_bytes(content.encode("latin-1"))
     assert str(file) in run.failing("doctor", str(file))
 
 
-def test_a_file_that_is_not_there(run: Runner, tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(run: Runner, tmp_path: Path) -> None:
     assert "is not a file" in run.failing("doctor", str(tmp_path / "report.json"))
     assert "is not a file" in run.failing("doctor", "report")
 
 
-def test_a_file_that_cannot_be_written(run: Runner, saved: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_an_error(run: Runner, saved: Path, tmp_path: Path) -> None:
     ran = run("doctor", str(saved), "-o", str(tmp_path / "nowhere" / "out.html"))
     assert (ran.code, ran.err.count("\n")) == (2, 1)
 
@@ -279,14 +279,14 @@ def test_a_file_that_cannot_be_written(run: Runner, saved: Path, tmp_path: Path)
     "arguments", [(), ("other",), ("doctor", "--format", "xml"), ("allocations", "--seconds", "61"),
                   ("allocations", "--seconds", "nan"), ("doctor", "--fail-on", "always")]
 )  # fmt: skip
-def test_a_command_that_there_is_not(run: Runner, arguments: tuple[str, ...]) -> None:
+def test_wrong_arguments_print_the_usage(run: Runner, arguments: tuple[str, ...]) -> None:
     ran = run(*arguments)
     assert ran.code == 2
     assert "usage: otel-fastperf" in ran.err
 
 
 @pytest.mark.parametrize("command", [(), ("doctor",), ("allocations",), ("check",)])
-def test_help_tells_the_exit_codes(run: Runner, command: tuple[str, ...]) -> None:
+def test_help_lists_the_exit_codes(run: Runner, command: tuple[str, ...]) -> None:
     ran = run(*command, "--help")
     assert ran.code == 0
     assert "the service cannot be reached" in ran.out
@@ -301,7 +301,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         yield server
 
 
-def test_the_token_is_given_as_an_option_or_in_the_environment(
+def test_the_token_is_read_from_the_option_or_the_environment(
     run: Runner, guarded: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("doctor", guarded.url, "--token", TOKEN).code == 0
@@ -309,7 +309,7 @@ def test_the_token_is_given_as_an_option_or_in_the_environment(
     assert run("doctor", guarded.url).code == 0
 
 
-def test_without_the_token_or_with_another_one_that_is_said(run: Runner, guarded: Command) -> None:
+def test_a_missing_or_wrong_token_is_an_error(run: Runner, guarded: Command) -> None:
     assert "requires a token. Remedy: " in run.failing("doctor", guarded.url)
     said = run.failing("doctor", guarded.url, "--token", "another one")
     assert "rejects this token" in said
@@ -318,11 +318,11 @@ def test_without_the_token_or_with_another_one_that_is_said(run: Runner, guarded
 
 
 @pytest.mark.parametrize("token", ["new\nline", "käse", "鍵"])
-def test_a_token_of_any_characters_is_no_crash(run: Runner, guarded: Command, token: str) -> None:
+def test_a_token_with_any_characters_causes_no_crash(run: Runner, guarded: Command, token: str) -> None:
     assert token not in run.failing("doctor", guarded.url, "--token", token)
 
 
-def test_the_token_is_not_sent_on_to_where_a_redirection_leads(run: Runner) -> None:
+def test_the_token_is_not_sent_to_the_target_of_a_redirect(run: Runner) -> None:
     with answering(200, {}) as (thief, stolen), answering(307, {"location": f"{thief}/debug/fastperf"}) as (url, asked):
         said = run.failing("doctor", url, "--token", TOKEN)
     assert "redirects to" in said
@@ -331,17 +331,17 @@ def test_the_token_is_not_sent_on_to_where_a_redirection_leads(run: Runner) -> N
 
 
 @pytest.mark.parametrize("status", [400, 403, 500, 502, 503])
-def test_any_other_answer_is_one_line_too(run: Runner, status: int) -> None:
+def test_any_other_status_is_an_error_of_one_line(run: Runner, status: int) -> None:
     with answering(status, {}, b"<html>\x1b[31m") as (url, _asked):
         assert f"responds {status}" in run.failing("doctor", url)
 
 
-def test_what_a_server_says_does_not_command_the_terminal(run: Runner) -> None:
+def test_control_characters_from_a_server_do_not_reach_the_terminal(run: Runner) -> None:
     with answering(302, {"location": "http://a/\x1b]0;evil\x07"}) as (url, _asked):
         assert "\x1b" not in run.failing("doctor", url)
 
 
-def test_a_service_that_does_not_answer_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_silent_service_suggests_a_blocked_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
     monkeypatch.setattr("otel_fastperf.cli.debug_client._REPORT_SECONDS", 0.2)
@@ -375,7 +375,7 @@ def test_allocations_are_traced_and_shown_by_line(run: Runner, shop: Command) ->
     assert where.endswith(f"little_shop.py:{1 + APP[: APP.index('return len')].count(chr(10))}")
 
 
-def test_allocations_of_something_else(run: Runner) -> None:
+def test_a_wrong_answer_to_allocations_is_an_error(run: Runner) -> None:
     for body in (b"{}", b"no", b"[]"):
         with answering(200, {}, body) as (url, _asked):
             assert "did not respond with a result of otel-fastperf" in run.failing("allocations", url, "--seconds", "1")
@@ -387,7 +387,7 @@ def test_allocations_of_something_else(run: Runner) -> None:
 
 
 def check(folder: Path, *arguments: str, **environment: str) -> Ran:
-    """In a process and folder of its own, as it is used."""
+    """Run the check in a new process, in the folder of an app."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "WEB_"))}
     done = subprocess.run(
         [sys.executable, "-m", "otel_fastperf", "check", *arguments],
@@ -410,7 +410,7 @@ def levels(ran: Ran) -> dict[str, str]:
     return {each["name"]: each["level"] for each in json.loads(ran.out)}
 
 
-def test_check_looks_at_the_app_and_its_environment(tmp_path: Path) -> None:
+def test_check_reads_the_app_and_its_environment(tmp_path: Path) -> None:
     ran = check(app_file(tmp_path, "print('starting')\n" + APP), "main:app", OTEL_SERVICE_NAME="shop")
     assert ran.code == 0
     assert "ok    settings: The settings are valid.\n" in ran.out
@@ -418,7 +418,7 @@ def test_check_looks_at_the_app_and_its_environment(tmp_path: Path) -> None:
     assert "starting" not in ran.out
 
 
-def test_check_names_what_is_wrong_with_its_fix(tmp_path: Path) -> None:
+def test_check_lists_problems_with_remedies(tmp_path: Path) -> None:
     text = """
 from fastapi import FastAPI
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
@@ -455,7 +455,7 @@ FastAPIInstrumentor.instrument_app(app)
         assert f"warn  {name}: " in ran.out
 
 
-def test_check_knows_async_engines_and_routes_of_routers_and_mounts(tmp_path: Path) -> None:
+def test_check_finds_async_engines_and_routes_of_routers_and_mounts(tmp_path: Path) -> None:
     text = """
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import create_engine
@@ -483,14 +483,14 @@ app.mount("/m", inner)
     assert "2 of 2 routes" in ran.out
 
 
-def test_check_calls_a_factory_and_looks_into_what_wraps_an_app(tmp_path: Path) -> None:
+def test_check_calls_a_factory_and_unwraps_a_wrapped_app(tmp_path: Path) -> None:
     text = APP.replace("app = FastAPI()", "inner = FastAPI()").replace("(app)", "(inner)").replace("@app", "@inner")
     text += "\n\nclass Wrapped:\n    app = inner\n\n\ndef make():\n    return Wrapped()\n"
     ran = check(app_file(tmp_path, text), "main:make", "--factory", "--format", "json")
     assert (ran.code, levels(ran)["setup"]) == (0, "ok")
 
 
-def test_check_without_an_app_looks_at_the_environment(tmp_path: Path) -> None:
+def test_check_without_an_app_checks_the_environment_only(tmp_path: Path) -> None:
     ran = check(tmp_path, "--format", "json", OTEL_TRACES_SAMPLER="always_off")
     assert ran.code == 0
     assert levels(ran)["sampler"] == "warn"
@@ -498,7 +498,7 @@ def test_check_without_an_app_looks_at_the_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [APP, "from fastapi import FastAPI\napp = FastAPI()\n"])
-def test_check_shows_settings_that_are_wrong(tmp_path: Path, text: str) -> None:
+def test_check_shows_wrong_settings(tmp_path: Path, text: str) -> None:
     ran = check(app_file(tmp_path, text), "main:app", OTEL_FASTPERF_METRICS_PORT="web")
     assert ran.code == 1
     assert "bad   settings: otel_fastperf: 1 setting is wrong:" in ran.out
@@ -519,7 +519,9 @@ def test_check_shows_settings_that_are_wrong(tmp_path: Path, text: str) -> None:
         (":app", APP, "write MODULE:APP"),
     ],
 )
-def test_check_says_in_one_line_why_the_app_cannot_be_had(tmp_path: Path, target: str, text: str, says: str) -> None:
+def test_an_app_that_cannot_be_imported_is_an_error_of_one_line(
+    tmp_path: Path, target: str, text: str, says: str
+) -> None:
     ran = check(app_file(tmp_path, text), target)
     assert (ran.code, ran.out) == (2, "")
     assert says in ran.err
@@ -537,7 +539,7 @@ def test_check_finds_the_module_that_uvicorn_would(tmp_path: Path) -> None:
     assert (ran.code, ran.err) == (0, "")
 
 
-def test_check_names_what_may_be_why_the_app_cannot_be_had(tmp_path: Path) -> None:
+def test_the_error_for_an_app_names_the_likely_cause(tmp_path: Path) -> None:
     text = "from prometheus_client import Counter\nCounter('orders', 'Orders.')\n"
     ran = check(app_file(tmp_path, text), "main:app", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "nowhere"))
     assert ran.code == 2

@@ -1,4 +1,4 @@
-"""Checks of the set-up, on facts that are made up: each says what is wrong and names what makes it right."""
+"""Checks of the set-up, on made-up facts: each reports a problem with its remedy."""
 
 from typing import Any, Final
 
@@ -46,7 +46,7 @@ def wrong(given: Facts) -> dict[str, Check]:
     return {name: check for name, check in found(given).items() if check.level is not Level.OK}
 
 
-def test_a_sound_set_up_is_all_ok() -> None:
+def test_all_checks_of_a_sound_set_up_are_ok() -> None:
     given = facts(app=app(), settings={"traces": COLLECTOR}, required=("fastapi>=0.115.2",), async_engines=("x+y",))
     assert {name: check.level for name, check in found(given).items()} == {
         "settings": Level.OK,
@@ -56,15 +56,15 @@ def test_a_sound_set_up_is_all_ok() -> None:
     }
 
 
-def test_what_is_not_ok_has_a_fix_and_what_is_ok_has_none() -> None:
-    for given in (bad_all_over(), facts(app=app())):
+def test_each_check_that_is_not_ok_has_a_remedy() -> None:
+    for given in (with_every_problem(), facts(app=app())):
         for check in run_checks(given):
             assert bool(check.remedy) is (check.level is not Level.OK), check
             assert check.what.rstrip().endswith(".")
             assert not check.remedy.endswith(".")
 
 
-def bad_all_over() -> Facts:
+def with_every_problem() -> Facts:
     return facts(
         versions={"uvloop": "", "greenlet": "", "asyncpg": "0.30", "sqlalchemy": "2.0.1"},
         settings={"service_name": None, "traces": {**COLLECTOR, "sampler": "always_off"}, "server_span": "native"},
@@ -81,8 +81,8 @@ def bad_all_over() -> Facts:
     )
 
 
-def test_everything_that_is_wrong_is_told_at_once() -> None:
-    assert {name: check.level.value for name, check in wrong(bad_all_over()).items()} == {
+def test_all_problems_are_reported_at_once() -> None:
+    assert {name: check.level.value for name, check in wrong(with_every_problem()).items()} == {
         "versions": "bad",
         "setup": "warn",
         "server spans": "warn",
@@ -99,19 +99,19 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     }
 
 
-def test_wrong_settings_are_shown_as_they_are_told() -> None:
+def test_the_message_about_wrong_settings_is_shown() -> None:
     check = wrong(facts(settings_error="otel_fastperf: 1 setting is wrong:\n  X=1: no."))["settings"]
     assert check.level is Level.BAD
     assert "X=1: no." in check.what
 
 
-def test_checks_go_on_without_settings() -> None:
+def test_other_checks_run_without_settings() -> None:
     given = facts(settings_error="otel_fastperf: wrong.", environ={"PROMETHEUS_MULTIPROC_DIR": ""}, app=app())
     names = set(wrong(Facts(**{**{f: getattr(given, f) for f in given.__slots__}, "settings": None})))
     assert names == {"settings", "multiprocess metrics"}
 
 
-def test_telemetry_that_is_switched_off_is_no_missing_set_up() -> None:
+def test_disabled_telemetry_is_not_reported_as_missing_set_up() -> None:
     assert set(wrong(facts(settings={"sdk_disabled": True}, app=app(telemetry=False)))) == {"settings"}
 
 
@@ -133,7 +133,7 @@ def test_telemetry_that_is_switched_off_is_no_missing_set_up() -> None:
         ("sqlalchemy>=2.0.30", "unknown", True),
     ],
 )
-def test_versions_are_compared_with_what_is_required(requirement: str, there: str, is_old: bool) -> None:
+def test_versions_are_compared_with_the_requirements(requirement: str, there: str, is_old: bool) -> None:
     name = requirement.split(">", maxsplit=1)[0].strip()
     checks = wrong(facts(versions={name: there}, required=(requirement,)))
     assert ("versions" in checks) is is_old
@@ -147,14 +147,14 @@ def test_contrib_under_our_telemetry_is_joined() -> None:
     assert "FastAPIInstrumentor.instrument_app(app)" in check.remedy
 
 
-def test_contrib_next_to_fastapi_s_own_telemetry_makes_two_spans() -> None:
+def test_contrib_beside_fastapi_s_native_telemetry_makes_two_spans() -> None:
     check = wrong(facts(app=app(telemetry=False, contrib=True)))["server spans"]
     assert check.level is Level.WARN
     assert "FastAPI 0.165.0" in check.what
     assert "server spans" not in wrong(facts(app=app(telemetry=False, contrib=True, native=False)))
 
 
-def test_fastapi_s_exporter_doubles_spans_only_where_its_spans_are_asked_for() -> None:
+def test_fastapi_s_exporter_doubles_spans_only_with_native_server_spans() -> None:
     environ = {"FASTAPI_OTEL_AUTO_CONFIGURE": "true"}
     native = {"server_span": "native", "traces": COLLECTOR}
     assert wrong(facts(environ=environ, settings=native))["exporters"].level is Level.BAD
@@ -162,20 +162,20 @@ def test_fastapi_s_exporter_doubles_spans_only_where_its_spans_are_asked_for() -
     assert "exporters" not in found(facts(settings=native))
 
 
-def test_contrib_s_sqlalchemy_instrumentation_is_silent_with_sqlalchemy_2_1() -> None:
+def test_contrib_s_sqlalchemy_instrumentation_creates_no_spans_on_sqlalchemy_2_1() -> None:
     assert wrong(facts(contrib_sqlalchemy=True))["SQL spans"].level is Level.INFO
     assert "SQL spans" not in found(facts(versions={"sqlalchemy": "2.0.46"}, contrib_sqlalchemy=True))
     assert "SQL spans" not in found(facts())
 
 
-def test_a_synchronous_engine_under_async_routes() -> None:
+def test_a_synchronous_engine_under_async_routes_is_a_warning() -> None:
     check = wrong(facts(app=app(), sync_engines=("postgresql+psycopg2",)))["engines"]
     assert check.level is Level.WARN
     assert "3 of 4 routes are async def, and there is a synchronous engine (postgresql+psycopg2)" in check.what
     assert "create_async_engine" in check.remedy
 
 
-def test_a_synchronous_engine_is_no_matter_under_def_routes_and_a_small_one_beside_an_async_engine() -> None:
+def test_a_synchronous_engine_is_fine_under_def_routes_and_info_beside_an_async_one() -> None:
     assert "engines" not in found(facts(app=app(async_routes=1, sync_routes=1), sync_engines=("a+b",)))
     assert "engines" not in found(facts(sync_engines=("a+b",)))
     beside = facts(app=app(), sync_engines=("a+b", "a+b"), async_engines=("a+c",))
@@ -190,7 +190,7 @@ def test_an_async_engine_needs_greenlet() -> None:
     assert "greenlet" not in found(facts(async_engines=("sqlite+aiosqlite",)))
 
 
-def test_a_collector_that_does_not_answer() -> None:
+def test_a_collector_that_does_not_answer_is_bad() -> None:
     asked: list[tuple[str, int]] = []
 
     def unreachable(host: str, port: int) -> str:
@@ -212,7 +212,7 @@ def test_a_collector_that_does_not_answer() -> None:
         ({"exporter": "otlp", "protocol": "grpc"}, 4317),
     ],
 )
-def test_the_port_that_is_asked_is_the_one_that_spans_go_to(traces: dict[str, str], port: int) -> None:
+def test_the_checked_port_is_the_one_that_receives_spans(traces: dict[str, str], port: int) -> None:
     asked: list[int] = []
 
     def unreachable(_host: str, port: int) -> str:
@@ -224,7 +224,7 @@ def test_the_port_that_is_asked_is_the_one_that_spans_go_to(traces: dict[str, st
 
 
 @pytest.mark.parametrize("traces", [{}, {"exporter": "none", **COLLECTOR}, {"exporter": "console"}])
-def test_who_exports_nothing_needs_no_collector(traces: dict[str, str]) -> None:
+def test_without_export_no_collector_is_checked(traces: dict[str, str]) -> None:
     def unreachable(_host: str, _port: int) -> str:
         pytest.fail("was asked")
 
@@ -238,7 +238,7 @@ def test_who_exports_nothing_needs_no_collector(traces: dict[str, str]) -> None:
         ("grpc", 4318, "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or port 4317 in the endpoint"),
     ],
 )
-def test_the_port_of_the_other_protocol(protocol: str, port: int, remedy: str) -> None:
+def test_the_port_of_the_other_protocol_is_bad(protocol: str, port: int, remedy: str) -> None:
     traces = {"protocol": protocol, "base_endpoint": f"http://collector:{port}"}
     check = wrong(facts(settings={"traces": traces}))["collector"]
     assert (check.level, check.remedy) == (Level.BAD, remedy)
@@ -252,7 +252,7 @@ def test_the_port_of_the_other_protocol(protocol: str, port: int, remedy: str) -
         ({"service_name": None, "resource_attributes": {"service.name": "shop"}, "traces": COLLECTOR}, None),
     ],
 )
-def test_a_service_without_a_name(settings: dict[str, Any], level: Level | None) -> None:
+def test_a_missing_service_name_is_a_warning_with_export(settings: dict[str, Any], level: Level | None) -> None:
     check = found(facts(settings=settings)).get("service name")
     assert (check.level if check else None) == level
 
@@ -269,7 +269,7 @@ def test_a_service_without_a_name(settings: dict[str, Any], level: Level | None)
         ("always_on", "0", False),
     ],
 )
-def test_a_sampler_that_keeps_nothing(sampler: str, argument: str, told: bool) -> None:
+def test_a_sampler_that_drops_everything_is_reported(sampler: str, argument: str, told: bool) -> None:
     checks = wrong(facts(settings={"traces": {"sampler": sampler, "sampler_arg": argument}}))
     assert ("sampler" in checks) is told
 
@@ -284,7 +284,9 @@ def test_a_sampler_that_keeps_nothing(sampler: str, argument: str, told: bool) -
         ("many", {}, None),
     ],
 )
-def test_several_workers_count_each_for_itself(workers: str, metrics: dict[str, Any], says: str | None) -> None:
+def test_separate_metrics_of_several_workers_are_reported(
+    workers: str, metrics: dict[str, Any], says: str | None
+) -> None:
     check = found(facts(environ={"WEB_CONCURRENCY": workers}, settings={"metrics": metrics})).get("workers")
     assert (says is None) is (check is None)
     assert check is None or says is None or says in check.what
@@ -295,21 +297,23 @@ def test_several_workers_count_each_for_itself(workers: str, metrics: dict[str, 
     ("path", "is_writable", "remedy"),
     [("", False, "unset {}"), ("/nowhere", False, "mkdir -p /nowhere"), ("/run/metrics", True, None)],
 )
-def test_the_directory_of_prometheus_client(variable: str, path: str, is_writable: bool, remedy: str | None) -> None:
+def test_a_bad_directory_of_prometheus_client_is_reported(
+    variable: str, path: str, is_writable: bool, remedy: str | None
+) -> None:
     given = facts(environ={variable: path}, is_writable_directory=lambda _path: is_writable)
     check = found(given).get("multiprocess metrics")
     assert (remedy is None) is (check is None)
     assert check is None or remedy is None or check.remedy.startswith(remedy.format(variable))
 
 
-def test_uvicorn_s_speedups() -> None:
+def test_missing_speedups_of_uvicorn_are_reported() -> None:
     assert "uvloop and httptools" in wrong(facts(versions={"uvloop": "", "httptools": ""}))["uvicorn"].what
     assert wrong(facts(versions={"uvloop": ""}))["uvicorn"].level is Level.INFO
     assert "uvicorn" not in found(facts(versions={"uvloop": "", "uvicorn": ""}))
 
 
 @pytest.mark.parametrize("trusted", ["*", "10.0.0.1, *"])
-def test_a_debug_route_without_a_token_where_anybody_may_tell_his_address(trusted: str) -> None:
+def test_a_debug_route_without_a_token_is_reported_if_clients_can_spoof_their_address(trusted: str) -> None:
     environ = {"FORWARDED_ALLOW_IPS": trusted}
     assert "OTEL_FASTPERF_DEBUG_TOKEN" in wrong(facts(environ=environ))["debug route"].remedy
     for debug in ({"token": "long enough"}, {"enabled": False}):

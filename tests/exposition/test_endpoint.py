@@ -1,4 +1,4 @@
-"""The answer to a scrape under a real server: headers, tokens, and an event loop that is left alone."""
+"""The answer to a scrape under a real server: headers, tokens, and no work on the event loop."""
 
 import asyncio
 import gzip
@@ -50,7 +50,7 @@ def server() -> Iterator[Served]:
 # headers
 
 
-def test_a_scrape_without_wishes_gets_text(server: Served) -> None:
+def test_a_scrape_without_accept_header_gets_text(server: Served) -> None:
     answer = server.get("/metrics")
     assert answer.status == 200
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -64,7 +64,7 @@ def test_a_scrape_by_prometheus_gets_openmetrics(server: Served) -> None:
     assert "fastperf_spans_queued" in {family.name for family in families}
 
 
-def test_gzip_is_used_for_those_who_accept_it(server: Served) -> None:
+def test_gzip_is_used_if_the_scraper_accepts_it(server: Served) -> None:
     plain = server.get("/metrics", headers={"accept-encoding": "gzip;q=0"})
     zipped = server.get("/metrics", headers={"accept-encoding": "deflate, gzip"})
     assert "content-encoding" not in plain.headers
@@ -74,7 +74,7 @@ def test_gzip_is_used_for_those_who_accept_it(server: Served) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
-def test_no_cache_keeps_a_page_and_its_length_is_told(server: Served, encoding: str) -> None:
+def test_a_page_is_not_cached_and_has_its_length(server: Served, encoding: str) -> None:
     answer = server.get("/metrics", headers={"accept-encoding": encoding})
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["vary"] == "Accept, Accept-Encoding"
@@ -131,7 +131,7 @@ def guarded() -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_the_right_token_opens_the_page(guarded: Served, scheme: str) -> None:
+def test_the_right_token_gives_access_to_the_page(guarded: Served, scheme: str) -> None:
     assert guarded.get("/metrics", headers={"authorization": f"{scheme}  {TOKEN} "}).status == 200
 
 
@@ -150,7 +150,7 @@ def test_the_right_token_opens_the_page(guarded: Served, scheme: str) -> None:
         "Bearer caf\xe9",
     ],
 )
-def test_without_the_token_there_is_no_page(guarded: Served, method: str, authorization: str | None) -> None:
+def test_without_the_right_token_the_answer_is_401(guarded: Served, method: str, authorization: str | None) -> None:
     headers = {} if authorization is None else {"authorization": authorization}
     answer = guarded.get("/metrics", method=method, headers=headers)
     assert answer.status == 401
@@ -160,7 +160,7 @@ def test_without_the_token_there_is_no_page(guarded: Served, method: str, author
     assert TOKEN not in str(answer.headers) + answer.text
 
 
-def test_a_token_may_hold_any_character() -> None:
+def test_a_token_may_contain_any_character() -> None:
     with served(bearer_token="käse-für-alle") as server:
         header = "authorization: Bearer käse-für-alle".encode()
         answer = server.raw(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + header + b"\r\n\r\n")
@@ -171,7 +171,7 @@ def test_a_token_may_hold_any_character() -> None:
 
 
 class Gate:
-    """A collector of the app's that takes its time: until the test opens it."""
+    """A collector of the app that waits until the test opens it."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
@@ -182,7 +182,7 @@ class Gate:
         self.most_inside = 0
 
     def describe(self) -> list[Metric]:
-        """Nothing: else the registry would collect at once."""
+        """Return nothing; otherwise the registry would collect at once."""
         return []
 
     def collect(self) -> list[Metric]:
@@ -206,7 +206,7 @@ def gate() -> Iterator[Gate]:
 
 
 async def scrape(exposition: Exposition, accept: str = "") -> bytes:
-    """One request straight to the ASGI application; the body."""
+    """Send one request directly to the ASGI application; return the body."""
     bodies: list[bytes] = []
 
     async def receive() -> Any:
@@ -226,7 +226,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_event_loop_runs_on_while_a_page_is_rendered(gate: Gate) -> None:
+async def test_the_event_loop_keeps_running_while_a_page_is_rendered(gate: Gate) -> None:
     scraping = asyncio.create_task(scrape(exposition()))
     await until(gate.entered.is_set)  # the loop gets here, although the page is not ready
     assert not scraping.done()
@@ -236,7 +236,7 @@ async def test_the_event_loop_runs_on_while_a_page_is_rendered(gate: Gate) -> No
 
 
 @pytest.mark.anyio
-async def test_a_page_comes_also_when_the_threads_of_anyio_and_of_the_loop_are_used_up() -> None:
+async def test_rendering_needs_no_thread_of_anyio_or_of_the_loop() -> None:
     loop = asyncio.get_running_loop()
     release = threading.Event()
     executor = ThreadPoolExecutor(1)
@@ -251,7 +251,7 @@ async def test_a_page_comes_also_when_the_threads_of_anyio_and_of_the_loop_are_u
 
 
 @pytest.mark.anyio
-async def test_scrapes_of_one_page_at_one_time_share_it(gate: Gate) -> None:
+async def test_concurrent_scrapes_of_one_page_share_it(gate: Gate) -> None:
     page = exposition()
     scraping = [asyncio.create_task(scrape(page)) for _ in range(5)]
     await until(gate.entered.is_set)
@@ -262,7 +262,7 @@ async def test_scrapes_of_one_page_at_one_time_share_it(gate: Gate) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_scraper_that_hangs_up_does_not_cost_the_others_their_page(gate: Gate) -> None:
+async def test_a_cancelled_scrape_does_not_affect_the_others(gate: Gate) -> None:
     page = exposition()
     first, second = asyncio.create_task(scrape(page)), asyncio.create_task(scrape(page))
     await until(gate.entered.is_set)
@@ -274,7 +274,7 @@ async def test_a_scraper_that_hangs_up_does_not_cost_the_others_their_page(gate:
 
 
 @pytest.mark.anyio
-async def test_different_pages_are_rendered_one_after_the_other(gate: Gate) -> None:
+async def test_different_pages_are_rendered_one_at_a_time(gate: Gate) -> None:
     page = exposition()
     scraping = [asyncio.create_task(scrape(page, accept)) for accept in ("", "application/openmetrics-text")]
     await until(gate.entered.is_set)
@@ -286,7 +286,7 @@ async def test_different_pages_are_rendered_one_after_the_other(gate: Gate) -> N
 
 
 @pytest.mark.anyio
-async def test_close_leaves_no_page_half_rendered(gate: Gate) -> None:
+async def test_close_waits_for_the_page_being_rendered(gate: Gate) -> None:
     page = exposition()
     scraping = asyncio.create_task(scrape(page))
     await until(gate.entered.is_set)
@@ -300,7 +300,7 @@ async def test_close_leaves_no_page_half_rendered(gate: Gate) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_page_that_no_thread_can_render_is_unavailable_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failure_to_start_a_thread_is_answered_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_more_threads(thread: threading.Thread) -> None:
         message = "can't start new thread"
         raise RuntimeError(message)
@@ -323,7 +323,7 @@ def test_the_blocking_call_gives_the_same_page(server: Served) -> None:
     assert headers["content-type"] == answer.headers["content-type"]
 
 
-def test_nothing_runs_between_scrapes() -> None:
+def test_no_thread_runs_between_scrapes() -> None:
     page = exposition()
     for _ in range(3):
         page.page(accept="", accept_encoding="", authorization="")

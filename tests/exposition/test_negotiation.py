@@ -64,7 +64,7 @@ UTF8 = Format(openmetrics=True, escaping="allow-utf-8")
         pytest.param("x," * 100_000 + "application/openmetrics-text", TEXT, id="huge"),
     ],
 )
-def test_openmetrics_is_for_those_who_ask_for_it(accept: str, expected: Format) -> None:
+def test_the_accept_header_chooses_the_format(accept: str, expected: Format) -> None:
     assert format_for(accept) == expected
 
 
@@ -74,7 +74,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES).map("".join) | st.binary().map(lambda header: header.decode("latin-1")))
-def test_whatever_the_header_it_means_some_format(accept: str) -> None:
+def test_any_header_is_read_without_error(accept: str) -> None:
     assert isinstance(format_for(accept), Format)
     assert gzip_accepted(accept) in {True, False}
 
@@ -98,5 +98,5 @@ def test_whatever_the_header_it_means_some_format(accept: str) -> None:
         ("gzip;q=yes", False),
     ],
 )
-def test_gzip_is_for_those_who_allow_it(accept_encoding: str, *, expected: bool) -> None:
+def test_the_accept_encoding_header_allows_gzip(accept_encoding: str, *, expected: bool) -> None:
     assert gzip_accepted(accept_encoding) is expected

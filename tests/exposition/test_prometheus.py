@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the page, on the app's port and on one of its own."""
+"""A real Prometheus scrapes the page, on the app's port and on a separate port."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -23,10 +23,10 @@ TOKEN: Final = "correct-horse-battery"
 
 
 class TooLongExemplar:
-    """Prometheus takes 128 characters at most."""
+    """An exemplar above Prometheus' limit of 128 characters."""
 
     def describe(self) -> list[Metric]:
-        """Nothing: else the registry would collect at once."""
+        """Return nothing; otherwise the registry would collect at once."""
         return []
 
     def collect(self) -> list[Metric]:
@@ -63,20 +63,20 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, _orders: None) -> Itera
 
 
 @pytest.mark.parametrize("job", ["app", "port"])
-def test_the_target_is_up_and_its_values_are_there(prometheus: Prometheus, job: str) -> None:
+def test_the_target_is_up_and_its_values_are_stored(prometheus: Prometheus, job: str) -> None:
     query = 'http_server_request_duration_seconds_bucket{job="%s", le="0.5"}'
     wait_until(lambda: prometheus.value(query % job) == 1, what="the bucket is 1")
     assert prometheus.value(f'fastperf_spans_queued{{job="{job}"}}') == 1
 
 
-def test_the_trace_of_a_slow_request_is_found(prometheus: Prometheus) -> None:
+def test_the_exemplar_of_a_slow_request_has_its_trace(prometheus: Prometheus) -> None:
     wait_until(lambda: prometheus.exemplars("http_server_request_duration_seconds_bucket"), what="an exemplar")
     (series, *_) = prometheus.exemplars("http_server_request_duration_seconds_bucket")
     assert series["exemplars"][0]["labels"] == EXEMPLAR
     assert series["exemplars"][0]["value"] == "0.3"
 
 
-def test_an_exemplar_of_the_app_that_is_too_long_costs_only_itself(prometheus: Prometheus) -> None:
+def test_only_the_exemplar_that_is_too_long_is_lost(prometheus: Prometheus) -> None:
     wait_until(lambda: prometheus.value('shop_orders_total{job="app"}') == 3, what="orders")
     assert prometheus.exemplars("shop_orders_total") == []
 

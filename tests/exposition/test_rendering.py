@@ -1,4 +1,4 @@
-"""The page: correct in both formats, and never lost to one bad metric."""
+"""The page is correct in both formats, and one bad metric never breaks it."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ BOTH = pytest.mark.parametrize("form", [TEXT, OPENMETRICS], ids=["text", "openme
 
 
 class Sheet:
-    """A renderer, and what it told its guard."""
+    """A renderer, and the failures it reported."""
 
     def __init__(self, metrics: Metrics, *, default_registry: bool = True) -> None:
         self.failures: list[str] = []
@@ -52,7 +52,7 @@ Register = Callable[[Any], None]
 
 @pytest.fixture
 def register() -> Iterator[Register]:
-    """Puts a collector on prometheus_client's default registry until the end of the test."""
+    """Register a collector with prometheus_client's default registry until the end of the test."""
     registered = []
 
     def add(collector: Any) -> None:
@@ -65,13 +65,13 @@ def register() -> Iterator[Register]:
 
 
 class Collects:
-    """A collector of the app's own."""
+    """A collector of the app."""
 
     def __init__(self, collect: Callable[[], Any]) -> None:
         self.collect = collect
 
     def describe(self) -> list[Metric]:
-        """Nothing: else the registry would collect at once."""
+        """Return nothing; otherwise the registry would collect at once."""
         return []
 
 
@@ -87,7 +87,7 @@ def test_the_parser_of_prometheus_client_reads_every_family_and_value(sheet: She
                 assert read[sample.name, frozenset(sample.labels.items())] == sample.value
 
 
-def test_exemplars_stand_in_openmetrics_and_not_in_text(sheet: Sheet) -> None:
+def test_exemplars_are_in_openmetrics_and_not_in_text(sheet: Sheet) -> None:
     buckets = [s for f in sheet.families(OPENMETRICS) for s in f.samples if s.exemplar and s.name.startswith("http_")]
     assert {sample.name for sample in buckets} == {
         "http_server_request_duration_seconds_bucket",
@@ -105,7 +105,7 @@ def test_openmetrics_ends_with_one_end_mark_and_text_has_none(sheet: Sheet) -> N
     assert "# EOF" not in sheet.text(TEXT)
 
 
-def test_openmetrics_tells_units_and_creation_times_and_text_does_not(sheet: Sheet) -> None:
+def test_openmetrics_has_units_and_creation_times_and_text_has_none(sheet: Sheet) -> None:
     openmetrics, text = sheet.text(OPENMETRICS), sheet.text(TEXT)
     assert "# UNIT http_server_request_duration_seconds seconds\n" in openmetrics
     assert "fastperf_spans_created{" in openmetrics
@@ -118,7 +118,7 @@ def test_the_content_type_is_the_one_of_prometheus_client() -> None:
     assert content_type(OPENMETRICS) == "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
-def test_names_are_escaped_as_the_scraper_asks(register: Register) -> None:
+def test_names_are_escaped_as_the_scraper_requests(register: Register) -> None:
     try:
         gauge = Gauge("shop.open carts", "", registry=None)
     except ValueError:
@@ -133,7 +133,7 @@ def test_names_are_escaped_as_the_scraper_asks(register: Register) -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, which comes with Prometheus, is not in PATH")
-def test_promtool_finds_nothing_but_one_name_of_the_semantic_conventions(sheet: Sheet) -> None:
+def test_promtool_complains_about_one_name_of_the_semantic_conventions_only(sheet: Sheet) -> None:
     told = subprocess.run(
         ("promtool", "check", "metrics"), input=sheet.text(), capture_output=True, text=True, check=False
     )
@@ -146,7 +146,7 @@ def test_promtool_finds_nothing_but_one_name_of_the_semantic_conventions(sheet: 
 
 
 @BOTH
-def test_metrics_of_the_app_stand_on_the_page_too(form: Format, register: Register) -> None:
+def test_metrics_of_the_app_are_on_the_page_too(form: Format, register: Register) -> None:
     orders = Counter("shop_orders", "Orders.", registry=None)
     orders.inc(3)
     register(orders)
@@ -159,7 +159,7 @@ def test_metrics_of_the_app_can_be_left_out(register: Register) -> None:
 
 
 @BOTH
-def test_no_family_stands_there_twice(sheet: Sheet, form: Format) -> None:
+def test_no_family_is_on_the_page_twice(sheet: Sheet, form: Format) -> None:
     names = [line.split()[2] for line in sheet.text(form).splitlines() if line.startswith("# TYPE ")]
     assert "process_resident_memory_bytes" in names or "python_info" in names
     assert len(names) == len(set(names))
@@ -170,7 +170,7 @@ def test_no_family_stands_there_twice(sheet: Sheet, form: Format) -> None:
 @pytest.mark.parametrize(
     "name", ["fastperf_spans_queued", "http_server_request_duration_seconds", "fastperf_gc_pause_seconds_count"]
 )
-def test_our_names_win_over_namesakes_of_the_app_which_is_told_once(
+def test_our_metrics_win_over_equal_names_of_the_app_and_that_is_counted_once(
     name: str, register: Register, *, unused: bool
 ) -> None:
     register(Gauge(name, "The app's.", registry=None))
@@ -188,7 +188,7 @@ def test_target_info_of_the_default_registry_is_kept() -> None:
         REGISTRY.set_target_info(None)
 
 
-# what goes wrong
+# failures
 
 
 def surrogate() -> list[Metric]:
@@ -217,7 +217,7 @@ def no_family() -> list[Any]:
 
 @BOTH
 @pytest.mark.parametrize("bad", [surrogate, raises, no_number, no_family, lambda: None])
-def test_a_bad_collector_of_the_app_costs_its_own_metrics_and_is_counted(
+def test_a_failing_collector_of_the_app_loses_only_its_own_metrics_and_is_counted(
     bad: Callable[[], Any], form: Format, sheet: Sheet, register: Register
 ) -> None:
     register(Collects(bad))
@@ -228,14 +228,14 @@ def test_a_bad_collector_of_the_app_costs_its_own_metrics_and_is_counted(
     assert set(sheet.failures) == {"exposition"}
 
 
-def test_what_a_collector_gave_before_it_failed_is_kept(register: Register) -> None:
+def test_metrics_collected_before_the_failure_are_kept(register: Register) -> None:
     register(Collects(raises_midway))
     sheet = Sheet(Metrics())
     assert sheet.value("shop_early") == 1
     assert sheet.failures == ["exposition"]
 
 
-def test_an_exemplar_where_none_may_be_costs_its_family_in_openmetrics_only(sheet: Sheet, register: Register) -> None:
+def test_an_invalid_exemplar_loses_its_family_in_openmetrics_only(sheet: Sheet, register: Register) -> None:
     def collect() -> list[Metric]:
         family = Metric("shop_bad", "Bad.", "gauge")
         family.add_sample("shop_bad", {}, 1, exemplar=Exemplar({"trace_id": "1"}, 1))
@@ -249,14 +249,14 @@ def test_an_exemplar_where_none_may_be_costs_its_family_in_openmetrics_only(shee
 
 
 @BOTH
-def test_a_label_value_of_ours_that_is_no_valid_text_is_shown_escaped(form: Format) -> None:
+def test_a_label_value_that_is_not_valid_unicode_is_shown_escaped(form: Format) -> None:
     sheet = Sheet(Metrics())
     sheet.metrics.pool_max.child("caf\udce9").set(5)
     assert sheet.value("db_client_connection_max", form) == 5
     assert sheet.failures == []
 
 
-def test_gauges_are_brought_up_to_date_first_and_failures_of_that_are_counted() -> None:
+def test_gauges_are_refreshed_first_and_failures_of_that_are_counted() -> None:
     sheet = Sheet(Metrics())
     sheet.metrics.on_refresh(raises)  # type: ignore[arg-type]
     sheet.metrics.on_refresh(lambda: sheet.metrics.loop_tasks.set(7))

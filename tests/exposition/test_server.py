@@ -1,4 +1,4 @@
-"""The page on a port of its own."""
+"""The page on a separate port."""
 
 import asyncio
 import http.client
@@ -45,7 +45,7 @@ def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("otel_fastperf")]
 
 
-def test_the_url_that_is_given_leads_to_the_page() -> None:
+def test_the_page_is_at_the_returned_url() -> None:
     settings = MetricsSettings(port=free_port(), path="/internal/metrics")
     with serve_on_port(Exposition(filled(Metrics()), settings, Guard(print)), settings) as url:
         assert url == f"http://127.0.0.1:{settings.port}/internal/metrics"
@@ -74,7 +74,7 @@ def test_head_has_no_body(server: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metric", "/metrics/", "/docs", "//["])
-def test_there_is_nothing_else(server: Served, path: str) -> None:
+def test_other_paths_are_not_found(server: Served, path: str) -> None:
     assert server.get(path).status == 404
 
 
@@ -89,13 +89,13 @@ def test_other_methods_get_405_with_the_allowed_ones(server: Served, method: str
     assert answer.headers["allow"] == "GET, HEAD"
 
 
-def test_the_token_is_asked_for_here_too() -> None:
+def test_the_token_is_required_on_this_port_too() -> None:
     with served(bearer_token="12345678") as server:
         assert server.get("/metrics").headers["www-authenticate"] == "Bearer"
         assert server.get("/metrics", headers={"authorization": "bearer 12345678"}).status == 200
 
 
-def test_scrapes_reuse_their_connection(server: Served) -> None:
+def test_scrapes_reuse_the_connection(server: Served) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.connect()
     first = connection.sock
@@ -108,14 +108,14 @@ def test_scrapes_reuse_their_connection(server: Served) -> None:
     connection.close()
 
 
-def test_the_page_comes_while_the_event_loop_is_blocked(server: Served) -> None:
+def test_the_page_is_served_while_the_event_loop_is_blocked(server: Served) -> None:
     async def blocks() -> int:
-        return server.get("/metrics").status  # a synchronous call: this is the loop's own thread
+        return server.get("/metrics").status  # a synchronous call in the thread of the loop
 
     assert asyncio.run(blocks()) == 200
 
 
-def test_a_port_that_is_taken_is_an_error_that_names_port_and_cure() -> None:
+def test_a_port_in_use_is_an_error_with_port_and_remedy() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -125,12 +125,12 @@ def test_a_port_that_is_taken_is_an_error_that_names_port_and_cure() -> None:
     assert threads() == []
 
 
-def test_a_host_that_is_not_ours_is_an_error_that_names_the_cure() -> None:
+def test_a_host_of_another_machine_is_an_error_with_a_remedy() -> None:
     with pytest.raises(SetupError, match="OTEL_FASTPERF_METRICS_HOST"):
         served(port=free_port(), host="192.0.2.1").__enter__()
 
 
-def test_it_listens_on_ipv6() -> None:
+def test_the_server_listens_on_ipv6() -> None:
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
@@ -143,7 +143,7 @@ def test_it_listens_on_ipv6() -> None:
             assert response.status == 200
 
 
-def test_connections_that_keep_silent_lock_nobody_out(server: Served) -> None:
+def test_silent_connections_do_not_lock_other_clients_out(server: Served) -> None:
     with ExitStack() as stack:
         silent = [
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
@@ -152,11 +152,11 @@ def test_connections_that_keep_silent_lock_nobody_out(server: Served) -> None:
         for connection in silent:
             connection.sendall(b"GET /metrics HT")
         assert server.get("/metrics").status == 200
-        assert silent[0].recv(1) == b""  # the oldest was hung up
+        assert silent[0].recv(1) == b""  # the oldest was closed
         assert len(threads()) <= _MAX_CONNECTIONS + 2
 
 
-def test_what_is_no_request_is_refused_and_no_failure_of_ours() -> None:
+def test_invalid_requests_are_refused_and_not_counted_as_failures() -> None:
     failures: list[str] = []
     with served(failures) as server:
         for garbage in (
@@ -173,7 +173,7 @@ def test_what_is_no_request_is_refused_and_no_failure_of_ours() -> None:
     assert failures == []
 
 
-def test_afterwards_the_port_is_free_and_no_thread_is_left() -> None:
+def test_afterwards_the_port_is_free_and_all_threads_have_ended() -> None:
     with served() as server:
         idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
         idle.request("GET", "/metrics")

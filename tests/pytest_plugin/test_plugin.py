@@ -1,4 +1,4 @@
-"""The pytest plugin, in test suites of small shops: what it fails, what it says, and that it is out of the way."""
+"""The pytest plugin, in test suites of a small shop: which tests it fails, its output, and no effect if unused."""
 
 import json
 import os
@@ -83,7 +83,7 @@ async def health() -> str:
     return "ok"
 '''
 
-#: telemetry of the app's own, with a detector of its own: a finding for each request with a `?bad=...`
+#: an app that sets up telemetry itself, with a custom detector: a finding for each request with a `?bad=...`
 WITH_DETECTOR: Final = '''
 from otel_fastperf import CallSite, Finding, Severity, setup_telemetry
 
@@ -115,7 +115,7 @@ INI: Final = """
 fastperf_app = shop:app
 """
 
-#: what the plugin does not need, and what takes most of the time of a run
+#: pytest plugins that ours does not need, and that take most of the time of a run
 WITHOUT: Final = tuple(f"-pno:{name}" for name in ("hypothesispytest", "rerunfailures", "cacheprovider"))
 
 needs_n_plus_one = pytest.mark.skipif(
@@ -131,7 +131,7 @@ needs_watchdog = pytest.mark.skipif(
 
 @pytest.fixture
 def installed(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The entry point, as pip installs it; a second one, where the package is installed with it, is passed over."""
+    """The entry point, like pip installs it; pytest ignores it if the installed package has one already."""
     metadata = pytester.path / "installed" / "fastperf_entry-0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: fastperf-entry\nVersion: 0\n")
@@ -147,8 +147,8 @@ Suite = Callable[..., pytest.RunResult]
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester, installed: None, monkeypatch: pytest.MonkeyPatch) -> Suite:
-    """Run tests of the shop in a process of their own: `suite(code, "--option", shop=…, ini=…)`."""
-    # with either of the first two pytest repeats whole messages in its summary
+    """Run tests of the shop in a new process: `suite(code, "--option", shop=…, ini=…)`."""
+    # with either of the first two, pytest repeats whole messages in its summary
     for name in ("CI", "BUILD_NUMBER", "PYTEST_ADDOPTS"):
         monkeypatch.delenv(name, raising=False)
 
@@ -157,7 +157,7 @@ def suite(pytester: pytest.Pytester, installed: None, monkeypatch: pytest.Monkey
         pytester.makeconftest(dedent(conftest))
         pytester.makeini(ini)
         pytester.makepyfile(test_shop=dedent(tests))
-        # a file that was written within the same second may pass for the one that was compiled
+        # a file rewritten within the same second may be mistaken for the compiled one
         rmtree(pytester.path / "__pycache__", ignore_errors=True)
         return pytester.runpytest_subprocess(*WITHOUT, *options)
 
@@ -165,7 +165,7 @@ def suite(pytester: pytest.Pytester, installed: None, monkeypatch: pytest.Monkey
 
 
 class TestMarker:
-    def test_a_request_with_too_many_statements_fails_with_the_statements(self, suite: Suite) -> None:
+    def test_a_request_with_too_many_statements_fails_and_lists_them(self, suite: Suite) -> None:
         result = suite(
             """
             import pytest
@@ -186,7 +186,7 @@ class TestMarker:
         assert "pytest_plugin" not in result.stdout.str().split("FAILURES")[1].split("short test summary")[0]
 
     @needs_n_plus_one
-    def test_a_bare_marker_forbids_n_plus_one_and_says_line_and_remedy(self, suite: Suite) -> None:
+    def test_a_bare_marker_forbids_n_plus_one_and_shows_line_and_remedy(self, suite: Suite) -> None:
         result = suite(
             """
             import pytest
@@ -215,7 +215,7 @@ class TestMarker:
         )
 
     @needs_n_plus_one
-    def test_a_request_over_the_budget_shows_statements_by_number_and_the_line_of_repeats(self, suite: Suite) -> None:
+    def test_a_request_over_the_budget_shows_counts_of_statements_and_the_line_of_repeats(self, suite: Suite) -> None:
         result = suite(
             """
             import pytest
@@ -255,7 +255,7 @@ class TestMarker:
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(["GET /health: 0.0* s, at most 1e-06 s (the worst of 2 requests)"])
 
-    def test_the_closest_marker_wins_and_others_fill_in_what_it_leaves_open(self, suite: Suite) -> None:
+    def test_the_closest_marker_wins_and_outer_ones_add_the_rest(self, suite: Suite) -> None:
         result = suite(
             """
             import pytest
@@ -277,7 +277,7 @@ class TestMarker:
         result.assert_outcomes(passed=1, failed=2)
         result.stdout.fnmatch_lines(["too_bad in /orders", "*It is bad.", "*At shop.py:7 in bad", "*Remedy: be good"])
 
-    def test_what_fixtures_ask_before_does_not_count(self, suite: Suite) -> None:
+    def test_requests_of_fixtures_before_the_test_do_not_count(self, suite: Suite) -> None:
         result = suite(
             """
             import pytest
@@ -294,7 +294,7 @@ class TestMarker:
         )
         result.assert_outcomes(passed=1)
 
-    def test_a_failure_of_the_test_itself_is_shown_as_it_is(self, suite: Suite) -> None:
+    def test_a_failure_of_the_test_itself_is_shown_unchanged(self, suite: Suite) -> None:
         result = suite(
             """
             import pytest
@@ -313,7 +313,7 @@ class TestMarker:
         result.stdout.fnmatch_lines(["*assert 200 == 404*"])
         result.stdout.no_fnmatch_line("*over the budget*")
 
-    def test_one_that_judges_nothing_fails(self, suite: Suite) -> None:
+    def test_a_marker_without_requests_fails_the_test(self, suite: Suite) -> None:
         result = suite(
             """
             import pytest
@@ -326,7 +326,7 @@ class TestMarker:
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(["fastperf has seen no request to judge; those that ended were: none.*"])
 
-    def test_one_without_an_app_fails_and_says_how_to_name_it(self, suite: Suite) -> None:
+    def test_a_marker_without_an_app_fails_with_a_remedy(self, suite: Suite) -> None:
         result = suite(
             """
             import pytest
@@ -349,7 +349,7 @@ class TestMarker:
             ("allow='N+1'", "'N+1' is no kind of finding; there are blocking_call, "),
         ],
     )
-    def test_one_that_is_wrong_is_told_before_anything_runs(self, suite: Suite, arguments: str, said: str) -> None:
+    def test_a_wrong_marker_is_reported_before_any_test_runs(self, suite: Suite, arguments: str, said: str) -> None:
         result = suite(f"import pytest\n@pytest.mark.fastperf({arguments})\ndef test_it(): pass")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         assert said in result.stderr.str()
@@ -357,7 +357,7 @@ class TestMarker:
 
 
 class TestFixture:
-    def test_it_tells_what_requests_did(self, suite: Suite) -> None:
+    def test_requests_are_available_in_the_test(self, suite: Suite) -> None:
         result = suite(
             """
             import dataclasses
@@ -382,7 +382,7 @@ class TestFixture:
         )
         result.assert_outcomes(passed=1)
 
-    def test_it_tells_findings_of_each_request(self, suite: Suite) -> None:
+    def test_findings_of_each_request_are_available_in_the_test(self, suite: Suite) -> None:
         result = suite(
             """
             def test_findings(client, fastperf):
@@ -400,7 +400,7 @@ class TestFixture:
         )
         result.assert_outcomes(passed=2)
 
-    def test_its_assertions_fail_at_the_line_of_the_test(self, suite: Suite) -> None:
+    def test_assertions_fail_at_the_line_in_the_test(self, suite: Suite) -> None:
         result = suite(
             """
             import pytest
@@ -441,7 +441,7 @@ class TestFixture:
         result.stdout.fnmatch_lines([">*with fastperf.budget(max_queries=2):", "E*GET /orders: 11 SQL statements*"])
         result.stdout.no_fnmatch_line("*watching.py*")
 
-    def test_an_app_is_watched_by_a_call_and_left_as_it_was(self, suite: Suite) -> None:
+    def test_watch_observes_an_app_and_undoes_everything_afterwards(self, suite: Suite) -> None:
         result = suite(
             """
             from shop import app, engine
@@ -487,7 +487,7 @@ class TestFixture:
         )
         result.assert_outcomes(passed=2)
 
-    def test_an_app_with_telemetry_has_thresholds_for_tests_where_options_name_it(self, suite: Suite) -> None:
+    def test_an_app_with_telemetry_gets_test_thresholds_if_the_option_names_it(self, suite: Suite) -> None:
         tests = """
             from shop import telemetry
 
@@ -499,7 +499,7 @@ class TestFixture:
         result = suite(tests, "-s", shop=SHOP + WITH_DETECTOR, ini="[pytest]")
         result.stdout.fnmatch_lines(["*thresholds 6 0.1*"])
 
-    def test_a_fixture_of_the_projects_can_make_the_app(self, suite: Suite) -> None:
+    def test_a_fixture_of_the_project_can_create_the_app(self, suite: Suite) -> None:
         result = suite(
             """
             import pytest
@@ -538,12 +538,14 @@ class TestFixture:
             ("shop:get_session", "a function that makes the app, override the fixture fastperf_app with one"),
         ],
     )
-    def test_an_app_that_is_not_there_is_told(self, suite: Suite, app: str, said: str) -> None:
+    def test_a_wrong_app_option_is_an_error(self, suite: Suite, app: str, said: str) -> None:
         result = suite("def test_it(fastperf): pass", ini=f"[pytest]\nfastperf_app = {app}")
         result.assert_outcomes(errors=1)
         assert said in result.stdout.str()
 
-    def test_what_telemetry_cannot_see_is_no_success(self, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_requests_that_telemetry_cannot_see_fail_the_test(
+        self, suite: Suite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("OTEL_FASTPERF_FINDINGS_DISABLED", "n_plus_one")
         monkeypatch.setenv("OTEL_FASTPERF_DATABASE_ENABLED", "false")
         result = suite(
@@ -604,7 +606,7 @@ ASYNC_CLIENT: Final = """
 
 
 class TestClients:
-    def test_async_tests_with_an_asgi_transport(self, suite: Suite) -> None:
+    def test_an_async_test_with_an_asgi_transport_is_observed(self, suite: Suite) -> None:
         result = suite(
             dedent(ASYNC_CLIENT)
             + dedent("""
@@ -632,7 +634,7 @@ class TestClients:
         result.assert_outcomes(passed=2, failed=1)
         result.stdout.fnmatch_lines(["GET /three: 3 SQL statements, at most 2"])
 
-    def test_a_client_that_runs_the_lifespan(self, suite: Suite) -> None:
+    def test_a_client_that_runs_the_lifespan_is_observed(self, suite: Suite) -> None:
         result = suite(
             """
             import pytest
@@ -659,7 +661,7 @@ class TestClients:
         result.assert_outcomes(failed=4)
         assert result.stdout.str().count("GET /orders/at-once: 2 SQL statements, at most 1") == 4
 
-    def test_a_real_server(self, suite: Suite) -> None:
+    def test_requests_to_a_real_server_are_observed(self, suite: Suite) -> None:
         result = suite(
             """
             import socket
@@ -753,7 +755,7 @@ WITH_BASELINE: Final = FORBIDDING + "fastperf_baseline = known.json\n"
 
 
 class TestOptions:
-    def test_they_are_the_budget_of_all_tests_that_use_the_fixture(self, suite: Suite) -> None:
+    def test_options_set_the_budget_of_all_tests_that_use_the_fixture(self, suite: Suite) -> None:
         result = suite(OLD_CODE, shop=OPTIONS_SHOP, ini=FORBIDDING)
         result.assert_outcomes(failed=3)
         result = suite(
@@ -772,12 +774,12 @@ class TestOptions:
             ("fastperf_baseline = nowhere.json", "nowhere.json. Remedy: make it with --fastperf-update-baseline."),
         ],
     )
-    def test_one_that_is_wrong_is_told(self, suite: Suite, line: str, said: str) -> None:
+    def test_a_wrong_option_is_a_usage_error(self, suite: Suite, line: str, said: str) -> None:
         result = suite("def test_it(): pass", ini=f"{INI}{line}\n")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         assert said in result.stderr.str()
 
-    def test_the_report_has_findings_worst_first_and_what_routes_took(
+    def test_the_report_has_findings_worst_first_and_figures_of_routes(
         self, suite: Suite, pytester: pytest.Pytester
     ) -> None:
         suite(OLD_CODE, "--fastperf-report=report.json", shop=OPTIONS_SHOP)
@@ -811,7 +813,9 @@ class TestOptions:
 
 
 class TestBaseline:
-    def test_old_code_adopts_budgets_and_only_gets_better(self, suite: Suite, pytester: pytest.Pytester) -> None:
+    def test_a_baseline_tolerates_old_problems_and_fails_new_ones(
+        self, suite: Suite, pytester: pytest.Pytester
+    ) -> None:
         baseline = pytester.path / "known.json"
         result = suite(OLD_CODE, "--fastperf-update-baseline", shop=OPTIONS_SHOP, ini=WITH_BASELINE)
         result.assert_outcomes(passed=3)
@@ -845,14 +849,14 @@ class TestBaseline:
         result.stdout.fnmatch_lines(["GET /orders: 21 SQL statements, at most 4"])
         assert baseline.read_text() == first
 
-    def test_what_is_fixed_is_told_and_taken_out(self, suite: Suite, pytester: pytest.Pytester) -> None:
+    def test_a_fixed_finding_is_reported_and_removed_on_update(self, suite: Suite, pytester: pytest.Pytester) -> None:
         baseline = pytester.path / "known.json"
         suite(OLD_CODE, "--fastperf-update-baseline", shop=OPTIONS_SHOP, ini=WITH_BASELINE)
         mended = OLD_CODE.replace("?bad=luck", "")
         result = suite(mended, "--deselect", "test_shop.py::test_weather", shop=OPTIONS_SHOP, ini=WITH_BASELINE)
         result.assert_outcomes(passed=2, deselected=1)
         result.stdout.fnmatch_lines(["fixed, and still in the baseline*", "  too_bad /health: luck"])
-        # its route was not requested: it may still be there
+        # its route was not requested, so the finding may still exist
         result.stdout.no_fnmatch_line("  too_bad /orders/{order_id}: weather")
 
         result = suite(mended, "--fastperf-update-baseline", "-k", "not weather", shop=OPTIONS_SHOP, ini=WITH_BASELINE)
@@ -861,7 +865,7 @@ class TestBaseline:
         assert "luck" not in left
         assert "weather" in left
 
-    def test_seconds_and_what_tests_assert_themselves_are_never_known(self, suite: Suite) -> None:
+    def test_a_baseline_never_tolerates_seconds_or_assertions(self, suite: Suite) -> None:
         result = suite(
             """
             import pytest
@@ -882,19 +886,19 @@ class TestBaseline:
     @pytest.mark.parametrize(
         "content", ["", "[]", "{}", '{"version": 2, "findings": []}', '{"version": 1, "findings": 7}']
     )
-    def test_a_file_that_is_none_is_told(self, suite: Suite, pytester: pytest.Pytester, content: str) -> None:
+    def test_an_invalid_baseline_file_is_an_error(self, suite: Suite, pytester: pytest.Pytester, content: str) -> None:
         (pytester.path / "other.json").write_text(content)
         result = suite("def test_it(): pass", "--fastperf-baseline=other.json")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         assert "other.json cannot be read" in result.stderr.str()
 
-    def test_an_update_needs_to_know_the_file(self, suite: Suite) -> None:
+    def test_an_update_without_a_file_is_an_error(self, suite: Suite) -> None:
         result = suite("def test_it(): pass", "--fastperf-update-baseline")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         assert "--fastperf-baseline=FILE" in result.stderr.str()
 
     @pytest.mark.skipif(find_spec("xdist") is None, reason="pytest-xdist is not installed")
-    def test_it_is_merged_over_worker_processes(self, suite: Suite, pytester: pytest.Pytester) -> None:
+    def test_the_baseline_is_merged_over_worker_processes(self, suite: Suite, pytester: pytest.Pytester) -> None:
         options = ("--fastperf-update-baseline", "--fastperf-report=report.json")
         suite(OLD_CODE, *options, shop=OPTIONS_SHOP, ini=WITH_BASELINE)
         alone = (pytester.path / "known.json").read_text()
@@ -909,8 +913,8 @@ class TestBaseline:
         result.stdout.fnmatch_lines(["too_bad /health: luck, shop.py:7 in bad (1 test, known)"])
 
 
-class TestOutOfTheWay:
-    def test_a_project_that_does_not_use_it_loads_and_sees_nothing(self, suite: Suite) -> None:
+class TestUnused:
+    def test_a_project_without_markers_loads_nothing_and_sees_no_output(self, suite: Suite) -> None:
         result = suite(
             """
             import sys
@@ -920,7 +924,7 @@ class TestOutOfTheWay:
                 heavy = {"fastapi", "starlette", "sqlalchemy", "opentelemetry", "pydantic", "prometheus_client"}
                 assert not heavy & sys.modules.keys()
             """,
-            # plugins of others load some of these
+            # other plugins load some of these
             "-p",
             "no:anyio",
             "-W",
@@ -931,18 +935,18 @@ class TestOutOfTheWay:
         result.assert_outcomes(passed=1)
         result.stdout.no_fnmatch_line("*= fastperf =*")
 
-    def test_middleware_times_can_be_disabled(self, suite: Suite) -> None:
+    def test_the_plugin_can_be_disabled(self, suite: Suite) -> None:
         result = suite("def test_it(fastperf): pass", "-p", "no:fastperf", ini="[pytest]")
         result.assert_outcomes(errors=1)
         result.stdout.fnmatch_lines(["*fixture 'fastperf' not found*"])
 
-    def test_strict_markers_know_the_marker(self, suite: Suite) -> None:
+    def test_the_marker_is_registered_for_strict_markers(self, suite: Suite) -> None:
         result = suite(
             "import pytest\n@pytest.mark.fastperf\ndef test_it(client): client.get('/health')", "--strict-markers"
         )
         result.assert_outcomes(passed=1)
 
-    def test_classes_of_unittest_and_doctests_are_fine(self, suite: Suite) -> None:
+    def test_unittest_classes_and_doctests_work(self, suite: Suite) -> None:
         result = suite(
             '''
             """
@@ -966,7 +970,7 @@ class TestOutOfTheWay:
         )
         result.assert_outcomes(passed=2, failed=1)
 
-    def test_the_environment_is_left_as_it_was(self, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_environment_is_restored(self, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OTEL_FASTPERF_DATABASE_N_PLUS_ONE", "9")
         result = suite(
             """

@@ -1,6 +1,6 @@
-"""`otel-fastperf stack init` and `stack check`, on a small stack: what they write, find and print, and exit codes.
+"""`otel-fastperf stack init` and `stack check`, on a small stack: files, findings, output and exit codes.
 
-The stack that ships, and the programs that read it, are in tests/deploy/test_stack_cli.py.
+tests/deploy/test_stack_cli.py tests the shipped stack with the programs that read it.
 """
 
 import http.server
@@ -60,7 +60,7 @@ class Ran:
     err: str
 
     def checks(self) -> dict[str, list[tuple[str, str]]]:
-        """Of `--format json`: name -> level and words of each."""
+        """Checks from `--format json`: name -> level and text of each."""
         found: dict[str, list[tuple[str, str]]] = {}
         for check in json.loads(self.out):
             found.setdefault(check["name"], []).append((check["level"], f"{check['what']} Remedy: {check['remedy']}"))
@@ -69,7 +69,7 @@ class Ran:
 
 @dataclass
 class Command:
-    """The command, with a source of files that a test may change as a later version would."""
+    """The command, with shipped files that a test can change like a later version would."""
 
     capsys: pytest.CaptureFixture[str]
     origin: Path
@@ -110,7 +110,7 @@ def stack(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
     for name, text in FILES.items():
         command.ship(name, text)
     monkeypatch.setattr("otel_fastperf.cli.stack.command.source", lambda: command.origin)
-    monkeypatch.setenv("PATH", str(tmp_path))  # no program of this machine is asked
+    monkeypatch.setenv("PATH", str(tmp_path))  # no program of this machine is used
     for name in ("OTEL_SERVICE_NAME", "GRAFANA_PORT", "JAEGER_PORT", "GRAFANA_URL"):
         monkeypatch.delenv(name, raising=False)
     return command
@@ -119,7 +119,7 @@ def stack(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
 # init
 
 
-def test_the_whole_stack_is_written_and_the_next_commands_are_said(stack: Command) -> None:
+def test_init_writes_the_whole_stack_and_prints_the_next_commands(stack: Command) -> None:
     ran = stack.init("--target", "shop:8000", "shop-2:8000", "--service", "shop")
     assert (ran.code, ran.err) == (0, "")
     assert stack.names() == {*FILES, SECRET, MANIFEST, ".env", "secrets/.gitignore"} - {DEMO}
@@ -135,7 +135,7 @@ def test_the_whole_stack_is_written_and_the_next_commands_are_said(stack: Comman
     assert "http://localhost:3000" in commands[-1]
 
 
-def test_without_options_it_is_an_app_on_this_machine(stack: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_options_the_target_is_an_app_on_this_machine(stack: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "named")
     assert stack.init().code == 0
     assert yaml.safe_load(stack.read(TARGETS)) == [
@@ -154,7 +154,7 @@ def test_slo_and_addresses_are_filled_in(stack: Command) -> None:
     assert "Then open https://grafana.example.com and log in as admin" in ran.out
 
 
-def test_a_second_time_nothing_changes_and_the_answers_are_remembered(stack: Command) -> None:
+def test_a_second_init_keeps_the_answers_and_changes_nothing(stack: Command) -> None:
     stack.init("--target", "shop:8000", "--service", "shop", "--availability", "99")
     before = {name: stack.read(name) for name in stack.names()}
     ran = stack.init()
@@ -164,14 +164,14 @@ def test_a_second_time_nothing_changes_and_the_answers_are_remembered(stack: Com
     assert "The stack for shop (shop:8000)" in ran.out
 
 
-def test_another_answer_changes_what_depends_on_it(stack: Command) -> None:
+def test_a_new_answer_updates_the_files_that_contain_it(stack: Command) -> None:
     stack.init("--service", "shop")
     ran = stack.init("--service", "store")
     assert (ran.code, f"updated   {TARGETS}" in ran.out) == (0, True)
     assert 'job: "store"' in stack.read(TARGETS)
 
 
-def test_an_upgrade_changes_what_the_user_has_not(stack: Command) -> None:
+def test_an_upgrade_updates_only_files_that_the_user_has_not_changed(stack: Command) -> None:
     stack.init()
     stack.put(RULES, "groups: [] # mine\n")
     stack.put("docker-compose.yml", "services: {} # mine\n")
@@ -184,7 +184,7 @@ def test_an_upgrade_changes_what_the_user_has_not(stack: Command) -> None:
     assert stack.read(RULES) == "groups: [] # mine\n"
     assert stack.read(f"{RULES}.new") == "groups: [] # newer\n"
     assert stack.read("docker-compose.yml") == "services: {} # mine\n"
-    assert "docker-compose.yml.new" not in stack.names()  # nothing of ours is new there
+    assert "docker-compose.yml.new" not in stack.names()  # our version of that file has not changed
     assert (stack.read("deploy/runbooks/A.md"), stack.read("deploy/runbooks/B.md")) == ("Do that.\n", "New.\n")
     assert "deploy/alertmanager/receivers/slack.yml" not in stack.names()
     for line in (
@@ -197,7 +197,7 @@ def test_an_upgrade_changes_what_the_user_has_not(stack: Command) -> None:
         assert line in ran.out
 
 
-def test_what_was_offered_once_is_not_offered_again(stack: Command) -> None:
+def test_a_new_version_of_a_changed_file_is_offered_once(stack: Command) -> None:
     stack.init()
     stack.put(RULES, "groups: [] # mine\n")
     stack.ship(RULES, "groups: [] # newer\n")
@@ -207,7 +207,7 @@ def test_what_was_offered_once_is_not_offered_again(stack: Command) -> None:
     assert f"{RULES}.new" not in stack.names()
 
 
-def test_what_was_merged_into_the_stack_s_own_follows_it_again(stack: Command) -> None:
+def test_a_file_replaced_by_the_offered_version_is_updated_again(stack: Command) -> None:
     stack.init()
     stack.put(RULES, "groups: [] # mine\n")
     stack.ship(RULES, "groups: [] # newer\n")
@@ -218,7 +218,7 @@ def test_what_was_merged_into_the_stack_s_own_follows_it_again(stack: Command) -
     assert stack.read(RULES) == "groups: [] # newest\n"
 
 
-def test_force_overwrites_and_keeps_the_user_s_beside(stack: Command) -> None:
+def test_force_overwrites_and_keeps_the_user_s_version_beside(stack: Command) -> None:
     stack.init()
     password = stack.read(SECRET)
     stack.put(RULES, "groups: [] # mine\n")
@@ -231,7 +231,7 @@ def test_force_overwrites_and_keeps_the_user_s_beside(stack: Command) -> None:
     assert stack.read(SECRET) == password
 
 
-def test_files_of_another_project_are_not_written_over(stack: Command) -> None:
+def test_files_of_another_project_are_not_overwritten(stack: Command) -> None:
     stack.folder.mkdir()
     stack.put("docker-compose.yml", "services: {theirs: {}}\n")
     assert stack.init().code == 1
@@ -239,7 +239,7 @@ def test_files_of_another_project_are_not_written_over(stack: Command) -> None:
     assert "grafana:" in stack.read("docker-compose.yml.new")
 
 
-def test_wrong_values_write_nothing_and_are_all_named(stack: Command) -> None:
+def test_wrong_values_are_all_listed_and_nothing_is_written(stack: Command) -> None:
     ran = stack.init("--target", "http://shop:8000/metrics", "--availability", "100", "--grafana-url", "grafana")
     assert (ran.code, ran.out, stack.folder.exists()) == (2, "", False)
     assert [line.removeprefix("otel-fastperf: ").split()[0] for line in ran.err.splitlines()] == [
@@ -249,7 +249,7 @@ def test_wrong_values_write_nothing_and_are_all_named(stack: Command) -> None:
     ]
 
 
-def test_a_folder_that_cannot_be_one(stack: Command) -> None:
+def test_a_file_in_place_of_the_folder_is_an_error(stack: Command) -> None:
     stack.folder.touch()
     ran = stack.init()
     assert ran.code == 2
@@ -257,12 +257,12 @@ def test_a_folder_that_cannot_be_one(stack: Command) -> None:
     assert str(stack.folder) in ran.err
 
 
-def test_the_folder_that_the_stack_comes_from_is_refused(stack: Command) -> None:
+def test_the_folder_of_the_shipped_files_is_refused(stack: Command) -> None:
     ran = stack("init", str(stack.origin))
     assert (ran.code, "must not be the folder" in ran.err) == (2, True)
 
 
-def test_a_damaged_manifest_writes_nothing(stack: Command) -> None:
+def test_with_a_damaged_manifest_nothing_is_written(stack: Command) -> None:
     stack.init()
     stack.put(MANIFEST, "{")
     stack.ship(RULES, "groups: [] # newer\n")
@@ -272,18 +272,18 @@ def test_a_damaged_manifest_writes_nothing(stack: Command) -> None:
     assert stack.read(RULES) == FILES[RULES]
 
 
-def test_the_checkout_is_where_the_files_are_found() -> None:
+def test_in_a_checkout_the_files_are_found_at_its_root() -> None:
     assert (source() / "docker-compose.yml").is_file()
 
 
 @pytest.mark.parametrize("arguments", [(), ("other",), ("init",), ("check",), ("check", ".", "--format", "xml")])
-def test_a_command_that_there_is_not(stack: Command, arguments: tuple[str, ...]) -> None:
+def test_wrong_arguments_print_the_usage(stack: Command, arguments: tuple[str, ...]) -> None:
     ran = stack(*arguments)
     assert (ran.code, "usage: otel-fastperf stack" in ran.err) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["init", "check"])
-def test_help_tells_the_exit_codes(stack: Command, command: str) -> None:
+def test_help_lists_the_exit_codes(stack: Command, command: str) -> None:
     ran = stack(command, "--help")
     assert (ran.code, "stack init   0  written" in ran.out) == (0, True)
 
@@ -325,13 +325,13 @@ def made(stack: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     return stack
 
 
-def test_a_stack_as_it_was_written_is_sound(made: Command) -> None:
+def test_a_stack_written_by_init_passes(made: Command) -> None:
     with app(b"# HELP fastperf_findings_total Findings.\n") as port:
         made.init("--target", f"localhost:{port}")
         ran = made("check", str(made.folder))
     assert ran.code == 0
     levels = [line[:4].strip() for line in ran.out.splitlines() if line[:1] != " "]
-    assert set(levels) == {"ok", "info"}  # info: programs that are not installed
+    assert set(levels) == {"ok", "info"}  # info is for programs that are not installed
     assert f"ok    targets: host.docker.internal:{port}/metrics responds.\n" in ran.out
 
 
@@ -344,12 +344,12 @@ def test_a_missing_file_is_bad(made: Command, path: str) -> None:
     assert made("check", str(made.folder)).code == 1
 
 
-def test_a_missing_page_is_not(made: Command) -> None:
+def test_a_missing_runbook_is_info(made: Command) -> None:
     (made.folder / "deploy/runbooks/A.md").unlink()
     assert [level for level, _ in made.check()["files"]] == ["info"]
 
 
-def test_changed_files_and_offers_are_named(made: Command) -> None:
+def test_changed_files_and_offered_versions_are_listed(made: Command) -> None:
     made.put(RULES, "groups: [] # mine\n")
     made.ship(RULES, "groups: [] # newer\n")
     made.init()
@@ -358,7 +358,7 @@ def test_changed_files_and_offers_are_named(made: Command) -> None:
     assert f"diff -u {RULES} {RULES}.new" in levels["warn"]
 
 
-def test_a_stack_of_another_version_is_told(made: Command) -> None:
+def test_a_stack_of_another_version_is_info(made: Command) -> None:
     manifest = json.loads(made.read(MANIFEST))
     made.put(MANIFEST, json.dumps({**manifest, "version": "0.0.1"}))
     assert "written by otel-fastperf 0.0.1" in dict(made.check()["files"])["info"]
@@ -369,7 +369,7 @@ def test_a_stack_of_another_version_is_told(made: Command) -> None:
     [(RULES, "groups: [\n"), (RULES, "a: b: c\n"), (JAEGER_UI, "{,}"), ("compose.mine.yml", "\t- x\n"),
      ("deploy/prometheus/rules/mine.yml", "groups: '")],
 )  # fmt: skip
-def test_a_file_that_cannot_be_read_is_bad(made: Command, path: str, text: str) -> None:
+def test_a_file_that_cannot_be_parsed_is_bad(made: Command, path: str, text: str) -> None:
     made.put(path, text)
     bad = [what for level, what in made.check()["syntax"] if level == "bad"]
     assert len(bad) == 1
@@ -385,8 +385,8 @@ def test_without_pyyaml_init_works_and_check_names_the_extra(stack: Command, mon
 
 
 @pytest.mark.parametrize(("value", "word"), [("CHANGE_ME", "CHANGE_ME"), ("team@example.com", "example.com")])
-def test_a_placeholder_is_bad_where_it_counts(made: Command, value: str, word: str) -> None:
-    assert "placeholders" not in made.check()  # the example is not read by anything
+def test_a_placeholder_is_bad_outside_of_comments_and_examples(made: Command, value: str, word: str) -> None:
+    assert "placeholders" not in made.check()  # no program reads the example
     made.put(ALERTMANAGER, f"# {value}\nreceivers:\n  - to: {value}\n")
     assert [what for _, what in made.check()["placeholders"]] == [
         f"{ALERTMANAGER}:3 still contains {word}. Remedy: replace it with your value"
@@ -416,13 +416,13 @@ def test_a_secret_that_grafana_s_user_cannot_read_is_bad(made: Command) -> None:
     assert (level, "Grafana's user (472)" in what, "chmod" in what) == ("bad", True, True)
 
 
-def test_a_secret_that_everybody_can_read_is_told(made: Command) -> None:
+def test_a_secret_that_everybody_can_read_is_a_warning(made: Command) -> None:
     (made.folder / "secrets").chmod(0o755)
     [(level, what)] = made.check()["secrets"]
     assert (level, "chmod 700 secrets" in what) == ("warn", True)
 
 
-def test_other_secrets_that_compose_names_must_be_there_too(made: Command) -> None:
+def test_other_secrets_of_the_compose_file_must_exist(made: Command) -> None:
     made.put("docker-compose.yml", made.read("docker-compose.yml") + "  slack:\n    file: ./secrets/slack_url\n")
     assert ("bad", "secrets/slack_url is missing or empty. Remedy: write it into secrets/slack_url") in made.check()[
         "secrets"
@@ -430,7 +430,7 @@ def test_other_secrets_that_compose_names_must_be_there_too(made: Command) -> No
 
 
 @pytest.mark.parametrize("mode", [None, 0o600, 0o444])
-def test_secrets_of_receivers_must_be_there_and_readable_in_the_container(made: Command, mode: int | None) -> None:
+def test_secrets_of_receivers_must_exist_and_be_readable_in_the_container(made: Command, mode: int | None) -> None:
     made.put(ALERTMANAGER, "receivers:\n  - name: x\n    slack_configs:\n      - api_url_file: secrets/slack_url\n")
     folder = made.folder / "deploy/alertmanager/secrets"
     folder.mkdir()
@@ -445,7 +445,7 @@ def test_secrets_of_receivers_must_be_there_and_readable_in_the_container(made: 
 
 
 @pytest.mark.parametrize("example", sorted(RECEIVERS.glob("*.yml")), ids=lambda example: example.stem)
-def test_the_secret_of_each_shipped_receiver_is_asked_for_once_it_is_turned_on(made: Command, example: Path) -> None:
+def test_the_secret_of_each_shipped_receiver_is_required_once_it_is_turned_on(made: Command, example: Path) -> None:
     made.put(ALERTMANAGER, example.read_text())
     (secret,) = re.findall(r"_file: /etc/alertmanager/(secrets/\w+)$", example.read_text(), re.MULTILINE)
     missing = f"deploy/alertmanager/{secret} is missing or empty."
@@ -453,7 +453,7 @@ def test_the_secret_of_each_shipped_receiver_is_asked_for_once_it_is_turned_on(m
 
 
 @pytest.mark.parametrize("text", ["", "[]\n", "- labels: {job: shop}\n", "# - shop:8000\n"])
-def test_no_target_is_bad(made: Command, text: str) -> None:
+def test_a_target_file_without_targets_is_bad(made: Command, text: str) -> None:
     made.put(TARGETS, text)
     [(level, what)] = made.check()["targets"]
     assert (level, "no target" in what, "--target" in what) == ("bad", True, True)
@@ -464,7 +464,7 @@ def test_no_target_is_bad(made: Command, text: str) -> None:
     ["- targets:\n    - {0}\n    - '{1}' # second\n", '- targets: [ "{0}", {1} ]\n',
      '[{{"targets": ["{0}", "{1}"]}}]\n', '[\n  {{\n    "targets": [\n      "{0}",\n      "{1}"\n    ]\n  }}\n]\n'],
 )  # fmt: skip
-def test_targets_are_found_however_they_are_written(made: Command, text: str) -> None:
+def test_targets_are_found_in_any_yaml_or_json_style(made: Command, text: str) -> None:
     here = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     made.put(TARGETS, text.format(*here))
     assert [(level, what.split()[0]) for level, what in made.check()["targets"]] == [
@@ -480,14 +480,14 @@ def test_targets_are_found_however_they_are_written(made: Command, text: str) ->
         (404, b"", "responds 404"),
     ],
 )
-def test_a_target_that_answers_something_else_is_a_warning(made: Command, status: int, page: bytes, says: str) -> None:
+def test_a_target_with_another_answer_is_a_warning(made: Command, status: int, page: bytes, says: str) -> None:
     with app(page, status) as port:
         made.init("--target", f"127.0.0.1:{port}")
         [(level, what)] = made.check()["targets"]
     assert (level, says in what) == ("warn", True)
 
 
-def test_a_port_that_is_in_use_is_a_warning(made: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_a_warning(made: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setenv("JAEGER_PORT", str(port))
@@ -499,19 +499,17 @@ def test_a_port_that_is_in_use_is_a_warning(made: Command, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("value", "says"), [("web", "must be a port"), ("0", "must be a port"), ("70000", "must be")])
-def test_a_port_that_is_none_is_bad(made: Command, monkeypatch: pytest.MonkeyPatch, value: str, says: str) -> None:
+def test_an_invalid_port_is_bad(made: Command, monkeypatch: pytest.MonkeyPatch, value: str, says: str) -> None:
     monkeypatch.setenv("JAEGER_PORT", value)
     assert ("bad", True) in [(level, f"JAEGER_PORT='{value}' {says}" in what) for level, what in made.check()["ports"]]
 
 
-def test_two_that_want_one_port_are_bad(made: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_port_for_two_services_is_bad(made: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAEGER_PORT", os.environ["GRAFANA_PORT"])
     assert "bad" in dict(made.check()["ports"])
 
 
-def test_links_that_do_not_lead_to_grafana_are_told_with_the_command(
-    made: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_links_to_another_grafana_are_reported_with_the_command(made: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRAFANA_URL")
     monkeypatch.setenv("GRAFANA_PORT", "3999")
     [(level, what)] = made.check()["links"]
@@ -520,7 +518,7 @@ def test_links_that_do_not_lead_to_grafana_are_told_with_the_command(
     assert "links" not in made.check()
 
 
-def test_what_is_no_stack_cannot_be_checked(stack: Command) -> None:
+def test_a_folder_without_a_stack_cannot_be_checked(stack: Command) -> None:
     ran = stack("check", str(stack.folder))
     assert (ran.code, ran.out) == (2, "")
     assert f"Remedy: otel-fastperf stack init {stack.folder}" in ran.err

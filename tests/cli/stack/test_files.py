@@ -1,4 +1,4 @@
-"""The shipped stack's files: what they become for an app, and that nothing of the user's is ever written over."""
+"""The shipped stack's files: filled in for an app, and never written over changes of the user."""
 
 import json
 import os
@@ -46,10 +46,10 @@ FILES: Final = {
 }
 
 
-# what the files become
+# filling in
 
 
-def test_the_target_file_names_the_app_with_the_label_that_traces_have() -> None:
+def test_the_target_file_has_the_service_name_of_traces_as_job() -> None:
     made = filled(FILES, Answers(service='my "shop" ⛵', targets=("a:1", "[::1]:2")))
     assert yaml.safe_load(made[TARGETS]) == [{"targets": ["a:1", "[::1]:2"], "labels": {"job": 'my "shop" ⛵'}}]
 
@@ -59,12 +59,12 @@ def test_the_compose_files_are_written_verbatim() -> None:
 
 
 def _objectives(text: bytes) -> dict[str, str]:
-    """By the name of the rule, the number that it records."""
+    """Rule name -> the number that it records."""
     (group,) = yaml.safe_load(text)["groups"]
     return {rule["record"]: rule["expr"].rpartition(" * ")[2] for rule in group["rules"]}
 
 
-def test_slo_targets_are_the_answers_and_all_else_stays() -> None:
+def test_slo_targets_get_the_answers_and_nothing_else_changes() -> None:
     before = _objectives(filled(FILES, Answers())[SLO_TARGETS])
     answers = Answers(availability="99.95", latency="95", latency_threshold="1.0")
     after = _objectives(filled(FILES, answers)[SLO_TARGETS])
@@ -76,13 +76,13 @@ def test_slo_targets_are_the_answers_and_all_else_stays() -> None:
 
 
 @pytest.mark.parametrize("path", [SLO_TARGETS, TARGETS])
-def test_the_files_of_the_checkout_are_those_generated_from_the_defaults(path: str) -> None:
-    """To update one: `otel-fastperf stack init DIR`, and copy it from there."""
+def test_the_files_in_the_checkout_match_the_default_answers(path: str) -> None:
+    """To update one, run `otel-fastperf stack init DIR` and copy it from there."""
     files = shipped(source())
     assert files[path] == filled(files, Answers())[path]
 
 
-def test_addresses_come_into_the_environment_and_the_links_of_jaeger() -> None:
+def test_addresses_are_filled_into_the_environment_and_jaeger_s_links() -> None:
     urls = {"GRAFANA_URL": "https://g.example.com", "RUNBOOKS_URL": "https://wiki.example.com/r"}
     made = filled(FILES, Answers(urls=urls))
     assert json.loads(made[JAEGER_UI]) == {
@@ -96,7 +96,7 @@ def test_addresses_come_into_the_environment_and_the_links_of_jaeger() -> None:
     assert made[".env.example"] == FILES[".env.example"]
 
 
-def test_two_addresses_may_change_places() -> None:
+def test_two_addresses_can_be_swapped() -> None:
     urls = {"GRAFANA_URL": "http://localhost:9090", "PROMETHEUS_URL": "http://localhost:3000"}
     made = json.loads(filled(FILES, Answers(urls=urls))[JAEGER_UI])
     assert (made["a"], made["b"]) == ("http://localhost:9090/d/x", "http://localhost:3000")
@@ -107,7 +107,7 @@ def test_jaeger_s_links_without_the_address_to_replace_are_an_error() -> None:
         filled({**FILES, JAEGER_UI: b"{}\n"}, Answers())
 
 
-def test_shipped_are_the_stack_s_files_and_no_others(tmp_path: Path) -> None:
+def test_only_files_of_the_stack_are_shipped(tmp_path: Path) -> None:
     ours = (
         "docker-compose.yml",
         "compose.x.yml",
@@ -127,7 +127,7 @@ def test_shipped_are_the_stack_s_files_and_no_others(tmp_path: Path) -> None:
     assert shipped(tmp_path) == {name: name.encode() for name in sorted(ours)}
 
 
-# what is done
+# the plan
 
 
 def put(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -146,18 +146,18 @@ def content(folder: Path) -> dict[str, bytes]:
         (None, None, b"1", Action.CREATE, Action.CREATE),
         (b"1", b"1", b"1", Action.SAME, Action.SAME),
         (b"1", b"1", b"2", Action.UPDATE, Action.UPDATE),
-        (b"2", b"1", b"2", Action.SAME, Action.SAME),  # an upgrade that was broken off
+        (b"2", b"1", b"2", Action.SAME, Action.SAME),  # an interrupted upgrade
         (b"2", None, b"2", Action.SAME, Action.SAME),
         (b"x", b"1", b"1", Action.KEEP, Action.REPLACE),
         (b"x", b"1", b"2", Action.OFFER, Action.REPLACE),
-        (b"x", None, b"2", Action.OFFER, Action.REPLACE),  # somebody else's file
+        (b"x", None, b"2", Action.OFFER, Action.REPLACE),  # a file of another project
         (None, b"1", b"1", Action.KEEP, Action.CREATE),
         (None, b"1", b"2", Action.OFFER, Action.CREATE),
         (b"1", b"1", None, Action.REMOVE, Action.REMOVE),
         (b"x", b"1", None, Action.LEAVE, Action.LEAVE),
     ],
 )
-def test_what_is_done_with_a_file(
+def test_the_action_depends_on_the_user_s_and_our_changes(
     theirs: bytes | None, before: bytes | None, ours: bytes | None, action: Action, forced: Action
 ) -> None:
     for force, expected in ((False, action), (True, forced)):
@@ -170,7 +170,7 @@ def test_what_is_done_with_a_file(
         assert steps == (Step("a", expected, ours or b""),)
 
 
-def test_a_file_that_is_gone_from_both_sides_is_no_step() -> None:
+def test_a_file_removed_by_both_sides_needs_no_step() -> None:
     assert plan({}, {}, {"a": hash_of(b"1")}) == ()
 
 
@@ -178,10 +178,10 @@ contents = st.dictionaries(st.sampled_from(["a", "b/c", "b/d/e"]), st.sampled_fr
 
 
 @given(stacks=st.lists(st.tuples(contents, contents), min_size=1, max_size=4))
-def test_whatever_is_shipped_and_changed_nothing_of_the_user_is_lost(
+def test_no_change_of_the_user_is_lost_over_several_versions(
     tmp_path_factory: pytest.TempPathFactory, stacks: list[tuple[dict[str, bytes], dict[str, bytes]]]
 ) -> None:
-    """Several versions, each followed by what the user writes: at the next one that is still there."""
+    """The user edits files after each version, and the edits survive the next one."""
     folder, written = tmp_path_factory.mktemp("stack"), dict[str, str]()
     theirs: dict[str, bytes] = {}
     for ours, edits in stacks:
@@ -194,7 +194,7 @@ def test_whatever_is_shipped_and_changed_nothing_of_the_user_is_lost(
         for name, text in ours.items():
             assert text in (there.get(name), there.get(f"{name}.new")) or steps_of(steps, name) is Action.KEEP
         put(folder, edits)
-        # what equals ours is not the user's: it may be brought up to date
+        # a file equal to ours is not the user's, and may be updated
         theirs = {name: text for name, text in {**theirs, **edits}.items() if hash_of(text) != written.get(name)}
 
 
@@ -202,20 +202,20 @@ def steps_of(steps: tuple[Step, ...], path: str) -> Action:
     return next(step.action for step in steps if step.path == path)
 
 
-def test_ours_is_put_beside_and_forced_theirs_is(tmp_path: Path) -> None:
+def test_our_version_is_written_beside_or_with_force_the_user_s_is_moved_aside(tmp_path: Path) -> None:
     put(tmp_path, {"a": b"theirs", "b": b"theirs"})
     write(tmp_path, [Step("a", Action.OFFER, b"ours"), Step("b", Action.REPLACE, b"ours")])
     assert content(tmp_path) == {"a": b"theirs", "a.new": b"ours", "b": b"ours", "b.old": b"theirs"}
 
 
-def test_a_link_is_not_written_through(tmp_path: Path) -> None:
+def test_a_symlink_is_replaced_and_not_written_through(tmp_path: Path) -> None:
     put(tmp_path, {"elsewhere": b"theirs"})
     (tmp_path / "a").symlink_to("elsewhere")
     write(tmp_path, [Step("a", Action.REPLACE, b"ours")])
     assert content(tmp_path) == {"elsewhere": b"theirs", "a": b"ours", "a.old": b"theirs"}
 
 
-def test_a_folder_in_a_file_s_place_is_named(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_file_is_an_error(tmp_path: Path) -> None:
     put(tmp_path, {"a/b": b"", "c": b""})
     with pytest.raises(StackError, match=r"a must be a file, .* Remedy: "):
         present(tmp_path, ["a"])
@@ -223,7 +223,7 @@ def test_a_folder_in_a_file_s_place_is_named(tmp_path: Path) -> None:
         present(tmp_path, ["c/d"])
 
 
-def test_users_of_containers_can_read_what_is_written_whatever_the_umask_is(tmp_path: Path) -> None:
+def test_containers_can_read_written_files_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         write_file(tmp_path / "new" / "folder" / "file", b"text")
@@ -244,7 +244,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
 # the manifest
 
 
-def test_the_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_reading_returns_the_manifest_that_was_written(tmp_path: Path) -> None:
     manifest = Manifest(
         version="1.2.3",
         answers=Answers(
@@ -270,13 +270,13 @@ GOOD: Final = json.loads(Manifest(version="1", answers=Answers(), files={"a": "s
           for path in ("../x", "/etc/passwd", "a/../../x", "", ".", MANIFEST, SECRET)),
     ],
 )  # fmt: skip
-def test_a_manifest_that_is_none_or_leads_out_of_the_folder_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_manifest_that_is_invalid_or_leaves_the_folder_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_bytes(text.encode("latin-1"))
     with pytest.raises(StackError, match=f"{MANIFEST} .* Remedy: "):
         read_manifest(tmp_path)
 
 
-def test_a_manifest_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
+def test_a_manifest_of_a_later_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(json.dumps({**GOOD, "schema": 2, "version": "9.9"}))
     with pytest.raises(StackError, match=r"schema=2 was written by otel-fastperf 9\.9; .* Remedy: upgrade"):
         read_manifest(tmp_path)
@@ -285,7 +285,7 @@ def test_a_manifest_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
 # the secret
 
 
-def test_the_password_is_long_random_and_never_made_anew(tmp_path: Path) -> None:
+def test_the_password_is_long_and_random_and_is_created_once(tmp_path: Path) -> None:
     assert ensure_secret(tmp_path)
     assert ensure_secret(tmp_path / "other")
     password = (tmp_path / SECRET).read_text().strip()
@@ -295,13 +295,13 @@ def test_the_password_is_long_random_and_never_made_anew(tmp_path: Path) -> None
     assert (tmp_path / SECRET).read_text().strip() == password
 
 
-def test_an_empty_password_is_none(tmp_path: Path) -> None:
+def test_an_empty_password_is_replaced(tmp_path: Path) -> None:
     put(tmp_path, {SECRET: b"\n"})
     assert ensure_secret(tmp_path)
     assert (tmp_path / SECRET).read_text().strip()
 
 
-def test_on_this_machine_only_the_owner_reaches_the_password_and_a_container_s_user_reads_it(tmp_path: Path) -> None:
+def test_only_the_owner_and_the_container_s_user_can_read_the_password(tmp_path: Path) -> None:
     ensure_secret(tmp_path)
     folder, file = ((tmp_path / name).stat().st_mode for name in ("secrets", SECRET))
     assert stat.S_IMODE(folder) == 0o700
@@ -319,7 +319,7 @@ def test_on_this_machine_only_the_owner_reaches_the_password_and_a_container_s_u
         ("A=1 # 2", "1"), ("A=# 2", ""), ("A=1#2", "1#2"), ("A=1\nA=2", "2"), ("#A=2\nA=1", "1"),
     ],
 )  # fmt: skip
-def test_variables_are_read_as_compose_reads_them(text: str, value: str) -> None:
+def test_variables_are_parsed_like_compose_does(text: str, value: str) -> None:
     assert variables(text)["A"] == value
 
 

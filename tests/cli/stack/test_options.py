@@ -1,4 +1,4 @@
-"""What `stack init` is told: what is taken, and how the rest is refused."""
+"""Options of `stack init`: which values are accepted, and how others are refused."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def refused(given: Given) -> str:
     return str(raised.value)
 
 
-def test_what_was_not_given_stays_as_it_was() -> None:
+def test_options_that_are_not_given_keep_their_values() -> None:
     before = Answers(service="shop", targets=("a:1",), availability="99", urls={"GRAFANA_URL": "http://g"})
     assert answers(Given(), before) == before
     made = answers(Given(latency="95", urls={"JAEGER_URL": "http://j"}), before)
@@ -32,11 +32,11 @@ def test_what_was_not_given_stays_as_it_was() -> None:
         *((f"{name}:8000", "host.docker.internal:8000") for name in ("", "localhost", "127.0.0.1", "0.0.0.0", "[::1]")),
     ],
 )  # fmt: skip
-def test_targets_are_what_prometheus_reaches_from_its_container(typed: str, taken: str) -> None:
+def test_targets_are_addresses_as_seen_from_prometheus_s_container(typed: str, taken: str) -> None:
     assert answers(Given(targets=[typed]), Answers()).targets == (taken,)
 
 
-def test_a_target_that_is_named_twice_is_scraped_once() -> None:
+def test_a_duplicate_target_is_scraped_once() -> None:
     assert answers(Given(targets=["a:1", "localhost:2", "a:1", ":2"]), Answers()).targets == (
         "a:1",
         "host.docker.internal:2",
@@ -52,20 +52,20 @@ def test_a_target_that_is_named_twice_is_scraped_once() -> None:
         ("-x:1", "shop:8000"),
     ],
 )  # fmt: skip
-def test_other_targets_are_refused_with_what_may_have_been_meant(typed: str, remedy: str) -> None:
+def test_other_targets_are_refused_with_a_suggestion(typed: str, remedy: str) -> None:
     said = refused(Given(targets=[typed]))
     assert said.startswith(f"--target {typed!r}: must be host:port")
     assert said.endswith(f"Remedy: --target {remedy}")
 
 
 @pytest.mark.parametrize(("typed", "taken"), [("99.9", "99.9"), ("99.95%", "99.95"), ("50", "50")])
-def test_objectives_are_percent(typed: str, taken: str) -> None:
+def test_objectives_are_percentages(typed: str, taken: str) -> None:
     made = answers(Given(availability=typed, latency=typed), Answers())
     assert (made.availability, made.latency) == (taken, taken)
 
 
 @pytest.mark.parametrize("typed", ["100", "0.999", "49.9", "-1", "nan", "inf", "", "many", "99,9"])
-def test_an_objective_without_a_budget_is_refused(typed: str) -> None:
+def test_an_objective_without_an_error_budget_is_refused(typed: str) -> None:
     said = refused(Given(availability=typed, latency=typed)).splitlines()
     assert [line.partition(":")[0] for line in said] == [f"--availability {typed!r}", f"--latency {typed!r}"]
 
@@ -73,12 +73,12 @@ def test_an_objective_without_a_budget_is_refused(typed: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "taken"), [("0.5", "0.5"), ("1", "1.0"), (".25", "0.25"), ("2.50s", "2.5"), ("10", "10.0")]
 )
-def test_the_threshold_is_a_bound_of_the_buckets_as_its_label_has_it(typed: str, taken: str) -> None:
+def test_the_threshold_is_spelled_like_the_bucket_label(typed: str, taken: str) -> None:
     assert answers(Given(latency_threshold=typed), Answers()).latency_threshold == taken
 
 
 @pytest.mark.parametrize(("typed", "remedy"), [("0.3", "0.25"), ("60", "10"), ("fast", "0.5"), ("nan", "0.5")])
-def test_between_two_bounds_nobody_counts(typed: str, remedy: str) -> None:
+def test_a_threshold_between_two_bucket_bounds_is_refused(typed: str, remedy: str) -> None:
     said = refused(Given(latency_threshold=typed))
     assert "0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10" in said
     assert said.endswith(f"Remedy: --latency-threshold {remedy}")
@@ -101,11 +101,11 @@ def test_an_address_loses_its_last_slash() -> None:
         "http://[::1", "http://g\\",
     ],
 )  # fmt: skip
-def test_what_is_no_address_or_would_break_a_file_is_refused(typed: str) -> None:
+def test_an_address_that_is_invalid_or_would_break_a_file_is_refused(typed: str) -> None:
     assert refused(Given(urls={"JAEGER_URL": typed})).startswith(f"--jaeger-url {typed!r}: ")
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     said = refused(Given(service="", targets=["a", "b:1", "c"], latency="x", latency_threshold="0.3"))
     assert [line.split()[0] for line in said.splitlines()] == [
         "--service", "--target", "--target", "--latency", "--latency-threshold",

@@ -1,4 +1,4 @@
-"""Asking the programs that read the stack's files; here scripts stand in, in tests/deploy the real ones."""
+"""Validation by the programs that read the stack's files: by scripts here, by the real ones in tests/deploy."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from otel_fastperf.cli.setup_checks import Check, Level
 from otel_fastperf.cli.stack.validators import check_tools
 
-#: refuses a file with the word `wrong` in it
+#: rejects a file that contains the word `wrong`
 STRICT: Final = """#!/bin/sh
 case "$*" in *--version*) echo "promtool, version ${VERSION:-3.14.0}"; exit 0;; esac
 for last; do :; done
@@ -19,10 +19,10 @@ RULES: Final = "deploy/prometheus/rules/a.yml"
 CONFIG: Final = "deploy/prometheus/prometheus.yml"
 
 
-def asked(
+def validated(
     folder: Path, shipped: Mapping[str, str], theirs: Mapping[str, str], program: str = STRICT, **environ: str
 ) -> dict[str, list[Check]]:
-    """What comes out, by the tool's name, with `program` as promtool and nothing else installed."""
+    """The checks by tool, with `program` as promtool and nothing else installed."""
     (folder / "bin").mkdir(exist_ok=True)
     script = folder / "bin" / "promtool"
     script.write_text(program)
@@ -38,44 +38,44 @@ def asked(
     return found
 
 
-def test_what_a_program_takes_is_right(tmp_path: Path) -> None:
+def test_files_that_a_program_accepts_are_ok(tmp_path: Path) -> None:
     files = {RULES: "fine", CONFIG: "fine"}
-    found = asked(tmp_path, files, files)["promtool"]
+    found = validated(tmp_path, files, files)["promtool"]
     assert [(check.level, check.what) for check in found] == [
         (Level.OK, "Accepts prometheus.yml."),
         (Level.OK, "Accepts rules."),
     ]
 
 
-def test_what_it_refuses_is_bad_with_its_words(tmp_path: Path) -> None:
-    found = asked(tmp_path, {RULES: "fine"}, {RULES: "wrong"})["promtool"]
+def test_a_file_that_a_program_rejects_is_bad_with_its_message(tmp_path: Path) -> None:
+    found = validated(tmp_path, {RULES: "fine"}, {RULES: "wrong"})["promtool"]
     assert [(check.level, check.what) for check in found] == [
         (Level.BAD, f"rules is rejected:\n{RULES}: line 1: wrong")
     ]
 
 
-def test_a_program_that_refuses_the_shipped_file_too_cannot_judge(tmp_path: Path) -> None:
-    found = asked(tmp_path, {RULES: "wrong"}, {RULES: "wrong too"})["promtool"]
+def test_a_program_that_also_rejects_the_shipped_file_proves_nothing(tmp_path: Path) -> None:
+    found = validated(tmp_path, {RULES: "wrong"}, {RULES: "wrong too"})["promtool"]
     assert [check.level for check in found] == [Level.WARN]
     assert "also rejects our unmodified" in found[0].what
 
 
-def test_a_file_that_only_the_user_has_has_no_control(tmp_path: Path) -> None:
-    found = asked(tmp_path, {}, {RULES: "wrong"})["promtool"]
+def test_a_rejected_file_of_the_user_alone_is_bad(tmp_path: Path) -> None:
+    found = validated(tmp_path, {}, {RULES: "wrong"})["promtool"]
     assert [check.level for check in found] == [Level.BAD]
 
 
-def test_nothing_is_asked_about_a_file_that_is_missing(tmp_path: Path) -> None:
-    assert "promtool" not in asked(tmp_path, {RULES: "fine", CONFIG: "fine"}, {"x": ""})
+def test_a_missing_file_is_not_validated(tmp_path: Path) -> None:
+    assert "promtool" not in validated(tmp_path, {RULES: "fine", CONFIG: "fine"}, {"x": ""})
 
 
-def test_an_old_program_is_not_asked_what_it_cannot_know(tmp_path: Path) -> None:
-    """Of promtool 2, for instance: it knows the rules, but not all of prometheus.yml."""
-    found = asked(tmp_path, {RULES: "", CONFIG: ""}, {RULES: "fine", CONFIG: "wrong"}, VERSION="2.42.0")["promtool"]
+def test_an_old_program_validates_only_the_files_it_knows(tmp_path: Path) -> None:
+    """For example promtool 2, which knows the rules, but not all of prometheus.yml."""
+    found = validated(tmp_path, {RULES: "", CONFIG: ""}, {RULES: "fine", CONFIG: "wrong"}, VERSION="2.42.0")["promtool"]
     assert [check.level for check in found] == [Level.INFO, Level.OK]
 
 
-#: has the image of the pinned Prometheus, and runs what is said to be in it from the folder `image`
+#: docker that has only the pinned image of Prometheus, and runs its programs from the folder `image`
 DOCKER: Final = """#!/bin/sh
 echo "$*" >> "$LOG"
 case "$1 $2" in
@@ -104,7 +104,7 @@ services:
 """
 
 
-def test_the_image_that_the_stack_runs_is_asked_before_what_is_installed(tmp_path: Path) -> None:
+def test_the_image_of_the_stack_takes_precedence_over_an_installed_program(tmp_path: Path) -> None:
     for name, text in {"bin/docker": DOCKER, "image/promtool": STRICT}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -112,7 +112,7 @@ def test_the_image_that_the_stack_runs_is_asked_before_what_is_installed(tmp_pat
     files = {"docker-compose.yml": COMPOSE, RULES: "wrong"}
     log = tmp_path / "log"
     environ = {"LOG": str(log), "IMAGE": str(tmp_path / "image")}
-    found = asked(tmp_path, {RULES: "fine"}, files, "#!/bin/sh\n", **environ)["promtool"]
+    found = validated(tmp_path, {RULES: "fine"}, files, "#!/bin/sh\n", **environ)["promtool"]
     assert [(check.level, check.what) for check in found] == [
         (Level.BAD, f"rules is rejected:\n{RULES}: line 1: wrong")
     ]
@@ -122,30 +122,30 @@ def test_the_image_that_the_stack_runs_is_asked_before_what_is_installed(tmp_pat
         assert "--pull=never --network=none --read-only" in line
 
 
-def test_what_is_not_installed_is_said(tmp_path: Path) -> None:
-    found = asked(tmp_path, {}, {RULES: "fine"})
+def test_programs_that_are_not_installed_are_info(tmp_path: Path) -> None:
+    found = validated(tmp_path, {}, {RULES: "fine"})
     for name in ("docker compose", "amtool", "otelcol", "jaeger"):
         assert [check.level for check in found[name]] == [Level.INFO]
         assert "Not installed" in found[name][0].what
 
 
-def test_files_find_each_other_where_they_are_here(tmp_path: Path) -> None:
-    """They name each other by the paths of their containers."""
+def test_files_that_refer_to_each_other_are_validated_together(tmp_path: Path) -> None:
+    """They refer to each other by paths inside their containers."""
     program = '#!/bin/sh\ncase "$*" in *version*) exit 0;; esac\nfor last; do :; done\n. "$last"\n'
     files = {CONFIG: 'grep -q fine "/etc/prometheus/rules/a.yml" || exit 1', RULES: "fine"}
-    found = asked(tmp_path, {}, files, program)["promtool"]
+    found = validated(tmp_path, {}, files, program)["promtool"]
     assert found[0].what == "Accepts prometheus.yml."
 
 
 def test_secrets_are_not_copied(tmp_path: Path) -> None:
     program = '#!/bin/sh\nif [ -e "$PWD/secrets" ]; then echo secrets; exit 1; fi\n'
     files = {RULES: "fine", "secrets/grafana_admin_password": "hidden"}
-    assert {check.level for check in asked(tmp_path, {}, files, program)["promtool"]} == {Level.OK}
+    assert {check.level for check in validated(tmp_path, {}, files, program)["promtool"]} == {Level.OK}
 
 
 @pytest.mark.parametrize("noise", ["\\033[31m", "\\a"])
-def test_what_a_program_says_does_not_command_the_terminal(tmp_path: Path, noise: str) -> None:
+def test_control_characters_from_a_program_do_not_reach_the_terminal(tmp_path: Path, noise: str) -> None:
     program = f"#!/bin/sh\nprintf 'no {noise} good'; exit 1\n"
-    found = asked(tmp_path, {}, {RULES: "fine"}, program)["promtool"]
+    found = validated(tmp_path, {}, {RULES: "fine"}, program)["promtool"]
     assert "good" in found[-1].what
     assert found[-1].what.replace("\n", "").isprintable()
