@@ -9,7 +9,7 @@ from typing import Final, TextIO
 from otel_fastperf.report.formatting import Paint
 
 _BAR: Final = 30
-#: seconds between two lines of progress if the output is no terminal
+#: seconds between two lines of progress if the output is not a terminal
 _PLAIN_SECONDS: Final = 5.0
 
 
