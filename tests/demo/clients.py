@@ -1,4 +1,4 @@
-"""A client that calls every bottleneck of the demo and its fixed twin, often enough for every fault to be found."""
+"""A client that calls every bottleneck of the demo and its fixed twin, often enough for each fault to be found."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ import httpx
 from demo.catalogue import CATALOGUE, Bottleneck
 from demo.load import Load, Plan
 
-#: batches of requests for each endpoint: enough for every detector that needs more than one request
+#: batches of requests for each endpoint, enough for detectors that need more than one request
 BATCHES: Final = 4
 #: duration of the requests to steady bottlenecks, longer than a window of `memory_growth`
 STEADY_SECONDS: Final = 13
@@ -38,7 +38,7 @@ async def call_in_batches(client: httpx.AsyncClient, path: str, bottleneck: Bott
 
 
 async def call_steadily(client: httpx.AsyncClient, bottleneck: Bottleneck) -> None:
-    """On the clock: memory has to grow at a rate that does not depend on how fast answers come."""
+    """Call at fixed times, so that the growth of memory does not depend on how fast answers arrive."""
     until = time.monotonic() + STEADY_SECONDS
     async with asyncio.TaskGroup() as calls:
         while time.monotonic() < until:

@@ -18,7 +18,7 @@ __all__ = ["postgresql_url"]
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    """asyncio, with one event loop for a module's tests."""
+    """asyncio, with one event loop for all tests of a module."""
     return "asyncio"
 
 
@@ -36,7 +36,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 async def shop(url: URL) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the running shop; an exception in the app becomes a 500, as it does behind a server."""
+    """A client of the running shop; an exception in the app becomes a 500, like behind a server."""
     app = create_app(url)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (

@@ -1,4 +1,4 @@
-"""The findings of a run of the shop in which every bottleneck and every fixed twin was called."""
+"""The findings of a run of the shop in which a client called every bottleneck and every fixed twin."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -11,13 +11,13 @@ from otel_fastperf import Finding, Kind, Report
 from tests.demo.clients import call_everything
 from tests.serving import Command, run_server
 
-#: kinds that no single request shows
+#: kinds that are not about a single request
 OF_THE_PROCESS = {Kind.MEMORY_GROWTH, Kind.CACHE_INEFFICIENT}
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The findings once every endpoint was called."""
+    """The findings after every endpoint was called."""
 
     findings: tuple[Finding, ...]
 
@@ -28,7 +28,7 @@ class Findings:
         return {finding.kind for finding in self.in_route(route)}
 
     def at(self, bottleneck: Bottleneck) -> list[Finding]:
-        """Those that name the line to blame."""
+        """The findings at the line to blame."""
         file, line = bottleneck.line()
         sites = [(finding, finding.call_site) for finding in self.findings]
         return [each for each, site in sites if site is not None and (site.file, site.line) == (file, line)]
@@ -38,7 +38,7 @@ class Findings:
         return sorted(finding.kind for finding in self.in_route("") if finding.kind != Kind.GC_PAUSE)
 
     def wrong(self) -> list[str]:
-        """What is missing and what should not be there; empty if every fault and no twin was found."""
+        """Missing and unexpected findings; empty if every fault and no twin was found."""
         return [
             *(f"no {one.kind} at {one.faulty}" for one in CATALOGUE if self.kinds_in(one.faulty) != expected(one)),
             *(f"not once: the line of {one.name}" for one in CATALOGUE if len(self.at(one)) != 1),
@@ -54,7 +54,7 @@ def expected(bottleneck: Bottleneck) -> set[str]:
 
 @contextmanager
 def served(folder: Path, database: str, loop: str, environ: Mapping[str, str] | None = None) -> Iterator[Command]:
-    """Run the shop under uvicorn, in a process of its own."""
+    """Run the shop under uvicorn, in a separate process."""
     command = ["uvicorn", "demo.app:app", "--port", "{port}", "--loop", loop, "--log-level", "error"]
     variables = {"DATABASE_URL": database, **(environ or {})}
     with run_server(command, log=folder / "shop.log", environment=variables) as shop:
@@ -62,12 +62,12 @@ def served(folder: Path, database: str, loop: str, environ: Mapping[str, str] | 
 
 
 def findings_of(shop: Command) -> tuple[Finding, ...]:
-    """Read the findings as `otel-fastperf doctor` does."""
+    """Read the findings like `otel-fastperf doctor` does."""
     return Report.from_json(shop.get("/debug/fastperf").text).findings
 
 
 def findings_of_a_run(folder: Path, database: str, loop: str, environ: Mapping[str, str] | None = None) -> Findings:
-    """Call everything once, and again if something was wrong: a busy machine adds waits of its own."""
+    """Call everything once, and again if something was wrong: a busy machine adds waits."""
     first = _findings_of_one_run(folder, database, loop, environ)
     return _findings_of_one_run(folder, database, loop, environ) if first.wrong() else first
 

@@ -1,6 +1,6 @@
 """Each faulty endpoint has its fault and its twin does not, measured without telemetry.
 
-Twins are timed several times and the best time counts: a busy machine can make anything slow.
+Twins are timed several times and the best time counts, because a busy machine can make anything slow.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ async def best(measure: Callable[[], Awaitable[float]], times: int = 5) -> float
 
 @dataclass
 class Statements:
-    """Executed SQL statements: their durations, and whether a synchronous driver ran them on the event loop."""
+    """Durations of SQL statements, and whether a synchronous driver ran them on the event loop."""
 
     seconds: list[float] = field(default_factory=list)
     blocked_the_loop: list[bool] = field(default_factory=list)
@@ -90,7 +90,7 @@ async def longest_block(shop: httpx.AsyncClient, path: str) -> float:
 async def test_both_twins_give_the_same_answer(shop: httpx.AsyncClient, bottleneck: Bottleneck) -> None:
     faulty, fixed = await shop.get(bottleneck.faulty), await shop.get(bottleneck.fixed)
     assert faulty.status_code == fixed.status_code == 200
-    if bottleneck.name != "blocking-cpu":  # the result depends on how far the search gets in its time
+    if bottleneck.name != "blocking-cpu":  # the result depends on how far the search gets in the time it has
         assert faulty.json() == fixed.json()
 
 

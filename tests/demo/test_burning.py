@@ -1,4 +1,4 @@
-"""Faults that burn CPU last equally long on every machine. `DEMO_SPEED` stands for slower and faster ones."""
+"""Faults that burn CPU take equally long on every machine. `DEMO_SPEED` simulates slower and faster ones."""
 
 import time
 from pathlib import Path
@@ -35,13 +35,13 @@ def cpu_seconds(work: object, *arguments: int) -> float:
     return time.thread_time() - started
 
 
-def test_the_key_takes_its_time_on_every_machine(speed: float) -> None:
+def test_deriving_a_key_takes_equally_long_on_every_machine(speed: float) -> None:
     rounds = calibrated(slow_middleware.derive_key, slow_middleware.DERIVING_SECONDS, first=1_000)
     taken = min(cpu_seconds(slow_middleware.derive_key, rounds) for _ in range(5))
     assert 0.5 < taken / slow_middleware.DERIVING_SECONDS < 2
 
 
-def test_a_page_of_shipping_costs_takes_its_time_on_every_machine(speed: float) -> None:
+def test_a_page_of_shipping_costs_takes_equally_long_on_every_machine(speed: float) -> None:
     routes = cache_inefficient.calibrated_routes()
 
     def page(routes: int) -> None:
@@ -68,7 +68,7 @@ def test_calibration_finds_the_steps_that_fill_the_time() -> None:
     assert calibrated(work, 1.0, first=1, most=10, clock=lambda: now) == 10
 
 
-def test_an_interruption_while_calibrating_does_not_count() -> None:
+def test_an_interruption_of_the_calibration_does_not_count() -> None:
     now, interruptions = 0.0, iter([5.0])
 
     def work(steps: int) -> None:
@@ -79,11 +79,11 @@ def test_an_interruption_while_calibrating_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "fast", "nan", "inf"])
-def test_a_speed_that_is_no_positive_number_is_refused(text: str) -> None:
+def test_a_speed_that_is_not_a_positive_number_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=f"DEMO_SPEED is '{text}', but must be a positive number. Remedy: unset it."):
         emulated_speed({"DEMO_SPEED": text})
 
 
-def test_without_the_variable_the_machine_is_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_variable_the_real_speed_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DEMO_SPEED", raising=False)
     assert [at_speed(1), at_speed(40_000)] == [1, 40_000]

@@ -1,4 +1,4 @@
-"""`python -m demo` as a user runs it: it drives the shop, prints its telemetry, and leaves nothing behind."""
+"""`python -m demo` like a user runs it: it drives the shop, prints the telemetry, and leaves nothing behind."""
 
 import os
 import re
@@ -26,7 +26,7 @@ __all__ = ["postgresql_url"]
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended."""
+    """A finished run."""
 
     output: str
     capture: Capture
@@ -35,7 +35,7 @@ class Run:
 
 
 class Demo:
-    """`python -m demo` as a child process, whose temporary files are all in `temporary`."""
+    """`python -m demo` as a child process with its temporary files in `temporary`."""
 
     def __init__(self, *arguments: str, temporary: Path, **environ: str) -> None:
         self.temporary = temporary
@@ -47,7 +47,7 @@ class Demo:
 
     @property
     def output(self) -> str:
-        """Its output so far."""
+        """The output so far."""
         return self._log.read_text()
 
     def finish(self, number: int | None = None, *, seconds: float = 120.0) -> int:
@@ -62,7 +62,7 @@ class Demo:
 
     @property
     def leftovers(self) -> list[str]:
-        """Files that it did not remove."""
+        """Files that the process did not remove."""
         return [path.name for path in self.temporary.iterdir()]
 
 
@@ -81,7 +81,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return Run(demo.output, capture, window, demo.leftovers)
 
 
-def test_it_prints_every_section_in_a_hundred_columns_and_leaves_no_file(run: Run) -> None:
+def test_the_demo_prints_every_section_in_a_hundred_columns_and_leaves_no_file(run: Run) -> None:
     for heading in ("Requests", "Bottlenecks", "Slowest traces", "Event loop", "Thread pool", "Database", "Memory"):
         assert re.search(f"^{heading}", run.output, re.MULTILINE), run.output
     assert max(map(len, run.output.splitlines())) <= 100
@@ -89,7 +89,7 @@ def test_it_prints_every_section_in_a_hundred_columns_and_leaves_no_file(run: Ru
     assert run.leftovers == []
 
 
-def test_the_service_counted_what_its_client_sent_route_by_route(run: Run) -> None:
+def test_the_service_counted_the_requests_of_its_client_by_route(run: Run) -> None:
     counted = {
         f"{method} {route}": histogram.count
         for (method, route), histogram in run.window.histograms(REQUESTS, "http_request_method", "http_route").items()
@@ -98,7 +98,7 @@ def test_the_service_counted_what_its_client_sent_route_by_route(run: Run) -> No
     assert "its client counted the same" in run.output
 
 
-def test_the_slow_twins_show_in_the_metrics(run: Run) -> None:
+def test_the_faulty_endpoints_show_in_the_metrics(run: Run) -> None:
     statements = run.window.histograms(STATEMENTS, "http_route")
     faulty, fixed = statements["/slow/n-plus-one",].mean, statements["/fast/n-plus-one",].mean
     assert (faulty, fixed) == (51.0, 2.0)
@@ -106,7 +106,7 @@ def test_the_slow_twins_show_in_the_metrics(run: Run) -> None:
     assert lag is not None
     assert lag.value >= 0.1
     waits = run.window.histograms("db_client_connection_wait_time_seconds", "db_client_connection_pool_name")
-    # a round of the faulty endpoint waits for a quarter of a second, and a busy machine has time for only one
+    # a batch of the faulty endpoint waits for a quarter of a second, and a busy machine has time for only one
     assert waits["long_checkouts",].sum > 0.1
 
 
@@ -116,7 +116,7 @@ def test_the_repeated_statement_is_folded_in_its_waterfall(run: Run) -> None:
     )
 
 
-def test_its_own_routes_do_not_count_as_traffic(run: Run) -> None:
+def test_health_checks_and_telemetry_routes_do_not_count_as_traffic(run: Run) -> None:
     own = {"/health", "/demo/spans", "/metrics"}
     assert not {span.name for span in run.capture.spans} & {f"GET {path}" for path in own}
     assert not {route for (route,) in run.window.histograms(REQUESTS, "http_route")} & own
@@ -126,7 +126,7 @@ def test_telemetry_counted_no_errors(run: Run) -> None:
     assert re.search(r"own errors +none$", run.output, re.MULTILINE), run.output
 
 
-def test_the_summary_is_made_of_the_capture_alone(run: Run) -> None:
+def test_the_summary_depends_on_the_capture_only(run: Run) -> None:
     assert summary(run.capture, Paint(colour=False)) in run.output
     coloured = summary(run.capture, Paint(colour=True))
     assert re.sub(r"\x1b\[\d+m", "", coloured) in run.output
@@ -134,7 +134,7 @@ def test_the_summary_is_made_of_the_capture_alone(run: Run) -> None:
 
 @dataclass(frozen=True)
 class Serving:
-    """`python -m demo serve`, up and under load."""
+    """`python -m demo serve`, running and under load."""
 
     demo: Demo
     url: str
@@ -174,7 +174,7 @@ def test_serve_runs_until_a_signal_and_leaves_nothing(serving: Serving, number: 
         serving.get("/health")
 
 
-def test_an_interrupted_run_says_so_without_a_traceback(tmp_path: Path) -> None:
+def test_an_interrupted_run_reports_it_without_a_traceback(tmp_path: Path) -> None:
     demo = Demo("--seconds", "60", temporary=tmp_path)
     wait_until(lambda: "Metrics" in demo.output, seconds=60, what="the shop runs")
     assert demo.finish(signal.SIGINT, seconds=30) == 130
@@ -183,7 +183,7 @@ def test_an_interrupted_run_says_so_without_a_traceback(tmp_path: Path) -> None:
     assert demo.leftovers == []
 
 
-def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+def test_a_port_in_use_is_named_in_the_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         demo = Demo("--port", str(port), temporary=tmp_path)
@@ -191,7 +191,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     assert demo.output == f"Port {port} cannot be used: Address already in use. Remedy: choose another --port.\n"
 
 
-def test_an_unreachable_database_is_named(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_named_in_the_error(tmp_path: Path) -> None:
     demo = Demo(temporary=tmp_path, DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
     assert demo.finish() == 1
     assert demo.output.startswith("The database cannot be used: connection ")

@@ -1,7 +1,6 @@
 """Each faulty endpoint of the demo yields exactly its finding, with the right line; each fixed twin yields none.
 
-The shop runs as users run it, in a process of its own, on either database and either event loop, while a few shoppers
-use it.
+The shop runs in a separate process, on either database and either event loop, while a few shoppers use it.
 """
 
 import asyncio
@@ -53,7 +52,7 @@ def test_the_finding_names_the_line_and_a_remedy(run: Findings, bottleneck: Bott
 
 
 @every_bottleneck
-def test_its_fixed_twin_yields_none(run: Findings, bottleneck: Bottleneck) -> None:
+def test_a_fixed_twin_yields_no_finding(run: Findings, bottleneck: Bottleneck) -> None:
     assert run.in_route(bottleneck.fixed) == []
 
 
@@ -63,7 +62,7 @@ def test_kinds_of_the_process_are_found_once(run: Findings) -> None:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_healthy_shop_has_no_findings(loop: str, database: str, tmp_path: Path) -> None:
-    """Neither under load nor from start-up and health checks."""
+    """Load, start-up and health checks cause none."""
     with served(tmp_path, database, loop) as shop:
         load = Load(Plan(shoppers=4, pause=0.05, troubles=False))
         asyncio.run(load.run(shop.url, 12))

@@ -1,4 +1,4 @@
-"""The values of the summary are those that Prometheus would compute from the same scrapes."""
+"""The summary has the values that Prometheus would compute from the same scrapes."""
 
 import pytest
 

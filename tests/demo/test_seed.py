@@ -15,7 +15,7 @@ def test_workers_that_start_together_seed_once(url: URL) -> None:
         assert sorted(workers.map(seed, [url] * 4)) == [False, False, False, True]
 
 
-def test_it_is_the_same_on_every_database(url: URL) -> None:
+def test_the_data_is_the_same_on_every_database(url: URL) -> None:
     seed(url)
     engine = sync_engine(url)
     with engine.connect() as connection:
@@ -29,7 +29,7 @@ def test_it_is_the_same_on_every_database(url: URL) -> None:
     assert tuple(visit) == ("customer3@example.org", "/products/101")
 
 
-def test_the_tables_in_postgresql_are_removed_again(postgresql_url: str) -> None:
+def test_the_tables_in_postgresql_are_removed_at_the_end(postgresql_url: str) -> None:
     server = make_url(postgresql_url)
     seed(server)
     clear(server)

@@ -33,7 +33,7 @@ async def test_a_span_keeps_the_parts_that_a_waterfall_needs(probe: Probe) -> No
     assert (child.trace_id, child.error, child.seconds) == (root.trace_id, "42P01", 1.5e-6)
 
 
-async def test_only_clients_on_this_machine_get_them_and_the_schema_omits_the_route() -> None:
+async def test_only_clients_on_this_machine_get_spans_and_the_schema_omits_the_route() -> None:
     app = FastAPI()
     add_spans_route(app, tuple)
     assert (await spans_for(app, "::1")).json() == []

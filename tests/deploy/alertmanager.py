@@ -1,4 +1,4 @@
-"""Alertmanager with this repository's configuration, and a webhook of ours that it notifies.
+"""Alertmanager with this repository's configuration, and a webhook that it notifies.
 
 Use:
     with Webhook() as webhook, stack_alertmanager(folder, webhook, quick=True) as alertmanager:
@@ -28,7 +28,7 @@ RECEIVERS: Final = ("page", "ticket", "info", "watchdog")
 
 
 class Webhook:
-    """A server of the loopback that keeps each message it is sent."""
+    """A server on 127.0.0.1 that keeps each message it receives."""
 
     def __init__(self) -> None:
         #: bodies as Alertmanager sent them, oldest first
@@ -49,11 +49,11 @@ class Webhook:
 
     @property
     def url(self) -> str:
-        """Where to post to, with a token as webhooks have it."""
+        """The URL to post to, with a token, like real webhooks."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/hook?token=secret"
 
     def alerts(self, receiver: str, status: str = "firing") -> list[dict[str, Any]]:
-        """The alerts of all messages for this receiver: `[{"labels": {…}, "annotations": {…}, "status": …}]`."""
+        """Alerts of all messages for this receiver: `[{"labels": {…}, "annotations": {…}, "status": …}]`."""
         return [
             alert
             for message in tuple(self.messages)
@@ -74,9 +74,9 @@ class Webhook:
 
 @dataclass(frozen=True)
 class Alertmanager:
-    """One server that runs."""
+    """A running server."""
 
-    #: `host:port`, as prometheus.yml has it
+    #: `host:port`, like in prometheus.yml
     address: str
 
     @property
@@ -84,7 +84,7 @@ class Alertmanager:
         return f"http://{self.address}"
 
     def post(self, labels: Mapping[str, str], annotations: Mapping[str, str] | None = None) -> None:
-        """Tell it of one alert that fires."""
+        """Send a firing alert."""
         body = json.dumps([{"labels": labels, "annotations": annotations or {}, "generatorURL": "http://p/graph"}])
         request = Request(f"{self.url}/api/v2/alerts", body.encode(), {"Content-Type": "application/json"})
         with urlopen(request, timeout=10) as response:
@@ -99,7 +99,7 @@ class Alertmanager:
 
 @contextmanager
 def stack_alertmanager(folder: Path, webhook: Webhook | None = None, *, quick: bool = False) -> Iterator[Alertmanager]:
-    """Run it; with a webhook, every receiver is the one of receivers/webhook.yml. `quick` groups within a second."""
+    """Run Alertmanager; with a webhook, all receivers use receivers/webhook.yml. `quick` groups within a second."""
     configuration = configured(folder, webhook, quick=quick)
     address = f"127.0.0.1:{free_port()}"
     command = (
@@ -114,7 +114,7 @@ def stack_alertmanager(folder: Path, webhook: Webhook | None = None, *, quick: b
 
 
 def configured(folder: Path, webhook: Webhook | None, *, quick: bool) -> Path:
-    """Copy deploy/alertmanager into `folder`, its receivers turned on as their examples say; the path of its file."""
+    """Copy deploy/alertmanager into `folder` with its receivers turned on; return the path of the configuration."""
     copy = folder / "alertmanager"
     shutil.copytree(SHIPPED, copy)
     path = copy / "alertmanager.yml"
@@ -129,7 +129,7 @@ def configured(folder: Path, webhook: Webhook | None, *, quick: bool) -> Path:
 
 
 def with_receiver(text: str, example: str, names: tuple[str, ...]) -> str:
-    """The configuration in which these receivers are the one of receivers/`example`.yml."""
+    """The configuration with these receivers replaced by the one of receivers/`example`.yml."""
     settings = yaml.safe_load(text)
     [block] = yaml.safe_load((SHIPPED / "receivers" / f"{example}.yml").read_text())["receivers"]
     others = [receiver for receiver in settings["receivers"] if receiver["name"] not in names]

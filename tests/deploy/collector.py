@@ -1,4 +1,4 @@
-"""The collector with this repository's configuration, on free ports of the loopback.
+"""The collector with this repository's configuration, on free ports of 127.0.0.1.
 
 Use:
     with Receiver("grpc") as jaeger, running_collector(folder, ["tail-sampling"], jaeger=jaeger.port) as collector:
@@ -21,18 +21,18 @@ from tests.serving import free_port
 BASE: Final = DEPLOY / "collector" / "config.yaml"
 OVERLAYS: Final = DEPLOY / "collector" / "overlays"
 
-#: nobody listens: what is sent there waits, which no test of traces minds
+#: nobody listens, so data sent there waits, which does not affect tests of traces
 NOWHERE: Final = 9
 
 
 def configs(overlays: Iterable[str]) -> list[Path]:
-    """The base and these overlays, as files."""
+    """The files of the base and these overlays."""
     return [BASE, *(OVERLAYS / f"{name}.yaml" for name in overlays)]
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Where a collector listens. Give the same to the next one, and it takes over the place."""
+    """The ports of a collector. Pass them to the next one to replace it."""
 
     grpc: int = field(default_factory=free_port)
     http: int = field(default_factory=free_port)
@@ -42,7 +42,7 @@ class Ports:
 
 @dataclass
 class Collector:
-    """A collector that runs."""
+    """A running collector."""
 
     server: Running
     ports: Ports
@@ -53,12 +53,12 @@ class Collector:
         return f"http://127.0.0.1:{self.ports.http}"
 
     def send(self, spans: Iterable[Sent], *, service: str = "shop") -> None:
-        """Send spans; fails unless they are taken."""
+        """Send spans; fail if they are not accepted."""
         status = export(self.endpoint, spans, service=service)
         assert status == 200, f"{status}: {self.server.log[-2000:]}"
 
     def metrics(self) -> dict[str, float]:
-        """Its own metrics, {name: sum over the label sets}."""
+        """The collector's own metrics, {name: sum over the label sets}."""
         return own_metrics(f"http://127.0.0.1:{self.ports.metrics}/metrics")
 
 
@@ -73,9 +73,9 @@ def running_collector(
     ports: Ports | None = None,
     extra: Sequence[str] = (),
 ) -> Iterator[Collector]:
-    """Run it with the base and these overlays, and `extra` further --config arguments.
+    """Run the collector with the base, these overlays, and `extra` --config arguments.
 
-    `jaeger` and `prometheus` are ports of the loopback that take OTLP over gRPC, and Prometheus' HTTP.
+    `jaeger` (OTLP over gRPC) and `prometheus` (HTTP) are ports of 127.0.0.1.
     """
     ports = ports or Ports()
     environment = {
@@ -102,7 +102,7 @@ def running_collector(
 
 
 def own_metrics(url: str) -> dict[str, float]:
-    """What a server says of itself on its metrics page, {name of a sample, as it stands there: sum over label sets}."""
+    """A server's metrics about itself, {name of a sample as on its page: sum over label sets}."""
     sums: defaultdict[str, float] = defaultdict(float)
     with urlopen(url, timeout=5) as response:
         for line in response.read().decode().splitlines():

@@ -1,9 +1,9 @@
-"""A Docker engine for tests, with images of its own: `docker compose up` for real where no image can be pulled.
+"""A Docker engine for tests with its own images: a real `docker compose up` where images cannot be pulled.
 
-`engine()` starts a dockerd of its own, on a socket and a data folder of its own, and ends it. It is never the machine's
-engine: the images here carry the names of the real ones, and hold the servers that `make test-stack` builds, FROM
-scratch; with busybox where the real image has a shell. Grafana cannot be built: its image is a stand-in that answers
-/api/health, and says so.
+`engine()` starts a separate dockerd with its own socket and data folder, and stops it. It never uses the machine's
+engine, because the images here have the names of the real ones. They contain the servers that `make test-stack`
+builds, FROM scratch, with busybox if the real image has a shell. Grafana cannot be built: its image is a stand-in that
+answers /api/health and says so.
 """
 
 import io
@@ -40,7 +40,7 @@ STAND_IN: Final = "STAND-IN, not Grafana"
 
 @cache
 def missing() -> str:
-    """Why no engine can be started here, for a person; "" when one can."""
+    """The reason why no engine can be started here, or ""."""
     absent = [name for name in ("collector", "jaeger", "prometheus", "alertmanager") if built(name) is None]
     reasons = (
         (os.environ.get("FASTPERF_TEST_DOCKER") == "0", "FASTPERF_TEST_DOCKER=0: no engine wanted"),
@@ -57,7 +57,7 @@ def missing() -> str:
 
 
 def _is_static(path: Path) -> bool:
-    """Whether a program needs no library: its ELF header names no interpreter."""
+    """Whether a program needs no library, that is, its ELF header names no interpreter."""
     return path.is_file() and b"ld-linux" not in path.read_bytes()[:4096]
 
 
@@ -71,7 +71,7 @@ def _answers(path: Path) -> bool:
 
 
 class _UnixConnection(HTTPConnection):
-    """HTTP over a Unix socket, as Docker's API is."""
+    """HTTP over a Unix socket, for Docker's API."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=60)
@@ -95,7 +95,7 @@ class Engine:
         return f"unix://{self.socket_file}"
 
     def ask(self, method: str, path: str, body: Any = None, **query: str) -> Any:
-        """One call of the engine's API; its answer, parsed where it is JSON."""
+        """Call the engine's API; return its answer, parsed if it is JSON."""
         connection = _UnixConnection(self.socket_file)
         try:
             headers = {"content-type": "application/x-tar"} if body is not None else {}
@@ -108,7 +108,7 @@ class Engine:
         return json.loads(content) if response.headers.get_content_type() == "application/json" and content else None
 
     def add(self, image: "Image") -> None:
-        """Make an image from files."""
+        """Create an image from files."""
         repository, _, tag = image.name.rpartition(":")
         with image.tar() as archive:
             self._import(archive, repository, tag, image.changes)
@@ -126,7 +126,7 @@ class Engine:
         assert '"error"' not in said, said
 
     def left(self, project: str) -> list[str]:
-        """What is there of a Compose project: containers, networks and volumes, by name."""
+        """The containers, networks and volumes of a Compose project, by name."""
         label = json.dumps({"label": [f"com.docker.compose.project={project}"]})
         containers = self.ask("GET", "/containers/json", all="true", filters=label)
         networks = self.ask("GET", "/networks", filters=label)
@@ -140,13 +140,13 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """What an image holds: `{path inside: file here, or content}`; folders with their owner's number."""
+    """The content of an image: `{path inside: file here, or content}`; folders with the id of their owner."""
 
     name: str
     entrypoint: Sequence[str] = ()
     user: str = "0"
     files: Mapping[str, Path | bytes] = field(default_factory=dict)
-    #: folders here, each to the same path inside, but for what `_LEFT_OUT` names
+    #: folders here, each copied to the same path inside, except `_LEFT_OUT`
     trees: Sequence[Path] = ()
     folders: Mapping[str, int] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
@@ -157,7 +157,7 @@ class Image:
 
     @property
     def changes(self) -> list[str]:
-        """Its configuration, as lines of a Dockerfile."""
+        """The configuration, as lines of a Dockerfile."""
         return [
             f"USER {self.user}",
             f"WORKDIR {self.workdir}",
@@ -169,7 +169,7 @@ class Image:
 
     @contextmanager
     def tar(self) -> Iterator[Any]:
-        """The archive, as an open file."""
+        """The image as a tar archive, as an open file."""
         with tempfile.TemporaryFile() as output:
             with tarfile.open(fileobj=output, mode="w") as archive:
                 for path, owner in {"etc": 0, "tmp": 0, **self.folders}.items():
@@ -191,12 +191,12 @@ class Image:
             yield output
 
 
-#: what nobody imports in a container of the demo: tests of Python, other programs
+#: files that the demo does not import: tests of Python, other programs
 _LEFT_OUT: Final = {"test", "idlelib", "mypy", "mypyc", "pip", "setuptools", "hypothesis", "ensurepip"}
 
 
 def _as_roots(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """The entry as root's, or None for one that is left out."""
+    """The entry, owned by root, or None if it is left out."""
     if _LEFT_OUT & set(Path(entry.name).parts):
         return None
     entry.uid = entry.gid = 0
@@ -210,7 +210,7 @@ def _entry(path: str, *, kind: bytes = tarfile.REGTYPE, mode: int = 0o755, owner
     return entry
 
 
-#: what of a shell the health checks and the smoke of a volume's owner need
+#: the commands that health checks and the check of a volume's owner need
 _SHELL: Final[Mapping[str, str]] = {
     f"bin/{name}": "/bin/busybox" for name in ("sh", "wget", "chown", "stat", "httpd", "cat", "env")
 }
@@ -225,7 +225,7 @@ exec httpd -f -p 3000 -h /www
 
 
 def images(names: Mapping[str, str]) -> Iterator[Image]:
-    """Images of the stack's services, by the names that docker-compose.yml has: `{service: image}`.
+    """Images of the stack's services, with the names in docker-compose.yml: `{service: image}`.
 
     Users, entry points, working folders and volumes are those of the real images.
     """
@@ -282,7 +282,7 @@ exec postgres -c listen_addresses='*' -c unix_socket_directories=/var/run/postgr
 
 
 def demo_images(names: Mapping[str, str]) -> Iterator[Image]:
-    """The demo's and PostgreSQL's image, of this machine's Python and PostgreSQL with the libraries they name."""
+    """The images of the demo and PostgreSQL, from this machine's Python and PostgreSQL and their libraries."""
     shell = {"bin/busybox": BUSYBOX}
     packages = Path(sysconfig.get_path("purelib")).resolve()
     standard = Path(sysconfig.get_path("stdlib")).resolve()
@@ -329,24 +329,24 @@ def demo_images(names: Mapping[str, str]) -> Iterator[Image]:
 
 
 def _sources(package: str) -> dict[str, Path | bytes]:
-    """The Python files of a package of ours, under /app."""
+    """The Python files of one of our packages, under /app."""
     return {f"app/{path.relative_to(ROOT)}": path for path in (ROOT / package).rglob("*.py")}
 
 
 def _parts(standard: Path) -> list[Path]:
-    """Python's own library, without what is installed beside it."""
+    """Python's standard library, without installed packages."""
     return [path for path in standard.iterdir() if path.name not in {"site-packages", "dist-packages"}]
 
 
 def _command(dockerfile: Path) -> list[str]:
-    """What its CMD line says."""
+    """The CMD line of a Dockerfile."""
     line = next(line for line in reversed(dockerfile.read_text().splitlines()) if line.startswith("CMD "))
     command: list[str] = json.loads(line.removeprefix("CMD "))
     return command
 
 
 def libraries(programs: Sequence[Path]) -> dict[str, Path | bytes]:
-    """The system's libraries that they name, and what loads them: each at the same path."""
+    """The system libraries of these programs, and their loader, each at the same path."""
     said = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False).stdout
     found = {Path(path) for path in re.findall(r"(?:=> |^\s)(/\S+) \(0x", said, flags=re.MULTILINE)}
     return {str(path).lstrip("/"): path for path in found if "site-packages" not in path.parts}
@@ -354,11 +354,11 @@ def libraries(programs: Sequence[Path]) -> dict[str, Path | bytes]:
 
 @contextmanager
 def engine() -> Iterator[Engine]:
-    """An engine of its own, gone afterwards with all that it had; skips the test where it does not start."""
+    """A separate engine, removed afterwards with all its data; skips the test if it does not start."""
     with tempfile.TemporaryDirectory(prefix="fastperf-docker-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
         bridge_was_there = _has_bridge()
-        # The storage driver is dockerd's choice: overlay2 where the file system can, vfs at the last.
+        # dockerd chooses the storage driver: overlay2 if the file system supports it, otherwise vfs.
         command = ["dockerd", "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")]
         command += ["--pidfile", str(folder / "pid"), "--host", f"unix://{folder / 'socket'}"]
         with ExitStack() as stack:
@@ -389,7 +389,7 @@ def _has_bridge() -> bool:
 
 @dataclass
 class Stack:
-    """The shipped stack as a Compose project on an engine, in a folder that holds a copy of its files."""
+    """The shipped stack as a Compose project on an engine, in a folder with a copy of its files."""
 
     engine: Engine
     folder: Path
@@ -398,7 +398,7 @@ class Stack:
     overlays: Sequence[str] = ()
 
     def compose(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        """Run docker-compose on it."""
+        """Run docker-compose on the project."""
         files = [
             "-f",
             "docker-compose.yml",
@@ -423,7 +423,7 @@ class Stack:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Its ports, as environment variables."""
+        """The ports of the stack, as environment variables."""
         return {name: str(port) for name, port in self.ports.items()}
 
     def log(self) -> str:
@@ -431,11 +431,11 @@ class Stack:
         return self.compose("logs", "--tail", "12", check=False).stdout
 
     def services(self) -> dict[str, dict[str, Any]]:
-        """What Compose says of each container, by service."""
+        """What Compose reports about each container, by service."""
         lines = self.compose("ps", "--all", "--format", "json").stdout.splitlines()
         return {found["Service"]: found for found in map(json.loads, lines)}
 
     def container(self, service: str) -> dict[str, Any]:
-        """What the engine says of a service's container."""
+        """What the engine reports about the container of a service."""
         found: dict[str, Any] = self.engine.ask("GET", f"/containers/{self.services()[service]['ID']}/json")
         return found

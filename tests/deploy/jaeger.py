@@ -1,4 +1,4 @@
-"""Jaeger with this repository's configuration, on free ports of the loopback, and what its APIs say.
+"""Jaeger with this repository's configuration, on free ports of 127.0.0.1, and a client for its APIs.
 
 Use:
     with running_jaeger(folder, prometheus=9090) as jaeger:
@@ -30,13 +30,13 @@ UI_CONFIG: Final = FOLDER / "ui-config.json"
 #: nobody listens
 NOWHERE: Final = 9
 
-#: within this, a span that was sent must be found
+#: seconds within which a span that was sent must be found
 FOUND_WITHIN_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True)
 class JaegerSpan:
-    """A span as Jaeger tells of it. Ids are hex; `parent_id` is "" for a root; `milliseconds` is its duration."""
+    """A span as Jaeger shows it. Ids are hex; `parent_id` is "" for a root; `milliseconds` is its duration."""
 
     name: str
     service: str
@@ -53,7 +53,7 @@ class JaegerSpan:
 
 @dataclass(frozen=True)
 class Summary:
-    """A trace in short. `root` is the name of its first span without a parent."""
+    """A summary of a trace. `root` is the name of its first span without a parent."""
 
     trace_id: str
     root: str
@@ -63,7 +63,7 @@ class Summary:
 
 @dataclass
 class Jaeger:
-    """A Jaeger that runs. `url` is the base of its pages and APIs, base path included."""
+    """A running Jaeger. `url` is the base of its pages and APIs, base path included."""
 
     server: Running
     url: str
@@ -77,19 +77,19 @@ class Jaeger:
         return f"http://127.0.0.1:{self.otlp_http_port}"
 
     def services(self) -> set[str]:
-        """Names of the services it has spans of."""
+        """Names of services with spans."""
         return set(self._get("/api/v3/services").get("services") or ())
 
     def operations(self, service: str) -> set[str]:
-        """Names of spans of a service."""
+        """Names of the spans of a service."""
         return {each["name"] for each in self._get("/api/v3/operations", service=service).get("operations") or ()}
 
     def trace(self, trace_id: str) -> list[JaegerSpan]:
-        """The spans of a trace, by start; none if it is not there."""
+        """The spans of a trace, by start; empty if Jaeger does not have it."""
         return _spans(self._get(f"/api/v3/traces/{trace_id}"))
 
     def wait_for(self, trace_id: str, spans: int = 1, seconds: float = FOUND_WITHIN_SECONDS) -> list[JaegerSpan]:
-        """The trace, once it has so many spans; fails when it never has."""
+        """Wait until the trace has that many spans, and return them; otherwise fail."""
         found: list[JaegerSpan] = wait_until(
             lambda: spans_of if len(spans_of := self.trace(trace_id)) >= spans else None,
             seconds=seconds,
@@ -98,14 +98,14 @@ class Jaeger:
         return found
 
     def traces(self, service: str, *, limit: int = 1000) -> list[Summary]:
-        """The latest traces of a service in the last hour, in short. The limit is at most that of traces in memory."""
+        """Summaries of a service's latest traces in the last hour. `limit` must not exceed the number in memory."""
         now = datetime.now(UTC)
         query = {
             "query.service_name": service,
             "query.start_time_min": _rfc3339(now - timedelta(hours=1)),
             "query.start_time_max": _rfc3339(now + timedelta(minutes=1)),
             "query.num_traces": str(limit),
-            # the old and the new name of each; one of the two is read
+            # the old and the new name of each; every version of Jaeger reads one of them
             "query.serviceName": service,
             "query.startTimeMin": _rfc3339(now - timedelta(hours=1)),
             "query.startTimeMax": _rfc3339(now + timedelta(minutes=1)),
@@ -125,7 +125,7 @@ class Jaeger:
         ]
 
     def monitor(self, what: str, service: str, *, quantile: float = 0.95) -> dict[str, list[float]]:
-        """What the Monitor tab draws of a service's last minutes: {operation: values}, gaps left out.
+        """What the Monitor tab shows of a service's last minutes: {operation: values}, without gaps.
 
         `what` is "calls" (a second), "errors" (share of calls) or "latencies" (milliseconds at the quantile).
         """
@@ -147,12 +147,12 @@ class Jaeger:
         return found
 
     def page(self, path: str = "/") -> str:
-        """A page of its UI."""
+        """A page of Jaeger's UI."""
         with urlopen(f"{self.url}{path}", timeout=10) as response:
             return str(response.read().decode())
 
     def _get(self, path: str, **query: str) -> dict[str, Any]:
-        """The JSON of an answer; empty for 404, which is how it says that there is no such trace."""
+        """The JSON of an answer; empty for 404, which means that there is no such trace."""
         try:
             with urlopen(f"{self.url}{path}?{urlencode(query)}", timeout=10) as response:
                 found: dict[str, Any] = json.load(response)
@@ -173,7 +173,7 @@ def running_jaeger(
     variables: Mapping[str, str] | None = None,
     ports: "Ports | None" = None,
 ) -> Iterator[Jaeger]:
-    """Run it with config.yaml and these overlays ("badger", "jaeger-only"). `prometheus` is a port of the loopback."""
+    """Run Jaeger with config.yaml and these overlays ("badger", "jaeger-only"). `prometheus` is a port of 127.0.0.1."""
     ports = ports or Ports()
     environment = {
         "JAEGER_HOST": "127.0.0.1",
@@ -204,7 +204,7 @@ def running_jaeger(
 
 @dataclass(frozen=True)
 class Ports:
-    """Where a Jaeger listens."""
+    """The ports of a Jaeger."""
 
     otlp_grpc: int = field(default_factory=free_port)
     otlp_http: int = field(default_factory=free_port)
@@ -261,5 +261,5 @@ def _value(value: Mapping[str, Any]) -> Any:
 
 
 def _hex(identity: str, digits: int) -> str:
-    """An id in hex, from hex or from base64: which of the two depends on Jaeger's version."""
+    """An id in hex, from hex or base64, depending on Jaeger's version."""
     return identity if len(identity) in {0, digits} else b64decode(identity).hex()

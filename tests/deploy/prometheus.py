@@ -1,4 +1,4 @@
-"""Prometheus with this repository's configuration and rules, on a free port of the loopback.
+"""Prometheus with this repository's configuration and rules, on a free port of 127.0.0.1.
 
 Use:
     with stack_prometheus(folder, apps={"shop": ["127.0.0.1:8000"]}, alertmanager=address, quick=True) as prometheus:
@@ -17,10 +17,10 @@ from tests.deploy.servers import DEPLOY, answers, program, running
 from tests.prometheus import Prometheus
 from tests.serving import free_port
 
-#: nobody listens: a part of the stack that a test does without
+#: nobody listens, for parts of the stack that a test does not need
 NOWHERE: Final = "127.0.0.1:9"
 
-#: what external_labels take from the environment
+#: environment variables used by external_labels
 VARIABLES: Final = {
     "GRAFANA_URL": "http://grafana.example",
     "JAEGER_URL": "http://jaeger.example",
@@ -41,10 +41,10 @@ def stack_prometheus(
     variables: Mapping[str, str] | None = None,
     quick: bool = False,
 ) -> Iterator[Prometheus]:
-    """Run it with the flags of docker-compose.yml; `{job: ["host:port", …]}` are the services.
+    """Run Prometheus with the flags of docker-compose.yml; `{job: ["host:port", …]}` are the services.
 
-    `quick` scrapes and evaluates each second and lets alerts fire at once; windows stay as they are. `RUNBOOKS_URL` is
-    its own `/consoles`, as in the compose file, when the variables name no other.
+    `quick` scrapes and evaluates every second and lets alerts fire at once; windows do not change. `RUNBOOKS_URL` is
+    Prometheus' own `/consoles`, as in the compose file, unless the variables name another.
     """
     address = f"127.0.0.1:{port or free_port()}"
     configuration = configured(
@@ -76,7 +76,7 @@ def configured(
     own: str,
     quick: bool,
 ) -> Path:
-    """Copy deploy/prometheus into `folder` and put these addresses in; the path of its prometheus.yml."""
+    """Copy deploy/prometheus into `folder`, fill in these addresses, and return the path of prometheus.yml."""
     copy = folder / "prometheus"
     shutil.copytree(DEPLOY / "prometheus", copy)
     for shipped in (copy / "targets").iterdir():

@@ -1,4 +1,4 @@
-"""What a PromQL expression asks for, by its syntax tree; what there is to ask for; and which labels its result has."""
+"""The metrics and labels that a PromQL expression queries, those that exist, and the labels of its result."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from tools.stack_metrics import STACK
 Labels = frozenset[str]
 
 RULES: Final = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
-#: what Prometheus adds to every target's series
+#: labels and series that Prometheus adds to every target
 TARGET: Final = Labels({"job", "instance"})
-#: absent unless somebody has objectives of their own: see slo-targets.yml
+#: absent unless a service has its own objectives: see slo-targets.yml
 OVERRIDES: Final = {
     f"job:slo_{name}:override": Labels({"job"})
     for name in ("availability", "latency", "latency_threshold", "bad_requests")
@@ -29,7 +29,7 @@ _PICKING: Final = {"topk", "bottomk", "limitk", "limit_ratio"}
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """One selector: the metric, matchers by label, whether it has a window, and what it is an operand of."""
+    """One selector: the metric, matchers by label, whether it has a window, and the expressions around it."""
 
     #: "" for one without a name
     metric: str
@@ -39,11 +39,11 @@ class Selector:
     inside: tuple[str, ...]
 
 
-# what an expression asks for
+# the metrics and labels that an expression queries
 
 
 def selectors(expr: str) -> list[Selector]:
-    """All selectors of an expression; raises ValueError with the parser's words where it cannot be read."""
+    """All selectors of an expression; raises ValueError with the parser's message if it is invalid."""
     return list(_selectors(promql_parser.parse(expr), ()))
 
 
@@ -63,7 +63,7 @@ def _selectors(node: Any, inside: tuple[str, ...]) -> Iterator[Selector]:
 
 
 def _children(node: Any) -> Iterator[tuple[Any, str]]:
-    """The nodes below one, and what they are operands of."""
+    """The nodes below one, and the expressions around them."""
     if isinstance(node, promql_parser.Call):
         yield from ((one, node.func.name) for one in node.args)
     elif isinstance(node, promql_parser.BinaryExpr):
@@ -87,7 +87,7 @@ def _labels(node: Any) -> Iterator[str]:
         yield from _labels(child)
 
 
-# which labels its result has
+# the labels of the result
 
 
 def labels_of(expr: str, known: Mapping[str, Labels]) -> Labels | None:
@@ -148,29 +148,29 @@ def _of_operator(node: Any, known: Mapping[str, Labels]) -> Labels | None:
 
 
 def _matched(left: Labels, modifier: Any) -> Labels:
-    """One to one, a result keeps what was matched by, also in comparisons: resultMetric() of Prometheus' engine."""
+    """A one-to-one match keeps the labels matched by, even in comparisons: resultMetric() in Prometheus' engine."""
     if modifier is None or modifier.matching is None:
         return left
     named = Labels(modifier.matching.labels)
     return named if modifier.matching.type == promql_parser.LabelModifierType.Include else left - named
 
 
-# what there is to ask for
+# the metrics and labels that exist
 
 
 def rules(kind: str) -> list[dict[str, Any]]:
-    """The rules that ship, of a kind: "record" or "alert"."""
+    """The shipped rules of a kind: "record" or "alert"."""
     groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
     return [rule for group in groups for rule in group["rules"] if kind in rule]
 
 
 def missing(expr: str, known: Mapping[str, Labels]) -> set[str]:
-    """Metrics, and labels of metrics, that an expression asks for and nobody has."""
+    """Metrics and labels that an expression queries and that do not exist."""
     asked = selectors(expr)
     found = {one.metric for one in asked if one.metric and one.metric not in known}
     there = {"__name__"}
     for one in asked:
-        # without a name it may be any series, which has what targets have
+        # a selector without a name may be any series, which has the labels of targets
         has = known.get(one.metric, Labels()) if one.metric else TARGET
         there |= has
         found |= {f"{one.metric}{{{label}}}" for label in one.matchers.keys() - has - {"__name__"}}
@@ -189,7 +189,7 @@ def _ours() -> dict[str, Labels]:
     return known
 
 
-#: our series, as they stand on the page, with their labels
+#: our series with their labels, as on the page
 OURS: Final[Mapping[str, Labels]] = _ours()
 RECORDINGS: Final[Mapping[str, str]] = {rule["record"]: rule["expr"] for rule in rules("record")}
 
@@ -204,9 +204,9 @@ def _known() -> dict[str, Labels]:
     return known
 
 
-#: all series with their labels: ours, the stack's, and what rules record
+#: all series with their labels: ours, the stack's, and those recorded by rules
 KNOWN: Final[Mapping[str, Labels]] = _known()
 
 _GAUGES: Final = {metric.name for metric in CATALOGUE if metric.kind == "gauge"}
-#: series that only grow, those of histograms too
+#: series that only grow, including those of histograms
 COUNTERS: Final = {name for name, one in STACK.items() if one.counter} | (OURS.keys() - _GAUGES)

@@ -1,4 +1,4 @@
-"""The stack's servers for tests: built by `make test-stack`, run on free ports of the loopback, gone afterwards."""
+"""The stack's servers for tests, built by `make test-stack` and run on free ports of 127.0.0.1."""
 
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ PATIENCE_SECONDS: Final = 60.0
 
 
 def needs(*names: str) -> pytest.MarkDecorator:
-    """A mark for tests of these servers: they skip, with what to do, where one has not been built."""
+    """Mark tests of these servers: they skip with a remedy if one has not been built."""
     missing = [f"{name} {SERVERS[name].version}" for name in names if built(name) is None]
     return pytest.mark.skipif(
         bool(missing), reason=f"not built here: {', '.join(missing)}; `make test-stack` builds it (needs Go 1.26)"
@@ -32,7 +32,7 @@ def needs(*names: str) -> pytest.MarkDecorator:
 
 
 def program(name: str, which: str | None = None) -> Path:
-    """The path of a program that `needs` has asked for."""
+    """The path of a program that `needs` names."""
     path = built(name, which)
     assert path is not None, f"{name} has not been built"
     return path
@@ -40,18 +40,18 @@ def program(name: str, which: str | None = None) -> Path:
 
 @dataclass
 class Running:
-    """A server that runs."""
+    """A running server."""
 
     process: "subprocess.Popen[bytes]"
     log_file: Path
 
     @property
     def log(self) -> str:
-        """All that it has printed."""
+        """Everything it has printed so far."""
         return self.log_file.read_text(errors="replace")
 
     def kill(self) -> None:
-        """End it as the kernel would: at once."""
+        """End it at once, like the kernel would."""
         self.process.kill()
         self.process.wait()
 
@@ -65,7 +65,7 @@ def running(
     variables: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Iterator[Running]:
-    """Run a server from the time it is ready; fails with its log when it ends before."""
+    """Run a server, and wait until it is ready; fail with its log if it ends before."""
     with (
         log_file.open("ab") as output,
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Spans by hand, sent over OTLP/HTTP as an app would: for tests of what takes them."""
+"""Hand-made spans, sent over OTLP/HTTP like an app would, for tests of receivers."""
 
 import ssl
 import time
@@ -26,7 +26,7 @@ _KINDS: Final = {
 
 
 def new_trace_id() -> str:
-    """32 hex digits."""
+    """A random trace id of 32 hex digits."""
     return urandom(16).hex()
 
 
@@ -46,7 +46,7 @@ class Sent:
     error: str | None = None
 
     def encoded(self) -> Span:
-        """As protobuf."""
+        """The span as protobuf."""
         end = time.time_ns()
         failed = self.error is not None
         return Span(
@@ -78,7 +78,7 @@ def export(
     headers: Mapping[str, str] | None = None,
     context: ssl.SSLContext | None = None,
 ) -> int:
-    """Send spans in one request to the base address of an OTLP/HTTP receiver; the HTTP status of its answer."""
+    """Send spans in one request to the base address of an OTLP/HTTP receiver; return the HTTP status."""
     body = ExportTraceServiceRequest(
         resource_spans=[
             ResourceSpans(

@@ -1,4 +1,4 @@
-"""Who is told of what: routes and inhibitions, by amtool and by an Alertmanager that notifies a webhook."""
+"""Routes and inhibitions, checked by amtool and by an Alertmanager that notifies a webhook."""
 
 import subprocess
 import time
@@ -34,14 +34,14 @@ def test_the_configuration_is_valid() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("receiver", RECEIVERS)
-def test_each_example_is_a_receiver_of_any_name(example: Path, receiver: str, tmp_path: Path) -> None:
+def test_each_example_is_valid_for_any_receiver(example: Path, receiver: str, tmp_path: Path) -> None:
     path = tmp_path / "alertmanager.yml"
     path.write_text(with_receiver(CONFIGURATION.read_text(), example.stem, (receiver,)))
     (tmp_path / "templates").symlink_to(SHIPPED / "templates")
     assert "SUCCESS" in _amtool("check-config", path)
 
 
-def test_nothing_is_sent_anywhere_as_shipped() -> None:
+def test_the_shipped_configuration_sends_nothing() -> None:
     assert yaml.safe_load(CONFIGURATION.read_text())["receivers"] == [{"name": name} for name in RECEIVERS]
 
 
@@ -66,12 +66,12 @@ def test_examples_take_their_secret_from_a_file(example: Path) -> None:
         ({"alertname": "Another"}, "ticket"),
     ],
 )
-def test_routes(labels: dict[str, str], receiver: str) -> None:
+def test_labels_choose_the_receiver(labels: dict[str, str], receiver: str) -> None:
     pairs = [f"{name}={value}" for name, value in labels.items()]
     _amtool("config", "routes", "test", f"--config.file={CONFIGURATION}", f"--verify.receivers={receiver}", *pairs)
 
 
-def test_its_own_metrics_have_the_names_that_rules_query(tmp_path: Path) -> None:
+def test_the_server_s_metrics_have_the_names_that_rules_query(tmp_path: Path) -> None:
     with Webhook() as webhook, stack_alertmanager(tmp_path, webhook, quick=True) as alertmanager:
         assert set(ALERTMANAGER) <= set(own_metrics(f"http://{alertmanager.address}/metrics"))
 
@@ -80,7 +80,7 @@ def _names(alerts: list[dict[str, Any]]) -> set[str]:
     return {alert["labels"]["alertname"] for alert in alerts}
 
 
-def test_pages_and_tickets_reach_a_webhook_and_a_page_holds_back_the_tickets_of_its_service(tmp_path: Path) -> None:
+def test_a_webhook_gets_pages_and_tickets_and_a_page_inhibits_tickets_of_its_service(tmp_path: Path) -> None:
     links = {"summary": "s", "runbook_url": "http://r.example/A.md", "dashboard_url": "http://g.example/d/x"}
     with Webhook() as webhook, stack_alertmanager(tmp_path, webhook, quick=True) as alertmanager:
         alertmanager.post({"alertname": "FastperfLatencyBurn", "severity": "page", "job": "shop"}, links)
@@ -104,7 +104,7 @@ def test_pages_and_tickets_reach_a_webhook_and_a_page_holds_back_the_tickets_of_
     assert page["annotations"] == links
 
 
-def test_where_all_is_down_no_other_page_of_the_service_is_sent(tmp_path: Path) -> None:
+def test_if_all_targets_are_down_no_other_page_of_the_service_is_sent(tmp_path: Path) -> None:
     with Webhook() as webhook, stack_alertmanager(tmp_path, webhook, quick=True) as alertmanager:
         alertmanager.post({"alertname": "FastperfAllTargetsDown", "severity": "page", "job": "shop"})
         wait_until(lambda: webhook.alerts("page"))
@@ -118,7 +118,7 @@ def test_where_all_is_down_no_other_page_of_the_service_is_sent(tmp_path: Path) 
 
 
 @needs("prometheus")
-def test_the_watchdog_comes_from_prometheus_to_a_webhook_with_links_and_without_their_labels(tmp_path: Path) -> None:
+def test_prometheus_s_watchdog_alert_reaches_a_webhook_with_links_in_annotations_only(tmp_path: Path) -> None:
     with (
         Webhook() as webhook,
         stack_alertmanager(tmp_path, webhook, quick=True) as alertmanager,

@@ -1,4 +1,4 @@
-"""The collector's configurations: their shape, and what the real collector does with them."""
+"""The collector's configurations: their structure, and how the real collector behaves with them."""
 
 import re
 import ssl
@@ -28,7 +28,7 @@ from tools.stack_metrics import (
     JAEGER,
 )
 
-#: ways to run it: the base alone, with each overlay, and with those that go together
+#: combinations of files: the base alone, with each overlay, and with overlays that belong together
 COMBINATIONS: Final = (
     (),
     ("persistent",),
@@ -46,8 +46,8 @@ COMBINATIONS: Final = (
     ("tail-sampling", "sampling-tier", "persistent"),
 )
 
-#: by kind, what the configurations may name. Today's names only: otlp, otlphttp, spanmetrics and loadbalancing, as
-#: exporters and connectors, are old ones that warn, and the batch processor is on its way out.
+#: components by kind, current names only: the exporters and connectors otlp, otlphttp, spanmetrics and loadbalancing
+#: are old names with a warning, and the batch processor is deprecated.
 TYPES: Final = {
     "receivers": {"otlp"},
     "processors": {"memory_limiter", "filter", "redaction", "transform", "tail_sampling"},
@@ -56,7 +56,7 @@ TYPES: Final = {
     "extensions": {"health_check", "file_storage", "bearertokenauth"},
 }
 
-#: declared by the base, out of use with an overlay that goes another way
+#: components of the base that are unused with an overlay
 IDLE: Final = {
     "load-balancing": {"otlp_grpc/jaeger"},
     "kafka": {"otlp_grpc/jaeger"},
@@ -69,7 +69,7 @@ in_all_ways = pytest.mark.parametrize("overlays", COMBINATIONS, ids=lambda names
 
 
 def merged(overlays: tuple[str, ...]) -> dict[str, Any]:
-    """The configuration as the collector merges it: maps merge, all else is replaced."""
+    """The configuration merged like in the collector: maps are merged, anything else is replaced."""
     whole: dict[str, Any] = {}
     for path in configs(overlays):
         _merge(whole, yaml.safe_load(path.read_text()))
@@ -85,31 +85,31 @@ def _merge(into: dict[str, Any], further: Mapping[str, Any]) -> None:
 
 
 def pipelines(config: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
-    """Its pipelines: {name: {"receivers": […], "processors": […], "exporters": […]}}."""
+    """The pipelines: {name: {"receivers": […], "processors": […], "exporters": […]}}."""
     found: dict[str, dict[str, list[str]]] = config["service"]["pipelines"]
     return found
 
 
 def without_comments(path: Path) -> str:
-    """A configuration's text, less the lines that are comments."""
+    """The text of a configuration, without comment lines."""
     return "\n".join(line for line in path.read_text().splitlines() if not line.strip().startswith("#"))
 
 
 def used(config: Mapping[str, Any]) -> set[str]:
-    """Names of components that its service runs."""
+    """Names of the components that the service uses."""
     in_pipelines = {name for each in pipelines(config).values() for names in each.values() for name in names}
     return in_pipelines | set(config["service"]["extensions"])
 
 
-# Shape: what holds without a collector at hand
+# Structure, checked without a collector
 
 
-def test_every_overlay_is_among_the_ways_to_run() -> None:
+def test_every_overlay_is_in_a_tested_combination() -> None:
     assert {path.stem for path in OVERLAYS.glob("*.yaml")} == {name for names in COMBINATIONS for name in names}
 
 
 @in_all_ways
-def test_what_is_named_is_declared_and_what_is_declared_is_used(overlays: tuple[str, ...]) -> None:
+def test_used_components_are_declared_and_declared_ones_used(overlays: tuple[str, ...]) -> None:
     config = merged(overlays)
     declared = {name for kind in TYPES for name in config[kind]}
     idle = {name for overlay in overlays for name in IDLE.get(overlay, ())}
@@ -117,20 +117,20 @@ def test_what_is_named_is_declared_and_what_is_declared_is_used(overlays: tuple[
 
 
 @in_all_ways
-def test_only_todays_components_are_named(overlays: tuple[str, ...]) -> None:
+def test_only_current_component_names_are_used(overlays: tuple[str, ...]) -> None:
     config = merged(overlays)
     for kind, types in TYPES.items():
         assert {name.partition("/")[0] for name in config[kind] or ()} <= types
 
 
 @in_all_ways
-def test_memory_is_guarded_first_in_every_pipeline(overlays: tuple[str, ...]) -> None:
+def test_every_pipeline_starts_with_the_memory_limiter(overlays: tuple[str, ...]) -> None:
     for name, pipeline in pipelines(merged(overlays)).items():
         assert pipeline["processors"][0] == "memory_limiter", name
 
 
 @in_all_ways
-def test_every_exporter_queues_in_batches_tries_again_and_says_whether_it_encrypts(overlays: tuple[str, ...]) -> None:
+def test_every_exporter_has_a_batching_queue_retries_and_a_tls_setting(overlays: tuple[str, ...]) -> None:
     config = merged(overlays)
     for name, exporter in config["exporters"].items():
         assert exporter["sending_queue"]["batch"]["max_size"] > 0, name
@@ -140,7 +140,7 @@ def test_every_exporter_queues_in_batches_tries_again_and_says_whether_it_encryp
 
 
 @in_all_ways
-def test_with_queues_on_disk_every_exporter_in_use_has_one(overlays: tuple[str, ...]) -> None:
+def test_with_the_persistent_overlay_every_used_exporter_has_a_queue_on_disk(overlays: tuple[str, ...]) -> None:
     config = merged(overlays)
     queues = [config["exporters"][name]["sending_queue"] for name in used(config) & set(config["exporters"])]
     expected = "file_storage/queues" if "persistent" in overlays else None
@@ -148,19 +148,19 @@ def test_with_queues_on_disk_every_exporter_in_use_has_one(overlays: tuple[str, 
 
 
 @in_all_ways
-def test_spans_are_counted_before_any_are_sampled_away(overlays: tuple[str, ...]) -> None:
+def test_spans_are_counted_before_sampling(overlays: tuple[str, ...]) -> None:
     for name, pipeline in pipelines(merged(overlays)).items():
         assert not ("tail_sampling" in pipeline["processors"] and "span_metrics" in pipeline["exporters"]), name
 
 
 @in_all_ways
-def test_names_of_its_own_metrics_are_pinned(overlays: tuple[str, ...]) -> None:
+def test_names_of_the_collector_s_metrics_are_pinned(overlays: tuple[str, ...]) -> None:
     (reader,) = merged(overlays)["service"]["telemetry"]["metrics"]["readers"]
     exporter = reader["pull"]["exporter"]["prometheus"]
     assert {key: exporter.get(key) for key in WITHOUT_SUFFIXES} == WITHOUT_SUFFIXES
 
 
-def test_the_monitor_tab_asks_for_what_span_metrics_sends() -> None:
+def test_the_monitor_tab_queries_the_metrics_of_span_metrics() -> None:
     span_metrics = merged(())["connectors"]["span_metrics"]
     jaeger = yaml.safe_load((DEPLOY / "jaeger" / "config.yaml").read_text())
     asks = jaeger["extensions"]["jaeger_storage"]["metric_backends"]["prometheus"]["prometheus"]
@@ -172,7 +172,7 @@ def test_the_monitor_tab_asks_for_what_span_metrics_sends() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((DEPLOY / "collector").rglob("*.yaml")), ids=lambda path: path.name)
-def test_nothing_listens_everywhere_and_every_variable_has_a_default(path: Path) -> None:
+def test_nothing_listens_on_all_interfaces_and_every_variable_has_a_default(path: Path) -> None:
     text = without_comments(path)
     assert "0.0.0.0" not in text
     assert set(re.findall(r"\$\{env:(\w+)", text)) == set(re.findall(r"\$\{env:(\w+):-", text))
@@ -185,7 +185,7 @@ def test_every_variable_is_in_the_readme() -> None:
     assert {name for name in variables if f"`{name}`" not in readme} == set()
 
 
-def test_the_minimal_build_has_these_components_and_one_to_look_with() -> None:
+def test_the_minimal_build_has_these_components_and_the_debug_exporter() -> None:
     manifest = yaml.safe_load((DEPLOY / "collector" / "builder.yaml").read_text())
     special = {"otlp_grpc": "otlpexporter", "file_storage": "filestorage"}
     for kind, types in TYPES.items():
@@ -199,7 +199,7 @@ def test_the_minimal_build_has_these_components_and_one_to_look_with() -> None:
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Variables with a certificate for 127.0.0.1 and a token, as files."""
+    """Variables that name files with a certificate for 127.0.0.1 and a token."""
     folder = tmp_path_factory.mktemp("secrets")
     certificate, key = self_signed(folder)
     token = folder / "token"
@@ -209,7 +209,9 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @needs("collector")
 @in_all_ways
-def test_the_collector_finds_no_fault(overlays: tuple[str, ...], secrets: dict[str, str], tmp_path: Path) -> None:
+def test_the_collector_accepts_the_configuration(
+    overlays: tuple[str, ...], secrets: dict[str, str], tmp_path: Path
+) -> None:
     done = subprocess.run(
         [program("collector"), "validate", *(f"--config={path}" for path in configs(overlays))],
         env={**secrets, "COLLECTOR_STORAGE": str(tmp_path)},
@@ -222,7 +224,7 @@ def test_the_collector_finds_no_fault(overlays: tuple[str, ...], secrets: dict[s
 
 @needs("collector")
 @in_all_ways
-def test_it_starts_and_warns_of_nothing_that_is_going_away(
+def test_the_collector_starts_without_deprecation_warnings(
     overlays: tuple[str, ...], secrets: dict[str, str], tmp_path: Path
 ) -> None:
     variables = {**secrets, "SAMPLERS_HOST": "localhost", "KAFKA_BROKERS": "[127.0.0.1:9]"}
@@ -234,20 +236,20 @@ def test_it_starts_and_warns_of_nothing_that_is_going_away(
 
 @pytest.fixture(scope="module")
 def jaeger() -> Iterator[Receiver]:
-    """What stands for Jaeger."""
+    """A receiver in place of Jaeger."""
     with Receiver("grpc") as receiver:
         yield receiver
 
 
 @pytest.fixture(scope="module")
 def base(jaeger: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
-    """The base, in front of `jaeger`."""
+    """The base configuration, which exports to `jaeger`."""
     with running_collector(tmp_path_factory.mktemp("base"), jaeger=jaeger.port) as collector:
         yield collector
 
 
 def through(collector: Collector, jaeger: Receiver, *spans: Sent) -> list[Any]:
-    """What comes out of these spans, and of one more that surely does, which is not returned."""
+    """Send these spans and an extra one, wait for the extra one, and return the others that came out."""
     last = Sent("the last one")
     collector.send([*spans, last])
     wait_until(lambda: any(span.span_id == last.span_id for span in jaeger.spans), what="the spans come out")
@@ -277,7 +279,7 @@ SECRET_KEYS: Final[dict[str, Value]] = {
     "tls.private_key": "f00",
 }
 
-#: value: what may be left of it
+#: value -> what may be left of it
 SECRET_VALUES: Final = {
     f"sent {JWT}": "sent ****",
     "Bearer abcdef0123456789": "****",
@@ -321,7 +323,7 @@ def test_a_secret_is_masked_by_its_name(base: Collector, jaeger: Receiver, key: 
 
 @needs("collector")
 @pytest.mark.parametrize("value", SECRET_VALUES)
-def test_a_secret_is_masked_by_its_looks(base: Collector, jaeger: Receiver, value: str) -> None:
+def test_a_secret_is_masked_by_its_format(base: Collector, jaeger: Receiver, value: str) -> None:
     attributes: dict[str, Value] = {"note": value}
     (span,) = through(base, jaeger, Sent("GET /", attributes=attributes, events={"exception": attributes}))
     assert span.attributes["note"] == SECRET_VALUES[value]
@@ -344,7 +346,7 @@ def test_secrets_in_lists_numbers_resources_and_messages_are_masked(base: Collec
 
 
 @needs("collector")
-def test_what_is_no_secret_stays_as_it_is(base: Collector, jaeger: Receiver) -> None:
+def test_a_value_that_is_not_secret_stays_unchanged(base: Collector, jaeger: Receiver) -> None:
     sent = Sent("GET /items/{id}", attributes=HARMLESS, events={"fastperf.slow_query": HARMLESS}, error="no such item")
     (span,) = through(base, jaeger, sent)
     assert span.attributes == HARMLESS
@@ -353,7 +355,7 @@ def test_what_is_no_secret_stays_as_it_is(base: Collector, jaeger: Receiver) -> 
 
 
 @needs("collector")
-def test_the_service_is_named_once_more_for_jaegers_links(base: Collector, jaeger: Receiver) -> None:
+def test_the_service_name_is_copied_for_jaeger_s_links(base: Collector, jaeger: Receiver) -> None:
     (span,) = through(base, jaeger, Sent("GET /"))
     assert span.resource == {"service.name": "shop", "fastperf.service": "shop"}
 
@@ -372,12 +374,12 @@ def test_probes_are_dropped(base: Collector, jaeger: Receiver, key: str, path: s
     ("kind", "path"),
     [("SERVER", "/orders/health"), ("SERVER", "/healthy"), ("SERVER", "/pings"), ("CLIENT", "/health")],
 )
-def test_what_only_looks_like_a_probe_stays(base: Collector, jaeger: Receiver, kind: str, path: str) -> None:
+def test_a_span_that_only_resembles_a_probe_is_kept(base: Collector, jaeger: Receiver, kind: str, path: str) -> None:
     assert len(through(base, jaeger, Sent(f"GET {path}", kind=kind, attributes={"url.path": path}))) == 1
 
 
 @needs("collector")
-def test_which_paths_are_dropped_is_up_to_the_user(jaeger: Receiver, tmp_path: Path) -> None:
+def test_a_variable_sets_the_paths_that_are_dropped(jaeger: Receiver, tmp_path: Path) -> None:
     with running_collector(tmp_path, jaeger=jaeger.port, variables={"COLLECTOR_DROP_PATHS": "/up"}) as collector:
         spans = [Sent("up", attributes={"url.path": "/up"}), Sent("health", attributes={"url.path": "/health"})]
         assert [span.name for span in through(collector, jaeger, *spans)] == ["health"]
@@ -387,7 +389,7 @@ def test_which_paths_are_dropped_is_up_to_the_user(jaeger: Receiver, tmp_path: P
 
 
 def trace(name: str, *, slow: bool = False, error: bool = False, finding: str = "") -> list[Sent]:
-    """A request with one statement, in one trace; the finding is on "request", or on the "statement" alone."""
+    """A trace of a request with one statement; the finding is on the "request" or on the "statement"."""
     root = Sent(name, milliseconds=3000 if slow else 5)
     if finding == "request":
         root.attributes = {"fastperf.findings": ["n_plus_one"]}
@@ -406,7 +408,7 @@ SAMPLED: Final = {"TAIL_DECISION_WAIT": "1s", "TAIL_KEEP_PERCENT": "0"}
 
 
 @needs("collector")
-def test_errors_slow_ones_and_findings_are_kept_whole_and_nothing_else(tmp_path: Path) -> None:
+def test_traces_with_errors_slow_spans_or_findings_are_kept_whole_and_no_others(tmp_path: Path) -> None:
     kept = {
         "error": trace("error", error=True),
         "slow": trace("slow", slow=True),
@@ -418,7 +420,7 @@ def test_errors_slow_ones_and_findings_are_kept_whole_and_nothing_else(tmp_path:
         Receiver("grpc") as jaeger,
         running_collector(tmp_path, ["tail-sampling"], jaeger=jaeger.port, variables=SAMPLED) as collector,
     ):
-        # a span at a time, as exporters of several services would send them
+        # one span at a time, like from several services
         for index in (1, 0):
             for spans in (*dropped, *kept.values()):
                 collector.send([spans[index]])
@@ -436,7 +438,7 @@ def test_errors_slow_ones_and_findings_are_kept_whole_and_nothing_else(tmp_path:
 
 
 @needs("collector")
-def test_of_the_rest_a_share_is_kept(tmp_path: Path) -> None:
+def test_a_share_of_the_other_traces_is_kept(tmp_path: Path) -> None:
     variables = {**SAMPLED, "TAIL_KEEP_PERCENT": "20"}
     with (
         Receiver("grpc") as jaeger,
@@ -463,13 +465,13 @@ def test_two_tiers_keep_a_trace_together(tmp_path: Path) -> None:
     ):
         addresses = f"[127.0.0.1:{left.ports.grpc}, 127.0.0.1:{right.ports.grpc}]"
         resolver = "exporters::load_balancing/samplers::resolver"
-        # two fixed addresses in the place of a name that stands for both
+        # two fixed addresses in place of a host name that resolves to both
         extra = (f"yaml:{resolver}::dns: null", f"yaml:{resolver}::static::hostnames: {addresses}")
         with (
             running_collector(tmp_path, ["load-balancing"], extra=extra) as one,
             running_collector(tmp_path, ["load-balancing"], extra=extra) as other,
         ):
-            # halves of a trace come in by different doors
+            # the halves of a trace arrive at different collectors
             for root, statement in traces:
                 one.send([root])
                 other.send([statement])
@@ -493,7 +495,7 @@ def test_two_tiers_keep_a_trace_together(tmp_path: Path) -> None:
     [({}, 401), ({"authorization": "Bearer wrong"}, 401), ({"authorization": "Bearer the-token"}, 200)],
     ids=["no token", "wrong token", "token"],
 )
-def test_tls_lets_in_who_shows_the_token(
+def test_over_tls_only_clients_with_the_token_are_accepted(
     secrets: dict[str, str], tmp_path: Path, headers: dict[str, str], status: int
 ) -> None:
     context = ssl.create_default_context(cafile=secrets["OTLP_CERT_FILE"])
@@ -508,11 +510,11 @@ def test_tls_lets_in_who_shows_the_token(
             assert [span.name for span in jaeger.wait_for(1)] == ["GET /"]
 
 
-# Nothing is lost
+# No loss
 
 
 @needs("collector")
-def test_what_is_too_large_for_one_message_to_jaeger_is_sent_in_several(base: Collector, jaeger: Receiver) -> None:
+def test_a_batch_too_large_for_one_message_is_sent_in_several(base: Collector, jaeger: Receiver) -> None:
     megabyte = "x" * 1_000_000
     spans = [Sent(f"GET /{number}", attributes={"body": megabyte}) for number in range(8)]
     base.send(spans)
@@ -521,7 +523,7 @@ def test_what_is_too_large_for_one_message_to_jaeger_is_sent_in_several(base: Co
 
 
 class Load:
-    """Sends single spans without end, and keeps the ids of those that were taken."""
+    """Sends single spans continuously, and keeps the ids of accepted ones."""
 
     def __init__(self, endpoint: str) -> None:
         self.taken: set[str] = set()
@@ -540,7 +542,7 @@ class Load:
             thread.join()
 
     def take(self, number: int) -> None:
-        """Go on until so many more are taken."""
+        """Wait until `number` more spans are accepted."""
         goal = len(self.taken) + number
         wait_until(lambda: len(self.taken) >= goal, seconds=60)
 
@@ -549,7 +551,7 @@ class Load:
             span = Sent("GET /")
             try:
                 taken = export(self._endpoint, [span]) == 200
-            except OSError:  # the collector has just been killed
+            except OSError:  # the collector was just killed
                 taken = False
             if taken:
                 self.taken.add(span.span_id)
@@ -557,9 +559,9 @@ class Load:
 
 
 @needs("collector")
-def test_killed_twice_under_load_while_jaeger_is_down_or_slow_it_loses_no_span(tmp_path: Path) -> None:
+def test_no_span_is_lost_if_the_collector_is_killed_while_jaeger_is_down_or_slow(tmp_path: Path) -> None:
     ports = Ports()
-    jaeger = Receiver("grpc")  # not started yet: down
+    jaeger = Receiver("grpc")  # not started yet, so down
     with Load(f"http://127.0.0.1:{ports.http}") as load:
         with running_collector(tmp_path, ["persistent"], jaeger=jaeger.port, ports=ports) as collector:
             load.take(300)
@@ -574,10 +576,10 @@ def test_killed_twice_under_load_while_jaeger_is_down_or_slow_it_loses_no_span(t
         wait_until(lambda: load.taken <= {span.span_id for span in jaeger.spans}, seconds=60, what="all come out")
 
 
-# Its own metrics
+# The collector's own metrics
 
 
-def test_rules_and_dashboards_query_names_that_are_known() -> None:
+def test_rules_and_dashboards_query_known_names() -> None:
     folders = (DEPLOY / "prometheus", DEPLOY / "runbooks", GRAFANA / "dashboards")
     texts = [path.read_text() for folder in folders for path in folder.rglob("*.*") if path.is_file()]
     queried = {name for text in texts for name in re.findall(r"\botelcol_\w+", text)}
@@ -585,7 +587,7 @@ def test_rules_and_dashboards_query_names_that_are_known() -> None:
 
 
 @needs("collector")
-def test_its_own_metrics_have_the_names_that_rules_query(tmp_path: Path) -> None:
+def test_the_server_s_metrics_have_the_names_that_rules_query(tmp_path: Path) -> None:
     with Receiver("grpc") as jaeger, running_collector(tmp_path, jaeger=jaeger.port) as collector:
         assert set(COLLECTOR_ALWAYS) <= set(collector.metrics())
         collector.send([Sent("GET /"), Sent("GET /health", attributes={"url.path": "/health"})])
@@ -595,7 +597,7 @@ def test_its_own_metrics_have_the_names_that_rules_query(tmp_path: Path) -> None
 
 
 @needs("collector")
-def test_trouble_has_the_names_that_alerts_query(tmp_path: Path) -> None:
+def test_metrics_of_failures_have_the_names_that_alerts_query(tmp_path: Path) -> None:
     found: set[str] = set()
     with Receiver("grpc", answer=rejected()) as jaeger, running_collector(tmp_path, jaeger=jaeger.port) as collector:
         collector.send([Sent("GET /")])

@@ -1,4 +1,4 @@
-"""The Compose files: taken by Compose, the specification's schema and a linter; hardened; complete; of one version."""
+"""The Compose files are valid for Compose, its schema and a linter; hardened; complete; with pinned versions."""
 
 import json
 import re
@@ -27,16 +27,16 @@ from tools.servers import SERVERS
 
 FILES: Final = sorted(path.name for path in (*ROOT.glob("docker-compose.yml"), *ROOT.glob("compose.*.yml")))
 OVERLAYS: Final = [name.split(".")[1] for name in FILES if name.startswith("compose.")]
-#: overlays that are combined with each other
+#: combinations of overlays
 COMBINATIONS: Final = [
     *((overlay, *demo) for overlay in OVERLAYS if overlay != "demo" for demo in ((), ("demo",))),
     (),
     ("demo",),
 ]
 
-#: gives volumes to another user, which only root can, and ends
+#: services that run once as root, to give volumes to another user
 ONCE: Final = {"own-volumes"}
-#: no shell in the image, or nothing to ask
+#: images without a shell, or services without anything to query
 WITHOUT_HEALTH: Final = {"otel-collector", "load"} | ONCE
 
 
@@ -44,7 +44,7 @@ def compose(
     overlays: tuple[str, ...], *arguments: str, env_file: Path = Path("/dev/null")
 ) -> "subprocess.CompletedProcess[str]":
     files = ["-f", "docker-compose.yml", *(part for name in overlays for part in ("-f", f"compose.{name}.yml"))]
-    # no engine is asked, and no .env of whoever runs the tests
+    # without an engine, and without the .env of the developer
     return subprocess.run(
         [str(COMPOSE), "--env-file", str(env_file), *files, *arguments],
         cwd=ROOT,
@@ -58,7 +58,7 @@ def compose(
 
 @cache
 def model(overlays: tuple[str, ...]) -> dict[str, Any]:
-    """What Compose makes of it."""
+    """The configuration as Compose resolves it."""
     done = compose(overlays, "config", "--format", "json")
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -66,7 +66,7 @@ def model(overlays: tuple[str, ...]) -> dict[str, Any]:
 
 
 def every_service() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each service of each combination, with a name that tells which."""
+    """Each service of each combination, as `service (overlays)`."""
     for overlays in COMBINATIONS:
         for name, service in model(overlays)["services"].items():
             yield " ".join((name, *overlays)), service
@@ -79,20 +79,20 @@ each_combination = pytest.mark.parametrize("overlays", COMBINATIONS)
 
 
 @each_combination
-def test_compose_takes_it_without_a_word(overlays: tuple[str, ...]) -> None:
+def test_compose_accepts_the_files_without_a_message(overlays: tuple[str, ...]) -> None:
     done = compose(overlays, "config", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_it_is_what_the_specification_says(name: str) -> None:
+def test_the_files_follow_the_schema_of_the_specification(name: str) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(ROOT / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @each_combination
-def test_the_linter_finds_nothing_of_weight(overlays: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_linter_finds_no_issue_of_medium_or_higher_severity(overlays: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "compose.yml").write_text(compose(overlays, "config").stdout)
     linter = Path(sys.executable).parent / "compose-lint"
     options = ["--quiet", "--fail-on", "medium", "--config", str(ROOT / ".compose-lint.yml"), "--skip-suppressed"]
@@ -101,8 +101,8 @@ def test_the_linter_finds_nothing_of_weight(overlays: tuple[str, ...], tmp_path:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_linter_would_find_something(tmp_path: Path) -> None:
-    """The test above is able to fail."""
+def test_the_linter_finds_a_privileged_container(tmp_path: Path) -> None:
+    """Proves that the test above can fail."""
     (tmp_path / "compose.yml").write_text("services: {web: {image: 'nginx:1.29', privileged: true}}\n")
     linter = Path(sys.executable).parent / "compose-lint"
     command = [str(linter), "check", "--config", str(ROOT / ".compose-lint.yml"), str(tmp_path / "compose.yml")]
@@ -110,7 +110,7 @@ def test_the_linter_would_find_something(tmp_path: Path) -> None:
 
 
 @each_service
-def test_a_container_can_do_nothing_it_need_not(name: str) -> None:
+def test_a_container_has_no_privileges_that_it_does_not_need(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -124,28 +124,28 @@ def test_a_container_can_do_nothing_it_need_not(name: str) -> None:
 
 
 @each_service
-def test_a_container_cannot_take_the_machine(name: str) -> None:
+def test_a_container_has_limits_for_memory_processes_cpu_and_logs(name: str) -> None:
     service = SERVICES[name]
     assert 0 < int(service["mem_limit"]) <= 1024**3
     assert 0 < service["pids_limit"] <= 256
-    # dockerd refuses more than the machine has
+    # dockerd rejects more CPUs than the machine has
     assert 0 < float(service["cpus"]) <= 1
     assert service["logging"] == {"driver": "json-file", "options": {"max-size": "5m", "max-file": "2"}}
     assert service["restart"] == ("no" if name.split(maxsplit=1)[0] in ONCE else "unless-stopped")
 
 
 @each_service
-def test_ports_are_this_machines_alone(name: str) -> None:
+def test_ports_are_published_on_127_0_0_1_only(name: str) -> None:
     assert all(port["host_ip"] == "127.0.0.1" for port in SERVICES[name].get("ports", []))
 
 
 @each_service
-def test_a_container_with_a_shell_tells_its_health(name: str) -> None:
+def test_a_container_with_a_shell_has_a_health_check(name: str) -> None:
     assert ("healthcheck" in SERVICES[name]) == (name.split(maxsplit=1)[0] not in WITHOUT_HEALTH)
 
 
 @each_service
-def test_go_knows_four_fifths_of_its_memory(name: str) -> None:
+def test_gomemlimit_is_four_fifths_of_the_memory_limit(name: str) -> None:
     limit = SERVICES[name].get("environment", {}).get("GOMEMLIMIT")
     go = name.split(maxsplit=1)[0] in {"otel-collector", "jaeger", "prometheus", "alertmanager", "grafana"}
     expected = f"{int(SERVICES[name]['mem_limit']) * 8 // 10 // 1024**2}MiB" if go else None
@@ -153,18 +153,18 @@ def test_go_knows_four_fifths_of_its_memory(name: str) -> None:
 
 
 @each_service
-def test_nobody_waits_for_the_collector(name: str) -> None:
-    """Telemetry that is down must not keep an app from starting."""
+def test_no_service_depends_on_the_collector(name: str) -> None:
+    """Telemetry that is down must not prevent an app from starting."""
     assert "otel-collector" not in SERVICES[name].get("depends_on", {})
 
 
 def binds(service: dict[str, Any]) -> dict[str, Path]:
-    """`{path inside: path here}` of what is mounted from this checkout."""
+    """`{path inside: path here}` of mounts from this checkout."""
     return {each["target"]: Path(each["source"]) for each in service.get("volumes", []) if each["type"] == "bind"}
 
 
 @each_service
-def test_what_is_mounted_is_there_and_cannot_be_written(name: str) -> None:
+def test_mounted_files_exist_and_are_read_only(name: str) -> None:
     mounted = [each for each in SERVICES[name].get("volumes", []) if each["type"] == "bind"]
     assert all(each.get("read_only") for each in mounted)
     missing = [str(path) for path in binds(SERVICES[name]).values() if not path.exists()]
@@ -172,7 +172,7 @@ def test_what_is_mounted_is_there_and_cannot_be_written(name: str) -> None:
 
 
 @each_service
-def test_the_configuration_a_command_names_is_there(name: str) -> None:
+def test_the_configuration_files_in_a_command_exist(name: str) -> None:
     service = SERVICES[name]
     named = [part.partition("=")[2] for part in service.get("command") or [] if part.startswith("--config")]
     here = [
@@ -185,7 +185,7 @@ def test_the_configuration_a_command_names_is_there(name: str) -> None:
     assert all(path.is_file() for path in here), here
 
 
-def test_apps_find_the_same_addresses_with_and_without_a_collector() -> None:
+def test_apps_use_the_same_addresses_with_and_without_a_collector() -> None:
     jaeger = model(("jaeger-only",))["services"]["jaeger"]
     assert "otel-collector" in jaeger["networks"]["default"]["aliases"]
     ports = {port["target"]: port["published"] for port in jaeger["ports"]}
@@ -196,7 +196,7 @@ def test_apps_find_the_same_addresses_with_and_without_a_collector() -> None:
 # Secrets
 
 
-def test_nobody_comes_in_without_a_password_of_their_own() -> None:
+def test_there_is_no_login_without_a_generated_password() -> None:
     grafana = model(())["services"]["grafana"]
     environment = grafana["environment"]
     assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
@@ -205,13 +205,13 @@ def test_nobody_comes_in_without_a_password_of_their_own() -> None:
     assert [secret["source"] for secret in grafana["secrets"]] == ["grafana_admin_password"]
 
 
-def test_git_does_not_take_secrets() -> None:
+def test_git_ignores_secrets() -> None:
     ignored = ["git", "check-ignore", "--quiet", "--no-index"]
     for path, is_ignored in (("secrets/grafana_admin_password", 0), (".env", 0), ("secrets/.gitkeep", 1)):
         assert subprocess.run([*ignored, path], cwd=ROOT, check=False).returncode == is_ignored, path
 
 
-def test_make_makes_a_password_once(tmp_path: Path) -> None:
+def test_make_creates_a_password_once(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "secrets").mkdir()
     password = tmp_path / "secrets" / "grafana_admin_password"
@@ -221,7 +221,7 @@ def test_make_makes_a_password_once(tmp_path: Path) -> None:
         made.append(password.read_text())
     assert made[0] == made[1]
     assert re.fullmatch(r"[A-Za-z0-9+/]{32}", made[0])
-    # Grafana's user reads the file; the folder keeps others out
+    # Grafana's user can read the file; the folder excludes other users
     assert password.stat().st_mode & 0o777 == 0o644
     assert password.parent.stat().st_mode & 0o777 == 0o700
 
@@ -229,7 +229,7 @@ def test_make_makes_a_password_once(tmp_path: Path) -> None:
 # Settings and versions
 
 
-def test_the_example_shows_every_variable_and_what_holds_without_it(tmp_path: Path) -> None:
+def test_env_example_lists_every_variable_with_its_default(tmp_path: Path) -> None:
     used = set(re.findall(r"\$\{(\w+)", "".join((ROOT / name).read_text() for name in FILES)))
     shown = re.sub(r"^#(?=[A-Z_]+=)", "", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
     assert sorted(re.findall(r"^([A-Z_]+)=", shown, flags=re.MULTILINE)) == sorted(used)
@@ -248,14 +248,14 @@ def versions() -> dict[str, str]:
     return dict(rows)
 
 
-def test_images_are_of_the_versions_that_are_decided_in_one_place() -> None:
+def test_images_have_the_versions_in_versions_md() -> None:
     images = {service["image"] for service in SERVICES.values() if "build" not in service}
     images |= set(re.findall(r"^FROM (\S+)", (DEPLOY / "demo" / "Dockerfile").read_text(), flags=re.MULTILINE))
     images = {image for image in images if not image.endswith(":local")}
     assert images == {f"{image}:{version}" for image, version in versions().items()}
 
 
-def test_tests_run_the_versions_that_the_table_says() -> None:
+def test_the_built_servers_have_the_versions_in_versions_md() -> None:
     rows = re.findall(
         r"^\| (\w+)[^|]*\|[^|]*\|[^|]*\| `([^`]+)`", (DEPLOY / "VERSIONS.md").read_text(), flags=re.MULTILINE
     )
@@ -272,7 +272,7 @@ def test_tests_run_the_versions_that_the_table_says() -> None:
     }
 
 
-def test_no_other_file_names_another_version_of_an_image() -> None:
+def test_no_other_file_has_a_different_version_of_an_image() -> None:
     decided = versions()
     names = "|".join(re.escape(image) for image in decided)
     wrong = [
@@ -286,7 +286,7 @@ def test_no_other_file_names_another_version_of_an_image() -> None:
     assert not wrong
 
 
-def test_the_minimal_collector_is_of_the_same_version_as_the_image() -> None:
+def test_the_minimal_collector_has_the_version_of_the_image() -> None:
     builder = yaml.safe_load((DEPLOY / "collector" / "builder.yaml").read_text())
     image = next(version for image, version in versions().items() if "collector" in image)
     assert builder["dist"]["version"] == image
@@ -295,7 +295,7 @@ def test_the_minimal_collector_is_of_the_same_version_as_the_image() -> None:
 # The smoke test
 
 
-def test_smoke_says_what_does_not_answer_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_smoke_names_a_service_that_does_not_answer_with_a_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     addresses = Addresses(collector=nowhere, jaeger=nowhere, prometheus=nowhere, alertmanager=nowhere, grafana=nowhere)
     output = StringIO()
@@ -308,7 +308,7 @@ def test_smoke_says_what_does_not_answer_and_what_to_do(capsys: pytest.CaptureFi
     assert lines[-1] == "8 steps failed."
 
 
-def test_smoke_asks_the_ports_that_compose_publishes(tmp_path: Path) -> None:
+def test_smoke_uses_the_ports_that_compose_publishes(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("# ports\nJAEGER_PORT=1\nexport GRAFANA_PORT='2' # ours\nPROMETHEUS_PORT=3\n")
     found = Addresses.of(tmp_path, {"PROMETHEUS_PORT": "4"})
     assert found == Addresses(
@@ -324,7 +324,7 @@ def test_smoke_asks_the_ports_that_compose_publishes(tmp_path: Path) -> None:
 # The demo's load
 
 
-def test_the_demos_load_runs_until_it_is_asked_to_stop() -> None:
+def test_the_demo_s_load_runs_until_a_signal() -> None:
     paths: list[str] = []
 
     class Shop(BaseHTTPRequestHandler):
@@ -336,10 +336,10 @@ def test_the_demos_load_runs_until_it_is_asked_to_stop() -> None:
             self.send_header("content-length", "0")
             self.end_headers()
 
-        do_POST = do_GET  # noqa: N815 - as http.server asks
+        do_POST = do_GET  # noqa: N815 - the name that http.server requires
 
         def log_message(self, *args: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ExitStack() as stack:
         server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Shop))

@@ -1,8 +1,8 @@
-"""`docker compose up`, by a real engine: the stack gets healthy, takes a trace, keeps it, and leaves nothing behind.
+"""`docker compose up` on a real engine. The stack gets healthy, keeps a trace, and leaves nothing behind.
 
-The images hold the real servers under the names of the pinned images; Grafana alone is a stand-in, and named so in what
-the smoke test prints. The demo's image is not built by its Dockerfile, which would need the internet: it holds the same
-files, this machine's Python and the command of that Dockerfile. See engine.py.
+The images contain the real servers under the names of the pinned images; only Grafana is a stand-in, which the smoke
+test shows. The demo's image is not built by its Dockerfile, which needs the internet: it contains the same files, this
+machine's Python and the command of that Dockerfile. See engine.py.
 """
 
 import re
@@ -25,7 +25,7 @@ from tests.serving import free_port, wait_until
 
 pytestmark = [
     pytest.mark.skipif(bool(engines.missing()), reason=engines.missing()),
-    pytest.mark.timeout(400),  # images of half a gigabyte, and a start of up to a minute
+    pytest.mark.timeout(400),  # images of half a gigabyte, and up to a minute for the start
 ]
 
 PORTS: Final = (
@@ -42,7 +42,7 @@ PASSWORD: Final = "secrets/grafana_admin_password"
 
 @pytest.fixture(scope="module")
 def docker() -> Iterator[Engine]:
-    """An engine that has the stack's images."""
+    """An engine with the stack's images."""
     names = {
         name: service["image"]
         for overlay in ((), *((each,) for each in OVERLAYS if each != "demo"))
@@ -60,7 +60,7 @@ class Start(Protocol):
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """The shipped files in a folder of their own, with a password; the app to scrape is one on this machine."""
+    """A copy of the shipped files, with a password and an app on this machine as target."""
     folder = tmp_path / "stack"
     folder.mkdir()
     for name in FILES:
@@ -78,7 +78,7 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(docker: Engine, files: Path) -> Start:
-    """Starts the stack with overlays; it is gone afterwards."""
+    """Start the stack with overlays; remove it afterwards."""
 
     @contextmanager
     def run(*overlays: str, seconds: int = 60) -> Iterator[Stack]:
@@ -94,7 +94,7 @@ def start(docker: Engine, files: Path) -> Start:
 
 
 def smoke(stack: Stack, *options: str) -> str:
-    """The output of the smoke test, which has to pass."""
+    """Run the smoke test, which must pass, and return its output."""
     command = [sys.executable, "-m", "otel_fastperf.cli.stack.smoke", *options]
     variables = {"PYTHONPATH": str(ROOT), **stack.variables}
     done = subprocess.run(command, cwd=stack.folder, env=variables, capture_output=True, text=True, check=False)
@@ -103,7 +103,7 @@ def smoke(stack: Stack, *options: str) -> str:
 
 
 def trace_of(output: str) -> str:
-    """The id of the trace that a smoke test has sent."""
+    """The id of the trace that the smoke test sent."""
     found = re.search(r"/trace/([0-9a-f]{32})", output)
     assert found is not None, output
     return found[1]
@@ -122,7 +122,7 @@ def test_nothing_starts_without_a_password(docker: Engine, files: Path) -> None:
 
 
 @pytest.mark.filterwarnings("default:Grafana was a stand-in")
-def test_it_is_healthy_within_a_minute_takes_a_trace_and_leaves_nothing(start: Start) -> None:
+def test_the_stack_is_healthy_within_a_minute_accepts_a_trace_and_leaves_nothing(start: Start) -> None:
     with start() as stack:
         app = free_port()
         target = f'- targets: ["host.docker.internal:{app}"]\n  labels: {{job: shop}}\n'
@@ -149,13 +149,13 @@ def test_it_is_healthy_within_a_minute_takes_a_trace_and_leaves_nothing(start: S
         assert stack.engine.left(stack.project) == []
 
 
-def test_jaeger_alone_takes_what_the_collector_took(start: Start) -> None:
+def test_jaeger_alone_accepts_traces_at_the_collector_s_address(start: Start) -> None:
     with start("jaeger-only") as stack:
         smoke(stack)
         assert set(stack.services()) == {"jaeger", "prometheus", "alertmanager", "grafana"}
 
 
-def test_traces_outlive_the_containers_with_disks_that_belong_to_the_servers(start: Start) -> None:
+def test_with_volumes_traces_survive_the_containers(start: Start) -> None:
     with start("persistent") as stack:
         trace = trace_of(smoke(stack))
         for service, folder in (("jaeger", "/badger"), ("otel-collector", "/var/lib/otelcol")):

@@ -1,4 +1,4 @@
-"""The dashboards that ship, and how Grafana is provisioned: what a linter would ask, and that every name exists."""
+"""The shipped dashboards and Grafana's provisioning: linter rules, and that every queried name exists."""
 
 import json
 import re
@@ -36,7 +36,7 @@ QUERIES: Final = [
     for panel in flat(board)
     for target in panel.get("targets", ())
 ]
-#: variables as they are while a service and a route are chosen
+#: values of the variables with a chosen service and route
 WINDOW: Final = Window(0, 3600, {"job": "shop", "instance": ".+", "route": "/orders"})
 
 
@@ -44,11 +44,11 @@ def test_there_is_a_file_for_each_dashboard() -> None:
     assert set(BOARDS) == set(NAMES)
 
 
-def test_the_committed_files_are_what_the_generator_writes() -> None:
+def test_the_committed_files_are_up_to_date() -> None:
     assert generator.main(["--check"]) == 0
 
 
-def test_the_check_names_what_is_stale_and_what_is_left_over(
+def test_the_check_lists_stale_and_superfluous_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(generator, "FOLDER", tmp_path)
@@ -99,7 +99,7 @@ def test_a_dashboard_links_to_the_others_and_keeps_time_and_variables(name: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_panels_have_ids_of_their_own_and_do_not_overlap(name: str) -> None:
+def test_panels_have_unique_ids_and_do_not_overlap(name: str) -> None:
     panels = [*flat(BOARDS[name])]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: dict[tuple[int, int], str] = {}
@@ -112,13 +112,13 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_sdk_reads_a_dashboard_and_writes_it_again(name: str) -> None:
+def test_the_sdk_reads_and_writes_a_dashboard_without_loss(name: str) -> None:
     read = json.loads(JSONEncoder().encode(Dashboard.from_json(BOARDS[name])))
     assert _essence(read) == _essence(BOARDS[name])
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_a_panel_says_what_it_shows_in_which_unit_from_which_source(panel: dict[str, Any]) -> None:
+def test_a_panel_has_title_description_unit_and_source(panel: dict[str, Any]) -> None:
     assert panel["title"]
     assert len(panel["description"]) > 30
     assert panel["description"].endswith(".")
@@ -132,12 +132,12 @@ def test_a_panel_says_what_it_shows_in_which_unit_from_which_source(panel: dict[
 
 
 @pytest.mark.parametrize("expr", QUERIES)
-def test_a_query_asks_for_metrics_and_labels_that_exist(expr: str) -> None:
+def test_a_query_uses_metrics_and_labels_that_exist(expr: str) -> None:
     assert missing(WINDOW.substituted(expr), KNOWN) == set()
 
 
 @pytest.mark.parametrize("expr", QUERIES)
-def test_a_query_is_about_the_chosen_services_and_instances(expr: str) -> None:
+def test_a_query_filters_by_the_chosen_services_and_instances(expr: str) -> None:
     for selector in selectors(WINDOW.substituted(expr)):
         if selector.metric in OURS.keys() | {"scrape_duration_seconds", "scrape_samples_scraped"}:
             assert (selector.matchers["job"], selector.matchers["instance"]) == ("shop", ".+"), selector
@@ -148,7 +148,7 @@ def test_a_query_is_about_the_chosen_services_and_instances(expr: str) -> None:
 
 
 @pytest.mark.parametrize("expr", QUERIES)
-def test_a_counter_stands_in_a_rate_or_counts_from_its_birth(expr: str) -> None:
+def test_a_counter_is_inside_a_rate_or_counted_since_its_creation(expr: str) -> None:
     for selector in selectors(WINDOW.substituted(expr)):
         if selector.metric in COUNTERS:
             grown = selector.window and selector.inside[-1] in {"rate", "increase"}
@@ -161,7 +161,7 @@ def test_a_rate_has_a_window_that_grows_with_the_time_range(expr: str) -> None:
     assert set(windows) <= {"$__rate_interval", "$__range"}
 
 
-def test_every_segment_of_the_time_budget_has_a_colour_and_every_kind_of_finding_a_meaning() -> None:
+def test_every_segment_has_a_colour_and_every_kind_of_finding_a_meaning() -> None:
     assert SEGMENTS.keys() == {segment.value for segment in Segment}
     assert MEANINGS.keys() == {kind.value for kind in Kind}
 
@@ -197,23 +197,23 @@ def test_the_data_sources_have_fixed_uids_and_are_read_only() -> None:
     assert [uid for uid, source in sources.items() if source.get("isDefault")] == ["fastperf-prometheus"]
 
 
-def test_prometheus_is_asked_as_it_scrapes() -> None:
+def test_the_data_source_has_prometheus_s_scrape_interval() -> None:
     settings = _provisioned()["fastperf-prometheus"]["jsonData"]
     assert settings["httpMethod"] == "POST"
     scraping = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["global"]["scrape_interval"]
     assert settings["timeInterval"] == scraping
 
 
-def test_an_exemplar_leads_to_its_trace_here_and_in_jaegers_own_pages() -> None:
+def test_an_exemplar_links_to_its_trace_in_grafana_and_in_jaeger() -> None:
     sources = _provisioned()
     inside, outside = sources["fastperf-prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
     assert inside["datasourceUid"] in sources
-    # `trace_id` is what otel_fastperf calls it: tests/exposition
+    # `trace_id` is the label that otel_fastperf uses: see tests/exposition
     assert inside["name"] == outside["name"] == "trace_id"
     assert outside["url"] == "${JAEGER_URL}/trace/$${__value.raw}", "Grafana fills in the first, the click the second"
 
 
-def test_a_trace_leads_to_the_metrics_of_its_service() -> None:
+def test_a_trace_links_to_the_metrics_of_its_service() -> None:
     sources = _provisioned()
     settings = sources["fastperf-jaeger"]["jsonData"]["tracesToMetrics"]
     assert settings["datasourceUid"] in sources
@@ -233,7 +233,7 @@ def test_the_dashboards_are_read_from_files_and_cannot_be_changed() -> None:
 
 
 def _essence(board: dict[str, Any]) -> dict[str, Any]:
-    """What a dashboard asks and where it shows it: the SDK adds defaults, and drops what it has no field for."""
+    """The queries and positions of a dashboard: the SDK adds defaults, and drops fields that it does not know."""
     return {
         "uid": board["uid"],
         "variables": [(one["name"], one["type"], one["query"]) for one in board["templating"]["list"]],
@@ -252,7 +252,7 @@ def _essence(board: dict[str, Any]) -> dict[str, Any]:
 
 
 def _units(panel: dict[str, Any]) -> list[str]:
-    """Units of a panel's values: its own, or those of a table's columns and a heatmap's axis."""
+    """Units of a panel's values: its own, or those of table columns and the axis of a heatmap."""
     config = panel["fieldConfig"]
     overrides = [
         one["value"] for override in config["overrides"] for one in override["properties"] if one["id"] == "unit"

@@ -1,4 +1,4 @@
-"""Jaeger's configurations: their shape, and what the real Jaeger does with them, alone and behind the collector."""
+"""Jaeger's configurations: their structure, and the behaviour of the real Jaeger, alone and behind the collector."""
 
 import json
 import re
@@ -21,29 +21,29 @@ from tools.stack_metrics import JAEGER_ALWAYS, JAEGER_WITH_QUERIES, JAEGER_WITH_
 
 CONFIGS: Final = ("config", "badger", "jaeger-only")
 
-#: warnings that are the tests' own: a build without pages, and no Prometheus to send counts to
+#: warnings that only the tests cause: a build without pages, and no Prometheus to send counts to
 EXPECTED: Final = re.compile("ui assets not embedded|Exporting failed")
 
 DASHBOARDS: Final = {"fastperf-overview", "fastperf-route", "fastperf-database", "fastperf-findings"}
 
 
 def config(name: str) -> dict[str, Any]:
-    """One of its files."""
+    """A configuration file."""
     found: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     return found
 
 
 def ui_config() -> dict[str, Any]:
-    """The configuration of its pages."""
+    """The configuration of the UI."""
     found: dict[str, Any] = json.loads(UI_CONFIG.read_text())
     return found
 
 
-# Shape
+# Structure
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_it_takes_otlp_only_and_opens_no_door_that_nobody_uses(name: str) -> None:
+def test_jaeger_receives_otlp_only_and_has_no_unused_extension(name: str) -> None:
     found = config(name)
     assert set(found.get("receivers", {"otlp"})) == {"otlp"}
     assert set(found.get("extensions", {})) <= {"jaeger_storage", "jaeger_query", "healthcheckv2"}
@@ -51,14 +51,14 @@ def test_it_takes_otlp_only_and_opens_no_door_that_nobody_uses(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_memory_is_guarded_first_and_no_batch_processor_is_used(name: str) -> None:
+def test_pipelines_start_with_the_memory_limiter_and_have_no_batch_processor(name: str) -> None:
     for pipeline in config(name).get("service", {}).get("pipelines", {}).values():
         assert pipeline["processors"][0] == "memory_limiter"
         assert "batch" not in pipeline["processors"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_nothing_listens_everywhere_and_every_variable_has_a_default_and_a_word(name: str) -> None:
+def test_nothing_listens_on_all_interfaces_and_every_variable_has_a_default_and_docs(name: str) -> None:
     text = (FOLDER / f"{name}.yaml").read_text()
     variables = set(re.findall(r"\$\{env:(\w+)", text))
     readme = (FOLDER / "README.md").read_text()
@@ -75,7 +75,7 @@ def test_storage_is_bounded() -> None:
     assert badger["ephemeral"] is False
 
 
-def test_without_a_collector_spans_are_counted_as_the_collector_does() -> None:
+def test_without_a_collector_spans_are_counted_the_same_way() -> None:
     collector = yaml.safe_load((FOLDER.parent / "collector" / "config.yaml").read_text())
     theirs = collector["connectors"]["span_metrics"]
     ours = config("jaeger-only")["connectors"]["spanmetrics"]
@@ -124,13 +124,13 @@ def test_a_request_with_its_statement_is_found_behind_the_collector(jaeger: Jaeg
 
 
 @needs("jaeger")
-def test_a_trace_that_was_never_sent_is_not_there(jaeger: Jaeger) -> None:
+def test_an_unknown_trace_is_empty(jaeger: Jaeger) -> None:
     assert jaeger.trace(new_trace_id()) == []
     assert jaeger.traces("nobody") == []
 
 
 @needs("jaeger")
-def test_memory_holds_so_many_traces_and_no_more(tmp_path: Path) -> None:
+def test_the_number_of_traces_in_memory_is_limited(tmp_path: Path) -> None:
     with running_jaeger(tmp_path, variables={"JAEGER_MAX_TRACES": "20"}) as server:
         traces = [request() for _ in range(100)]
         for spans in traces:
@@ -141,7 +141,7 @@ def test_memory_holds_so_many_traces_and_no_more(tmp_path: Path) -> None:
 
 
 @needs("jaeger")
-def test_it_lives_below_a_path_of_a_reverse_proxy(tmp_path: Path) -> None:
+def test_jaeger_works_below_a_path_of_a_reverse_proxy(tmp_path: Path) -> None:
     with running_jaeger(tmp_path, base_path="/jaeger") as server:
         (root, _) = spans = request()
         assert export(server.endpoint, spans) == 200
@@ -151,7 +151,7 @@ def test_it_lives_below_a_path_of_a_reverse_proxy(tmp_path: Path) -> None:
 
 
 @needs("jaeger")
-def test_with_badger_traces_outlive_jaeger(tmp_path: Path) -> None:
+def test_with_badger_traces_survive_a_restart(tmp_path: Path) -> None:
     spans = request()
     with running_jaeger(tmp_path, ["badger"]) as server:
         assert export(server.endpoint, spans) == 200
@@ -162,7 +162,7 @@ def test_with_badger_traces_outlive_jaeger(tmp_path: Path) -> None:
 
 
 @needs("jaeger")
-def test_its_own_metrics_have_the_names_that_rules_query(jaeger: Jaeger) -> None:
+def test_the_server_s_metrics_have_the_names_that_rules_query(jaeger: Jaeger) -> None:
     spans = request()
     assert export(jaeger.endpoint, spans) == 200
     jaeger.wait_for(spans[0].trace_id, spans=2)
@@ -172,7 +172,7 @@ def test_its_own_metrics_have_the_names_that_rules_query(jaeger: Jaeger) -> None
 
 @needs("jaeger")
 @pytest.mark.parametrize("overlays", [(), ("badger",), ("jaeger-only",), ("badger", "jaeger-only")])
-def test_it_runs_without_a_warning(overlays: tuple[str, ...], tmp_path: Path) -> None:
+def test_jaeger_runs_without_a_warning(overlays: tuple[str, ...], tmp_path: Path) -> None:
     with running_jaeger(tmp_path, overlays) as server:
         spans = request()
         assert export(server.endpoint, spans) == 200
@@ -182,14 +182,14 @@ def test_it_runs_without_a_warning(overlays: tuple[str, ...], tmp_path: Path) ->
     assert [entry["msg"] for entry in entries if entry["level"] != "info" and not EXPECTED.match(entry["msg"])] == []
 
 
-# Its pages
+# The UI
 
 
 def links(tags: Mapping[str, Any], resource: Mapping[str, Any]) -> list[str]:
-    """Addresses that its UI makes for a span with these tags and this resource, in the order of the patterns.
+    """The links that the UI creates for a span with these tags and this resource, in the order of the patterns.
 
-    As model/link-patterns.ts of jaeger-ui does: a parameter is a tag of the span or of its resource, encoded as part of
-    an address, and a pattern with one that is missing makes no link.
+    Like model/link-patterns.ts of jaeger-ui: a parameter is a tag of the span or of its resource, encoded as part of
+    an address, and a pattern with a missing parameter creates no link.
     """
     found = []
     for pattern in ui_config()["linkPatterns"]:
@@ -206,7 +206,7 @@ def _filled(template: str, known: Mapping[str, Any]) -> str:
     return re.sub(r"#\{([^{}]*)\}", lambda match: quote(str(known[match[1]]), safe=""), template)
 
 
-def test_links_lead_to_dashboards_that_there_are() -> None:
+def test_links_point_to_dashboards_that_exist() -> None:
     patterns = ui_config()["linkPatterns"]
     items = [item for menu in ui_config()["menu"] for item in menu["items"]]
     urls = [each["url"] for each in (*patterns, *items) if ":3000" in each["url"]]
@@ -214,13 +214,13 @@ def test_links_lead_to_dashboards_that_there_are() -> None:
 
 
 @needs("jaeger", "collector")
-def test_a_span_leads_to_the_dashboard_of_its_service_and_route(jaeger: Jaeger, tmp_path: Path) -> None:
+def test_a_span_links_to_the_dashboard_of_its_service_and_route(jaeger: Jaeger, tmp_path: Path) -> None:
     root, statement = request()
     root.attributes = {**root.attributes, "fastperf.findings": ["n_plus_one"]}
     with running_collector(tmp_path, jaeger=jaeger.otlp_grpc_port) as collector:
         collector.send([root, statement], service="my shop")
         jaeger.wait_for(root.trace_id, spans=2)
-    # what its own pages read, and not /api/v3: the two name the service differently
+    # the API of the UI, not /api/v3: the two name the service differently
     with urlopen(f"{jaeger.url}/api/traces/{root.trace_id}", timeout=10) as response:
         (trace,) = json.load(response)["data"]
     (resource,) = ({tag["key"]: tag["value"] for tag in each["tags"]} for each in trace["processes"].values())
@@ -235,7 +235,7 @@ def test_a_span_leads_to_the_dashboard_of_its_service_and_route(jaeger: Jaeger, 
 
 
 @needs("jaeger")
-def test_its_pages_are_given_the_configuration(jaeger: Jaeger) -> None:
+def test_the_ui_gets_its_configuration(jaeger: Jaeger) -> None:
     match = re.search(r"JAEGER_CONFIG = (\{.*?\});\s*$", jaeger.page(), re.MULTILINE)
     assert match is not None
     assert json.loads(match[1]) == ui_config()
@@ -246,7 +246,7 @@ def test_its_pages_are_given_the_configuration(jaeger: Jaeger) -> None:
 
 @contextmanager
 def prometheus_with_otlp(folder: Path) -> Iterator[int]:
-    """A Prometheus that takes OTLP; its port."""
+    """Run a Prometheus that accepts OTLP; yield its port."""
     port = free_port()
     file = folder / "prometheus.yml"
     file.write_text("storage: {tsdb: {out_of_order_time_window: 30m}}\n")
@@ -262,7 +262,7 @@ def prometheus_with_otlp(folder: Path) -> Iterator[int]:
 
 
 def assert_monitor_has_data(jaeger: Jaeger) -> None:
-    """Calls, errors and latencies of the two requests that `request` makes, of a service that half the time fails."""
+    """Check calls, errors and latencies of the requests from `request`, of which half fail."""
     service, operation = "shop", "GET /items/{id}"
     wait_until(lambda: jaeger.monitor("calls", service).get(operation), seconds=60, what="calls in the Monitor tab")
     latencies = wait_until(lambda: jaeger.monitor("latencies", service).get(operation), seconds=60, what="latencies")
@@ -281,7 +281,7 @@ def test_the_monitor_tab_has_data_behind_the_collector(tmp_path: Path) -> None:
         running_jaeger(tmp_path, prometheus=prometheus) as jaeger,
         running_collector(
             tmp_path,
-            # the counts are of all requests, though none is kept
+            # the counts include all requests, although no trace is kept
             ["tail-sampling"],
             jaeger=jaeger.otlp_grpc_port,
             prometheus=prometheus,

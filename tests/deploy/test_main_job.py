@@ -1,6 +1,6 @@
-"""The stack's main job: the demo under load on PostgreSQL, with every server and every file as it ships.
+"""The stack's main job: the demo under load on PostgreSQL, with every server and every shipped file.
 
-One run, of about two minutes; each test reads back from the servers' own APIs what a person would look at.
+All tests share one run of about two minutes, and read from the servers' APIs what a person would look at.
 """
 
 import asyncio
@@ -39,22 +39,22 @@ __all__ = ["postgresql_url"]
 pytestmark = [needs("collector", "jaeger", "prometheus", "alertmanager"), pytest.mark.timeout(400)]
 
 SERVICE: Final = "shop"
-#: requests whose trace is read back, one of each at a time, with a trace id that the client chose
+#: requests whose trace is read back; the client sends one of each and chooses the trace id
 ROUTES: Final = ("/users/1", "/users/1/orders", "/products", "/orders/1", "/reports/sales", "/slow/n-plus-one")
 ROUNDS: Final = 10
-#: `def` endpoints, more at once than there are threads
+#: `def` endpoints, more concurrent requests than threads
 QUEUE: Final = ("/slow/threadpool-wait",) * 6
 
 
 @dataclass(frozen=True)
 class House:
-    """The servers, after the load."""
+    """The servers of the stack, after the load."""
 
     shop: Command
     jaeger: Jaeger
     prometheus: Prometheus
     webhook: Webhook
-    #: {trace id: path} of the requests that were asked with a trace id
+    #: {trace id: path} of the requests with a chosen trace id
     asked: Mapping[str, str]
     started: float
 
@@ -101,12 +101,12 @@ def house(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 async def _load(url: str) -> dict[str, str]:
-    """Every bottleneck and its twin, under the load of a few shoppers; then requests of ours, one after the other."""
+    """Call every bottleneck and its twin under the load of a few shoppers, then send our requests one by one."""
     await call_everything(url)
     asked: dict[str, str] = {}
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         for _ in range(ROUNDS):
-            # what a graph of rates shows only when it goes on for some scrapes
+            # a graph of rates needs several scrapes
             await asyncio.gather(*(client.get(path) for path in (*QUEUE, "/failures/before-response")))
             for path in ROUTES:
                 trace_id = token_hex(16)
@@ -119,7 +119,7 @@ async def _load(url: str) -> dict[str, str]:
 # Traces
 
 
-def test_each_request_has_its_trace_in_jaeger_with_all_of_its_statements(house: House) -> None:
+def test_each_request_has_a_trace_in_jaeger_with_all_its_statements(house: House) -> None:
     for trace_id, path in house.asked.items():
         server, statements = _whole(house.jaeger, trace_id)
         assert server.attributes["url.path"] == path
@@ -129,7 +129,7 @@ def test_each_request_has_its_trace_in_jaeger_with_all_of_its_statements(house: 
 
 
 def _whole(jaeger: Jaeger, trace_id: str) -> tuple[JaegerSpan, list[JaegerSpan]]:
-    """The request's span and those of its statements, once all are there: they may come in two batches."""
+    """The request's span and those of its statements, after all have arrived: they may come in two batches."""
     server = _server(jaeger, trace_id)
     return _of_request(jaeger.wait_for(trace_id, spans=1 + server.attributes["fastperf.db.query_count"]))
 
@@ -150,7 +150,7 @@ def _of_request(spans: list[JaegerSpan]) -> tuple[JaegerSpan, list[JaegerSpan]]:
     return server, [span for span in spans if span.kind == "CLIENT" and "db.system.name" in span.attributes]
 
 
-def test_the_trace_of_a_fault_carries_its_finding(house: House) -> None:
+def test_the_trace_of_a_fault_has_its_finding(house: House) -> None:
     trace_id = next(trace_id for trace_id, path in house.asked.items() if path == "/slow/n-plus-one")
     server = _server(house.jaeger, trace_id)
     assert "n_plus_one" in server.attributes["fastperf.findings"]
@@ -163,7 +163,7 @@ def test_the_monitor_tab_has_calls_and_latencies_of_each_route(house: House) -> 
         assert any(value > 0 for value in drawn["GET /users/{user_id}"])
 
 
-def test_an_exemplar_leads_to_a_trace_that_jaeger_has(house: House) -> None:
+def test_the_trace_of_an_exemplar_is_in_jaeger(house: House) -> None:
     found = house.prometheus.exemplars(f'http_server_request_duration_seconds_bucket{{job="{SERVICE}"}}')
     ids = {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
     assert len(ids) > 5
@@ -177,7 +177,7 @@ def test_an_exemplar_leads_to_a_trace_that_jaeger_has(house: House) -> None:
 
 @pytest.fixture(scope="module")
 def alerts(house: House) -> list[dict[str, Any]]:
-    """What the webhook was told of as a ticket, once each fault was."""
+    """The tickets that reached the webhook, after each fault has one."""
     expected = {
         (one.kind, "" if one.kind in {"memory_growth", "cache_inefficient"} else one.faulty) for one in BOTTLENECKS
     }
@@ -196,13 +196,13 @@ def alerts(house: House) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS, ids=lambda one: one.name)
-def test_each_fault_is_told_by_an_alert_and_its_twin_is_not(bottleneck: Any, alerts: list[dict[str, Any]]) -> None:
+def test_each_fault_has_an_alert_and_its_twin_has_none(bottleneck: Any, alerts: list[dict[str, Any]]) -> None:
     routes = {one["labels"].get("http_route", "") for one in alerts if one["labels"].get("kind") == bottleneck.kind}
     assert routes & {bottleneck.faulty, ""}
     assert bottleneck.fixed not in {one["labels"].get("http_route", "") for one in alerts}
 
 
-def test_the_links_of_an_alert_lead_somewhere(house: House, alerts: list[dict[str, Any]]) -> None:
+def test_the_links_of_an_alert_are_not_broken(house: House, alerts: list[dict[str, Any]]) -> None:
     assert alerts
     for runbook, name in {(one["annotations"]["runbook_url"], one["labels"]["alertname"]) for one in alerts}:
         with urlopen(runbook, timeout=10) as response:
@@ -223,9 +223,9 @@ def test_the_links_of_an_alert_lead_somewhere(house: House, alerts: list[dict[st
 def test_every_rule_is_evaluated_and_every_recording_has_data(house: House) -> None:
     wait_until(lambda: not _broken(house.prometheus), what="every rule is evaluated")
     without = {name for name in _recordings(house.prometheus) if not house.prometheus.query(name)}
-    # counted each five minutes, which a shorter run may not see
+    # evaluated every five minutes, which a shorter run may miss
     without = {name for name in without if not name.endswith(("increase1h", "increase6h", "increase1d", "increase3d"))}
-    # a run that goes well has none of what these count
+    # a run without failures has no data for these
     assert without <= {
         "job_pool:db_client_connection_timeouts:increase15m",
         "job_part:fastperf_telemetry_errors:increase15m",
@@ -234,7 +234,7 @@ def test_every_rule_is_evaluated_and_every_recording_has_data(house: House) -> N
 
 
 def test_names_with_dots_are_stored_with_underscores(house: House) -> None:
-    """As curl shows them, and as every query names them: Prometheus 3 would take the dots that the collector offers."""
+    """Queries use the names that curl shows; Prometheus 3 would accept the dots that the collector offers."""
     assert house.prometheus.value("otelcol_processor_filter_spans_filtered") == 1
     assert house.prometheus.query('{__name__=~".*[.].*"}') == []
 
@@ -295,7 +295,7 @@ def test_every_query_of_a_dashboard_returns_data(house: House, uid: str) -> None
 # Catalogue
 
 
-def test_what_the_service_exposes_is_what_the_catalogue_says(house: House) -> None:
+def test_the_service_exposes_the_metrics_of_the_catalogue(house: House) -> None:
     families = {family.name: family for family in text_string_to_metric_families(house.shop.get("/metrics").text)}
     declared = {metric.name.removesuffix("_total"): metric for metric in CATALOGUE}
     assert set(families) <= {*declared, *(f"{name}_created" for name in declared)}
@@ -310,7 +310,7 @@ def test_what_the_service_exposes_is_what_the_catalogue_says(house: House) -> No
     assert declared.keys() - families.keys() <= {name.removesuffix("_total") for name in ABSENT}
 
 
-#: metrics of the catalogue that the demo need not have, and why
+#: metrics of the catalogue that the demo may lack, and why
 ABSENT: Final[dict[str, str]] = {
     "db_client_connection_timeouts_total": _NOTHING,
     "fastperf_cache_evictions_total": _NOTHING,

@@ -1,4 +1,4 @@
-"""Recordings, objectives and alerts: checked by promtool, against the catalogue, and by a Prometheus that runs them."""
+"""Recordings, objectives and alerts, checked by promtool, against the catalogue, and by a running Prometheus."""
 
 import re
 import shutil
@@ -34,7 +34,7 @@ NAMES: Final = sorted({alert["alert"] for alert in ALERTS})
 
 
 def _promtools() -> list[Any]:
-    """Debian's, of Prometheus 2, where there is one, and the one of Prometheus 3."""
+    """The promtool of Prometheus 3, and Debian's of Prometheus 2 if installed."""
     debian, ours = shutil.which("promtool"), built("prometheus", "promtool")
     return [
         pytest.param(debian, marks=pytest.mark.skipif(debian is None, reason="no promtool on the PATH"), id="debian"),
@@ -63,7 +63,7 @@ def test_rules_pass_all_lints(promtool: str) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)
-def test_cases_pass(promtool: str, case: Path) -> None:
+def test_the_cases_of_promtool_pass(promtool: str, case: Path) -> None:
     assert "SUCCESS" in _run(promtool, "test", "rules", case)
 
 
@@ -97,7 +97,7 @@ def test_each_kind_of_finding_has_a_case_in_which_it_fires() -> None:
     assert set(map(str, Kind)) <= fired
 
 
-def test_what_alerts_say_is_whole_in_all_cases() -> None:
+def test_annotations_of_alerts_are_complete_in_all_cases() -> None:
     said = [text for _, expected in _cases() for one in expected for text in one["exp_annotations"].values()]
     assert said
     assert not [text for text in said if "<error" in text or "<no value>" in text or "%!" in text]
@@ -131,8 +131,8 @@ tests:
 """
 
 
-def test_one_service_may_have_objectives_of_its_own(promtool: str, tmp_path: Path) -> None:
-    """The block that slo-targets.yml has as a comment, with the # taken away."""
+def test_a_service_can_have_its_own_objectives(promtool: str, tmp_path: Path) -> None:
+    """Uses the block that is a comment in slo-targets.yml, without the #."""
     text = (FOLDER / "rules" / "slo-targets.yml").read_text()
     (tmp_path / "slo-targets.yml").write_text(re.sub(r"^  # (?=- name: |  )", "  ", text, flags=re.MULTILINE))
     shutil.copy(FOLDER / "rules" / "slo.yml", tmp_path)
@@ -156,19 +156,19 @@ def _expressions() -> list[Any]:
 
 
 @pytest.mark.parametrize("expression", _expressions())
-def test_queries_of_rules_and_runbooks_ask_for_what_there_is(expression: str) -> None:
+def test_queries_of_rules_and_runbooks_use_metrics_and_labels_that_exist(expression: str) -> None:
     assert missing(expression, KNOWN) == set()
     bounds = {selector.matchers["le"] for selector in selectors(expression) if "le" in selector.matchers}
     assert all("." in bound for bound in bounds), "Prometheus 3 writes 1 as 1.0"
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
-def test_recordings_are_called_level_metric_operation(name: str) -> None:
+def test_recordings_are_named_level_metric_operation(name: str) -> None:
     assert re.fullmatch(r"[a-z_]+:[a-z0-9_]+:[a-z0-9_]+", name)
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_alerts_say_what_who_and_where_to_go(alert: Rule) -> None:
+def test_alerts_have_severity_annotations_and_links(alert: Rule) -> None:
     annotations = alert["annotations"]
     assert alert["labels"]["severity"] in {"page", "ticket", "info"}
     assert set(annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
@@ -181,12 +181,12 @@ def test_alerts_say_what_who_and_where_to_go(alert: Rule) -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_alerts_name_no_label_that_their_expression_drops(alert: Rule) -> None:
+def test_alerts_use_no_label_that_their_expression_drops(alert: Rule) -> None:
     named = set(re.findall(r"\$labels\.(\w+)", " ".join(alert["annotations"].values())))
     assert named <= (labels_of(alert["expr"], KNOWN) or frozenset()) | set(alert["labels"])
 
 
-def test_only_what_users_feel_is_a_page() -> None:
+def test_only_alerts_on_symptoms_of_users_are_pages() -> None:
     pages = {alert["alert"] for alert in ALERTS if alert["labels"]["severity"] == "page"}
     assert pages == {"FastperfAvailabilityBurn", "FastperfLatencyBurn", "FastperfAllTargetsDown"}
 
@@ -195,7 +195,7 @@ def test_the_latency_threshold_is_a_bound_of_the_buckets() -> None:
     assert float(RECORDINGS["job:slo_latency_threshold:seconds"].rpartition(" * ")[2]) in HTTP_SECONDS
 
 
-def test_the_file_of_objectives_names_the_bounds_there_are() -> None:
+def test_the_file_of_objectives_lists_the_bucket_bounds() -> None:
     text = re.sub(r"\n\s+# ", " ", (FOLDER / "rules" / "slo-targets.yml").read_text())
     named = re.search(r"http_server_request_duration_seconds: ([\d. ]+)\. ", text)
     assert named is not None
@@ -205,13 +205,13 @@ def test_the_file_of_objectives_names_the_bounds_there_are() -> None:
 # runbooks
 
 
-def test_every_runbook_is_of_an_alert_and_in_the_index() -> None:
+def test_every_runbook_belongs_to_an_alert_and_is_in_the_index() -> None:
     assert sorted(page.stem for page in RUNBOOKS.glob("*.md") if page.stem != "README") == NAMES
     assert sorted(set(re.findall(r"\]\((\w+)\.md\)", (RUNBOOKS / "README.md").read_text()))) == NAMES
 
 
 @pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=lambda page: page.stem)
-def test_links_of_runbooks_lead_to_files(page: Path) -> None:
+def test_links_of_runbooks_point_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)]+)\)", page.read_text())
     assert [link for link in links if not (page.parent / link).resolve().is_relative_to(ROOT)] == []
     assert [link for link in links if not (page.parent / link).is_file()] == []
@@ -225,7 +225,7 @@ def test_a_runbook_has_impact_queries_steps_and_an_end(name: str) -> None:
     assert "```promql" in text
 
 
-# run
+# a running Prometheus
 
 
 @needs("prometheus")

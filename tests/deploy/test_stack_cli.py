@@ -1,4 +1,4 @@
-"""`otel-fastperf stack` as a user of pip has it: from a wheel, outside of the checkout, judged by the real programs."""
+"""`otel-fastperf stack` as installed by pip: from a wheel, outside of the checkout, validated by the real programs."""
 
 import json
 import os
@@ -41,15 +41,15 @@ class Ran:
 
 @dataclass(frozen=True)
 class Installed:
-    """The package in an environment of its own, out of its wheel."""
+    """The package in a new environment, installed from its wheel."""
 
     wheel: Path
     environment: Path
-    #: where it is run
+    #: working folder of the command
     home: Path
 
     def __call__(self, *arguments: str | Path, path: Sequence[Path] = (), **environ: str) -> Ran:
-        """Run `otel-fastperf stack …`, with nothing on the PATH but what is named."""
+        """Run `otel-fastperf stack …`, with nothing else on the PATH than these programs."""
         done = subprocess.run(
             [self.environment / "bin" / "otel-fastperf", "stack", *arguments],
             cwd=self.home,
@@ -62,7 +62,7 @@ class Installed:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def check(self, folder: Path, *path: Path, **environ: str) -> dict[str, list[dict[str, str]]]:
-        """What `stack check` finds, by name."""
+        """The results of `stack check`, by name."""
         found: dict[str, list[dict[str, str]]] = {}
         for check in json.loads(self("check", folder, "--format", "json", path=path, **environ).out):
             found.setdefault(check["name"], []).append(check)
@@ -83,7 +83,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     python = environment / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(wheel)], cwd=home, check=True, capture_output=True, timeout=100)
-    # what it depends on is the test's own; a path in a .pth file brings no .pth files, so not the checkout
+    # dependencies come from the test's environment; a path in a .pth file loads no other .pth file, such as ours
     [packages] = environment.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     where = "import otel_fastperf; print(otel_fastperf.__file__)"
@@ -94,7 +94,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 @pytest.fixture
 def stack(installed: Installed, tmp_path: Path) -> Path:
-    """A stack, as it is written for a service on this machine."""
+    """A stack written for a service on this machine."""
     folder = tmp_path / "stack"
     ran = installed("init", folder, "--service", "shop", "--target", "shop:8000", "--availability", "99.5")
     assert (ran.code, ran.err) == (0, "")
@@ -111,18 +111,18 @@ def folders(*servers: str) -> list[Path]:
     return [SERVERS[name].directory for name in servers]
 
 
-# out of the wheel
+# from the wheel
 
 
-def test_the_wheel_has_the_checkout_s_files_and_no_secret(installed: Installed) -> None:
+def test_the_wheel_contains_the_files_of_the_checkout_and_no_secret(installed: Installed) -> None:
     with ZipFile(installed.wheel) as archive:
         names = {name.removeprefix("otel_fastperf/_stack/") for name in archive.namelist() if "/_stack/" in name}
     assert names == set(shipped(ROOT))
     assert not [name for name in names if "/secrets/" in f"/{name}" and not name.endswith((".gitignore", ".gitkeep"))]
 
 
-def test_the_sdist_has_them_too(installed: Installed, tmp_path: Path) -> None:
-    """A wheel that is made of it has them, then."""
+def test_the_sdist_contains_the_files_too(installed: Installed, tmp_path: Path) -> None:
+    """A wheel built from the sdist then contains them, too."""
     build = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=100)
     [archive] = tmp_path.glob("*.tar.gz")
@@ -132,7 +132,7 @@ def test_the_sdist_has_them_too(installed: Installed, tmp_path: Path) -> None:
     assert SECRET not in names
 
 
-def test_what_is_written_is_what_ships_filled_in_for_the_app(stack: Path) -> None:
+def test_the_shipped_files_are_written_with_the_answers_filled_in(stack: Path) -> None:
     answers_given = Answers(service="shop", targets=("shop:8000",), availability="99.5")
     wanted = filled(shipped(ROOT), answers_given)
     there = {path.relative_to(stack).as_posix(): path.read_bytes() for path in stack.rglob("*") if not path.is_dir()}
@@ -141,8 +141,8 @@ def test_what_is_written_is_what_ships_filled_in_for_the_app(stack: Path) -> Non
     assert yaml.safe_load(there[TARGETS]) == [{"targets": ["shop:8000"], "labels": {"job": "shop"}}]
 
 
-def test_what_does_not_depend_on_the_app_is_as_it_ships() -> None:
-    """Each place that is filled in is known here: a new one is a new line in this test."""
+def test_only_these_files_depend_on_the_answers() -> None:
+    """A file that is newly filled in needs a new line in this test."""
     files = shipped(ROOT)
     urls = {"GRAFANA_URL": "https://grafana.example.com", "RUNBOOKS_URL": "https://runbooks.example.com"}
     made = filled(files, Answers(service="shop", targets=("shop:1",), availability="99.5", urls=urls))
@@ -157,7 +157,7 @@ def test_what_does_not_depend_on_the_app_is_as_it_ships() -> None:
         assert f"\n{name}={url}\n".encode() in made[".env"]
 
 
-def test_no_program_but_python_is_needed_and_what_was_not_checked_is_said(installed: Installed, stack: Path) -> None:
+def test_check_needs_only_python_and_lists_programs_that_are_missing(installed: Installed, stack: Path) -> None:
     found = installed.check(stack)
     assert {check["level"] for check in (*found["files"], *found["secrets"], *found["syntax"])} == {"ok"}
     for name in ("docker compose", "promtool", "amtool", "otelcol", "jaeger"):
@@ -165,7 +165,7 @@ def test_no_program_but_python_is_needed_and_what_was_not_checked_is_said(instal
     assert installed("check", stack).code == 0
 
 
-def test_an_upgrade_keeps_what_the_user_changed(installed: Installed, stack: Path) -> None:
+def test_an_upgrade_keeps_the_user_s_changes(installed: Installed, stack: Path) -> None:
     mine = (stack / "deploy/prometheus/prometheus.yml").read_text() + "# mine\n"
     (stack / "deploy/prometheus/prometheus.yml").write_text(mine)
     password = (stack / SECRET).read_text()
@@ -180,7 +180,7 @@ def test_an_upgrade_keeps_what_the_user_changed(installed: Installed, stack: Pat
     assert (stack / SECRET).read_text() == password
 
 
-def test_smoke_is_there_too(installed: Installed, stack: Path) -> None:
+def test_smoke_works_from_the_wheel(installed: Installed, stack: Path) -> None:
     ports = ("COLLECTOR_HTTP", "JAEGER", "PROMETHEUS", "ALERTMANAGER", "GRAFANA")
     (stack / ".env").write_text("".join(f"{name}_PORT={free_port()}\n" for name in ports))
     ran = installed("smoke", stack, "--wait", "0.1")
@@ -188,19 +188,19 @@ def test_smoke_is_there_too(installed: Installed, stack: Path) -> None:
     assert "nothing listens there" in ran.out
 
 
-# judged by the programs that read it
+# validated by the programs that read the files
 
 
 @needs_all
 @needs_compose
-def test_every_program_takes_the_stack_as_it_is_written(installed: Installed, stack: Path) -> None:
+def test_every_program_accepts_the_written_stack(installed: Installed, stack: Path) -> None:
     found = installed.check(stack, COMPOSE.parent, *folders("collector", "jaeger", "prometheus", "alertmanager"))
     for name in ("docker compose", "promtool", "amtool", "otelcol", "jaeger"):
         assert {check["level"] for check in found[name]} == {"ok"}, found[name]
 
 
 @needs_compose
-def test_compose_takes_files_and_ports_from_the_folder(stack: Path, tmp_path: Path) -> None:
+def test_compose_reads_files_and_ports_from_the_folder(stack: Path, tmp_path: Path) -> None:
     edit(stack / ".env", "GRAFANA_PORT=3000", "GRAFANA_PORT=3999")
     command: list[str | Path] = [COMPOSE, "--project-directory", stack, "config", "--format", "json"]
     done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True, timeout=60)
@@ -251,7 +251,7 @@ FAULTS: Final = [
 
 
 @pytest.mark.parametrize(("tool", "server", "path", "old", "new", "word"), FAULTS)
-def test_a_fault_that_only_the_program_sees_is_found(
+def test_a_mistake_that_only_the_program_detects_is_found(
     installed: Installed, stack: Path, tool: str, server: str, path: str, old: str, new: str, word: str
 ) -> None:
     edit(stack / path, old, new)
@@ -264,7 +264,7 @@ def test_a_fault_that_only_the_program_sees_is_found(
 
 @pytest.fixture
 def docker(stack: Path) -> Iterator[Engine]:
-    """An engine that has the images that the stack pins, each with the programs of the real one."""
+    """An engine with the pinned images, each with the programs of the real one."""
     services = yaml.safe_load((stack / "docker-compose.yml").read_text())["services"]
     contents = {
         "otel-collector": {"otelcol-contrib": program("collector")},
@@ -282,10 +282,10 @@ def docker(stack: Path) -> Iterator[Engine]:
 
 @pytest.mark.skipif(bool(engines.missing()), reason=engines.missing())
 @pytest.mark.timeout(400)
-def test_the_images_that_the_stack_runs_judge_it_where_docker_has_them(
+def test_the_pinned_images_validate_the_stack_if_docker_has_them(
     installed: Installed, stack: Path, docker: Engine
 ) -> None:
-    """No program but docker is on the PATH; the secret's folder is not shown to any."""
+    """Only docker is on the PATH, and no image gets the folder of secrets."""
     (installed.home / "bin").mkdir()
     for name in ("docker", "docker-compose"):
         found = shutil.which(name, path=f"{os.environ['PATH']}:{COMPOSE.parent}")
@@ -300,7 +300,7 @@ def test_the_images_that_the_stack_runs_judge_it_where_docker_has_them(
     assert all("sparkle" in check["what"] for check in checks["otelcol"])
 
 
-def test_faults_that_need_no_program_are_found(installed: Installed, stack: Path) -> None:
+def test_mistakes_are_found_without_any_program(installed: Installed, stack: Path) -> None:
     edit(stack / "deploy/prometheus/rules/alerts.yml", "groups:", "groups: [")
     (stack / SECRET).unlink()
     (stack / TARGETS).write_text("[]\n")
@@ -315,7 +315,7 @@ def test_faults_that_need_no_program_are_found(installed: Installed, stack: Path
 
 
 @needs("prometheus")
-def test_prometheus_computes_with_the_objectives_that_were_asked_for(installed: Installed, tmp_path: Path) -> None:
+def test_prometheus_uses_the_chosen_objectives(installed: Installed, tmp_path: Path) -> None:
     stack = tmp_path / "stack"
     options = ["--availability", "99.5", "--latency", "95", "--latency-threshold", "1"]
     assert installed("init", stack, *options).code == 0
@@ -349,7 +349,7 @@ def test_prometheus_computes_with_the_objectives_that_were_asked_for(installed: 
 
 
 @needs("prometheus")
-def test_prometheus_scrapes_the_app_under_the_name_that_traces_have(stack: Path, tmp_path: Path) -> None:
+def test_prometheus_scrapes_the_app_under_the_service_name_of_traces(stack: Path, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     command: list[str | Path] = [
         program("prometheus"),
@@ -375,16 +375,14 @@ def test_prometheus_scrapes_the_app_under_the_name_that_traces_have(stack: Path,
 
 @pytest.fixture
 def reachable() -> Iterator[Path]:
-    """A folder that every user of the machine can enter, unlike pytest's."""
+    """A folder that every user of the machine can enter, unlike pytest's tmp_path."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
-def test_grafana_s_user_reads_the_password_in_the_container_and_nobody_on_the_machine(
-    installed: Installed, reachable: Path
-) -> None:
-    """A bind mount, as a container gets the file; user 472 inside and outside of it."""
+def test_only_grafana_s_user_in_the_container_can_read_the_password(installed: Installed, reachable: Path) -> None:
+    """User 472 reads the file through a bind mount, like in a container, but not outside of it."""
     if os.getuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
         pytest.skip("needs root that may mount: the files are read as another user")
     assert installed("init", reachable / "stack").code == 0
