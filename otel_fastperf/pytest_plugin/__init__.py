@@ -4,8 +4,8 @@
     def test_orders(client):
         client.get("/orders")
 
-pytest loads this in every project that has the package installed: it imports nothing heavy, and does nothing until a
-test uses the fixture or the marker.
+pytest loads this in every project that has the package installed. It therefore imports nothing heavy, and does nothing
+until a test uses the fixture or the marker.
 """
 
 import os
@@ -30,7 +30,7 @@ __all__ = ["FastPerf", "Request", "Statement"]
 
 _MARKER: Final = (
     "fastperf(max_queries=None, max_seconds=None, forbid=('n_plus_one', 'blocking_call', 'sync_db_on_loop'), allow=()):"
-    " what each request of the test may cost, in SQL statements and seconds, and which kinds of findings fail it."
+    " limits of each request of the test, in SQL statements and seconds, and the kinds of findings that fail the test."
 )
 
 
@@ -39,18 +39,18 @@ class _Run:
     """One run of pytest in one process."""
 
     names: Names
-    #: from the options, for what a marker leaves open
+    #: from the options, for arguments that a marker does not give
     default: Limits
     baseline: Baseline
     baseline_path: Path | None
     report_path: Path | None
-    #: violations are written to the baseline, and fail no test
+    #: violations are written to the baseline instead of failing tests
     updates: bool
-    #: one of several processes that run tests for another one
+    #: this is a worker process of pytest-xdist
     is_worker: bool
     seen: Session = field(default_factory=Session)
-    #: what is to say at the end
-    last_words: list[str] = field(default_factory=list)
+    #: lines for the end of the summary
+    last_lines: list[str] = field(default_factory=list)
 
 
 _RUN: Final = pytest.StashKey[_Run]()
@@ -59,24 +59,24 @@ _SET_VARIABLES: Final = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options and ini options."""
+    """Add the options and ini options."""
     group = parser.getgroup("fastperf", "bottlenecks of FastAPI apps")
-    group.addoption("--fastperf-baseline", metavar="FILE", help="Findings in this file are known and fail no test.")
+    group.addoption("--fastperf-baseline", metavar="FILE", help="Findings in this file do not fail a test.")
     group.addoption(
         "--fastperf-update-baseline",
         action="store_true",
-        help="Write what fails now to the baseline file, and take out what is fixed.",
+        help="Write the current violations to the baseline file, and remove stale entries.",
     )
     group.addoption("--fastperf-report", metavar="FILE", help="Write all findings of the run to this file, as JSON.")
     parser.addini("fastperf_app", 'The app under test, "shop.main:app"; the fixture fastperf_app returns it.')
-    parser.addini("fastperf_max_queries", "Most SQL statements of a request, in tests that fastperf watches.")
-    parser.addini("fastperf_forbid", "Kinds of findings that fail the tests that fastperf watches.", type="args")
-    parser.addini("fastperf_baseline", "As --fastperf-baseline; from the folder of the ini file.")
+    parser.addini("fastperf_max_queries", "Maximum number of SQL statements per request, in tests that use fastperf.")
+    parser.addini("fastperf_forbid", "Kinds of findings that fail tests that use fastperf.", type="args")
+    parser.addini("fastperf_baseline", "Like --fastperf-baseline, relative to the ini file.")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """A project with options of ours: its app, which a conftest.py may import, gets thresholds for tests."""
+    """Set the thresholds for tests if the ini file has our options: a conftest.py may import the app."""
     if any(early_config.getini(name) for name in ("fastperf_app", "fastperf_max_queries", "fastperf_forbid")):
         fresh = [variable for variable in THRESHOLDS if not os.environ.get(variable)]
         os.environ.update({variable: THRESHOLDS[variable] for variable in fresh})
@@ -84,7 +84,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave the environment as it was."""
+    """Restore the environment."""
     for variable in config.stash.get(_SET_VARIABLES, ()):
         os.environ.pop(variable, None)
 
@@ -96,8 +96,8 @@ def pytest_configure(config: pytest.Config) -> None:
     updates = bool(config.getoption("fastperf_update_baseline"))
     if updates and path is None:
         message = (
-            "--fastperf-update-baseline needs a file. Remedy: pass --fastperf-baseline=FILE, or set fastperf_baseline"
-            " in the ini file."
+            "--fastperf-update-baseline requires a file. Remedy: pass --fastperf-baseline=FILE, or set"
+            " fastperf_baseline in the ini file."
         )
         raise pytest.UsageError(message)
     is_there = path is not None and (path.exists() or not updates)
@@ -115,7 +115,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test with the marker uses the fixture; a marker that is wrong is told before anything runs."""
+    """Add the fixture to tests with the marker; check all markers before the first test runs."""
     for item in items:
         names: list[str] | None = getattr(item, "fixturenames", None)
         if names is not None and budget_of(item, config.stash[_RUN].default) is not None and "fastperf" not in names:
@@ -124,7 +124,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def fastperf_app(pytestconfig: pytest.Config) -> Any:
-    """The app under test, for `fastperf` to watch: the option's, or None. Override it where a fixture makes the app."""
+    """The app that `fastperf` watches: the option's, or None. Override it if a fixture makes the app."""
     return _app_named(pytestconfig.getini("fastperf_app"))
 
 
@@ -143,7 +143,7 @@ def fastperf(request: pytest.FixtureRequest, fastperf_app: Any) -> Iterator[Fast
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Around the test's own code: what fixtures have asked before does not count."""
+    """Watch the test's own code: requests that fixtures sent before do not count."""
     watch = item.stash.get(_WATCH, None)
     if watch is None:
         return (yield)
@@ -160,26 +160,26 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker hands on what it has seen; the process that the user started writes the files."""
+    """A worker passes on its results; the main process writes the files."""
     run = session.config.stash[_RUN]
     if run.is_worker:
         session.config.workeroutput["fastperf"] = run.seen.dumps()  # type: ignore[attr-defined]
     else:
-        run.last_words += _written(run)
+        run.last_lines += _written(run)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """A worker of pytest-xdist has ended; one that crashed has nothing to hand on."""
-    handed = getattr(node, "workeroutput", {}).get("fastperf")
-    if handed is not None:
-        node.config.stash[_RUN].seen.merge(session.loads(handed))
+    """Merge the results of a worker of pytest-xdist; a crashed one has none."""
+    results = getattr(node, "workeroutput", {}).get("fastperf")
+    if results is not None:
+        node.config.stash[_RUN].seen.merge(session.loads(results))
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
-    """Findings, worst first; what is fixed; the files that were written."""
+    """Print the findings, worst first, the stale entries of the baseline, and the written files."""
     run = config.stash[_RUN]
-    lines = [*session.summary(run.seen, run.baseline.known, run.names), *run.last_words]
+    lines = [*session.summary(run.seen, run.baseline.known, run.names), *run.last_lines]
     if lines:
         terminalreporter.section("fastperf")
         for line in lines:
@@ -189,7 +189,7 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
 def _check(
     item: pytest.Item, watch: FastPerf, run: _Run, requests: tuple[Request, ...], findings: tuple[Any, ...]
 ) -> None:
-    """Fail the test that has exceeded its budget."""
+    """Fail a test that exceeds its budget."""
     marked = budget_of(item, run.default)
     budget = marked or run.default
     complaint = watch.blindness(budget, requests) if marked else ""
@@ -207,23 +207,23 @@ def _is_known(violation: Violation, run: _Run) -> bool:
 
 
 def _may_be_known(violation: Violation) -> bool:
-    # seconds are another machine's tomorrow
+    # durations differ between machines
     return violation.name.kind != MAX_SECONDS
 
 
 def _written(run: _Run) -> Iterator[str]:
-    """Write the files that were asked for, and say so; say what is fixed."""
+    """Write the requested files; yield lines about them and about stale entries."""
     routes = run.seen.requested()
-    fixed = run.baseline.fixed(run.seen.seen(), routes)
+    stale = run.baseline.stale(run.seen.seen(), routes)
     if run.baseline_path is not None and run.updates:
         updated = run.baseline.updated(run.seen.exceeded, routes)
         run.baseline_path.write_text(updated.text(), "utf-8")
         fresh = len(updated.known.keys() - run.baseline.known.keys())
         gone = len(run.baseline.known.keys() - updated.known.keys())
-        yield f"baseline {run.baseline_path.name}: {len(updated.known)} known, {fresh} of them new; {gone} taken out"
-    elif fixed:
-        yield f"fixed, and still in the baseline (--fastperf-update-baseline takes them out of {run.baseline_path}):"
-        yield from (f"  {name.kind} {name.route}: {name.subject}" for name in fixed)
+        yield f"baseline {run.baseline_path.name}: {len(updated.known)} known, {fresh} of them new; {gone} removed"
+    elif stale:
+        yield f"stale entries of the baseline (--fastperf-update-baseline removes them from {run.baseline_path}):"
+        yield from (f"  {name.kind} {name.route}: {name.subject}" for name in stale)
     if run.report_path is not None:
         run.report_path.write_text(session.report(run.seen, run.baseline.known, run.names), "utf-8")
         yield f"report: {run.report_path}"
@@ -232,7 +232,7 @@ def _written(run: _Run) -> Iterator[str]:
 def _default_budget(config: pytest.Config) -> Limits:
     queries = str(config.getini("fastperf_max_queries") or "")
     if queries and not queries.isdecimal():
-        message = f"fastperf_max_queries is {queries!r}, and must be a number, such as 20."
+        message = f"fastperf_max_queries={queries!r}: must be a number. Remedy: set one, such as 20."
         raise pytest.UsageError(message)
     forbid = checked_kinds(config.getini("fastperf_forbid"), "fastperf_forbid")
     return Limits(max_queries=int(queries) if queries else None, forbid=forbid)

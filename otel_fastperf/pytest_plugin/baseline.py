@@ -1,7 +1,7 @@
-"""The file of what is known and does not fail: how old code takes budgets on without being mended first.
+"""The baseline: a file of known violations that fail no test, so that old code can adopt budgets today.
 
-One entry a finding, sorted, by what stays when lines are inserted above; a request with too many statements is known
-up to the number it had, so that it can only get better.
+It has one entry per finding, sorted, without line numbers, so that edits above a finding do not change it. The entry of
+a request with too many statements has their number, which may only fall.
 """
 
 import json
@@ -20,28 +20,28 @@ _VERSION: Final = 1
 
 @dataclass(slots=True)
 class Baseline:
-    """Known violations, and the statements that a request was known to run."""
+    """Known violations, with the number of statements of a request."""
 
     known: dict[Name, int] = field(default_factory=dict)
 
     def knows(self, violation: Violation) -> bool:
-        """True for what was there before, and is not worse."""
+        """Whether the violation is known and not worse than before."""
         return violation.name in self.known and violation.queries <= self.known[violation.name]
 
-    def fixed(self, seen: Collection[Name], routes: Collection[str]) -> list[Name]:
-        """Entries that were not seen again, although their routes were requested; sorted.
+    def stale(self, seen: Collection[Name], routes: Collection[str]) -> list[Name]:
+        """The entries that were not seen again although their routes were requested; sorted.
 
-        What is known of a route that no test of this run has requested may still be there.
+        A violation on a route that this run did not request may still exist.
         """
         return sorted(name for name in self.known if name not in seen and _judged(name, routes))
 
     def updated(self, adopted: Mapping[Name, int], routes: Collection[str]) -> "Baseline":
-        """What was found in this run, and what this run could not judge."""
+        """The violations of this run, and the entries that it could not judge."""
         kept = {name: queries for name, queries in self.known.items() if not _judged(name, routes)}
         return Baseline({**kept, **adopted})
 
     def text(self) -> str:
-        """As it stands in the file."""
+        """The content of the file."""
         entries = [_entry(name, queries) for name, queries in sorted(self.known.items())]
         return json.dumps({"version": _VERSION, "findings": entries}, indent=2, ensure_ascii=False) + "\n"
 
@@ -50,25 +50,28 @@ def read(path: Path) -> Baseline:
     """The baseline in a file.
 
     Raises:
-        pytest.UsageError: there is none, or it cannot be read; the message names the remedy.
+        pytest.UsageError: The file is missing or cannot be read; the message names the remedy.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
         if content["version"] != _VERSION:
-            message = f"its version is {content['version']!r}, and this otel-fastperf reads {_VERSION}"
-            raise ValueError(message)  # noqa: TRY301 - told below
+            message = f"its version is {content['version']!r}, but this otel-fastperf reads {_VERSION}"
+            raise ValueError(message)  # noqa: TRY301 - becomes a UsageError below
         return Baseline({_name(entry): int(entry.get("queries", 0)) for entry in content["findings"]})
     except FileNotFoundError:
-        message = f"fastperf: there is no baseline {path}. Remedy: make it with --fastperf-update-baseline."
+        message = f"fastperf: the baseline {path} does not exist. Remedy: create it with --fastperf-update-baseline."
         raise pytest.UsageError(message) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        message = f"fastperf: the baseline {path} cannot be read ({reason}). Remedy: --fastperf-update-baseline anew."
+        message = (
+            f"fastperf: the baseline {path} cannot be read ({reason})."
+            " Remedy: delete it, then run with --fastperf-update-baseline."
+        )
         raise pytest.UsageError(message) from None
 
 
 def adopted(violations: Iterable[Violation]) -> dict[Name, int]:
-    """Violations as entries; of several for the same route the worst."""
+    """Violations as entries, with the highest number of statements per entry."""
     entries: dict[Name, int] = {}
     for violation in violations:
         entries[violation.name] = max(violation.queries, entries.get(violation.name, 0))

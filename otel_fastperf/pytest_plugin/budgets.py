@@ -1,4 +1,4 @@
-"""What requests of a test may cost, where that is said, and how it is told when they cost more."""
+"""Budgets of a test's requests: from markers and options, with the messages of violations."""
 
 import difflib
 import re
@@ -15,17 +15,17 @@ from otel_fastperf.pytest_plugin.recording import Request
 if TYPE_CHECKING:
     from otel_fastperf.settings import Settings
 
-#: What a bare `@pytest.mark.fastperf` forbids: what a test shows as well as production, however little data it has.
+#: Forbidden by a bare `@pytest.mark.fastperf`: these kinds show in tests as well, even with little data.
 DEFAULT_FORBID: Final = (Kind.N_PLUS_ONE.value, Kind.BLOCKING_CALL.value, Kind.SYNC_DB_ON_LOOP.value)
 
-#: the kind under which a request with too many statements stands in the baseline
+#: kind of the baseline's entries for requests with too many statements
 MAX_QUERIES: Final = "max_queries"
 MAX_SECONDS: Final = "max_seconds"
 
 _KIND: Final = re.compile(r"[a-z][a-z0-9_]*")
 _ARGUMENTS: Final = ("max_queries", "max_seconds", "forbid", "allow")
 
-#: statements that are shown of a request with too many
+#: maximum number of statements shown per request
 _MOST_STATEMENTS: Final = 8
 
 
@@ -33,9 +33,9 @@ class Violation(NamedTuple):
     """A budget that was exceeded."""
 
     name: Name
-    #: several lines, for people
+    #: the message, of several lines
     text: str
-    #: statements of the request, for `max_queries`
+    #: number of the request's statements, for `max_queries`
     queries: int = 0
 
 
@@ -52,7 +52,7 @@ class Limits:
     def violations(
         self, requests: Sequence[Request], findings: Sequence[Finding], names: Names
     ) -> tuple[Violation, ...]:
-        """What exceeds the limits; equal violations are merged."""
+        """The violations of the limits; equal ones are merged."""
         found = (
             *self._too_many_queries(requests, names),
             *self._too_slow(requests),
@@ -61,7 +61,7 @@ class Limits:
         return tuple(found)
 
     def unseen(self, settings: "Settings") -> Iterator[str]:
-        """What these settings of the app's telemetry leave unseen, so that the budget would check nothing."""
+        """What the app's telemetry does not see with these settings, so that the budget would check nothing."""
         if not settings.findings.enabled:
             yield "findings (OTEL_FASTPERF_FINDINGS_ENABLED is false), and so every request"
         if self.max_queries is not None and not settings.database.enabled:
@@ -100,22 +100,25 @@ class Limits:
 
 
 def told(violations: Iterable[Violation]) -> str:
-    """The message of a test that fails."""
+    """The message of a failing test."""
     return "\n\n".join(("fastperf: over the budget.", *(violation.text for violation in violations)))
 
 
 def budget_of(item: pytest.Item, default: Limits) -> Limits | None:
-    """The budget of a test with a marker: the closest marker's word on each argument, then the options'.
+    """The budget of a test with a marker; each argument is that of the closest marker that has it, or the option's.
 
     Raises:
-        pytest.UsageError: a marker is wrong; the message names the test and the remedy.
+        pytest.UsageError: A marker is wrong; the message names the test and the remedy.
     """
     given: dict[str, Any] = {}
     markers = list(item.iter_markers("fastperf"))
     for marker in markers:
         unknown = [*map(repr, marker.args), *(name for name in marker.kwargs if name not in _ARGUMENTS)]
         if unknown:
-            message = f"{item.nodeid}: @pytest.mark.fastperf takes {', '.join(_ARGUMENTS)}; not {', '.join(unknown)}."
+            message = (
+                f"{item.nodeid}: @pytest.mark.fastperf does not take {', '.join(unknown)}."
+                f" Remedy: use {', '.join(_ARGUMENTS)}, by name."
+            )
             raise pytest.UsageError(message)
         given = {**marker.kwargs, **given}
     if not markers:
@@ -131,24 +134,24 @@ def budget_of(item: pytest.Item, default: Limits) -> Limits | None:
 
 
 def checked_kinds(kinds: str | Iterable[str], where: str) -> tuple[str, ...]:
-    """Kinds of findings, as given. Names of detectors of your own are fine, misspelt ones of ours are not.
+    """Kinds of findings as a tuple. Kinds of the user's own detectors pass; misspelt ones of ours do not.
 
     Raises:
-        pytest.UsageError: the message names the remedy.
+        pytest.UsageError: A kind is misspelt; the message names the remedy.
     """
     given = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     known = [kind.value for kind in Kind]
     for kind in given:
         near = difflib.get_close_matches(kind, known, n=1, cutoff=0.75)
         if not _KIND.fullmatch(kind) or (near and kind not in known):
-            remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}, and detectors of your own."
-            message = f"{where}: {kind!r} is no kind of finding; {remedy}"
+            remedy = near[0] if near else f"one of {', '.join(known)}, or the kind of your own detector"
+            message = f"{where}: {kind!r} is not a kind of finding. Remedy: use {remedy}."
             raise pytest.UsageError(message)
     return tuple(str(kind) for kind in given)
 
 
 def _worst(requests: list[Request], cost: Any) -> Iterator[tuple[Request, int]]:
-    """The worst request of each method and route, and how many there were."""
+    """The worst request of each method and route, and their number."""
     groups: dict[tuple[str, str], list[Request]] = {}
     for request in requests:
         groups.setdefault((request.method, request.route), []).append(request)

@@ -1,4 +1,4 @@
-"""How findings are called from one run to the next: by what stays when lines are inserted above."""
+"""Names of findings that stay the same between runs, even if lines above are inserted or removed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,19 +8,19 @@ from otel_fastperf.findings import CallSite, Finding
 
 
 class Name(NamedTuple):
-    """What a finding is known by: all but the number of the line."""
+    """The identity of a finding: everything but the line number."""
 
     kind: str
     route: str
     subject: str
-    #: below the root of the tests, with slashes; "" if no line is known
+    #: relative to the root of the tests, with slashes; "" if no line is known
     file: str
     function: str
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names files as seen from the root of the tests."""
+    """Makes names, with files relative to the root of the tests."""
 
     root: Path
 
@@ -35,7 +35,7 @@ class Names:
         return f"{self.file(site.file)}:{site.line} in {site.function}"
 
     def file(self, file: str) -> str:
-        """The file below the root; of one elsewhere the last two parts, which are the same on other machines."""
+        """The file relative to the root; of one elsewhere the last two parts, which are the same on other machines."""
         path = Path(file)
         for root in (self.root, self.root.resolve()):
             if path.is_relative_to(root):

@@ -1,4 +1,4 @@
-"""What a request of a test was: taken from its record when it has ended, and frozen."""
+"""The requests of a test, copied from their records when they end."""
 
 import threading
 from collections.abc import Iterator
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """One SQL statement of a request, all its executions together."""
+    """All executions of one SQL statement in a request."""
 
     #: operation and tables, without values: `SELECT items`
     summary: str
     count: int
     #: sum over the executions
     seconds: float
-    #: the line that ran it, where it was looked up: for repeats, and for those that are slow or held the event loop
+    #: the line that ran it; looked up only for repeated statements, slow ones, and those that blocked the event loop
     call_site: CallSite | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request that has ended."""
+    """One finished request."""
 
     method: str
     #: the route's template, `/orders/{order_id}`; "" if no route matched
@@ -36,11 +36,11 @@ class Request:
     status: int | None
     #: from the first to the last byte
     seconds: float
-    #: SQL statements that ran
+    #: number of SQL statements
     queries: int
-    #: the same by statement, most repeated first
+    #: most repeated first
     statements: tuple[Statement, ...]
-    #: what was found in it; what is seen later than its end, or belongs to no request, is in `FastPerf.findings` only
+    #: findings in the request; only `FastPerf.findings` has those after its end or outside of requests
     findings: tuple[Finding, ...]
 
     def __str__(self) -> str:
@@ -50,14 +50,14 @@ class Request:
 
 @dataclass(slots=True)
 class _Seen:
-    """A request as far as it is known; `request` when it has ended."""
+    """What is known about a request; `request` is set when it has ended."""
 
     request: Request | None = None
     findings: list[Finding] = field(default_factory=list)
 
 
 class Recorder:
-    """Notes requests and findings. Safe to call from any thread."""
+    """Records requests and findings. Safe to call from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -65,26 +65,26 @@ class Recorder:
         self._findings: list[Finding] = []
 
     def ended(self, record: "RequestView") -> None:
-        """Note a request that has ended."""
+        """Record a finished request."""
         request = _request(record)
         with self._lock:
             self._of(record).request = request
 
     def found(self, finding: Finding, record: "RequestView | None") -> None:
-        """Note a finding."""
+        """Record a finding."""
         with self._lock:
             self._findings.append(finding)
             if record is not None:
                 self._of(record).findings.append(finding)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all requests and findings."""
         with self._lock:
             self._seen.clear()
             self._findings.clear()
 
     def requests(self) -> tuple[Request, ...]:
-        """Those that have ended."""
+        """The finished requests."""
         with self._lock:
             return tuple(
                 replace(seen.request, findings=tuple(seen.findings))
@@ -93,12 +93,12 @@ class Recorder:
             )
 
     def findings(self) -> tuple[Finding, ...]:
-        """All of them, oldest first."""
+        """All findings, oldest first."""
         with self._lock:
             return tuple(self._findings)
 
     def _of(self, record: "RequestView") -> _Seen:
-        # a record must not be kept; its address alone is soon another one's
+        # a record must not be kept alive; its start is part of the key because addresses are reused
         return self._seen.setdefault((id(record), record.started), _Seen())
 
 

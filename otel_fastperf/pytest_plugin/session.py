@@ -1,4 +1,4 @@
-"""What a whole test run has seen, over all its worker processes; the summary at its end and the report."""
+"""The results of a test run over all its worker processes, the summary at its end and the report."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from otel_fastperf.findings import CallSite, Finding, Severity
 from otel_fastperf.pytest_plugin.naming import Name, Names
 from otel_fastperf.pytest_plugin.recording import Request
 
-#: findings that the summary shows
+#: maximum number of findings in the summary
 _MOST_SHOWN: Final = 10
 
 _VERSION: Final = 1
@@ -20,13 +20,13 @@ class Route:
     """Requests of one method and route, in all tests."""
 
     requests: int = 0
-    #: of the request with the most
+    #: maximum of a request
     queries: int = 0
-    #: of the slowest
+    #: maximum of a request
     seconds: float = 0.0
 
     def add(self, other: "Route") -> None:
-        """Both as one."""
+        """Merge the numbers of another process or test."""
         self.requests += other.requests
         self.queries = max(self.queries, other.queries)
         self.seconds = max(self.seconds, other.seconds)
@@ -34,18 +34,18 @@ class Route:
 
 @dataclass(slots=True)
 class Session:
-    """What was seen."""
+    """The findings, requests and violations of a test run."""
 
     findings: dict[Name, Finding] = field(default_factory=dict)
-    #: the tests that have seen each of them
+    #: the tests in which each finding was seen
     tests: dict[Name, list[str]] = field(default_factory=dict)
     #: by method and route
     routes: dict[tuple[str, str], Route] = field(default_factory=dict)
-    #: budgets that were exceeded, with the statements of a request that had too many
+    #: exceeded budgets, with the number of statements of a request that had too many
     exceeded: dict[Name, int] = field(default_factory=dict)
 
     def note(self, test: str, requests: Iterable[Request], findings: Iterable[Finding], names: Names) -> None:
-        """Take in what a test has seen."""
+        """Add the requests and findings of a test."""
         for request in requests:
             route = self.routes.setdefault((request.method, request.route), Route())
             route.add(Route(1, request.queries, request.seconds))
@@ -53,12 +53,12 @@ class Session:
             self._add(names.of(finding), finding, [test])
 
     def exceed(self, exceeded: Mapping[Name, int]) -> None:
-        """Take in budgets that were exceeded."""
+        """Add exceeded budgets."""
         for name, queries in exceeded.items():
             self.exceeded[name] = max(queries, self.exceeded.get(name, 0))
 
     def merge(self, other: "Session") -> None:
-        """Take in what another process has seen."""
+        """Add the results of another process."""
         for name, finding in other.findings.items():
             self._add(name, finding, other.tests[name])
         for key, route in other.routes.items():
@@ -66,19 +66,19 @@ class Session:
         self.exceed(other.exceeded)
 
     def seen(self) -> set[Name]:
-        """The names of all that was found or exceeded."""
+        """The names of all findings and exceeded budgets."""
         return {*self.findings, *self.exceeded}
 
     def requested(self) -> set[str]:
-        """The templates of all routes that were requested."""
+        """The templates of the requested routes."""
         return {route for _, route in self.routes}
 
     def worst_first(self) -> list[tuple[Name, Finding]]:
-        """By severity, then by how often they came."""
+        """Findings by severity, then by count."""
         return sorted(self.findings.items(), key=lambda each: (-each[1].severity.rank, -each[1].count, each[0]))
 
     def dumps(self) -> str:
-        """For the process that runs the tests' workers."""
+        """The session as text, for the main process."""
         return json.dumps(
             {
                 "findings": [[name, asdict(finding), self.tests[name]] for name, finding in self.findings.items()],
@@ -95,7 +95,7 @@ class Session:
 
 
 def loads(text: str) -> Session:
-    """What `Session.dumps` of another process says."""
+    """The session from the text that `Session.dumps` of another process returned."""
     content = json.loads(text)
     session = Session()
     for name, finding, tests in content["findings"]:
@@ -107,7 +107,7 @@ def loads(text: str) -> Session:
 
 
 def report(session: Session, known: Collection[Name], names: Names) -> str:
-    """The report, as JSON: all findings, worst first, and what the requests of each route took at most."""
+    """The report as JSON: all findings, worst first, and the maxima of each route's requests."""
     routes = [
         {"method": method, "route": route, **asdict(figures)}
         for (method, route), figures in sorted(session.routes.items(), key=lambda each: (each[0][1], each[0][0]))
@@ -119,7 +119,7 @@ def report(session: Session, known: Collection[Name], names: Names) -> str:
 
 
 def summary(session: Session, known: Collection[Name], names: Names) -> Iterator[str]:
-    """A line for each of the worst findings."""
+    """One line for each of the worst findings."""
     findings = session.worst_first()
     for name, finding in findings[:_MOST_SHOWN]:
         where = "" if finding.call_site is None else f", {names.site(finding.call_site)}"
@@ -127,7 +127,7 @@ def summary(session: Session, known: Collection[Name], names: Names) -> Iterator
         notes = f"{tests} test{'s' if tests > 1 else ''}{', known' if name in known else ''}"
         yield f"{finding.kind} {finding.route or 'outside of requests'}: {finding.subject}{where} ({notes})"
     if len(findings) > _MOST_SHOWN:
-        yield f"and {len(findings) - _MOST_SHOWN} more; --fastperf-report=FILE.json has all of them"
+        yield f"and {len(findings) - _MOST_SHOWN} more; --fastperf-report=FILE.json writes all of them"
 
 
 def _row(name: Name, finding: Finding, session: Session, known: Collection[Name], names: Names) -> dict[str, Any]:

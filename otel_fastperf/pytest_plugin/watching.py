@@ -1,6 +1,6 @@
-"""What the `fastperf` fixture is: it watches apps while a test runs, and says what their requests did.
+"""The `fastperf` fixture: it watches apps during a test and shows what their requests did.
 
-Whatever is heavy is imported when an app is watched: the plugin is part of every test run, and most have no app.
+Heavy modules are imported only when an app is watched: the plugin is part of every test run, and most have no app.
 """
 
 import os
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from otel_fastperf.settings import Settings
     from otel_fastperf.telemetry import Telemetry
 
-#: Tests have three rows where production has three thousand: what matters there is how often, not how long.
+#: Tests have three rows where production has three thousand, so counts matter and durations do not.
 THRESHOLDS: Final[Mapping[str, str]] = {
     "OTEL_FASTPERF_DATABASE_N_PLUS_ONE": "3",
     "OTEL_FASTPERF_DATABASE_N_PLUS_ONE_SECONDS": "0",
     "OTEL_FASTPERF_DATABASE_SYNC_ON_LOOP": "0",
-    # a test client has a loop for each request
+    # a test client makes a new loop for each request
     "OTEL_FASTPERF_LOOP_START_AFTER": "0",
 }
 
-#: A server in a thread or process of its own answers before it has measured the request; this long at most, in seconds.
+#: seconds; a server in another thread responds before it has measured the request
 _SETTLES_WITHIN: Final = 1.0
 
 
 class FastPerf:
-    """The fixture: what the requests of a test did, and assertions about them.
+    """The fixture: the requests of a test, and assertions about them.
 
-    Requests count from when the test's own code begins: what fixtures asked before is not the test's.
+    Requests count once the test's own code begins; those that fixtures sent before do not.
     """
 
     def __init__(self, names: Names) -> None:
@@ -45,13 +45,13 @@ class FastPerf:
         self._watched: dict[int, Telemetry] = {}
 
     def watch(self, app: Any) -> "Telemetry":
-        """Watch a FastAPI app until the test ends. An app that has telemetry keeps it, with its settings.
+        """Watch a FastAPI app until the test ends. An app with its own telemetry keeps it and its settings.
 
         Returns:
             The app's telemetry handle: `spans()`, `findings()`.
 
         Raises:
-            SetupError: it is no FastAPI app; the message names the remedy.
+            SetupError: It is not a FastAPI app; the message names the remedy.
         """
         known = self._watched.get(id(app))
         if known is not None:
@@ -66,28 +66,28 @@ class FastPerf:
 
     @property
     def watches(self) -> "tuple[Telemetry, ...]":
-        """The handles of the apps that are watched."""
+        """The telemetry handles of the watched apps."""
         return tuple(self._watched.values())
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """The requests that have ended, in the order in which they began to be noticed."""
+        """The finished requests, in the order in which they were first noticed."""
         self._settle()
         return self._recorder.requests()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All that was found, in requests and outside of them, oldest first."""
+        """All findings, in requests and outside of them, oldest first."""
         self._settle()
         return self._recorder.findings()
 
     def assert_queries(self, *, at_most: int, route: str | None = None) -> None:
-        """No request, or none on this route, ran more SQL statements. Fails if there was no such request."""
+        """Assert that no request (of this route) ran more SQL statements. Fails if there was no such request."""
         __tracebackhide__ = True
         self._assert(Limits(max_queries=at_most), self._on(route), ())
 
     def assert_no(self, *kinds: str, route: str | None = None) -> None:
-        """Nothing of these kinds was found, in any request or in those on this route. Fails if there was no request."""
+        """Assert that there are no findings of these kinds (in this route). Fails if there was no such request."""
         __tracebackhide__ = True
         found = tuple(each for each in self.findings if route is None or each.route == route)
         self._assert(Limits(forbid=kinds), self._on(route), found)
@@ -96,7 +96,7 @@ class FastPerf:
     def budget(
         self, *, max_queries: int | None = None, max_seconds: float | None = None, forbid: tuple[str, ...] = ()
     ) -> Iterator[None]:
-        """The requests that end in this block keep within this; each of them. Fails if there was none."""
+        """Limit each request that ends in this `with` block. Fails if there was none."""
         __tracebackhide__ = True
         requests, findings = len(self.requests), len(self.findings)
         yield
@@ -104,11 +104,11 @@ class FastPerf:
         self._assert(budget, self.requests[requests:], self.findings[findings:])
 
     def begin(self) -> None:
-        """Forget what was before."""
+        """Remove earlier requests and findings."""
         self._recorder.clear()
 
     def close(self) -> None:
-        """Watch no longer; telemetry that was set up for the test is undone."""
+        """Stop watching; shut down telemetry that was set up for the test."""
         self._stack.close()
 
     def _on(self, route: str | None) -> tuple[Request, ...]:
@@ -124,32 +124,32 @@ class FastPerf:
             raise AssertionError(told(violations))
 
     def blindness(self, budget: Limits, requests: tuple[Request, ...]) -> str:
-        """Why the budget would check nothing; "" if it does check."""
+        """Why the budget would check nothing; "" if it checks something."""
         if not self._watched:
             return (
-                "fastperf watches no app. Remedy: fastperf.watch(app) before the first request, or the option"
-                ' fastperf_app = "shop.main:app", or a fixture fastperf_app that returns the app.'
+                "fastperf watches no app. Remedy: call fastperf.watch(app) before the first request, or set the option"
+                ' fastperf_app = "shop.main:app", or override the fixture fastperf_app with one that returns the app.'
             )
         unseen = dict.fromkeys(each for telemetry in self.watches for each in budget.unseen(telemetry.settings))
         if unseen:
-            return f"fastperf cannot see {'; '.join(unseen)}. Remedy: leave that on in tests."
+            return f"fastperf cannot see {'; '.join(unseen)}. Remedy: switch this on in tests."
         if requests:
             return ""
         ended = ", ".join(sorted({str(request) for request in self.requests})) or "none"
         return (
-            f"fastperf has seen no request to judge; those that ended were: {ended}. Remedy: watch the app that the"
-            " test's client talks to, and give the route as its template, such as /orders/{order_id}."
+            f"fastperf saw no request to judge; finished requests: {ended}. Remedy: watch the app that the test's"
+            " client uses, and pass the route as its template, such as /orders/{order_id}."
         )
 
     def _settle(self) -> None:
-        """Wait until a server elsewhere has measured the requests that it has answered."""
+        """Wait until a server in another thread has measured the requests that it has answered."""
         deadline = time.monotonic() + _SETTLES_WITHIN
         while any(map(_is_busy, self.watches)) and time.monotonic() < deadline and not _on_a_loop():
             time.sleep(0.002)
 
 
 def _telemetry_of(app: Any) -> "tuple[Telemetry, bool]":
-    """The app's telemetry, and True if it was set up for this."""
+    """The app's telemetry, and whether this call has set it up."""
     from otel_fastperf.telemetry import setup_telemetry, telemetry_of
 
     existing = telemetry_of(app)
@@ -161,9 +161,9 @@ def _telemetry_of(app: Any) -> "tuple[Telemetry, bool]":
 
 @lru_cache(maxsize=8)
 def _settings(_environment: tuple[tuple[str, str], ...]) -> "Settings":
-    """For tests: nothing leaves the process, nothing is added to the app, no warning that a test might trip over.
+    """Settings for tests: no export, no routes in the app, no warnings that could fail a test.
 
-    Made once for each environment: to look for OpenTelemetry's entry points takes longer than all the rest.
+    Cached by environment, because the search for OpenTelemetry's entry points takes longer than everything else.
     """
     from otel_fastperf.settings import OWN, Settings
 
@@ -172,7 +172,7 @@ def _settings(_environment: tuple[tuple[str, str], ...]) -> "Settings":
         "metrics": {"enabled": False},
         "debug": {"enabled": False},
         "logs": {"enabled": False},
-        "memory": {"enabled": False},  # the collector's pauses in a test run are the test run's
+        "memory": {"enabled": False},  # memory and pauses would be those of the test run
         "findings": {"enabled": True, "warnings_per_minute": 0},
     }
     for variable, value in THRESHOLDS.items():
@@ -189,7 +189,7 @@ def _is_busy(telemetry: "Telemetry") -> bool:
 
 
 def _on_a_loop() -> bool:
-    """Does this run on an event loop? Then waiting would only keep the request waiting."""
+    """Whether this thread runs an event loop: then waiting would only delay the request."""
     import asyncio
 
     try:

@@ -324,7 +324,7 @@ class TestMarker:
             """
         )
         result.assert_outcomes(failed=1)
-        result.stdout.fnmatch_lines(["fastperf has seen no request to judge; those that ended were: none.*"])
+        result.stdout.fnmatch_lines(["fastperf saw no request to judge; finished requests: none.*"])
 
     def test_a_marker_without_an_app_fails_with_a_remedy(self, suite: Suite) -> None:
         result = suite(
@@ -343,10 +343,10 @@ class TestMarker:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            ("queries=5", "takes max_queries, max_seconds, forbid, allow; not queries."),
-            ("5", "takes max_queries, max_seconds, forbid, allow; not 5."),
-            ("forbid=('n_plus_1',)", "'n_plus_1' is no kind of finding; did you mean n_plus_one?"),
-            ("allow='N+1'", "'N+1' is no kind of finding; there are blocking_call, "),
+            ("queries=5", "does not take queries. Remedy: use max_queries, max_seconds, forbid, allow"),
+            ("5", "does not take 5. Remedy: use max_queries, max_seconds, forbid, allow"),
+            ("forbid=('n_plus_1',)", "'n_plus_1' is not a kind of finding. Remedy: use n_plus_one."),
+            ("allow='N+1'", "'N+1' is not a kind of finding. Remedy: use one of blocking_call, "),
         ],
     )
     def test_a_wrong_marker_is_reported_before_any_test_runs(self, suite: Suite, arguments: str, said: str) -> None:
@@ -412,7 +412,7 @@ class TestFixture:
                 fastperf.assert_queries(at_most=11)
                 with pytest.raises(AssertionError, match="GET /orders: 11 SQL statements, at most 10"):
                     fastperf.assert_queries(at_most=10)
-                with pytest.raises(AssertionError, match="those that ended were: GET /orders, GET /orders/at-once"):
+                with pytest.raises(AssertionError, match="finished requests: GET /orders, GET /orders/at-once"):
                     fastperf.assert_queries(at_most=10, route="/order")
 
             def test_kinds(client, fastperf):
@@ -769,9 +769,18 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("line", "said"),
         [
-            ("fastperf_max_queries = many", "fastperf_max_queries is 'many', and must be a number, such as 20."),
-            ("fastperf_forbid = n_plus_ones", "fastperf_forbid: 'n_plus_ones' is no kind of finding; did you mean"),
-            ("fastperf_baseline = nowhere.json", "nowhere.json. Remedy: make it with --fastperf-update-baseline."),
+            (
+                "fastperf_max_queries = many",
+                "fastperf_max_queries='many': must be a number. Remedy: set one, such as 20.",
+            ),
+            (
+                "fastperf_forbid = n_plus_ones",
+                "fastperf_forbid: 'n_plus_ones' is not a kind of finding. Remedy: use n_plus_one.",
+            ),
+            (
+                "fastperf_baseline = nowhere.json",
+                "nowhere.json does not exist. Remedy: create it with --fastperf-update-baseline.",
+            ),
         ],
     )
     def test_a_wrong_option_is_a_usage_error(self, suite: Suite, line: str, said: str) -> None:
@@ -807,7 +816,7 @@ class TestOptions:
                 "*= fastperf =*",
                 "too_bad /health: 00, shop.py:7 in bad (1 test)",
                 "too_bad /health: 09, *",
-                "and 3 more; --fastperf-report=FILE.json has all of them",
+                "and 3 more; --fastperf-report=FILE.json writes all of them",
             ]
         )
 
@@ -819,7 +828,7 @@ class TestBaseline:
         baseline = pytester.path / "known.json"
         result = suite(OLD_CODE, "--fastperf-update-baseline", shop=OPTIONS_SHOP, ini=WITH_BASELINE)
         result.assert_outcomes(passed=3)
-        result.stdout.fnmatch_lines(["baseline known.json: * known, * of them new; 0 taken out"])
+        result.stdout.fnmatch_lines(["baseline known.json: * known, * of them new; 0 removed"])
         first = baseline.read_text()
         own = [entry for entry in json.loads(first)["findings"] if entry["kind"] != "n_plus_one"]
         assert own == [
@@ -838,7 +847,7 @@ class TestBaseline:
         result = suite(OLD_CODE, shop=moved, ini=WITH_BASELINE)
         result.assert_outcomes(passed=3)
         result.stdout.fnmatch_lines(["too_bad /health: luck, shop.py:70 in bad (1 test, known)"])
-        result.stdout.no_fnmatch_line("fixed*")
+        result.stdout.no_fnmatch_line("stale*")
 
         worse = OPTIONS_SHOP.replace("[len(order.items)", "[session.scalar(select(1)) and len(order.items)")
         result = suite(
@@ -855,12 +864,12 @@ class TestBaseline:
         mended = OLD_CODE.replace("?bad=luck", "")
         result = suite(mended, "--deselect", "test_shop.py::test_weather", shop=OPTIONS_SHOP, ini=WITH_BASELINE)
         result.assert_outcomes(passed=2, deselected=1)
-        result.stdout.fnmatch_lines(["fixed, and still in the baseline*", "  too_bad /health: luck"])
+        result.stdout.fnmatch_lines(["stale entries of the baseline*", "  too_bad /health: luck"])
         # its route was not requested, so the finding may still exist
         result.stdout.no_fnmatch_line("  too_bad /orders/{order_id}: weather")
 
         result = suite(mended, "--fastperf-update-baseline", "-k", "not weather", shop=OPTIONS_SHOP, ini=WITH_BASELINE)
-        result.stdout.fnmatch_lines(["baseline known.json: *, 0 of them new; 1 taken out"])
+        result.stdout.fnmatch_lines(["baseline known.json: *, 0 of them new; 1 removed"])
         left = [entry["subject"] for entry in json.loads(baseline.read_text())["findings"]]
         assert "luck" not in left
         assert "weather" in left
