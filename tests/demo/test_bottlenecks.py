@@ -112,8 +112,9 @@ async def test_n_plus_one(shop: httpx.AsyncClient) -> None:
 @on_sqlite
 @pytest.mark.parametrize("name", ["blocking-call", "blocking-cpu"])
 async def test_blocking_call(shop: httpx.AsyncClient, name: str) -> None:
-    assert await longest_block(shop, f"/slow/{name}") >= 0.15
-    assert await best(lambda: longest_block(shop, f"/fast/{name}")) < 0.1
+    slow = await longest_block(shop, f"/slow/{name}")
+    assert slow >= 0.15
+    assert await best(lambda: longest_block(shop, f"/fast/{name}")) < slow / 2
 
 
 async def test_sync_db_on_loop(shop: httpx.AsyncClient) -> None:
@@ -123,7 +124,9 @@ async def test_sync_db_on_loop(shop: httpx.AsyncClient) -> None:
         await call(shop, "/fast/sync-db-on-loop")
     assert faulty.blocked_the_loop == [True]
     assert fixed.blocked_the_loop == [False]
-    assert max(faulty.seconds) < 0.5
+    with statements_seen() as slow:
+        await call(shop, "/slow/slow-query")
+    assert max(faulty.seconds) < max(slow.seconds) / 2
 
 
 async def test_slow_query(shop: httpx.AsyncClient) -> None:
@@ -134,20 +137,22 @@ async def test_slow_query(shop: httpx.AsyncClient) -> None:
 
     with statements_seen() as fixed:
         await best(lambda: call(shop, "/fast/slow-query"))
-    assert min(fixed.seconds) < 0.25
+    assert min(fixed.seconds) < faulty.seconds[0] / 2
 
 
 async def test_pool_wait(shop: httpx.AsyncClient) -> None:
     at_once = 4 * SMALL_POOL
-    assert await call(shop, "/slow/pool-wait", at_once) >= 4 * pool_wait.PAYMENT_SECONDS
-    assert await best(lambda: call(shop, "/fast/pool-wait", at_once)) < 3 * pool_wait.PAYMENT_SECONDS
+    slow = await call(shop, "/slow/pool-wait", at_once)
+    assert slow >= 4 * pool_wait.PAYMENT_SECONDS
+    assert await best(lambda: call(shop, "/fast/pool-wait", at_once)) < slow * 3 / 4
 
 
 @on_sqlite
 async def test_threadpool_wait(shop: httpx.AsyncClient) -> None:
     at_once = 3 * THREADS
-    assert await call(shop, "/slow/threadpool-wait", at_once) >= 3 * threadpool_wait.PRINTER_SECONDS
-    assert await best(lambda: call(shop, "/fast/threadpool-wait", at_once)) < 2 * threadpool_wait.PRINTER_SECONDS
+    slow = await call(shop, "/slow/threadpool-wait", at_once)
+    assert slow >= 3 * threadpool_wait.PRINTER_SECONDS
+    assert await best(lambda: call(shop, "/fast/threadpool-wait", at_once)) < slow * 2 / 3
 
 
 @on_sqlite
@@ -189,8 +194,9 @@ async def test_gc_pause(shop: httpx.AsyncClient) -> None:
 
     gc.callbacks.append(pause)
     try:
-        assert await longest_pause("/slow/gc-pause") > 0.03
-        assert await best(lambda: longest_pause("/fast/gc-pause")) < 0.03
+        slow = await longest_pause("/slow/gc-pause")
+        assert slow > 0.03
+        assert await best(lambda: longest_pause("/fast/gc-pause")) < slow / 2
     finally:
         gc.callbacks.remove(pause)
 

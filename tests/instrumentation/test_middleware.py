@@ -20,8 +20,8 @@ from otel_fastperf.requests.route import route_template
 
 Spent = dict[str, float]
 
-#: tolerance for a loaded machine, less than the differences that the tests check
-BUSY = 0.019
+#: shortest time that the endpoint takes, in seconds: a timer fires up to a millisecond early
+ENDPOINT = 0.048
 
 
 @contextmanager
@@ -40,6 +40,14 @@ def self_times(telemetry: Telemetry) -> Spent:
         for sample in family.samples
         if sample.name == f"{name}_sum"
     }
+
+
+def request_without(telemetry: Telemetry, *others: float) -> float:
+    """Seconds of the request, less what others took of it: the most that the rest can have."""
+    (span,) = telemetry.spans()
+    assert span.start_time is not None
+    assert span.end_time is not None
+    return (span.end_time - span.start_time) / 1e9 - sum(others)
 
 
 class Timed:
@@ -105,8 +113,8 @@ def test_self_time_excludes_inner_middleware_and_the_endpoint() -> None:
     with observed(app) as (client, telemetry):
         client.get("/slow")
         spent = self_times(telemetry)
-    assert 0.03 <= spent["Outer"] < 0.03 + BUSY
-    assert 0.02 <= spent["Inner"] < 0.02 + BUSY
+        assert 0.03 <= spent["Outer"] <= request_without(telemetry, 0.02, ENDPOINT)
+        assert 0.02 <= spent["Inner"] <= request_without(telemetry, 0.03, ENDPOINT)
 
 
 def test_work_in_a_wrapped_send_is_self_time() -> None:
@@ -116,8 +124,8 @@ def test_work_in_a_wrapped_send_is_self_time() -> None:
     with observed(app) as (client, telemetry):
         client.get("/slow")
         spent = self_times(telemetry)
-    assert 0.03 <= spent["Inner"] < 0.03 + BUSY
-    assert spent["Outer"] < BUSY
+        assert 0.03 <= spent["Inner"] <= request_without(telemetry, ENDPOINT)
+        assert spent["Outer"] <= request_without(telemetry, 0.03, ENDPOINT)
 
 
 class Slow(BaseHTTPMiddleware):
@@ -135,8 +143,8 @@ def test_work_before_and_after_call_next_is_self_time() -> None:
     with observed(app) as (client, telemetry):
         client.get("/slow")
         spent = self_times(telemetry)
-    assert 0.05 <= spent["Slow"] < 0.05 + BUSY
-    assert spent["Outer"] < BUSY
+        assert 0.05 <= spent["Slow"] <= request_without(telemetry, ENDPOINT)
+        assert spent["Outer"] <= request_without(telemetry, 0.05, ENDPOINT)
 
 
 @pytest.mark.parametrize("kind", [Slow, GZipMiddleware, Inner])
@@ -147,9 +155,10 @@ def test_the_chunks_of_a_stream_are_time_of_the_endpoint(kind: Any) -> None:
         client.get("/stream")
         (span,) = telemetry.spans()
         assert span.attributes is not None
+        handler = float(span.attributes["fastperf.time.handler"])  # type: ignore[arg-type]
         # while `Slow` works, the endpoint makes its next chunk
-        assert 0.05 <= float(span.attributes["fastperf.time.handler"]) < 0.3  # type: ignore[arg-type]
-        assert self_times(telemetry)[kind.__name__] < 0.07
+        assert handler >= 0.048
+        assert self_times(telemetry)[kind.__name__] <= request_without(telemetry, handler)
 
 
 def test_middleware_is_named_after_its_function_or_class_and_duplicates_are_numbered() -> None:

@@ -30,7 +30,7 @@ class Item(BaseModel):
 
 
 def shop() -> FastAPI:  # noqa: C901 - a list of small routes
-    app = FastAPI()
+    app, items = FastAPI(), [{"name": str(number)} for number in range(60_000)]
 
     async def dependency() -> int:
         await asyncio.sleep(0.03)
@@ -52,7 +52,7 @@ def shop() -> FastAPI:  # noqa: C901 - a list of small routes
 
     @app.get("/large", response_model=list[Item])
     async def large() -> list[dict[str, str]]:
-        return [{"name": str(number)} for number in range(60_000)]
+        return items
 
     @app.get("/stream")
     async def stream() -> StreamingResponse:
@@ -82,10 +82,6 @@ def shop() -> FastAPI:  # noqa: C901 - a list of small routes
         await asyncio.sleep(0.02)
         raise ValueError
 
-    @app.post("/upload")
-    async def upload(request: Request) -> int:
-        return len(await request.body())
-
     return app
 
 
@@ -108,25 +104,28 @@ def budget(telemetry: Telemetry, number: int = 1) -> dict[str, float]:
     return spent
 
 
-def is_about(seconds: float, spent: float) -> bool:
-    """A timer fires up to a millisecond early, and late on a machine that is busy."""
-    return seconds - 0.002 <= spent < seconds + 0.1
+def lasted(seconds: float, spent: float) -> bool:
+    """True if a segment is no shorter than a sleep in it; a timer fires up to a millisecond early.
+
+    Nor does it contain another segment's sleep: all add up to the span, so the other one would be too short.
+    """
+    return spent >= seconds - 0.002
 
 
 def test_dependencies_and_endpoint_are_separate_segments() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/async")
         spent = budget(telemetry)
-    assert is_about(0.03, spent["dependencies"])
-    assert is_about(0.05, spent["handler"])
+    assert lasted(0.03, spent["dependencies"])
+    assert lasted(0.05, spent["handler"])
 
 
 def test_dependencies_and_endpoint_in_threads_are_separate_segments() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/sync")
         spent = budget(telemetry)
-    assert is_about(0.03, spent["dependencies"])
-    assert is_about(0.05, spent["handler"])
+    assert lasted(0.03, spent["dependencies"])
+    assert lasted(0.05, spent["handler"])
 
 
 def test_serialising_the_return_value_is_a_segment() -> None:
@@ -134,13 +133,12 @@ def test_serialising_the_return_value_is_a_segment() -> None:
         server.get("/large")
         spent = budget(telemetry)
     assert spent["serialization"] > spent["handler"]
-    assert spent["serialization"] > 0.01
 
 
 def test_the_chunks_of_a_stream_are_handler_time() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/stream")
-        assert is_about(0.1, budget(telemetry)["handler"])
+        assert lasted(0.1, budget(telemetry)["handler"])
 
 
 @pytest.mark.parametrize("path", ["/response", "/refused", "/boom", "/nothing", "/async"])
@@ -158,29 +156,44 @@ def test_the_segments_add_up_however_the_request_ends(path: str) -> None:
 
 
 def test_waiting_for_a_slow_client_is_not_handler_time() -> None:
-    with observed(shop()) as (server, telemetry):
+    app, reading = FastAPI(), threading.Event()
+
+    @app.post("/upload")
+    async def upload(request: Request) -> int:
+        reading.set()
+        return len(await request.body())
+
+    with observed(app) as (server, telemetry):
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             client.sendall(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nConnection: close\r\n\r\nab")
-            time.sleep(0.1)
+            assert reading.wait(20)
+            time.sleep(0.3)
             client.sendall(b"cd")
             client.recv(1000)
         spent = budget(telemetry)
-    assert spent["send"] >= 0.08
-    assert spent["handler"] < 0.05
+    assert spent["send"] >= 0.2
+    assert spent["handler"] < spent["send"]
 
 
 def test_waiting_for_a_thread_is_a_segment_and_a_finding() -> None:
-    app = shop()
+    app, go_on = FastAPI(), threading.Event()
 
     @app.get("/limit")
     async def limit() -> None:
         anyio.to_thread.current_default_thread_limiter().total_tokens = 1
+
+    @app.get("/sync")
+    def sync() -> None:
+        go_on.wait(20)
 
     with observed(app) as (server, telemetry):
         server.get("/limit")
         threads = [threading.Thread(target=server.get, args=("/sync",)) for _ in range(4)]
         for thread in threads:
             thread.start()
+        wait_until(lambda: telemetry.metrics.active_requests.total() == 4, what="all requests")
+        time.sleep(0.2)
+        go_on.set()
         for thread in threads:
             thread.join()
         wait_until(lambda: len(telemetry.spans()) == 5, what="all spans")
@@ -216,7 +229,7 @@ def test_a_plain_starlette_route_has_handler_time_only() -> None:
     with observed(app) as (server, telemetry):
         server.get("/plain")
         spent = budget(telemetry)
-    assert is_about(0.02, spent["handler"])
+    assert lasted(0.02, spent["handler"])
     assert "dependencies" not in spent
 
 
@@ -230,7 +243,8 @@ def test_the_span_of_another_instrumentation_has_the_budget_too(source: str) -> 
         client.get("/async")
         span = next(span for span in telemetry.spans() if span.kind.name == "SERVER")
         assert span.attributes is not None
-        assert is_about(0.05, float(span.attributes[f"{PREFIX}handler"]))  # type: ignore[arg-type]
+        assert lasted(0.05, float(span.attributes[f"{PREFIX}handler"]))  # type: ignore[arg-type]
+        assert lasted(0.03, float(span.attributes[f"{PREFIX}dependencies"]))  # type: ignore[arg-type]
 
 
 def test_shutdown_restores_the_patched_functions() -> None:

@@ -16,16 +16,20 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import cache
 from typing import Any
 
 import pytest
 from fastapi import BackgroundTasks, FastAPI, Request
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, format_trace_id
+from pydantic import TypeAdapter
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 from starlette.middleware.base import BaseHTTPMiddleware
 
+from demo.burning import calibrated
+from otel_fastperf.event_loop.cause import BlockedBy
 from otel_fastperf.event_loop.delayed_requests import blocks_that_delayed
 from otel_fastperf.findings import Finding
 from otel_fastperf.monitors import watchdog as watchdog_module
@@ -49,7 +53,8 @@ def watched(probe: Probe, settings: LoopSettings = SETTINGS) -> FastAPI:
     """An app with a watchdog for its event loop; `serving` observes its requests."""
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.loop = asyncio.get_running_loop()
         async with monitor_gc(MemorySettings(), probe.signals), monitor_blocked_loop(settings, probe.signals):
             yield
 
@@ -73,8 +78,8 @@ def serving(request: pytest.FixtureRequest, probe: Probe) -> Iterator[Start]:
         def start(app: FastAPI) -> Served:
             stack.enter_context(observing(app, probe))
             served = stack.enter_context(serve(app, loop=request.param))
-            # enough for the first beat of the loop
-            time.sleep(0.2)
+            # a timer that is due after the first beat
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0.2), app.state.loop).result()
             return served
 
         yield start
@@ -95,9 +100,13 @@ def blocks_by_code(probe: Probe) -> list[ReadableSpan]:
     return [span for span in blocked_spans(probe) if attribute(span, "fastperf.blocked.cause") != "descheduled"]
 
 
+def findings_by_code(probe: Probe) -> list[Finding]:
+    return [finding for finding in probe.findings() if finding.evidence.get("cause") != "descheduled"]
+
+
 def the_finding(probe: Probe) -> Finding:
     def found() -> list[Finding]:
-        return [finding for finding in probe.findings() if finding.kind == "blocking_call"]
+        return [finding for finding in findings_by_code(probe) if finding.kind == "blocking_call"]
 
     wait_until(found, what="a finding")
     (finding,) = found()
@@ -150,8 +159,26 @@ def compute() -> int:
     return number
 
 
+@cache
+def numbers_to_add() -> int:
+    """How many take `BLOCKED` seconds on this machine."""
+    return calibrated(lambda numbers: sum(range(numbers)), BLOCKED, first=1_000_000)
+
+
 def keep_the_gil() -> int:
-    return sum(range(30_000_000))
+    return sum(range(numbers_to_add()))
+
+
+def block_of(served: Served, probe: Probe, path: str, cause: str) -> ReadableSpan:
+    """The block of a request. If a busy machine doubled it and its cause is another one, the request is repeated."""
+    for number in range(10):
+        served.get(path)
+        wait_until(lambda number=number: len(blocked_spans(probe)) > number, what="a span of the block")
+        span = blocked_spans(probe)[-1]
+        if attribute(span, "fastperf.blocked.cause") == cause:
+            return span
+        assert attribute(span, "fastperf.blocked.seconds") > 2 * BLOCKED, span.to_json()
+    pytest.fail("the machine is too busy")
 
 
 def test_a_blocking_call_has_a_span_of_its_duration_under_the_guilty_request(serving: Start, probe: Probe) -> None:
@@ -162,7 +189,7 @@ def test_a_blocking_call_has_a_span_of_its_duration_under_the_guilty_request(ser
         started.append(wait_for_the_bank())
         return currency
 
-    served = serving(app)
+    served, sent = serving(app), time.time()
     assert served.get("/price/eur").status == 200
 
     span, request = the_block_span(probe), server_span(probe)
@@ -171,7 +198,8 @@ def test_a_blocking_call_has_a_span_of_its_duration_under_the_guilty_request(ser
     assert (span.parent.span_id, request.name) == (request.context.span_id, "GET /price/{currency}")
     assert span.start_time is not None
     assert span.end_time is not None
-    assert abs(span.start_time / 1e9 - started[0]) < 0.03
+    assert sent <= span.start_time / 1e9 <= started[0]
+    assert started[0] + BLOCKED <= span.end_time / 1e9 <= time.time()
     assert (
         BLOCKED
         <= attribute(span, "fastperf.blocked.seconds")
@@ -201,7 +229,7 @@ def test_a_blocking_call_is_a_finding_on_the_span_of_the_guilty_request(serving:
     assert finding.call_site is not None
     assert finding.call_site.line == line_of(wait_for_the_bank, "time.sleep")
     assert finding.evidence["cause"] == "sync_io"
-    message = r"Code blocked the event loop for 0\.\d\d s \(sync_io\); 0 other requests waited\."
+    message = r"Code blocked the event loop for \d\.\d\d s \(sync_io\); 0 other requests waited\."
     assert re.match(message, finding.message)
     assert "fastperf.blocking_call" in [event.name for event in request.events]
 
@@ -218,33 +246,43 @@ def test_the_cause_is_derived_from_measurements(
     serving: Start, probe: Probe, block: Callable[[], object], cause: str, line: str | None
 ) -> None:
     app = watched(probe)
+    numbers_to_add()
 
     @app.get("/work")
     async def work() -> None:
         block()
 
-    serving(app).get("/work")
-    finding = the_finding(probe)
-    assert finding.evidence["cause"] == cause
-    assert finding.call_site is not None
-    assert finding.call_site.function == block.__name__
+    span = block_of(serving(app), probe, "/work", cause)
+    assert attribute(span, "code.function.name") == block.__name__
     if line is not None:
-        assert finding.call_site.line == line_of(block, line)
+        assert attribute(span, "code.line.number") == line_of(block, line)
+    findings = findings_by_code(probe)
+    assert cause in {finding.evidence["cause"] for finding in findings}
+    assert {finding.subject for finding in findings} == {block.__name__}
 
 
 def test_a_garbage_collection_has_a_span_but_no_blocking_call_finding(serving: Start, probe: Probe) -> None:
-    app, graph = watched(probe), [[number] for number in range(3_000_000)]
+    app, graph = watched(probe), []
+    while collecting() < BLOCKED:
+        graph += [[number] for number in range(1_000_000)]
 
     @app.get("/collect")
     async def collect() -> None:
         gc.collect()
 
-    serving(app).get("/collect")
-    span = the_block_span(probe)
-    assert attribute(span, "fastperf.blocked.cause") == "gc"
+    span = block_of(serving(app), probe, "/collect", "gc")
     assert blocked_count(probe, "gc", "/collect") == 1
-    assert not [finding for finding in probe.findings() if finding.kind == "blocking_call"]
+    assert span.context is not None
+    reported = [finding for finding in probe.findings() if finding.kind == "blocking_call"]
+    assert not [finding for finding in reported if format_trace_id(span.context.trace_id) in finding.trace_ids]
     del graph
+
+
+def collecting() -> float:
+    """Seconds for which the collector walks all objects."""
+    started = time.thread_time()
+    gc.collect()
+    return time.thread_time() - started
 
 
 def test_computation_is_reported_at_the_function_that_the_coroutine_calls(serving: Start, probe: Probe) -> None:
@@ -300,11 +338,13 @@ def _no_collector() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_no_collector")
 def test_work_of_the_framework_on_a_return_value_is_attributed_to_the_endpoint(serving: Start, probe: Probe) -> None:
-    app = watched(probe)
+    app, rows = watched(probe), [{"numbers": [number, number + 1]} for number in range(30_000)]
+    returned = TypeAdapter(list[dict[str, list[int]]])
+    times = calibrated(lambda times: returned.dump_json(returned.validate_python(rows * times)), BLOCKED, first=1)
 
     @app.get("/export")
     async def export() -> list[dict[str, list[int]]]:
-        return [{"numbers": [number, number + 1]} for number in range(30_000)] * 8
+        return rows * times
 
     serving(app).get("/export")
     finding = the_finding(probe)
@@ -315,20 +355,22 @@ def test_work_of_the_framework_on_a_return_value_is_attributed_to_the_endpoint(s
 
 def test_a_synchronous_statement_is_a_span_but_not_this_finding(serving: Start, probe: Probe) -> None:
     app, engine = watched(probe), create_engine("sqlite://", poolclass=NullPool)
-    numbers = text(
-        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 4000000) SELECT max(x) FROM c"
+    counting = text(
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < :last) SELECT max(x) FROM c"
     )
+
+    def count_to(last: int) -> int:
+        with engine.connect() as connection:
+            return int(connection.execute(counting, {"last": last}).scalar_one())
+
+    last = calibrated(count_to, BLOCKED, first=100_000)
 
     @app.get("/stars")
     async def stars() -> int:
-        with engine.connect() as connection:
-            return int(connection.execute(numbers).scalar_one())
+        return count_to(last)
 
     serving(app).get("/stars")
-    assert (
-        attribute(the_block_span(probe), "code.function.name")
-        == "test_a_synchronous_statement_is_a_span_but_not_this_finding.<locals>.stars".rpartition(".")[2]
-    )
+    assert attribute(the_block_span(probe), "code.function.name") == "count_to"
     assert probe.findings() == ()
     engine.dispose()
 
@@ -349,7 +391,7 @@ def test_a_stopped_process_is_a_finding_without_a_line(loop: str) -> None:
         signals = signals_of(trace.get_tracer("test"), Metrics(), Guard(print))
 
         async def main():
-            async with monitor_blocked_loop(LoopSettings(), signals):
+            async with monitor_blocked_loop(LoopSettings(blocked=0.6), signals):
                 await asyncio.sleep(0.3)
                 print("ready", flush=True)
                 while not signals.findings.log.findings():
@@ -383,17 +425,19 @@ def test_a_stopped_process_is_a_finding_without_a_line(loop: str) -> None:
 
 
 def test_delayed_requests_are_counted_and_link_the_span_of_the_block(serving: Start, probe: Probe) -> None:
-    app, waiting = watched(probe), []
+    app = watched(probe)
+    waiting: list[RequestRecord | None] = []
 
     @app.get("/block")
     async def block() -> None:
-        await asyncio.sleep(0.2)
+        while len(waiting) < 2:
+            await asyncio.sleep(0.01)
         wait_for_the_bank()
 
     @app.get("/wait")
     async def wait() -> None:
         waiting.append(CURRENT.get())
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(BLOCKED / 2)
 
     served = serving(app)
     with ThreadPoolExecutor(3) as clients:
@@ -527,7 +571,7 @@ def test_a_request_of_another_telemetry_does_not_own_the_block(run: Run, probe: 
 
 def test_a_block_below_the_threshold_is_not_reported(run: Run, probe: Probe) -> None:
     async def main() -> None:
-        async with monitor_blocked_loop(LoopSettings(blocked=0.8), probe.signals):
+        async with monitor_blocked_loop(LoopSettings(blocked=5 * BLOCKED), probe.signals):
             await asyncio.sleep(0.2)
             wait_for_the_bank()
             await asyncio.sleep(0.3)
@@ -538,21 +582,21 @@ def test_a_block_below_the_threshold_is_not_reported(run: Run, probe: Probe) -> 
 
 
 def test_many_short_callbacks_are_not_one_long_block(run: Run, probe: Probe) -> None:
-    """Twenty tasks are ready at once: the loop misses its beats for half a second, but no single task is to blame."""
+    """Twenty tasks are ready at once: the loop misses its beats for a second, but no single task is to blame."""
 
     async def turn() -> None:
         await asyncio.sleep(0)
-        time.sleep(0.025)
+        time.sleep(0.05)
 
     async def main() -> None:
-        async with monitor_blocked_loop(SETTINGS, probe.signals):
+        async with monitor_blocked_loop(LoopSettings(blocked=BLOCKED), probe.signals):
             await asyncio.sleep(0.1)
             await asyncio.gather(*(turn() for _ in range(20)))
             await asyncio.sleep(0.1)
 
     run(main())
     assert not blocks_by_code(probe)
-    assert probe.findings() == ()
+    assert not findings_by_code(probe)
 
 
 def test_a_block_before_the_first_beat_is_not_reported(run: Run, probe: Probe) -> None:
@@ -562,7 +606,7 @@ def test_a_block_before_the_first_beat_is_not_reported(run: Run, probe: Probe) -
             await asyncio.sleep(0.1)
 
     run(main())
-    assert not probe.spans()
+    assert not blocks_by_code(probe)
 
 
 def test_a_loop_that_does_not_run_is_not_blocked(probe: Probe) -> None:
@@ -594,22 +638,20 @@ def test_watching_an_idle_loop_reports_no_block_and_costs_little_cpu(run: Run, p
 
 
 def test_spans_are_limited_per_minute_and_suppressed_ones_counted(run: Run, probe: Probe) -> None:
-    settings = LoopSettings(blocked=0.05, spans_per_minute=2)
+    settings = LoopSettings(blocked=0.15, spans_per_minute=2)
 
     async def main() -> None:
         async with monitor_blocked_loop(settings, probe.signals):
             for _ in range(4):
                 await asyncio.sleep(0.1)
-                time.sleep(0.12)
+                wait_for_the_bank()
             await asyncio.sleep(0.1)
 
     run(main())
-    counted = blocked_count(probe, "sync_io", "") or 0
-    others = blocked_count(probe, "descheduled", "") or 0
-    assert counted == 4
+    counted = sum(blocked_count(probe, cause.value, "") or 0 for cause in BlockedBy)
+    assert counted >= 4
     assert len(blocked_spans(probe)) == 2
-    suppressed = probe.value("fastperf_findings_suppressed_total", kind="blocking_call")
-    assert suppressed == counted + others - 2
+    assert probe.value("fastperf_findings_suppressed_total", kind="blocking_call") == counted - 2
 
 
 def test_catch_up_records_a_block_before_the_next_beat(run: Run, probe: Probe) -> None:
