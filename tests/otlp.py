@@ -45,7 +45,7 @@ class ReceivedEvent:
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """A span as it came over the wire. Ids are lower-case hex; `parent_id` is "" for a root."""
+    """A span as received. Ids are lower-case hex; `parent_id` is "" for a root."""
 
     name: str
     kind: str
@@ -176,18 +176,18 @@ class Receiver:
             self._stop()
             self._stop = None
 
-    def came(self, headers: dict[str, str]) -> None:
+    def record_request(self, headers: dict[str, str]) -> None:
         """Record a request before it is answered."""
         with self._changed:
             self.headers.append(headers)
             self._changed.notify_all()
 
-    def wait_as_asked(self, behaviour: Behaviour) -> None:
+    def delay_answer(self, behaviour: Behaviour) -> None:
         """Wait for the delay, or until the receiver stops."""
         if behaviour.hangs or behaviour.delay:
             self._released.wait(None if behaviour.hangs else behaviour.delay)
 
-    def take(self, request: ExportTraceServiceRequest) -> None:
+    def keep(self, request: ExportTraceServiceRequest) -> None:
         """Keep the accepted spans."""
         spans = [span for group in request.resource_spans for span in _spans_of(group)]
         with self._changed:
@@ -247,8 +247,8 @@ class _HttpHandler(BaseHTTPRequestHandler):
         receiver = self.server.receiver
         body = self.rfile.read(int(self.headers["content-length"]))
         behaviour = receiver.answer
-        receiver.came({name.lower(): value for name, value in self.headers.items()})
-        receiver.wait_as_asked(behaviour)
+        receiver.record_request({name.lower(): value for name, value in self.headers.items()})
+        receiver.delay_answer(behaviour)
         if behaviour.hangs:
             self.close_connection = True
             return
@@ -264,7 +264,7 @@ class _HttpHandler(BaseHTTPRequestHandler):
                 return 404
             unpack: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": zlib.decompress}
             encoding = self.headers.get("content-encoding", "")
-            receiver.take(ExportTraceServiceRequest.FromString(unpack.get(encoding, bytes)(body)))
+            receiver.keep(ExportTraceServiceRequest.FromString(unpack.get(encoding, bytes)(body)))
         except Exception as error:  # noqa: BLE001 - the test looks at it
             receiver.corrupt.append(repr(error))
             return 400
@@ -293,8 +293,8 @@ class _GrpcService:
     def Export(self, request: ExportTraceServiceRequest, context: Any) -> ExportTraceServiceResponse:  # noqa: N802
         receiver = self._receiver
         behaviour = receiver.answer
-        receiver.came(dict(context.invocation_metadata()))
-        receiver.wait_as_asked(behaviour)
+        receiver.record_request(dict(context.invocation_metadata()))
+        receiver.delay_answer(behaviour)
         if behaviour.hangs:
             context.abort(grpc.StatusCode.CANCELLED, "stopped")
         if behaviour.grpc != "OK":
@@ -303,7 +303,7 @@ class _GrpcService:
                 info.retry_delay.seconds = behaviour.retry_after
                 context.set_trailing_metadata((("google.rpc.retryinfo-bin", info.SerializeToString()),))
             context.abort(grpc.StatusCode[behaviour.grpc], "as the test asks")
-        receiver.take(request)
+        receiver.keep(request)
         return _response(behaviour)
 
 

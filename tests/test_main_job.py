@@ -125,7 +125,7 @@ def test_telemetry_counted_no_errors(run: Run) -> None:
     assert run.prometheus.value("sum(fastperf_metric_overflow_total)") in {None, 0.0}
 
 
-def test_an_exemplar_leads_to_a_received_trace(run: Run) -> None:
+def test_the_trace_of_an_exemplar_was_received(run: Run) -> None:
     exemplars = run.prometheus.exemplars("http_server_request_duration_seconds_bucket")
     named = {exemplar["labels"]["trace_id"] for series in exemplars for exemplar in series["exemplars"]}
     assert len(named) > 3

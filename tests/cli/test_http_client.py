@@ -38,7 +38,7 @@ def test_a_proxy_is_used_unless_bypassed(monkeypatch: pytest.MonkeyPatch) -> Non
             http_request("GET", f"http://127.0.0.1:{free_port()}", timeout=5)
 
 
-def test_no_response_tells_a_refusal_from_a_timeout() -> None:
+def test_the_error_distinguishes_a_refusal_from_a_timeout() -> None:
     with pytest.raises(NoResponseError) as raised:
         http_request("GET", f"http://localhost:{free_port()}", timeout=5)
     assert (raised.value.refused, raised.value.timed_out) == (True, False)

@@ -100,7 +100,7 @@ def test_the_line_to_blame_exists(bottleneck: Bottleneck) -> None:
     assert bottleneck.code in Path(file).read_text().splitlines()[number - 1]
 
 
-async def test_n_plus_one(shop: httpx.AsyncClient) -> None:
+async def test_the_faulty_list_runs_a_statement_per_row(shop: httpx.AsyncClient) -> None:
     with statements_seen() as faulty:
         await call(shop, "/slow/n-plus-one")
     with statements_seen() as fixed:
@@ -111,13 +111,13 @@ async def test_n_plus_one(shop: httpx.AsyncClient) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize("name", ["blocking-call", "blocking-cpu"])
-async def test_blocking_call(shop: httpx.AsyncClient, name: str) -> None:
+async def test_the_faulty_endpoint_blocks_the_event_loop(shop: httpx.AsyncClient, name: str) -> None:
     slow = await longest_block(shop, f"/slow/{name}")
     assert slow >= 0.15
     assert await best(lambda: longest_block(shop, f"/fast/{name}")) < slow / 2
 
 
-async def test_sync_db_on_loop(shop: httpx.AsyncClient) -> None:
+async def test_the_faulty_endpoint_runs_a_synchronous_statement_on_the_loop(shop: httpx.AsyncClient) -> None:
     with statements_seen() as faulty:
         await call(shop, "/slow/sync-db-on-loop")
     with statements_seen() as fixed:
@@ -129,7 +129,7 @@ async def test_sync_db_on_loop(shop: httpx.AsyncClient) -> None:
     assert max(faulty.seconds) < max(slow.seconds) / 2
 
 
-async def test_slow_query(shop: httpx.AsyncClient) -> None:
+async def test_the_faulty_query_is_slow(shop: httpx.AsyncClient) -> None:
     with statements_seen() as faulty:
         await call(shop, "/slow/slow-query")
     assert len(faulty.seconds) == 1
@@ -140,7 +140,7 @@ async def test_slow_query(shop: httpx.AsyncClient) -> None:
     assert min(fixed.seconds) < faulty.seconds[0] / 2
 
 
-async def test_pool_wait(shop: httpx.AsyncClient) -> None:
+async def test_requests_wait_for_a_connection_at_the_faulty_endpoint(shop: httpx.AsyncClient) -> None:
     at_once = 4 * SMALL_POOL
     slow = await call(shop, "/slow/pool-wait", at_once)
     assert slow >= 4 * pool_wait.PAYMENT_SECONDS
@@ -148,7 +148,7 @@ async def test_pool_wait(shop: httpx.AsyncClient) -> None:
 
 
 @on_sqlite
-async def test_threadpool_wait(shop: httpx.AsyncClient) -> None:
+async def test_requests_wait_for_a_thread_at_the_faulty_endpoint(shop: httpx.AsyncClient) -> None:
     at_once = 3 * THREADS
     slow = await call(shop, "/slow/threadpool-wait", at_once)
     assert slow >= 3 * threadpool_wait.PRINTER_SECONDS
@@ -156,7 +156,7 @@ async def test_threadpool_wait(shop: httpx.AsyncClient) -> None:
 
 
 @on_sqlite
-async def test_slow_middleware(shop: httpx.AsyncClient) -> None:
+async def test_the_faulty_middleware_is_slow(shop: httpx.AsyncClient) -> None:
     faulty, fixed = await shop.get("/slow/slow-middleware"), await shop.get("/fast/slow-middleware")
     assert faulty.headers[slow_middleware.HEADER] == fixed.headers[slow_middleware.HEADER]
     assert slow_middleware.HEADER not in (await shop.get("/health")).headers
@@ -166,7 +166,7 @@ async def test_slow_middleware(shop: httpx.AsyncClient) -> None:
 
 
 @on_sqlite
-async def test_memory_growth(shop: httpx.AsyncClient) -> None:
+async def test_memory_grows_with_each_request_of_the_faulty_endpoint(shop: httpx.AsyncClient) -> None:
     before = len(memory_growth.pages)
     await call(shop, "/slow/memory-growth", 10)
     await call(shop, "/fast/memory-growth", 10)
@@ -176,7 +176,7 @@ async def test_memory_growth(shop: httpx.AsyncClient) -> None:
 
 
 @on_sqlite
-async def test_gc_pause(shop: httpx.AsyncClient) -> None:
+async def test_the_faulty_endpoint_causes_a_long_pause_of_the_garbage_collector(shop: httpx.AsyncClient) -> None:
     started, longest = 0.0, 0.0
 
     def pause(phase: str, _info: dict[str, int]) -> None:
@@ -202,7 +202,7 @@ async def test_gc_pause(shop: httpx.AsyncClient) -> None:
 
 
 @on_sqlite
-async def test_cache_inefficient(shop: httpx.AsyncClient) -> None:
+async def test_the_faulty_cache_never_hits(shop: httpx.AsyncClient) -> None:
     cache_inefficient.shipping.cache_clear()
     for _ in range(3):
         await call(shop, "/slow/cache-inefficient")

@@ -167,7 +167,7 @@ def test_every_segment_has_a_colour_and_every_kind_of_finding_a_meaning() -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_lead_to_dashboards_that_exist_or_to_a_search_in_jaeger(name: str) -> None:
+def test_links_point_to_existing_dashboards_or_to_a_search_in_jaeger(name: str) -> None:
     found = [*_links(BOARDS[name])]
     assert found or name == "telemetry"
     for url in found:

@@ -47,7 +47,7 @@ QUEUE: Final = ("/slow/threadpool-wait",) * 6
 
 
 @dataclass(frozen=True)
-class House:
+class Servers:
     """The servers of the stack, after the load."""
 
     shop: Command
@@ -60,15 +60,15 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def servers(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     folder = tmp_path_factory.mktemp("stack")
     port, shop_port = free_port(), free_port()
-    with ExitStack() as servers:
-        webhook = servers.enter_context(Webhook())
-        alertmanager = servers.enter_context(stack_alertmanager(folder, webhook, quick=True))
-        jaeger = servers.enter_context(running_jaeger(folder, prometheus=port))
-        collector = servers.enter_context(running_collector(folder, jaeger=jaeger.otlp_grpc_port, prometheus=port))
-        prometheus = servers.enter_context(
+    with ExitStack() as stack:
+        webhook = stack.enter_context(Webhook())
+        alertmanager = stack.enter_context(stack_alertmanager(folder, webhook, quick=True))
+        jaeger = stack.enter_context(running_jaeger(folder, prometheus=port))
+        collector = stack.enter_context(running_collector(folder, jaeger=jaeger.otlp_grpc_port, prometheus=port))
+        prometheus = stack.enter_context(
             stack_prometheus(
                 folder,
                 apps={SERVICE: [f"127.0.0.1:{shop_port}"]},
@@ -79,7 +79,7 @@ def house(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 quick=True,
             )
         )
-        shop = servers.enter_context(
+        shop = stack.enter_context(
             run_server(
                 ["uvicorn", "demo.app:app", "--port", "{port}", "--log-level", "warning"],
                 log=folder / "shop.log",
@@ -95,7 +95,7 @@ def house(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         started = time.time()
         collector.send([Sent("GET /healthz", kind="SERVER", attributes={"url.path": "/healthz"})])
         asked = asyncio.run(_load(shop.url))
-        yield House(shop, jaeger, prometheus, webhook, asked, started)
+        yield Servers(shop, jaeger, prometheus, webhook, asked, started)
     # the database is shared with other tests
     clear(make_url(postgresql_url))
 
@@ -119,9 +119,9 @@ async def _load(url: str) -> dict[str, str]:
 # Traces
 
 
-def test_each_request_has_a_trace_in_jaeger_with_all_its_statements(house: House) -> None:
-    for trace_id, path in house.asked.items():
-        server, statements = _whole(house.jaeger, trace_id)
+def test_each_request_has_a_trace_in_jaeger_with_all_its_statements(servers: Servers) -> None:
+    for trace_id, path in servers.asked.items():
+        server, statements = _whole(servers.jaeger, trace_id)
         assert server.attributes["url.path"] == path
         assert server.service == SERVICE
         assert len(statements) == server.attributes["fastperf.db.query_count"] >= 1
@@ -150,25 +150,25 @@ def _of_request(spans: list[JaegerSpan]) -> tuple[JaegerSpan, list[JaegerSpan]]:
     return server, [span for span in spans if span.kind == "CLIENT" and "db.system.name" in span.attributes]
 
 
-def test_the_trace_of_a_fault_has_its_finding(house: House) -> None:
-    trace_id = next(trace_id for trace_id, path in house.asked.items() if path == "/slow/n-plus-one")
-    server = _server(house.jaeger, trace_id)
+def test_the_trace_of_a_fault_has_its_finding(servers: Servers) -> None:
+    trace_id = next(trace_id for trace_id, path in servers.asked.items() if path == "/slow/n-plus-one")
+    server = _server(servers.jaeger, trace_id)
     assert "n_plus_one" in server.attributes["fastperf.findings"]
 
 
-def test_the_monitor_tab_has_calls_and_latencies_of_each_route(house: House) -> None:
+def test_the_monitor_tab_has_calls_and_latencies_of_each_route(servers: Servers) -> None:
     for what in ("calls", "latencies"):
-        drawn = wait_until(lambda what=what: house.jaeger.monitor(what, SERVICE), seconds=60, what=what)
+        drawn = wait_until(lambda what=what: servers.jaeger.monitor(what, SERVICE), seconds=60, what=what)
         assert "GET /users/{user_id}" in drawn
         assert any(value > 0 for value in drawn["GET /users/{user_id}"])
 
 
-def test_the_trace_of_an_exemplar_is_in_jaeger(house: House) -> None:
-    found = house.prometheus.exemplars(f'http_server_request_duration_seconds_bucket{{job="{SERVICE}"}}')
+def test_the_trace_of_an_exemplar_is_in_jaeger(servers: Servers) -> None:
+    found = servers.prometheus.exemplars(f'http_server_request_duration_seconds_bucket{{job="{SERVICE}"}}')
     ids = {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
     assert len(ids) > 5
     for trace_id in sorted(ids):
-        server = _server(house.jaeger, trace_id)
+        server = _server(servers.jaeger, trace_id)
         assert server.service == SERVICE
 
 
@@ -176,14 +176,14 @@ def test_the_trace_of_an_exemplar_is_in_jaeger(house: House) -> None:
 
 
 @pytest.fixture(scope="module")
-def alerts(house: House) -> list[dict[str, Any]]:
+def alerts(servers: Servers) -> list[dict[str, Any]]:
     """The tickets that reached the webhook, after each fault has one."""
     expected = {
         (one.kind, "" if one.kind in {"memory_growth", "cache_inefficient"} else one.faulty) for one in BOTTLENECKS
     }
 
     def told() -> list[dict[str, Any]]:
-        return house.webhook.alerts("ticket")
+        return servers.webhook.alerts("ticket")
 
     def missing() -> set[tuple[str, str]]:
         return expected - {(one["labels"].get("kind", ""), one["labels"].get("http_route", "")) for one in told()}
@@ -202,7 +202,7 @@ def test_each_fault_has_an_alert_and_its_twin_has_none(bottleneck: Any, alerts: 
     assert bottleneck.fixed not in {one["labels"].get("http_route", "") for one in alerts}
 
 
-def test_the_links_of_an_alert_are_not_broken(house: House, alerts: list[dict[str, Any]]) -> None:
+def test_the_links_of_an_alert_are_not_broken(servers: Servers, alerts: list[dict[str, Any]]) -> None:
     assert alerts
     for runbook, name in {(one["annotations"]["runbook_url"], one["labels"]["alertname"]) for one in alerts}:
         with urlopen(runbook, timeout=10) as response:
@@ -220,9 +220,9 @@ def test_the_links_of_an_alert_are_not_broken(house: House, alerts: list[dict[st
 # Metrics
 
 
-def test_every_rule_is_evaluated_and_every_recording_has_data(house: House) -> None:
-    wait_until(lambda: not _broken(house.prometheus), what="every rule is evaluated")
-    without = {name for name in _recordings(house.prometheus) if not house.prometheus.query(name)}
+def test_every_rule_is_evaluated_and_every_recording_has_data(servers: Servers) -> None:
+    wait_until(lambda: not _broken(servers.prometheus), what="every rule is evaluated")
+    without = {name for name in _recordings(servers.prometheus) if not servers.prometheus.query(name)}
     # evaluated every five minutes, which a shorter run may miss
     without = {name for name in without if not name.endswith(("increase1h", "increase6h", "increase1d", "increase3d"))}
     # a run without failures has no data for these
@@ -233,10 +233,10 @@ def test_every_rule_is_evaluated_and_every_recording_has_data(house: House) -> N
     }
 
 
-def test_names_with_dots_are_stored_with_underscores(house: House) -> None:
+def test_names_with_dots_are_stored_with_underscores(servers: Servers) -> None:
     """Queries use the names that curl shows; Prometheus 3 would accept the dots that the collector offers."""
-    assert house.prometheus.value("otelcol_processor_filter_spans_filtered") == 1
-    assert house.prometheus.query('{__name__=~".*[.].*"}') == []
+    assert servers.prometheus.value("otelcol_processor_filter_spans_filtered") == 1
+    assert servers.prometheus.query('{__name__=~".*[.].*"}') == []
 
 
 def _rules(prometheus: Prometheus) -> list[dict[str, Any]]:
@@ -279,15 +279,15 @@ EMPTY: Final[dict[str, str]] = {
 
 
 @pytest.mark.parametrize("uid", sorted(_dashboards()))
-def test_every_query_of_a_dashboard_returns_data(house: House, uid: str) -> None:
+def test_every_query_of_a_dashboard_returns_data(servers: Servers, uid: str) -> None:
     board = _dashboards()[uid]
     end = time.time()
-    window = Window(house.started, end, {"job": SERVICE, "instance": ".+", "route": ".+"})
+    window = Window(servers.started, end, {"job": SERVICE, "instance": ".+", "route": ".+"})
     empty = [
         f"{panel['title']} {target['refId']}"
         for panel in flat(board)
         for target in panel.get("targets", ())
-        if not has_data(house.prometheus.url, target, window)
+        if not has_data(servers.prometheus.url, target, window)
     ]
     assert [name for name in empty if name not in EMPTY] == []
 
@@ -295,8 +295,8 @@ def test_every_query_of_a_dashboard_returns_data(house: House, uid: str) -> None
 # Catalogue
 
 
-def test_the_service_exposes_the_metrics_of_the_catalogue(house: House) -> None:
-    families = {family.name: family for family in text_string_to_metric_families(house.shop.get("/metrics").text)}
+def test_the_service_exposes_the_metrics_of_the_catalogue(servers: Servers) -> None:
+    families = {family.name: family for family in text_string_to_metric_families(servers.shop.get("/metrics").text)}
     declared = {metric.name.removesuffix("_total"): metric for metric in CATALOGUE}
     assert set(families) <= {*declared, *(f"{name}_created" for name in declared)}
     for name, metric in declared.items():

@@ -27,9 +27,9 @@ def sample(at: float, task: int | None = 0, *, woke: float = 0.0, record: Reques
 
 def interval_of(*samples: Sample, first_look: float = 10.07) -> BeatInterval:
     """An interval whose first beat was at 10 seconds."""
-    gap = BeatInterval(Moment(10.0, 10.0, 10.0), first_look)
-    gap.samples += samples
-    return gap
+    interval = BeatInterval(Moment(10.0, 10.0, 10.0), first_look)
+    interval.samples += samples
+    return interval
 
 
 def run_of(*samples: Sample, now: float) -> tuple[float, float]:
@@ -64,16 +64,18 @@ def test_events_before_the_interval_do_not_count() -> None:
 
 
 def test_the_longest_of_several_runs_extends_half_way_to_the_neighbouring_samples() -> None:
-    looks = sample(10.1, 0), sample(10.2, 1), sample(10.6, 1), sample(10.8, 2)
-    start, end = run_of(*looks, now=10.9)
+    samples = sample(10.1, 0), sample(10.2, 1), sample(10.6, 1), sample(10.8, 2)
+    start, end = run_of(*samples, now=10.9)
     assert [start, end] == pytest.approx([10.15, 10.7])
 
 
 def test_an_ended_task_is_not_mistaken_for_another_at_its_address() -> None:
     first: Any = weakref.ref(Task())
     second: Any = weakref.ref(TASKS[0])
-    looks = [Sample(Moment(10.1 + at, 0, 0), Sight(task=task), 0.0, False) for at, task in ((0, first), (0.1, second))]
-    run = longest_run(interval_of(*looks), Moment(10.3, 0, 0))
+    samples = [
+        Sample(Moment(10.1 + at, 0, 0), Sight(task=task), 0.0, False) for at, task in ((0, first), (0.1, second))
+    ]
+    run = longest_run(interval_of(*samples), Moment(10.3, 0, 0))
     assert run is not None
     assert len(run.samples) == 1
 

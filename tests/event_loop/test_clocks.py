@@ -31,7 +31,9 @@ def no_failure(error: Exception) -> None:
     raise error
 
 
-def test_a_blocked_loop_woke_up_when_the_block_began(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_the_last_wake_up_of_a_blocked_loop_is_the_start_of_the_block(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
     async def main() -> None:
         with wake_clock(asyncio.get_running_loop(), no_failure) as woke:
             await asyncio.sleep(0.1)

@@ -11,10 +11,10 @@ import pytest
 
 from otel_fastperf.event_loop.stack_sampler import Sight, look
 
-Main = Callable[["Looker"], Coroutine[Any, Any, None]]
+Main = Callable[["DelayedSampler"], Coroutine[Any, Any, None]]
 
 
-class Looker:
+class DelayedSampler:
     """Take one sample of the loop's thread after a delay."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Looker:
     def _note_base(self) -> None:
         self.base = id(sys._getframe(1))
 
-    def look_in(self, seconds: float) -> threading.Thread:
+    def sample_in(self, seconds: float) -> threading.Thread:
         def later() -> None:
             time.sleep(seconds)
             self.sights.append(look(self.loop, self.thread, self.base))
@@ -44,17 +44,17 @@ def seen(request: pytest.FixtureRequest) -> Callable[[Main], Sight]:
     module: Any = pytest.importorskip(request.param, reason=f"{request.param} is not installed")
 
     def run(main: Main) -> Sight:
-        lookers: list[Looker] = []
+        samplers: list[DelayedSampler] = []
 
-        async def with_looker() -> None:
-            lookers.append(Looker())
+        async def with_sampler() -> None:
+            samplers.append(DelayedSampler())
             await asyncio.sleep(0.05)
-            await main(lookers[0])
+            await main(samplers[0])
 
         loop = module.new_event_loop()
-        loop.run_until_complete(with_looker())
+        loop.run_until_complete(with_sampler())
         loop.close()
-        (sight,) = lookers[0].sights
+        (sight,) = samplers[0].sights
         return sight
 
     return run
@@ -65,8 +65,8 @@ def wait() -> None:
 
 
 def test_a_waiting_loop_is_idle(seen: Callable[[Main], Sight]) -> None:
-    async def main(looker: Looker) -> None:
-        thread = looker.look_in(0.1)
+    async def main(sampler: DelayedSampler) -> None:
+        thread = sampler.sample_in(0.1)
         await asyncio.sleep(0.3)
         thread.join()
 
@@ -74,8 +74,8 @@ def test_a_waiting_loop_is_idle(seen: Callable[[Main], Sight]) -> None:
 
 
 def test_a_task_that_blocks_the_loop_is_sampled_with_its_frames(seen: Callable[[Main], Sight]) -> None:
-    async def main(looker: Looker) -> None:
-        looker.look_in(0.1)
+    async def main(sampler: DelayedSampler) -> None:
+        sampler.sample_in(0.1)
         wait()
 
     sight = seen(main)
@@ -87,9 +87,9 @@ def test_a_task_that_blocks_the_loop_is_sampled_with_its_frames(seen: Callable[[
 
 
 def test_a_callback_that_blocks_the_loop_is_sampled_without_a_task(seen: Callable[[Main], Sight]) -> None:
-    async def main(looker: Looker) -> None:
-        looker.look_in(0.1)
-        looker.loop.call_soon(wait)
+    async def main(sampler: DelayedSampler) -> None:
+        sampler.sample_in(0.1)
+        sampler.loop.call_soon(wait)
         await asyncio.sleep(0.4)
 
     sight = seen(main)
@@ -98,9 +98,9 @@ def test_a_callback_that_blocks_the_loop_is_sampled_without_a_task(seen: Callabl
 
 
 def test_a_loop_that_does_not_run_is_sampled_as_not_running(seen: Callable[[Main], Sight]) -> None:
-    async def main(looker: Looker) -> None:
+    async def main(sampler: DelayedSampler) -> None:
         loop = asyncio.new_event_loop()
-        looker.sights.append(look(loop, looker.thread, looker.base))
+        sampler.sights.append(look(loop, sampler.thread, sampler.base))
         loop.close()
 
     assert seen(main) == Sight(running=False)

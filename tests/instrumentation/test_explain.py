@@ -252,7 +252,7 @@ def assert_explains(probe: Probe, on_slow: OnSlow, statement: SlowStatement, *, 
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_postgresql(
+def test_statements_of_postgresql_are_explained(
     probe: Probe, on_slow: OnSlow, postgresql_url: str, new_engine: Callable[..., Engine], driver: str
 ) -> None:
     pytest.importorskip(driver, reason=f"needs the driver {driver}")
@@ -264,20 +264,26 @@ def test_postgresql(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async"])
-async def test_postgresql_by_async_drivers(probe: Probe, on_slow: OnSlow, postgresql_url: str, driver: str) -> None:
+async def test_statements_of_postgresql_by_async_drivers_are_explained(
+    probe: Probe, on_slow: OnSlow, postgresql_url: str, driver: str
+) -> None:
     engine = create_async_engine(with_driver(postgresql_url, driver))
     statement = slow(engine.sync_engine, await filled(engine))
     assert_explains(probe, on_slow, statement, system="postgresql")
 
 
 @pytest.mark.anyio
-async def test_sqlite_by_an_async_driver(probe: Probe, on_slow: OnSlow, tmp_path: Path) -> None:
+async def test_statements_of_sqlite_by_an_async_driver_are_explained(
+    probe: Probe, on_slow: OnSlow, tmp_path: Path
+) -> None:
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'people.db'}")
     statement = slow(engine.sync_engine, await filled(engine))
     assert_explains(probe, on_slow, statement, system="sqlite")
 
 
-def test_mariadb(probe: Probe, on_slow: OnSlow, mariadb_url: str, new_engine: Callable[..., Engine]) -> None:
+def test_statements_of_mariadb_are_explained(
+    probe: Probe, on_slow: OnSlow, mariadb_url: str, new_engine: Callable[..., Engine]
+) -> None:
     engine = new_engine(with_mysql_driver(mariadb_url, "pymysql"))
     with engine.begin() as connection:
         fill(connection)
@@ -286,7 +292,9 @@ def test_mariadb(probe: Probe, on_slow: OnSlow, mariadb_url: str, new_engine: Ca
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["aiomysql", "asyncmy"])
-async def test_mariadb_by_async_drivers(probe: Probe, on_slow: OnSlow, mariadb_url: str, driver: str) -> None:
+async def test_statements_of_mariadb_by_async_drivers_are_explained(
+    probe: Probe, on_slow: OnSlow, mariadb_url: str, driver: str
+) -> None:
     engine = create_async_engine(with_mysql_driver(mariadb_url, driver))
     statement = slow(engine.sync_engine, await filled(engine))
     assert_explains(probe, on_slow, statement, system="mariadb")

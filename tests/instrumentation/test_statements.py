@@ -751,7 +751,7 @@ class Broken(SpanProcessor):
         raise ZeroDivisionError
 
 
-def test_a_failing_span_processor_costs_only_the_span(engine: Engine) -> None:
+def test_a_failing_span_processor_loses_only_the_span(engine: Engine) -> None:
     failures: list[str] = []
     provider = TracerProvider()
     provider.add_span_processor(Broken())

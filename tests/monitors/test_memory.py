@@ -297,7 +297,7 @@ def test_bursts_of_memory_yield_no_finding(run: Run, probe: Probe) -> None:
     assert probe.findings() == ()
 
 
-class Watch:
+class SimulatedReadings:
     """A series of simulated readings, ten seconds apart."""
 
     def __init__(self, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +306,7 @@ class Watch:
         self._probe = probe
         monkeypatch.setattr(gc, "get_stats", lambda: [{}, {}, {"collections": int(self.now // 60)}])
 
-    def goes_on(self, curve: Callable[[float], float], seconds: float, *, headroom: int | None = None) -> None:
+    def advance(self, curve: Callable[[float], float], seconds: float, *, headroom: int | None = None) -> None:
         end = self.now + seconds
         while self.now < end:
             self.growth.add(memory_module._Usage(int(curve(self.now - 1000) * MB), headroom), self.now)
@@ -317,34 +317,34 @@ class Watch:
 
 
 @pytest.fixture
-def watch(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> Watch:
-    return Watch(probe, monkeypatch)
+def readings(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> SimulatedReadings:
+    return SimulatedReadings(probe, monkeypatch)
 
 
-def test_the_time_after_the_start_is_left_out(watch: Watch) -> None:
+def test_the_time_after_the_start_is_left_out(readings: SimulatedReadings) -> None:
     """Half of the memory is loaded in the first 200 seconds, a third of the window."""
-    watch.goes_on(lambda at: 100 + min(at, 400), 3600)
-    assert watch.found() == 0
+    readings.advance(lambda at: 100 + min(at, 400), 3600)
+    assert readings.found() == 0
 
 
-def test_growth_is_found_after_a_full_window_and_once_per_window_from_then_on(watch: Watch) -> None:
-    watch.goes_on(lambda at: 100 + at / 6, 700)
-    assert watch.found() == 0
-    watch.goes_on(lambda at: 100 + at / 6, 120)
-    assert watch.found() == 1
-    watch.goes_on(lambda at: 100 + at / 6, 600)
-    assert watch.found() == 2
+def test_growth_is_found_after_a_full_window_and_once_per_window_from_then_on(readings: SimulatedReadings) -> None:
+    readings.advance(lambda at: 100 + at / 6, 700)
+    assert readings.found() == 0
+    readings.advance(lambda at: 100 + at / 6, 120)
+    assert readings.found() == 1
+    readings.advance(lambda at: 100 + at / 6, 600)
+    assert readings.found() == 2
 
 
-def test_growth_per_request_is_computed_from_the_number_of_requests(watch: Watch, probe: Probe) -> None:
+def test_growth_per_request_is_computed_from_the_number_of_requests(readings: SimulatedReadings, probe: Probe) -> None:
     span = probe.signals.tracer.start_span("request")
     record = RequestRecord(probe.signals, {"type": "http"}, span, 0.0)
 
     def curve(at: float) -> float:
-        watch.growth.request_ended(record)
+        readings.growth.request_ended(record)
         return 100 + at / 6
 
-    watch.goes_on(curve, 820)
+    readings.advance(curve, 820)
     (finding,) = probe.findings()
     assert finding.evidence["bytes_per_request"] == pytest.approx(10 / 6 * MB, rel=0.1)
 
@@ -358,13 +358,13 @@ def test_the_series_is_bounded_however_often_memory_is_read(probe: Probe) -> Non
 
 
 def test_a_growing_collection_is_named_with_the_line_that_adds_to_it(
-    watch: Watch, probe: Probe, shop: ModuleType
+    readings: SimulatedReadings, probe: Probe, shop: ModuleType
 ) -> None:
     def curve(at: float) -> float:
         shop.page(f"visitor {at}")
         return 100 + at
 
-    watch.goes_on(curve, 820)
+    readings.advance(curve, 820)
     (finding,) = probe.findings()
     assert finding.subject == "growing_shop.pages"
     assert finding.call_site is not None

@@ -747,11 +747,11 @@ def test_two_watchdogs_of_one_loop_can_stop_in_any_order(run: Run, probe: Probe)
 
 def test_each_loop_of_an_app_has_its_own_watchdog(run: Run, probe: Probe) -> None:
     """For example with two test clients of one app, each with a loop in a thread."""
-    held = threading.Event()
+    done = threading.Event()
 
     async def other() -> None:
         async with monitor_blocked_loop(SETTINGS, probe.signals):
-            while not held.is_set():
+            while not done.is_set():
                 await asyncio.sleep(0.01)
 
     async def main() -> None:
@@ -762,7 +762,7 @@ def test_each_loop_of_an_app_has_its_own_watchdog(run: Run, probe: Probe) -> Non
             wait_for_the_bank()
             probe.signals.delays.catch_up()
             assert len([block for block in probe.signals.delays.blocks if block.end - block.start > BLOCKED]) == 1
-            held.set()
+            done.set()
             thread.join()
 
     run(main())

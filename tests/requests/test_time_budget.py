@@ -67,9 +67,9 @@ def test_the_stronger_of_two_causes_wins() -> None:
 
 
 def test_a_blocked_loop_does_not_delay_a_thread() -> None:
-    held = (4.0, 6.0, Cause.LOOP_WAIT)
-    assert seconds(split(0.0, 10.0, PLAIN, (held,)))["loop_wait"] == 2.0
-    assert seconds(split(0.0, 10.0, PLAIN, (held, (4.0, 5.5, Cause.IN_THREAD))))["loop_wait"] == 0.5
+    block = (4.0, 6.0, Cause.LOOP_WAIT)
+    assert seconds(split(0.0, 10.0, PLAIN, (block,)))["loop_wait"] == 2.0
+    assert seconds(split(0.0, 10.0, PLAIN, (block, (4.0, 5.5, Cause.IN_THREAD))))["loop_wait"] == 0.5
 
 
 def test_intervals_outside_of_the_request_do_not_count() -> None:

@@ -293,7 +293,7 @@ def test_a_text_is_cut_at_a_line() -> None:
 # MySQL and MariaDB
 
 
-def test_a_table_scan_of_mariadb() -> None:
+def test_a_table_scan_of_mariadb_is_reported() -> None:
     table = {
         "table_name": "users",
         "access_type": "ALL",
@@ -387,7 +387,7 @@ def test_a_materialized_table_is_read_once() -> None:
     )
 
 
-def test_a_sort_of_mariadb_for_the_first_few() -> None:
+def test_a_sort_of_mariadb_for_the_first_few_rows_is_reported() -> None:
     table = {"table_name": "orders", "access_type": "ALL", "rows": 100010, "filtered": 100}
     ordered = {"read_sorted_file": {"filesort": {"sort_key": "orders.created_at desc", "table": table}}}
     document = {"query_block": {"select_id": 1, "nested_loop": [ordered]}}
@@ -395,7 +395,7 @@ def test_a_sort_of_mariadb_for_the_first_few() -> None:
     assert "sorted to return the first few; try CREATE INDEX ix_orders_created_at ON orders (created_at)" in remark
 
 
-def test_a_filesort_and_a_temporary_table_of_mysql() -> None:
+def test_a_temporary_table_of_mysql_is_reported_before_its_filesort() -> None:
     document = {
         "query_block": {
             "select_id": 1,
@@ -423,7 +423,7 @@ def test_a_filesort_and_a_temporary_table_of_mysql() -> None:
     assert seen.remark.startswith("About 200,000 rows go through a temporary table")
 
 
-def test_a_table_scan_of_mysql() -> None:
+def test_a_table_scan_of_mysql_is_reported() -> None:
     document = {
         "query_block": {
             "select_id": 1,
@@ -491,7 +491,7 @@ def test_a_table_of_unknown_size_gets_no_remark() -> None:
     assert sqlite(EMAIL, (2, 0, "SCAN users"), facts=TableFacts()).remark == ""
 
 
-def test_a_temporary_b_tree_for_the_first_few() -> None:
+def test_a_temporary_b_tree_for_the_first_few_rows_is_reported() -> None:
     lines = (4, 0, "SCAN orders"), (21, 0, "USE TEMP B-TREE FOR ORDER BY")
     assert (
         "CREATE INDEX ix_orders_total ON orders (total)"
@@ -499,13 +499,13 @@ def test_a_temporary_b_tree_for_the_first_few() -> None:
     )
 
 
-def test_a_temporary_b_tree_for_groups() -> None:
+def test_a_temporary_b_tree_for_groups_is_reported() -> None:
     lines = (7, 0, "SCAN orders"), (9, 0, "USE TEMP B-TREE FOR GROUP BY")
     remark = sqlite("SELECT total, count(*) FROM orders GROUP BY total", *lines).remark
     assert remark.startswith("About 200,000 rows go through a temporary table")
 
 
-def test_a_correlated_subquery_of_sqlite() -> None:
+def test_a_scan_in_a_correlated_subquery_of_sqlite_is_reported_per_row() -> None:
     remark = sqlite(
         "SELECT u.id, (SELECT count(*) FROM orders o WHERE o.user_id = u.id) FROM users u",
         (2, 0, "SCAN u"),

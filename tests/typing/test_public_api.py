@@ -75,10 +75,10 @@ class TestSettingUp:
         telemetry = assert_type(setup_telemetry(app), Telemetry)
         telemetry.shutdown()
 
-    def test_starlette_will_do(self) -> None:
+    def test_a_starlette_app_is_accepted(self) -> None:
         setup_telemetry(Starlette()).shutdown()
 
-    def test_one_engine_or_several_of_both_kinds(self, app: FastAPI) -> None:
+    def test_one_or_several_engines_of_both_kinds_are_accepted(self, app: FastAPI) -> None:
         engine, async_engine = create_engine("sqlite://"), create_async_engine("sqlite+aiosqlite://")
         engines: list[Engine] = [engine]
         setup_telemetry(app, engines=engine).shutdown()
@@ -99,7 +99,7 @@ class TestSettingUp:
 
 
 class TestTheHandle:
-    def test_what_it_tells(self, telemetry: Telemetry) -> None:
+    def test_the_handle_returns_these_types(self, telemetry: Telemetry) -> None:
         assert_type(telemetry.settings, Settings)
         assert_type(telemetry.metrics.registry, CollectorRegistry)
         assert_type(telemetry.describe(), str)
@@ -107,7 +107,7 @@ class TestTheHandle:
         assert_type(telemetry.findings(), tuple[Finding, ...])
         assert_type(telemetry.diagnose(), Report)
 
-    def test_what_it_does(self, telemetry: Telemetry) -> None:
+    def test_the_methods_of_the_handle_accept_these_arguments(self, telemetry: Telemetry) -> None:
         assert_type(telemetry.flush(), bool)
         assert_type(telemetry.flush(timeout=0.1), bool)
         assert_type(telemetry.allocations(0.01, most=5, frames=2), AllocationReport)
@@ -143,7 +143,7 @@ class TestDetectorsAndListeners:
         TestClient(app).get("/items/1")
         assert [found.count for found in telemetry.findings()] == [2]
 
-    def test_what_a_detector_reads(self, app: FastAPI, telemetry: Telemetry) -> None:
+    def test_a_detector_can_read_the_request(self, app: FastAPI, telemetry: Telemetry) -> None:
         seen: list[float] = []
 
         def detector(request: RequestView) -> tuple[()]:
