@@ -1,4 +1,4 @@
-"""The Markdown pages: their Python code runs, and their links lead to a file and a heading that exist.
+"""The Markdown pages: their Python code runs, and their links point to existing files and headings.
 
 tests/test_findings_pages.py runs the code of docs/findings, tests/test_detectors_page.py that of docs/detectors.md.
 """
@@ -36,7 +36,7 @@ def named(path: Path) -> str:
 
 
 def blocks() -> Iterator[tuple[str, str]]:
-    """Each Python block: page and line of its first line, and its code."""
+    """Each Python block, as page and line of its first line, and its code."""
     for page in PAGES:
         text = page.read_text()
         for match in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
@@ -89,6 +89,6 @@ def test_every_link_points_to_an_existing_file_and_heading(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Anchors of a page's headings, as GitHub makes them."""
+    """Anchors of a page's headings, like GitHub generates them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""The types of the public API, written as users write it. mypy and pyright check them, and pytest runs the code."""
+"""The types of the public API in typical code. mypy and pyright check them, and pytest runs the code."""
 
 import asyncio
 import functools
@@ -166,7 +166,7 @@ class TestDetectorsAndListeners:
         TestClient(app).get("/items/1")
         assert len(seen) == 1
 
-    def test_what_it_reads_of_a_statement(self) -> None:
+    def test_a_detector_can_read_statements(self) -> None:
         def check(statement: StatementView) -> None:
             assert_type(statement.query.text, str)
             assert_type(statement.query.summary, str)
@@ -186,7 +186,7 @@ class TestDetectorsAndListeners:
 
         assert callable(check)
 
-    def test_listeners_may_return_anything(self, app: FastAPI, telemetry: Telemetry) -> None:
+    def test_listeners_can_return_anything(self, app: FastAPI, telemetry: Telemetry) -> None:
         findings: list[Finding] = []
         routes: list[str | None] = []
 
@@ -202,7 +202,7 @@ class TestDetectorsAndListeners:
 
 
 def finding(subject: str) -> Finding:
-    """Fill in what a detector fills in."""
+    """A finding with the fields that a detector sets."""
     return Finding(
         kind="of_our_own",
         severity=Severity.WARNING,
@@ -216,7 +216,7 @@ def finding(subject: str) -> Finding:
 
 
 class TestValues:
-    def test_a_finding(self) -> None:
+    def test_a_finding_has_typed_fields(self) -> None:
         found = finding("orders")
         assert_type(found.kind, str)
         assert_type(found.severity, Severity)
@@ -235,14 +235,14 @@ class TestValues:
         assert_type(found.fingerprint, str)
         assert found.kind not in set(Kind)
 
-    def test_a_call_site(self) -> None:
+    def test_a_call_site_has_typed_fields(self) -> None:
         site = CallSite("shop/orders.py", 41, "list_orders")
         assert_type(site.file, str)
         assert_type(site.line, int)
         assert_type(site.function, str)
         assert_type(str(site), str)
 
-    def test_a_report(self, app: FastAPI, telemetry: Telemetry) -> None:
+    def test_a_report_has_typed_fields(self, app: FastAPI, telemetry: Telemetry) -> None:
         TestClient(app).get("/items/1")
         report = telemetry.diagnose()
         assert_type(report.service, str)
@@ -260,7 +260,7 @@ class TestValues:
             assert_type(route.sentence, str)
         assert assert_type(Report.from_json(assert_type(report.to_json(), str)), Report) == report
 
-    def test_an_allocation_report(self, telemetry: Telemetry) -> None:
+    def test_an_allocation_report_has_typed_fields(self, telemetry: Telemetry) -> None:
         report = telemetry.allocations(0.01)
         assert_type(report.seconds, float)
         assert_type(report.size, int)
@@ -277,18 +277,18 @@ class TestValues:
 
 
 class TestSettings:
-    def test_from_arguments(self) -> None:
+    def test_settings_are_created_from_arguments(self) -> None:
         settings = Settings(service_name="shop", metrics={"port": 9464}, loop={"blocked": 0.2})
         assert_type(settings, Settings)
         assert_type(settings.metrics.port, int | None)
         assert settings.metrics.port == 9464
 
-    def test_from_an_environment(self) -> None:
+    def test_settings_are_created_from_an_environment(self) -> None:
         settings = Settings.from_env({"OTEL_SERVICE_NAME": "shop"}, findings={"enabled": False})
         assert_type(settings, Settings)
         assert settings.service_name == "shop"
 
-    def test_groups_and_values(self) -> None:
+    def test_groups_and_values_have_their_types(self) -> None:
         settings = Settings.from_env({})
         assert_type(settings.sdk_disabled, bool)
         assert_type(settings.service_name, str | None)
@@ -315,7 +315,7 @@ def test_the_log_processor_is_one_of_structlog() -> None:
     assert processor(None, "info", {"event": "started"}) == {"event": "started"}
 
 
-def test_the_fixture_of_the_pytest_plugin(app: FastAPI, fastperf: FastPerf) -> None:
+def test_the_fixture_of_the_pytest_plugin_is_typed(app: FastAPI, fastperf: FastPerf) -> None:
     assert_type(fastperf.watch(app), Telemetry)
     TestClient(app).get("/items/1")
     (request,) = fastperf.requests
