@@ -71,7 +71,7 @@ class Installation:
         self._app = app
         self._engines = engines
         self._made_at = time.time()
-        self._stack = ExitStack()
+        self._exits = ExitStack()
         self._lifespan = ExitStack()
         self._lock = threading.Lock()
         self._open = False
@@ -107,17 +107,17 @@ class Installation:
         with self._lock:
             if self._open:
                 return
-            with ExitStack() as stack:
-                given = self._materials = self._opened(stack)
+            with ExitStack() as exits:
+                given = self._materials = self._opened(exits)
                 self.parts = tuple(part(given) for part in PARTS)
                 self._runner = MonitorRunner(
                     [monitor for part in self.parts for monitor in part.monitors], given.signals.guard
                 )
-                stack.callback(self._runner.stop)
+                exits.callback(self._runner.stop)
                 for part in self.parts:
                     for install in part.installs:
-                        stack.enter_context(install)
-                self._stack = stack.pop_all()
+                        exits.enter_context(install)
+                self._exits = exits.pop_all()
             self.metrics.build_info.child(*map(installed_version, _PACKAGES), given.source).set(1)
             self._open = True
 
@@ -125,14 +125,14 @@ class Installation:
         with self._lock:
             if self._open:
                 self._open = False
-                self._stack.close()
+                self._exits.close()
 
-    def _opened(self, stack: ExitStack) -> Materials:
+    def _opened(self, exits: ExitStack) -> Materials:
         """Open the tracing, which all parts need, and build on it what they share."""
         app, settings = self._app, self.settings
         source = chosen_source(app, settings.server_span)
         provider = (native_config(app) or {}).get("tracer_provider")
-        tracing = self.tracing = stack.enter_context(open_tracing(settings, self.metrics, self._guard, given=provider))
+        tracing = self.tracing = exits.enter_context(open_tracing(settings, self.metrics, self._guard, given=provider))
         signals = Signals(tracing.tracer, self.metrics, self.findings, self._guard)
         exposition = Exposition(self.metrics, settings.metrics, self._guard)
         return Materials(

@@ -269,9 +269,9 @@ def _off(name: str, group: str = "") -> Part:
 @asynccontextmanager
 async def _serving_on_port(exposition: Exposition, settings: MetricsSettings) -> AsyncIterator[None]:
     """Serve the metrics page on its port. At start-up, not at set-up: threads do not survive a server's fork."""
-    with ExitStack() as stack:
+    with ExitStack() as exits:
         try:
-            stack.enter_context(serve_on_port(exposition, settings))
+            exits.enter_context(serve_on_port(exposition, settings))
         except SetupError as error:
             # the second worker of a service finds the port taken, and must serve requests all the same
             _logger.warning("otel_fastperf: %s", error)
@@ -287,24 +287,24 @@ def _detecting(given: Materials) -> Iterator[None]:
         partial(detect_slow_query, settings=settings.database),
         partial(detect_sync_db_on_loop, settings=settings.database),
     )
-    with ExitStack() as stack:
+    with ExitStack() as exits:
         for detector in detectors:
-            stack.callback(given.signals.findings.add_detector(detector))
+            exits.callback(given.signals.findings.add_detector(detector))
         yield
 
 
 @contextmanager
 def _observing_database(given: Materials) -> Iterator[None]:
     settings, signals, engines = given.settings, given.signals, given.engines
-    with ExitStack() as stack:
+    with ExitStack() as exits:
         on_slow = None
         if settings.explain.enabled:
-            on_slow = stack.enter_context(explain_slow_queries(settings.explain, signals))
-        stack.enter_context(client_spans_from(settings.database.client_span, engines, signals, given.tracing.provider))
-        stack.enter_context(
+            on_slow = exits.enter_context(explain_slow_queries(settings.explain, signals))
+        exits.enter_context(client_spans_from(settings.database.client_span, engines, signals, given.tracing.provider))
+        exits.enter_context(
             instrument_database(
                 engines, settings.database, signals, exemplars=settings.metrics.exemplars, on_slow=on_slow
             )
         )
-        stack.enter_context(instrument_pool(engines, settings.database, signals))
+        exits.enter_context(instrument_pool(engines, settings.database, signals))
         yield

@@ -52,7 +52,7 @@ class Exposition:
     async def __call__(
         self,
         scope: MutableMapping[str, Any],
-        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],  # noqa: ARG002 - no method has a body to read
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],  # noqa: ARG002 - bodies are not read
         send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
     ) -> None:
         """Answer one HTTP request. The page is rendered on a separate thread.

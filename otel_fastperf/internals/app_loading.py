@@ -13,8 +13,10 @@ from otel_fastperf.errors import AppError, SettingsError, SetupError
 def load_app(target: str, *, factory: bool = False, factory_remedy: str) -> Any:
     """The FastAPI or Starlette app at `module:attribute`, without any middleware that wraps it.
 
-    Modules in the working directory are found. The attribute may be dotted. With `factory`, it is called to make the
-    app. `factory_remedy` tells the caller's user how to name a function that makes the app.
+    Args:
+        target: Names the app. Modules in the working directory are found, and the attribute may be dotted.
+        factory: Whether it names a function that makes the app.
+        factory_remedy: What users must do if it names such a function; for an error message.
 
     Raises:
         AppError: There is no such app, or importing it fails.

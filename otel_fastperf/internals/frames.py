@@ -67,7 +67,7 @@ _COMPREHENSIONS: Final = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 
 
 class _Origin(Enum):
-    """Who a source file belongs to.
+    """What a source file belongs to.
 
     Attributes:
         INSTALLED: An installed package, which may be the application.
