@@ -36,9 +36,9 @@ def test_any_text_is_read_without_error(text: str) -> None:
 @pytest.mark.parametrize("piece", ["a.", "a", '"', "[a", "a =", "WHERE a.", "a NOT ", "a(", "f(a.", "= a.", "a) "])
 def test_reading_columns_takes_linear_time(piece: str) -> None:
     def seconds(text: str) -> float:
-        began = time.perf_counter()
+        began = time.thread_time()
         compared_columns(text)
-        return time.perf_counter() - began
+        return time.thread_time() - began
 
     short, long = f"WHERE {piece * 500}", f"WHERE {piece * 4000}"
     assert min(seconds(long) for _ in range(5)) < 24 * min(seconds(short) for _ in range(5)) + 0.001
