@@ -5,6 +5,7 @@ import gc
 import mmap
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
@@ -263,14 +264,17 @@ GROWTH = MemorySettings(interval=0.1, growth_window=5, growth_bytes=8 * MB)
 @linux
 def test_memory_that_grows_and_survives_full_collections_is_found(run: Run, probe: Probe, until: Until) -> None:
     kept: list[mmap.mmap] = []
+    started = time.monotonic()
 
     def grow() -> object:
-        # memory of its own pages: objects would reuse what earlier tests have freed, and memory would not grow
-        page = mmap.mmap(-1, MB // 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        page.write(b"x" * (MB // 4))
-        kept.append(page)
-        if len(kept) % 20 == 0:
-            gc.collect()
+        # by the clock: a busy machine too fills a window with more than `growth_bytes`
+        if len(kept) < 8 * (time.monotonic() - started):
+            # memory of its own pages: objects would reuse what earlier tests have freed, and memory would not grow
+            page = mmap.mmap(-1, MB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            page.write(b"x" * MB)
+            kept.append(page)
+            if len(kept) % 10 == 0:
+                gc.collect()
         return probe.findings()
 
     async def main() -> None:
