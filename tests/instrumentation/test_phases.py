@@ -14,6 +14,7 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request, routing
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.testclient import TestClient
+from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import BaseModel
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Route
@@ -98,34 +99,39 @@ def budget(telemetry: Telemetry, number: int = 1) -> dict[str, float]:
     assert span.end_time is not None
     assert span.start_time is not None
     duration = (span.end_time - span.start_time) / 1e9
-    attributes = (span.attributes or {}).items()
-    spent = {name.removeprefix(PREFIX): float(value) for name, value in attributes if name.startswith(PREFIX)}  # type: ignore[arg-type]
+    spent = segments(span)
     assert sum(spent.values()) == pytest.approx(duration, rel=0.001, abs=2e-6)
     return spent
 
 
-def lasted(seconds: float, spent: float) -> bool:
+def segments(span: ReadableSpan) -> dict[str, float]:
+    attributes = (span.attributes or {}).items()
+    return {name.removeprefix(PREFIX): float(value) for name, value in attributes if name.startswith(PREFIX)}  # type: ignore[arg-type]
+
+
+def lasted(seconds: float, segment: str, spent: dict[str, float]) -> bool:
     """True if a segment is no shorter than a sleep in it; a timer fires up to a millisecond early.
 
-    Nor does it contain another segment's sleep: all add up to the span, so the other one would be too short.
+    A busy machine may block the event loop or stretch a collection meanwhile: those segments take their time from it.
+    It does not contain another segment's sleep: all add up to the span, so the other one would be too short.
     """
-    return spent >= seconds - 0.002
+    return spent[segment] + spent.get("loop_wait", 0.0) + spent.get("gc", 0.0) >= seconds - 0.002
 
 
 def test_dependencies_and_endpoint_are_separate_segments() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/async")
         spent = budget(telemetry)
-    assert lasted(0.03, spent["dependencies"])
-    assert lasted(0.05, spent["handler"])
+    assert lasted(0.03, "dependencies", spent)
+    assert lasted(0.05, "handler", spent)
 
 
 def test_dependencies_and_endpoint_in_threads_are_separate_segments() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/sync")
         spent = budget(telemetry)
-    assert lasted(0.03, spent["dependencies"])
-    assert lasted(0.05, spent["handler"])
+    assert lasted(0.03, "dependencies", spent)
+    assert lasted(0.05, "handler", spent)
 
 
 def test_serialising_the_return_value_is_a_segment() -> None:
@@ -138,7 +144,7 @@ def test_serialising_the_return_value_is_a_segment() -> None:
 def test_the_chunks_of_a_stream_are_handler_time() -> None:
     with observed(shop()) as (server, telemetry):
         server.get("/stream")
-        assert lasted(0.1, budget(telemetry)["handler"])
+        assert lasted(0.1, "handler", budget(telemetry))
 
 
 @pytest.mark.parametrize("path", ["/response", "/refused", "/boom", "/nothing", "/async"])
@@ -171,7 +177,7 @@ def test_waiting_for_a_slow_client_is_not_handler_time() -> None:
             client.sendall(b"cd")
             client.recv(1000)
         spent = budget(telemetry)
-    assert spent["send"] >= 0.2
+    assert lasted(0.2, "send", spent)
     assert spent["handler"] < spent["send"]
 
 
@@ -229,7 +235,7 @@ def test_a_plain_starlette_route_has_handler_time_only() -> None:
     with observed(app) as (server, telemetry):
         server.get("/plain")
         spent = budget(telemetry)
-    assert lasted(0.02, spent["handler"])
+    assert lasted(0.02, "handler", spent)
     assert "dependencies" not in spent
 
 
@@ -242,9 +248,9 @@ def test_the_span_of_another_instrumentation_has_the_budget_too(source: str) -> 
     with telemetry, TestClient(app) as client:
         client.get("/async")
         span = next(span for span in telemetry.spans() if span.kind.name == "SERVER")
-        assert span.attributes is not None
-        assert lasted(0.05, float(span.attributes[f"{PREFIX}handler"]))  # type: ignore[arg-type]
-        assert lasted(0.03, float(span.attributes[f"{PREFIX}dependencies"]))  # type: ignore[arg-type]
+        spent = segments(span)
+        assert lasted(0.05, "handler", spent)
+        assert lasted(0.03, "dependencies", spent)
 
 
 def test_shutdown_restores_the_patched_functions() -> None:
