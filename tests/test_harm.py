@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from otel_fastperf import Settings, Telemetry, setup_telemetry
 from otel_fastperf.instrumentation import exchanges
+from otel_fastperf.tracing import safe_sdk
 from tests.serving import serve, wait_until
 
 Fault = Callable[[Telemetry, pytest.MonkeyPatch], None]
@@ -138,7 +139,11 @@ def test_a_fault_is_counted_and_affects_no_request(
 def test_a_failing_sampler_loses_the_trace_but_not_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     from opentelemetry.sdk.trace import sampling
 
-    monkeypatch.setattr(sampling.ParentBased, "should_sample", raises)
+    class Failing(sampling.Sampler):
+        should_sample = raises
+        get_description = raises
+
+    monkeypatch.setitem(safe_sdk._SAMPLERS, "parentbased_always_on", (Failing(), safe_sdk._ask))
     app = service()
     with telemetry_on(app) as telemetry, serve(app) as server:
         assert server.get("/items/7").text == "7"

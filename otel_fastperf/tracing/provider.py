@@ -18,6 +18,7 @@ from otel_fastperf.internals.versions import installed_version
 from otel_fastperf.settings import Settings
 from otel_fastperf.tracing.forks import on_fork
 from otel_fastperf.tracing.safe_sdk import GuardedProcessors, sampler_of
+from otel_fastperf.tracing.tracer import LeanTracer, made_lean
 
 _SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 
@@ -51,13 +52,15 @@ class FastPerfTracerProvider(TracerProvider):
         schema_url: str | None = None,
         attributes: Attributes = None,
     ) -> trace.Tracer:
-        """The SDK's tracer."""
+        """A tracer whose spans cost little."""
         scope = (instrumenting_module_name, instrumenting_library_version, schema_url, attributes)
         if self._retired:
             return self._heir().get_tracer(*scope)
         tracer = super().get_tracer(*scope)
         if isinstance(tracer, Tracer):
             with self._tracers_out_lock:
+                if not isinstance(tracer, LeanTracer):
+                    made_lean(tracer)
                 self._tracers_out[tracer] = scope
         return tracer
 

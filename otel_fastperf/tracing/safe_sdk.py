@@ -4,26 +4,32 @@ The SDK calls both unguarded: one that raises fails the request, or the user's o
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, SynchronousMultiSpanProcessor, sampling
-from opentelemetry.trace import Link, SpanKind, TraceState
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
 from otel_fastperf.errors import SetupError
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.settings import TracesSettings
 
+#: Decides by the valid parent, if any, and the trace id whether a span is sampled. None: the sampler must be asked.
+Decide = Callable[[SpanContext | None, int], bool | None]
+
 #: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ : OTEL_TRACES_SAMPLER
-_SAMPLERS: Final = {
-    "always_on": sampling.ALWAYS_ON,
-    "always_off": sampling.ALWAYS_OFF,
-    "parentbased_always_on": sampling.DEFAULT_ON,
-    "parentbased_always_off": sampling.DEFAULT_OFF,
+_SAMPLERS: Final[dict[str, tuple[sampling.Sampler, Decide]]] = {
+    "always_on": (sampling.ALWAYS_ON, lambda _parent, _trace_id: True),
+    "always_off": (sampling.ALWAYS_OFF, lambda _parent, _trace_id: False),
+    "parentbased_always_on": (sampling.DEFAULT_ON, lambda parent, _trace_id: parent is None or _is_sampled(parent)),
+    "parentbased_always_off": (
+        sampling.DEFAULT_OFF,
+        lambda parent, _trace_id: parent is not None and _is_sampled(parent),
+    ),
 }
 _RATIO_SAMPLERS: Final = {
     "traceidratio": sampling.TraceIdRatioBased,
@@ -31,7 +37,7 @@ _RATIO_SAMPLERS: Final = {
 }
 
 
-def sampler_of(settings: TracesSettings, guard: Guard) -> sampling.Sampler:
+def sampler_of(settings: TracesSettings, guard: Guard) -> "GuardedSampler":
     """The sampler that the settings name, guarded.
 
     Raises:
@@ -39,10 +45,28 @@ def sampler_of(settings: TracesSettings, guard: Guard) -> sampling.Sampler:
     """
     name = settings.sampler.lower()
     if name in _SAMPLERS:
-        return GuardedSampler(_SAMPLERS[name], guard)
+        sampler, decide = _SAMPLERS[name]
+        return GuardedSampler(sampler, guard, decide)
     if name in _RATIO_SAMPLERS:
-        return GuardedSampler(_RATIO_SAMPLERS[name](float(settings.sampler_arg or 1.0)), guard)
+        ratio = float(settings.sampler_arg or 1.0)
+        bound = sampling.TraceIdRatioBased(ratio).bound
+        respects_parent = name.startswith("parentbased")
+
+        def decide_by_ratio(parent: SpanContext | None, trace_id: int) -> bool:
+            if parent is not None and respects_parent:
+                return _is_sampled(parent)
+            return trace_id & sampling.TraceIdRatioBased.TRACE_ID_LIMIT < bound
+
+        return GuardedSampler(_RATIO_SAMPLERS[name](ratio), guard, decide_by_ratio)
     return GuardedSampler(_installed_sampler(settings), guard)
+
+
+def _is_sampled(parent: SpanContext) -> bool:
+    return parent.trace_flags & 1 == 1
+
+
+def _ask(_parent: SpanContext | None, _trace_id: int) -> None:
+    """Decide nothing."""
 
 
 def _installed_sampler(settings: TracesSettings) -> sampling.Sampler:
@@ -65,11 +89,16 @@ def _installed_sampler(settings: TracesSettings) -> sampling.Sampler:
 
 
 class GuardedSampler(sampling.Sampler):
-    """A sampler whose failure means: do not record."""
+    """A sampler whose failure means: do not record.
 
-    def __init__(self, sampler: sampling.Sampler, guard: Guard) -> None:
+    Attributes:
+        decide: What the sampler would decide, without the cost of asking it; returns None for samplers of others.
+    """
+
+    def __init__(self, sampler: sampling.Sampler, guard: Guard, decide: Decide = _ask) -> None:
         self._sampler = sampler
         self._guard = guard
+        self.decide: Final = decide
 
     def should_sample(
         self,
@@ -113,6 +142,8 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Pass on."""
         for processor in self._span_processors:
+            if type(processor).on_start is SpanProcessor.on_start:
+                continue
             try:
                 processor.on_start(span, parent_context=parent_context)
             except Exception as error:  # noqa: BLE001 - the user's processor
@@ -120,8 +151,10 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
 
     def _on_ending(self, span: Span) -> None:
         for processor in self._span_processors:
+            if type(processor)._on_ending is SpanProcessor._on_ending:  # noqa: SLF001
+                continue
             try:
-                processor._on_ending(span)  # noqa: SLF001 - the SDK's hook, called by SDKs that have it
+                processor._on_ending(span)  # noqa: SLF001 - the SDK's hook
             except Exception as error:  # noqa: BLE001
                 self._guard.failed("span_processor", error)
 

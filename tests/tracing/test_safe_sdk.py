@@ -68,7 +68,7 @@ def use_sampler(opened: Opened, sampler: Sampler) -> None:
     """Use this sampler as if the settings had named it."""
     guarded = opened.tracing.tracer.sampler  # type: ignore[attr-defined]
     assert isinstance(guarded, GuardedSampler)
-    guarded._sampler = sampler
+    GuardedSampler.__init__(guarded, sampler, guarded._guard)
 
 
 @pytest.mark.parametrize("sampler", [Raising(), Nothing(), ParentBased(Raising())])

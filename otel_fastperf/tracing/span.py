@@ -1,0 +1,367 @@
+"""The span of our provider: the OpenTelemetry API, and the SDK's `Span` for processors and exporters of others.
+
+The SDK's span takes a lock and checks each attribute when it is set. This one stores values of plain types as they are,
+takes no lock, and computes what is deferred only when somebody reads it. It keeps the SDK's limits:
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/#attribute-limits
+"""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import Any, Final
+
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
+from opentelemetry.sdk.trace import Span as SdkSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationInfo, InstrumentationScope
+from opentelemetry.semconv.attributes.exception_attributes import (
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+    EXCEPTION_TYPE,
+)
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.util.types import Attributes, AttributeValue
+
+_logger: Final = logging.getLogger("otel_fastperf")
+
+_UNSET: Final = Status(StatusCode.UNSET)
+#: types whose values need no check and no copy
+_PLAIN: Final = frozenset({int, float, bool})
+
+
+class DeferredAttributes(Mapping[str, Any]):
+    """Attributes that are computed when somebody first reads them: by `compute()`."""
+
+    __slots__ = ("_compute", "_computed")
+
+    def __init__(self, compute: Callable[[], Mapping[str, Any]]) -> None:
+        self._compute = compute
+        self._computed: Mapping[str, Any] | None = None
+
+    def _values(self) -> Mapping[str, Any]:
+        if self._computed is None:
+            self._computed = self._compute()
+        return self._computed
+
+    def __getitem__(self, key: str) -> Any:
+        """The value of an attribute."""
+        return self._values()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._values())
+
+    def __len__(self) -> int:
+        """The number of attributes."""
+        return len(self._values())
+
+
+class Origin:
+    """What the spans of one tracer share.
+
+    Attributes:
+        resource: Replaced after a fork.
+        processor: Gets each span at its start and at its end.
+    """
+
+    __slots__ = ("info", "limits", "processor", "resource", "scope")
+
+    def __init__(
+        self,
+        resource: Resource,
+        scope: InstrumentationScope,
+        info: InstrumentationInfo,
+        limits: SpanLimits,
+        processor: Any,
+    ) -> None:
+        self.resource = resource
+        self.scope = scope
+        self.info = info
+        self.limits = limits
+        self.processor = processor
+
+
+class LeanSpan(SdkSpan):
+    """A recording span. Methods may be called from any thread; like the SDK's, they never raise for wrong values."""
+
+    __slots__ = (
+        "_attributes",
+        "_context",
+        "_deferred",
+        "_dropped",
+        "_end_time",
+        "_events",
+        "_kind",
+        "_links",
+        "_name",
+        "_open",
+        "_origin",
+        "_parent",
+        "_record_exception",
+        "_resource",
+        "_set_status_on_exception",
+        "_start_time",
+        "_status",
+    )
+
+    def __init__(  # noqa: PLR0913, PLR0917 - a span's parts
+        self,
+        name: str,
+        context: SpanContext,
+        parent: SpanContext | None,
+        kind: SpanKind,
+        start_time: int,
+        attributes: Attributes,
+        links: Sequence[Link],
+        origin: Origin,
+        record_exception: bool,  # noqa: FBT001 - called for each span
+        set_status_on_exception: bool,  # noqa: FBT001
+    ) -> None:
+        # instead of the SDK's, which makes a lock and four bounded collections
+        self._name = name
+        self._context: SpanContext = context
+        self._parent = parent
+        self._kind = kind
+        self._start_time = start_time
+        self._end_time: int | None = None
+        self._status = _UNSET
+        self._attributes: dict[str, Any] = {}
+        self._deferred: DeferredAttributes | None = None
+        self._events: list[Event] | None = None  # type: ignore[assignment]
+        self._links: list[Link] | None = None  # type: ignore[assignment]
+        #: numbers of attributes, events and links that the limits dropped; None for none
+        self._dropped: list[int] | None = None
+        self._origin = origin
+        self._resource = origin.resource
+        self._record_exception = record_exception
+        self._set_status_on_exception = set_status_on_exception
+        self._open = True
+        if type(attributes) is DeferredAttributes:
+            self._deferred = attributes
+        elif attributes:
+            self._set(attributes)
+        for link in links:
+            self._link(link.context, link.attributes)
+
+    # what the API has
+
+    def get_span_context(self) -> SpanContext:
+        """Ids, flags and state."""
+        return self._context
+
+    def is_recording(self) -> bool:
+        """Whether the span has not ended."""
+        return self._end_time is None
+
+    def set_attribute(self, key: str, value: AttributeValue) -> None:
+        """Set one attribute; the newest value of a key counts."""
+        if self._end_time is not None:
+            _logger.warning("Setting attribute on ended span.")
+            return
+        self._set({key: value})
+
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
+        """Set several attributes."""
+        if self._end_time is not None:
+            _logger.warning("Setting attribute on ended span.")
+            return
+        self._set(attributes)
+
+    def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
+        """Append an event; the limits keep the newest."""
+        if self._has_ended():
+            return
+        limits = self._origin.limits
+        kept = BoundedAttributes(
+            limits.max_event_attributes, attributes, immutable=True, max_value_len=limits.max_attribute_length
+        )
+        if self._events is None:
+            self._events = []
+        self._events.append(Event(name=name, attributes=kept, timestamp=timestamp))
+        self._trim(self._events, limits.max_events, 1)
+
+    def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
+        """Append a link; the limits keep the newest."""
+        if not self._has_ended():
+            self._link(context, attributes)
+
+    def update_name(self, name: str) -> None:
+        """Replace the name."""
+        if not self._has_ended():
+            self._name = name
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Set the status; OK is final, and UNSET is ignored."""
+        if self._has_ended() or self._status.status_code is StatusCode.OK:
+            return
+        if isinstance(status, StatusCode):
+            status = Status(status, description)
+        elif description is not None:
+            _logger.warning("Description %s ignored. Use either `Status` or `(StatusCode, Description)`", description)
+        if status.status_code is not StatusCode.UNSET:
+            self._status = status
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: FBT001, FBT002 - the API's signature
+    ) -> None:
+        """Append an event of the exception."""
+        kind = type(exception)
+        module = kind.__module__
+        named: dict[str, Any] = {
+            EXCEPTION_TYPE: f"{module}.{kind.__qualname__}" if module != "builtins" else kind.__qualname__,
+            EXCEPTION_MESSAGE: str(exception),
+            EXCEPTION_STACKTRACE: "".join(traceback.format_exception(exception)),
+            "exception.escaped": str(escaped),
+        }
+        self.add_event("exception", named | dict(attributes or {}), timestamp)
+
+    def end(self, end_time: int | None = None) -> None:
+        """End the span and pass it to the processors."""
+        try:
+            # of several threads one succeeds, which needs no lock
+            del self._open
+        except AttributeError:
+            _logger.warning("Calling end() on an ended span.")
+            return
+        processor = self._origin.processor
+        processor._on_ending(self)  # noqa: SLF001 - the SDK's hook
+        self._end_time = time.time_ns() if end_time is None else end_time
+        processor.on_end(self)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        """Record an exception as the tracer was told to, and end."""
+        if exc_val is not None and self.is_recording():
+            if self._record_exception:
+                self.record_exception(exc_val, escaped=True)
+            if self._set_status_on_exception:
+                self.set_status(Status(StatusCode.ERROR, f"{type(exc_val).__name__}: {exc_val}"))
+        self.end()
+
+    # what processors and exporters read
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Read-only; computes what was deferred."""
+        if self._deferred is not None:
+            deferred, self._deferred = self._deferred, None
+            own, self._attributes = self._attributes, {}
+            self._set(deferred)
+            self._attributes |= own
+        return MappingProxyType(self._attributes)
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """Oldest first."""
+        return tuple(self._events or ())
+
+    @property
+    def links(self) -> Sequence[Link]:
+        """In the order in which they were added."""
+        return tuple(self._links or ())
+
+    @property
+    def status(self) -> Status:
+        """Unset, OK or an error."""
+        return self._status
+
+    @property
+    def instrumentation_scope(self) -> InstrumentationScope:
+        """The tracer's."""
+        return self._origin.scope
+
+    @property
+    def instrumentation_info(self) -> InstrumentationInfo:
+        """The tracer's, as old exporters read it."""
+        return self._origin.info
+
+    @property
+    def dropped_attributes(self) -> int:
+        """Number of attributes that the limits dropped."""
+        return self._dropped[0] if self._dropped else 0
+
+    @property
+    def dropped_events(self) -> int:
+        """Number of events that the limits dropped."""
+        return self._dropped[1] if self._dropped else 0
+
+    @property
+    def dropped_links(self) -> int:
+        """Number of links that the limits dropped."""
+        return self._dropped[2] if self._dropped else 0
+
+    def _readable_span(self) -> ReadableSpan:
+        return self
+
+    def _has_ended(self) -> bool:
+        if self._end_time is None:
+            return False
+        _logger.warning("Tried calling a method on an ended span.")
+        return True
+
+    def _set(self, attributes: Mapping[str, Any]) -> None:
+        limits, own = self._origin.limits, self._attributes
+        length, most = limits.max_span_attribute_length, limits.max_span_attributes
+        for key, value in attributes.items():
+            kind = type(value)
+            if kind is str:
+                checked = value if length is None else value[:length]
+            elif kind in _PLAIN:
+                checked = value
+            else:
+                checked = _checked(value, length)
+            if checked is None or type(key) is not str or not key:
+                self._count_dropped(0, 1)
+                continue
+            if most is not None and len(own) >= most and key not in own:
+                if not most:
+                    self._count_dropped(0, 1)
+                    continue
+                del own[next(iter(own))]
+                self._count_dropped(0, 1)
+            own[key] = checked
+
+    def _link(self, context: SpanContext, attributes: Attributes) -> None:
+        if not (context.is_valid or attributes or context.trace_state):
+            return
+        limits = self._origin.limits
+        kept = BoundedAttributes(
+            limits.max_link_attributes, attributes, immutable=True, max_value_len=limits.max_attribute_length
+        )
+        if self._links is None:
+            self._links = []
+        self._links.append(Link(context=context, attributes=kept))
+        self._trim(self._links, limits.max_links, 2)
+
+    def _trim(self, items: list[Any], most: int | None, what: int) -> None:
+        if most is not None and len(items) > most:
+            excess = len(items) - most
+            del items[:excess]
+            self._count_dropped(what, excess)
+
+    def _count_dropped(self, what: int, number: int) -> None:
+        if self._dropped is None:
+            self._dropped = [0, 0, 0]
+        self._dropped[what] += number
+
+
+def _checked(value: Any, length: int | None) -> Any:
+    """A value of another type as the SDK stores it; None if it is not an attribute value. Enum members become plain."""
+    if isinstance(value, str):
+        return str.__str__(value)[:length]
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    return BoundedAttributes(1, {"value": value}, immutable=True, max_value_len=length).get("value")

@@ -1,0 +1,97 @@
+"""The tracer of our provider: starts `LeanSpan`s, with the sampler's decision and nothing else."""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Tracer
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, TraceState
+from opentelemetry.util.types import Attributes
+
+from otel_fastperf.tracing.safe_sdk import GuardedSampler
+from otel_fastperf.tracing.span import LeanSpan, Origin
+
+_SAMPLED: Final = TraceFlags.SAMPLED
+#: W3C trace context level 2: the trace id is random; unknown to OpenTelemetry < 1.42
+_RANDOM: Final = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
+_FLAGS: Final = tuple(TraceFlags(number) for number in range(4))
+_NO_STATE: Final = TraceState()
+
+
+class LeanTracer(Tracer):
+    """An SDK tracer that has become ours, see `made_lean`. Its attributes are the SDK's, and these."""
+
+    _origin: Origin
+    _random_ids: bool
+
+    @property
+    def resource(self) -> Resource:
+        """The provider's resource, which changes after a fork."""
+        return self._origin.resource
+
+    @resource.setter
+    def resource(self, resource: Resource) -> None:
+        self._origin.resource = resource
+
+    def start_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = (),
+        start_time: int | None = None,
+        record_exception: bool = True,  # noqa: FBT001, FBT002 - the API's signature
+        set_status_on_exception: bool = True,  # noqa: FBT001, FBT002
+    ) -> Span:
+        """Start a span; a `NonRecordingSpan` if the sampler drops it."""
+        parent: SpanContext | None = trace.get_current_span(context).get_span_context()
+        ids = self.id_generator
+        if parent is None or not parent.is_valid:
+            parent = None
+            trace_id = ids.generate_trace_id()
+            flags = _RANDOM if self._random_ids else 0
+        else:
+            trace_id = parent.trace_id
+            flags = parent.trace_flags & _RANDOM
+        sampler = self.sampler
+        records = sampled = sampler.decide(parent, trace_id) if type(sampler) is GuardedSampler else None
+        state = _NO_STATE if parent is None else parent.trace_state
+        if sampled is None:
+            result = sampler.should_sample(context, trace_id, name, kind, attributes, links or ())
+            records, sampled = result.decision is not Decision.DROP, result.decision is Decision.RECORD_AND_SAMPLE
+            attributes, state = result.attributes, result.trace_state or _NO_STATE
+        if sampled:
+            flags |= _SAMPLED
+        span_context = SpanContext(trace_id, ids.generate_span_id(), False, _FLAGS[flags], state)  # noqa: FBT003
+        if not records:
+            return NonRecordingSpan(span_context)
+        span = LeanSpan(
+            name,
+            span_context,
+            parent,
+            kind,
+            time.time_ns() if start_time is None else start_time,
+            attributes,
+            links or (),
+            self._origin,
+            record_exception,
+            set_status_on_exception,
+        )
+        self._origin.processor.on_start(span, context)
+        return span
+
+
+def made_lean(tracer: Tracer) -> LeanTracer:
+    """Turn an SDK tracer into ours. The same object: the SDK's provider keeps it, and updates its resource."""
+    resource = tracer.resource
+    tracer.__class__ = LeanTracer
+    assert isinstance(tracer, LeanTracer)  # noqa: S101 - tells type checkers what the line above does
+    scope, info = tracer._instrumentation_scope, tracer.instrumentation_info  # noqa: SLF001 - ours since the line above
+    tracer._origin = Origin(resource, scope, info, tracer._span_limits, tracer.span_processor)  # noqa: SLF001
+    tracer._random_ids = getattr(tracer.id_generator, "is_trace_id_random", bool)()  # noqa: SLF001
+    return tracer
