@@ -59,7 +59,7 @@ class DeferredAttributes(Mapping[str, Any]):
         return len(self._values())
 
 
-class Origin:
+class SpanOrigin:
     """What the spans of one tracer share.
 
     Attributes:
@@ -116,7 +116,7 @@ class LeanSpan(SdkSpan):
         start_time: int,
         attributes: Attributes,
         links: Sequence[Link],
-        origin: Origin,
+        origin: SpanOrigin,
         record_exception: bool,  # noqa: FBT001 - called for each span
         set_status_on_exception: bool,  # noqa: FBT001
     ) -> None:

@@ -13,7 +13,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 from opentelemetry.util.types import Attributes
 
 from otel_fastperf.tracing.safe_sdk import GuardedSampler
-from otel_fastperf.tracing.span import LeanSpan, Origin
+from otel_fastperf.tracing.span import LeanSpan, SpanOrigin
 
 _SAMPLED: Final = TraceFlags.SAMPLED
 #: W3C trace context level 2: the trace id is random; unknown to OpenTelemetry < 1.42
@@ -25,7 +25,7 @@ _NO_STATE: Final = TraceState()
 class LeanTracer(Tracer):
     """An SDK tracer that has become ours, see `made_lean`. Its attributes are the SDK's, and these."""
 
-    _origin: Origin
+    _origin: SpanOrigin
     _random_ids: bool
 
     @property
@@ -92,6 +92,6 @@ def made_lean(tracer: Tracer) -> LeanTracer:
     tracer.__class__ = LeanTracer
     assert isinstance(tracer, LeanTracer)  # noqa: S101 - tells type checkers what the line above does
     scope, info = tracer._instrumentation_scope, tracer.instrumentation_info  # noqa: SLF001 - ours since the line above
-    tracer._origin = Origin(resource, scope, info, tracer._span_limits, tracer.span_processor)  # noqa: SLF001
+    tracer._origin = SpanOrigin(resource, scope, info, tracer._span_limits, tracer.span_processor)  # noqa: SLF001
     tracer._random_ids = getattr(tracer.id_generator, "is_trace_id_random", bool)()  # noqa: SLF001
     return tracer
