@@ -6,6 +6,7 @@ if no lifespan runs, from the first request on.
 """
 
 import asyncio
+import atexit
 import logging
 import os
 import platform
@@ -23,6 +24,7 @@ from otel_fastperf.findings_outlet import Findings
 from otel_fastperf.instrumentation.lifespan import is_inside_lifespan, on_a_thread, wrapped_lifespan
 from otel_fastperf.instrumentation.other_telemetry import native_config
 from otel_fastperf.instrumentation.server_span import chosen_source
+from otel_fastperf.internals.backlog import Backlog
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.internals.versions import installed_version
 from otel_fastperf.metrics import Metrics
@@ -54,6 +56,7 @@ class Installation:
         settings: The settings in force.
         metrics: All metrics, kept over removal.
         findings: The outlet for findings, kept over removal.
+        backlog: What ended requests have left to do, kept over removal.
         caches: The caches to observe, kept over removal.
         parts: What is installed; what is off, and why.
         tracing: The spans' way out; None if the SDK is disabled.
@@ -65,6 +68,8 @@ class Installation:
         self.metrics: Metrics = Metrics(max_series=settings.metrics.max_series)
         self._guard = Guard(lambda part: self.metrics.telemetry_errors.child(part).inc())
         self.findings: Findings = Findings(settings.findings, self.metrics, self._guard)
+        self.backlog: Backlog = Backlog()
+        self.metrics.before_reading(self.backlog.drain)
         self.caches: Caches = Caches()
         self.parts: tuple[Part, ...] = ()
         self.tracing: Tracing | None = None
@@ -125,6 +130,7 @@ class Installation:
         with self._lock:
             if self._open:
                 self._open = False
+                self.backlog.drain()
                 self._exits.close()
 
     def _opened(self, exits: ExitStack) -> Materials:
@@ -133,7 +139,10 @@ class Installation:
         source = chosen_source(app, settings.server_span)
         provider = (native_config(app) or {}).get("tracer_provider")
         tracing = self.tracing = exits.enter_context(open_tracing(settings, self.metrics, self._guard, given=provider))
-        signals = Signals(tracing.tracer, self.metrics, self.findings, self._guard)
+        # before the tracing closes itself, since the interpreter calls what was registered last first
+        atexit.register(self.backlog.drain)
+        exits.callback(atexit.unregister, self.backlog.drain)
+        signals = Signals(tracing.tracer, self.metrics, self.findings, self._guard, backlog=self.backlog)
         exposition = Exposition(self.metrics, settings.metrics, self._guard)
         return Materials(
             app=app,

@@ -10,7 +10,7 @@ Only this module and `exposition` import prometheus_client.
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
@@ -399,6 +399,19 @@ class _Declared(Generic[_M]):
         return metrics.__dict__.setdefault(self._attribute, metrics.declared(self.name))
 
 
+class SettledRegistry(CollectorRegistry):
+    """A registry that has pending work done before it is read, by whomever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settle: Callable[[], object] = bool
+
+    def collect(self) -> Iterable[Any]:
+        """All metrics, up to date."""
+        self.settle()
+        return super().collect()
+
+
 class Metrics:
     """All metrics of one `Telemetry`, on one registry. Attributes are the catalogue's names without prefix and unit."""
 
@@ -455,12 +468,13 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None, *, max_series: int = 2000) -> None:
         """Use `registry` (by default a new one) for the metrics of the catalogue; it must contain no others."""
-        self.registry: CollectorRegistry = CollectorRegistry() if registry is None else registry
+        self.registry: CollectorRegistry = SettledRegistry() if registry is None else registry
         self._max_series = max_series
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         self._by_name: dict[str, Any] = {}
         self._refreshers: list[Callable[[], None]] = []
+        self._settle: Callable[[], object] = bool
         self._overflow = _declare(_BY_NAME["fastperf_metric_overflow_total"], self.registry)
         GCCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -473,6 +487,12 @@ class Metrics:
                 self._by_name[name] = self._new(_BY_NAME[name])
             return self._by_name[name]
 
+    def before_reading(self, settle: Callable[[], None]) -> None:
+        """Call `settle` before any metric is read, so that it counts what has happened. On any thread."""
+        if isinstance(self.registry, SettledRegistry):
+            self.registry.settle = settle
+        self._settle = settle
+
     def on_refresh(self, refresh: Callable[[], None]) -> Callable[[], None]:
         """Call `refresh` before each exposition, so that it sets its gauges; returns the function that undoes this.
 
@@ -483,6 +503,7 @@ class Metrics:
 
     def refresh(self) -> Iterator[Exception]:
         """Update the gauges. Yields the errors of those that fail, and continues."""
+        self._settle()
         for refresh in tuple(self._refreshers):
             try:
                 with self._refreshing:

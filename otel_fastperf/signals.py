@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from opentelemetry.trace import SpanContext, Tracer
 
 from otel_fastperf.findings_outlet import Findings
+from otel_fastperf.internals.backlog import Backlog
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.requests.record import RequestRecord
@@ -82,3 +83,4 @@ class Signals:
     findings: Findings
     guard: Guard
     delays: Delays = field(default_factory=Delays)
+    backlog: Backlog = field(default_factory=Backlog)

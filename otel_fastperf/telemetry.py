@@ -96,11 +96,13 @@ class Telemetry:
 
     def spans(self) -> "tuple[ReadableSpan, ...]":
         """Finished spans kept in this process, oldest first. Empty if spans are exported."""
+        self._installation.backlog.drain()
         tracing = self._installation.tracing
         return () if tracing is None or tracing.store is None else tracing.store.spans()
 
     def findings(self) -> tuple[Finding, ...]:
         """Bottlenecks found so far, merged, worst first. They outlive `shutdown()`."""
+        self._installation.backlog.drain()
         return self._findings.log.findings()
 
     def diagnose(self) -> Report:
@@ -114,8 +116,9 @@ class Telemetry:
     def add_detector(self, detector: Detector) -> Callable[[], None]:
         """Run your own detector on every finished request; returns a function that removes it.
 
-        `detector(request)` is called on the event loop and yields a `Finding` for each bottleneck that it sees in the
-        `RequestView`, which it must not keep. If it raises, the failure is counted and only its own findings are lost.
+        `detector(request)` is called on a thread of telemetry shortly after the request has ended, and yields a
+        `Finding` for each bottleneck that it sees in the `RequestView`, which it must not keep. If it raises, the
+        failure is counted and only its own findings are lost.
         """
         return self._findings.add_detector(detector)
 
@@ -130,7 +133,7 @@ class Telemetry:
     def add_request_listener(self, listener: Callable[[RequestView], object]) -> Callable[[], None]:
         """Call `listener(request)` for each finished request, after its detectors; returns a function that removes it.
 
-        Called on the event loop. If it raises, the failure is counted.
+        Called on a thread of telemetry. If it raises, the failure is counted.
         """
         return self._findings.add_request_listener(listener)
 
@@ -162,6 +165,7 @@ class Telemetry:
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Export all finished spans. Blocks for up to `timeout` seconds; True if all of them were settled."""
+        self._installation.backlog.drain()
         tracing = self._installation.tracing
         return tracing is None or tracing.flush(timeout)
 

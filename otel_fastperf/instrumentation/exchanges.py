@@ -24,6 +24,7 @@ from otel_fastperf.requests.record import CURRENT, Middleware, Progress, Request
 from otel_fastperf.requests.time_budget import Cause, Interval, Phase, split
 from otel_fastperf.settings import RequestsSettings
 from otel_fastperf.signals import Block, Signals
+from otel_fastperf.tracing.span import DeferredAttributes, may_end_late
 
 #: metric label of a request that no route served; semconv omits `http.route`, but a named value is easier to query
 UNMATCHED: Final = "unmatched"
@@ -61,7 +62,7 @@ class Requests:
             name,
             context=context,
             kind=SpanKind.SERVER,
-            attributes=self.attributes.of_request(scope, headers),
+            attributes=DeferredAttributes(lambda: self.attributes.of_request(scope, headers)),
             links=links,
             start_time=start_time,
         )
@@ -190,7 +191,7 @@ class Excluded(Observed):
 class Exchange(Observed):
     """One HTTP request and its response."""
 
-    __slots__ = ("_active", "_chunks", "_first_byte", "_labels", "_received", "_sent")
+    __slots__ = ("_active", "_chunks", "_first_byte", "_labels", "_outcome", "_received", "_sent")
 
     def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
         super().__init__(requests, scope, receive, send, join=join)
@@ -199,6 +200,8 @@ class Exchange(Observed):
         scheme = scope.get("scheme", "http")
         self._labels = (requests.attributes.method(scope), scheme if scheme in {"http", "https"} else "_OTHER")
         self._first_byte = 0.0
+        #: `error.type` and exception; empty for a success
+        self._outcome: tuple[str, BaseException | None] = ("", None)
         self._chunks = self._received = self._sent = 0
         self._active = requests.signals.metrics.active_requests.child(*self._labels)
         self._active.inc()
@@ -263,6 +266,7 @@ class Exchange(Observed):
         if self._join:
             # the span's owner ends it as soon as the message has passed
             self.record.ended = time.perf_counter()
+            self.requests.signals.delays.catch_up()
             self._conclude(self.record.route, self._failure(None, complete=True))
 
     def _last_byte_sent(self) -> None:
@@ -290,21 +294,34 @@ class Exchange(Observed):
         if self._state == _ExchangeState.ENDED:
             return
         complete, self._state = self._state == _ExchangeState.COMPLETE, _ExchangeState.ENDED
-        record = self.record
+        record, signals = self.record, self.requests.signals
         record.ended = record.ended or time.perf_counter()
+        self._active.dec()
         try:
-            failure, route = self._failure(error, complete=complete), record.route
-            if record.budget is None:
-                self._conclude(route, failure)
-            self._measure(route or UNMATCHED, failure[0])
+            self._outcome = self._failure(error, complete=complete)
+            signals.delays.catch_up()
         finally:
-            self._end_span()
-            self._active.dec()
+            if not self._join and may_end_late(self.span):
+                signals.backlog.put(self._derive)
+            else:
+                self._derive()
+
+    def _derive(self) -> None:
+        """Work out what the recorded facts mean: budget, findings, metrics, attributes. Then end the span."""
+        record = self.record
+        try:
+            route = record.route
+            if record.budget is None:
+                self._conclude(route, self._outcome)
+            self._measure(route or UNMATCHED, self._outcome[0])
+        except Exception as failure:  # noqa: BLE001 - costs this request's telemetry
+            self.requests.signals.guard.failed("requests", failure)
+        finally:
+            self._guarded(self._end_span)
 
     def _conclude(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
         """Make the budget, look for bottlenecks, and put all that is known on the span."""
         record, signals = self.record, self.requests.signals
-        signals.delays.catch_up()
         record.budget = split(record.started, record.ended, record.phases, self._intervals())
         signals.findings.request_ended(record)
         self._annotate(route, failure)

@@ -99,7 +99,7 @@ class BlockReports:
 
     def _waiting(self, owner: RequestRecord | None) -> int:
         """Number of requests in flight without the owner, which has ended if it has its time budget."""
-        is_one = owner is not None and owner.budget is None and owner.scope["type"] == "http"
+        is_one = owner is not None and not owner.ended and owner.scope["type"] == "http"
         return max(0, round(self._signals.metrics.active_requests.total()) - is_one)
 
     def _span(self, run: LoopRun, blocked: BlockedLoop, owner: RequestRecord | None) -> SpanContext | None:

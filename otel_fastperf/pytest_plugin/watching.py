@@ -146,6 +146,8 @@ class FastPerf:
         deadline = time.monotonic() + _SETTLES_WITHIN
         while any(map(_is_busy, self.watches)) and time.monotonic() < deadline and not _on_a_loop():
             time.sleep(0.002)
+        for telemetry in self.watches:
+            telemetry.findings()  # derives what is still pending
 
 
 def _telemetry_of(app: Any) -> "tuple[Telemetry, bool]":

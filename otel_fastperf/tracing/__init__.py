@@ -5,7 +5,7 @@
     propagators    the headers that carry a trace between services
     sender         the span processor that exports;  worker: its thread;  buffer: waiting spans, all accounted for
     transport      the interface for one export;  exporters, otlp_http, otlp_grpc: its implementations
-    log_once       warnings about undelivered spans;  forks: hooks around os.fork
+    log_once       warnings about undelivered spans
 
 The two interfaces to build on are `transport.Transport` and `provider.FastPerfTracerProvider`.
 """

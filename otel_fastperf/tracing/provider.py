@@ -13,10 +13,10 @@ from opentelemetry.sdk.resources import PROCESS_PID, SERVICE_INSTANCE_ID, SERVIC
 from opentelemetry.sdk.trace import SpanProcessor, Tracer, TracerProvider
 from opentelemetry.util.types import Attributes
 
+from otel_fastperf.internals.forks import on_fork
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.internals.versions import installed_version
 from otel_fastperf.settings import Settings
-from otel_fastperf.tracing.forks import on_fork
 from otel_fastperf.tracing.safe_sdk import GuardedProcessors, sampler_of
 from otel_fastperf.tracing.tracer import LeanTracer, made_lean
 

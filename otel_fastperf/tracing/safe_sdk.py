@@ -127,12 +127,26 @@ class GuardedSampler(sampling.Sampler):
         return self._sampler.get_description()
 
 
+class ReadsLate(SpanProcessor):
+    """A processor that does not mind if a span is ended some milliseconds after its end."""
+
+
 class GuardedProcessors(SynchronousMultiSpanProcessor):
-    """The processors of one provider; one that raises is counted, and the others are called all the same."""
+    """The processors of one provider; one that raises is counted, and the others are called all the same.
+
+    Attributes:
+        reads_late: Whether all of them do; false as soon as there is one that is not ours.
+    """
 
     def __init__(self, guard: Guard) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._guard = guard
+        self.reads_late = True
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        """Call it last."""
+        super().add_span_processor(span_processor)
+        self.reads_late = all(isinstance(processor, ReadsLate) for processor in self._span_processors)
 
     @property
     def processors(self) -> tuple[SpanProcessor, ...]:

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 
+from otel_fastperf.internals.forks import on_fork
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import TracesSettings
-from otel_fastperf.tracing.forks import on_fork
+from otel_fastperf.tracing.safe_sdk import ReadsLate
 from otel_fastperf.tracing.transport import Transport
 from otel_fastperf.tracing.worker import Worker
 
 
-class Sender(SpanProcessor):
+class Sender(ReadsLate):
     """Hands finished spans to the worker of this process."""
 
     def __init__(

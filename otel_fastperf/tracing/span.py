@@ -22,8 +22,10 @@ from opentelemetry.semconv.attributes.exception_attributes import (
     EXCEPTION_STACKTRACE,
     EXCEPTION_TYPE,
 )
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes, AttributeValue
+
+from otel_fastperf.tracing.safe_sdk import GuardedProcessors
 
 _logger: Final = logging.getLogger("otel_fastperf")
 
@@ -75,7 +77,7 @@ class SpanOrigin:
         scope: InstrumentationScope,
         info: InstrumentationInfo,
         limits: SpanLimits,
-        processor: Any,
+        processor: GuardedProcessors,
     ) -> None:
         self.resource = resource
         self.scope = scope
@@ -365,3 +367,8 @@ def _checked(value: Any, length: int | None) -> Any:
     if isinstance(value, float):
         return float(value)
     return BoundedAttributes(1, {"value": value}, immutable=True, max_value_len=length).get("value")
+
+
+def may_end_late(span: Span) -> bool:
+    """Whether the span may be ended some time after its end, because nobody but this package sees it then."""
+    return span._origin.processor.reads_late if isinstance(span, LeanSpan) else not span.is_recording()  # noqa: SLF001

@@ -2,10 +2,12 @@
 
 from collections import deque
 
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
+
+from otel_fastperf.tracing.safe_sdk import ReadsLate
 
 
-class SpanStore(SpanProcessor):
+class SpanStore(ReadsLate):
     """The newest `size` finished and sampled spans."""
 
     def __init__(self, size: int) -> None:

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes
 
-from otel_fastperf.tracing.safe_sdk import GuardedSampler
+from otel_fastperf.tracing.safe_sdk import GuardedProcessors, GuardedSampler
 from otel_fastperf.tracing.span import LeanSpan, SpanOrigin
 
 _SAMPLED: Final = TraceFlags.SAMPLED
@@ -92,6 +92,7 @@ def made_lean(tracer: Tracer) -> LeanTracer:
     tracer.__class__ = LeanTracer
     assert isinstance(tracer, LeanTracer)  # noqa: S101 - tells type checkers what the line above does
     scope, info = tracer._instrumentation_scope, tracer.instrumentation_info  # noqa: SLF001 - ours since the line above
+    assert isinstance(tracer.span_processor, GuardedProcessors)  # noqa: S101 - as our provider sets it
     tracer._origin = SpanOrigin(resource, scope, info, tracer._span_limits, tracer.span_processor)  # noqa: SLF001
     tracer._random_ids = getattr(tracer.id_generator, "is_trace_id_random", bool)()  # noqa: SLF001
     return tracer

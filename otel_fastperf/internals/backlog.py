@@ -1,0 +1,117 @@
+"""Work that requests leave for later: what their records mean is derived in batches, on a thread of its own.
+
+A request appends and goes on. The thread starts with the first item, works in short batches so that no other thread
+waits long for the GIL, and ends after a second without work; an app that is dropped therefore leaves nothing behind.
+Whoever reads what is derived (a scrape, a report, `shutdown()`) calls `drain` first, and so sees all that has happened.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from typing import Final
+
+from otel_fastperf.internals.forks import on_fork
+
+#: seconds between batches; a request's findings and metrics are late by this
+_PAUSE: Final = 0.02
+#: items after which other threads get a turn
+_BATCH: Final = 16
+#: seconds without work after which the thread ends
+_IDLE: Final = 1.0
+#: items that may wait; beyond that, the thread that adds one works too, so nothing is lost and memory is bounded
+_MOST: Final = 4096
+#: seconds that a fork waits for the batch under way: an item may hold a lock, which a child would find taken for ever
+_FORK_PATIENCE: Final = 0.25
+#: seconds that `drain` waits for another thread that drains; a deadlock in a listener must not last
+_PATIENCE: Final = 2.0
+
+
+class Backlog:
+    """Calls without arguments that wait. They must not raise. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._running = False
+        self._starting = threading.Lock()
+        self._working = threading.Lock()
+        self._worker: int | None = None
+        self._forking = False
+        on_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._forget)
+
+    def put(self, item: Callable[[], None]) -> None:
+        """Have `item()` called soon."""
+        self._waiting.append(item)
+        if not self._running:
+            self._start()
+        if len(self._waiting) > _MOST:
+            self.drain()
+
+    def drain(self) -> None:
+        """Call all items that wait, here and now. Does nothing inside of an item."""
+        if self._worker == threading.get_ident():
+            return
+        left = len(self._waiting)
+        while self._work(min(left, _BATCH)) and left > _BATCH:
+            left -= _BATCH
+
+    def _before_fork(self) -> None:
+        self._forking = self._working.acquire(timeout=_FORK_PATIENCE)
+
+    def _after_fork(self) -> None:
+        if self._forking:
+            self._forking = False
+            self._working.release()
+
+    def _forget(self) -> None:
+        """In the child: the items are the parent's, and the thread has not come along."""
+        self._waiting.clear()
+        self._running = self._forking = False
+        self._starting = threading.Lock()
+        self._working = threading.Lock()
+        self._worker = None
+
+    def _work(self, number: int) -> bool:
+        """Call up to `number` items; False if another thread did not finish its batch in time."""
+        if not self._working.acquire(timeout=_PATIENCE):
+            return False
+        self._worker = threading.get_ident()
+        try:
+            for _ in range(number):
+                self._waiting.popleft()()
+        except IndexError:
+            pass  # another thread was faster
+        finally:
+            self._worker = None
+            self._working.release()
+        return True
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._running:
+                return
+            self._running = True
+        try:
+            # an empty context: the thread must not keep alive what the first request has set
+            thread = threading.Thread(
+                target=Context().run, args=(self._run,), name="otel_fastperf-backlog", daemon=True
+            )
+            thread.start()
+        except RuntimeError:
+            # no thread can be started: the interpreter ends, or the limit is reached
+            self._running = False
+            self.drain()
+
+    def _run(self) -> None:
+        idle = 0.0
+        while idle < _IDLE:
+            time.sleep(_PAUSE)
+            idle = 0.0 if self._waiting else idle + _PAUSE
+            while self._waiting:
+                self._work(_BATCH)
+                time.sleep(0)  # lets go of the GIL
+        self._running = False
+        if self._waiting:
+            # appended just before the line above, by a thread that still saw this one running
+            self._start()
