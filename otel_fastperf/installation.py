@@ -130,7 +130,7 @@ class Installation:
         with self._lock:
             if self._open:
                 self._open = False
-                self.backlog.drain()
+                self.backlog.stop()
                 self._exits.close()
 
     def _opened(self, exits: ExitStack) -> Materials:

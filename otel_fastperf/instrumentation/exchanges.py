@@ -24,7 +24,8 @@ from otel_fastperf.requests.record import CURRENT, Middleware, Progress, Request
 from otel_fastperf.requests.time_budget import Cause, Interval, Phase, split
 from otel_fastperf.settings import RequestsSettings
 from otel_fastperf.signals import Block, Signals
-from otel_fastperf.tracing.span import DeferredAttributes, may_end_late
+from otel_fastperf.tracing.span import DeferredAttributes
+from otel_fastperf.tracing.tracer import may_end_late
 
 #: metric label of a request that no route served; semconv omits `http.route`, but a named value is easier to query
 UNMATCHED: Final = "unmatched"

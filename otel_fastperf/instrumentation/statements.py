@@ -23,9 +23,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
+from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.semconv.attributes.code_attributes import CODE_FILE_PATH, CODE_FUNCTION_NAME, CODE_LINE_NUMBER
 from opentelemetry.semconv.attributes.db_attributes import (
@@ -56,7 +57,8 @@ from otel_fastperf.requests.time_budget import Cause
 from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.signals import Signals
 from otel_fastperf.sql.describe import QueryText, QueryTexts
-from otel_fastperf.sql.orm_loads import ONE_BY_ONE, OTHER, load_of
+from otel_fastperf.sql.orm_loads import ONE_BY_ONE, OTHER, Load, load_of
+from otel_fastperf.tracing.tracer import may_end_late
 
 if TYPE_CHECKING:
     # without greenlet SQLAlchemy's asyncio package cannot be imported
@@ -79,6 +81,10 @@ _ALWAYS_EXEMPLARY: Final = 0.1
 
 #: most repeats of a statement whose line is looked up; later ones are assumed to come from the same line
 _MOST_LOOK_UPS: Final = 100
+#: look-ups of repeats of one statement per second
+_LOOK_UPS_PER_SECOND: Final = 50
+#: statements whose origin is remembered
+_MOST_ORIGINS: Final = 1024
 #: operations that read or write rows
 _REPEATABLE: Final = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "CALL", "EXECUTE"})
 
@@ -120,18 +126,20 @@ class _RunningStatement:
         batch_size: Number of parameter sets of an `executemany`; 0 for a single execution.
     """
 
-    __slots__ = ("batch_size", "listeners", "many", "record", "started", "started_ns", "text")
+    __slots__ = ("batch_size", "context", "listeners", "many", "record", "started", "started_ns", "text")
 
     def __init__(
         self,
         listeners: "_StatementListeners",
         record: RequestRecord | None,
+        context: Context,
         text: str,
         batch_size: int,
         many: bool,  # noqa: FBT001 - called for each statement
     ) -> None:
         self.listeners = listeners
         self.record = record
+        self.context = context
         self.text = text
         self.many = many
         self.batch_size = batch_size
@@ -214,6 +222,39 @@ class _EngineFacts:
         self.attributes |= {name: value for name, value in optional if value}
 
 
+class _Origin(NamedTuple):
+    """Where a repeated statement came from when it was last looked up."""
+
+    site: CallSite | None
+    load: Load | None
+
+
+class _Origins:
+    """The origins of repeated statements, by fingerprint, and how often they were looked up in this second.
+
+    The hundredth N+1 of a second says nothing new, so its line is taken from the last one that was looked up.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[_Origin, int, int]] = {}
+
+    def known(self, fingerprint: str) -> _Origin | None:
+        """The origin to assume; None if it should be looked up."""
+        found = self._last.get(fingerprint)
+        if found is None:
+            return None
+        origin, second, number = found
+        return origin if number >= _LOOK_UPS_PER_SECOND and second == int(time.monotonic()) else None
+
+    def add(self, fingerprint: str, origin: _Origin) -> None:
+        """Note a look-up."""
+        now = int(time.monotonic())
+        _, second, number = self._last.get(fingerprint, (origin, now, 0))
+        if len(self._last) >= _MOST_ORIGINS and fingerprint not in self._last:
+            self._last.clear()
+        self._last[fingerprint] = (origin, now, number + 1 if second == now else 1)
+
+
 class _StatementListeners:
     """The event listeners of one telemetry. Their failures never reach SQLAlchemy."""
 
@@ -238,6 +279,7 @@ class _StatementListeners:
         self._looks_up_from = max(2, settings.n_plus_one // 2)
         self._queries = QueryTexts(max_length=settings.query_text_length)
         self._engines: WeakKeyDictionary[Dialect, _EngineFacts] = WeakKeyDictionary()
+        self._origins = _Origins()
         self._lock = threading.Lock()
 
     def before(
@@ -252,12 +294,13 @@ class _StatementListeners:
         """`before_cursor_execute`: claim the statement, and take the time last."""
         try:
             record = CURRENT.get()
-            if not self._observes(connection.dialect, record, execution):
+            context = get_current()
+            if not self._observes(connection.dialect, record, context, execution):
                 return
             batch_size = 0
             if executemany:
                 text, batch_size = _batch(text, parameters, execution)
-            setattr(execution, _RUNNING, _RunningStatement(self, record, text, batch_size, executemany))
+            setattr(execution, _RUNNING, _RunningStatement(self, record, context, text, batch_size, executemany))
         except Exception as error:  # noqa: BLE001 - telemetry must not make a statement fail
             self._signals.guard.failed("database", error)
 
@@ -278,7 +321,9 @@ class _StatementListeners:
         if failure.execution_context is not None:
             self._finish(failure.execution_context, failure.statement or "", failure.parameters, failure)
 
-    def _observes(self, dialect: Dialect, record: RequestRecord | None, execution: ExecutionContext) -> bool:
+    def _observes(
+        self, dialect: Dialect, record: RequestRecord | None, context: Context, execution: ExecutionContext
+    ) -> bool:
         """True if this telemetry is the one to observe the statement."""
         if self._dialects is not None and dialect not in self._dialects:
             return False
@@ -287,7 +332,8 @@ class _StatementListeners:
                 return False
         elif record.excluded or record.owner is not self._signals:
             return False
-        return is_instrumentation_enabled()
+        # an empty context suppresses nothing
+        return not context or is_instrumentation_enabled()
 
     def _finish(
         self, execution: ExecutionContext, text: str, parameters: Any, failure: ExceptionContext | None
@@ -304,9 +350,12 @@ class _StatementListeners:
             done = _FinishedStatement(running, execution, engine, query, ended, failure)
             done.slow = done.seconds >= self._slow_query and self._unblocked_seconds(done) >= self._slow_query
             self._record(done)
-            span = self._emit(done)
             if done.slow and not done.many and self._on_slow is not None:
-                self._on_slow(done.slow_statement(text, parameters, span))
+                self._on_slow(done.slow_statement(text, parameters, self._emit(done)))
+            elif failure is None and _CONTRIB_SPAN not in execution.__dict__ and self._may_emit_late():
+                self._signals.backlog.put(lambda: self._emit_guarded(done))
+            else:
+                self._emit(done)
         except Exception as error:  # noqa: BLE001 - telemetry must not make a statement fail
             self._signals.guard.failed("database", error)
 
@@ -369,14 +418,22 @@ class _StatementListeners:
 
         Two threads of one request may race here, at the cost of one uncounted repeat.
         """
-        repeats = group.count
+        fingerprint, repeats = done.query.fingerprint, group.count
+        known = self._origins.known(fingerprint)
         if group.load is None and repeats >= self._looks_up_from:
-            group.load = load_of(done.execution)
+            group.load = load_of(done.execution) if known is None else known.load
         repeated = group.load is not None and group.load.kind in ONE_BY_ONE and repeats < _MOST_LOOK_UPS
-        site = None
-        if done.slow or repeated or (on_loop and not group.loop_count):
+        site = known.site if repeated and known is not None else None
+        if done.slow or (on_loop and not group.loop_count) or (repeated and known is None):
             site = _calling_line()
-        # on the spans of further repeats, the same line would make a statement's telemetry a tenth more expensive
+        if repeated and known is None:
+            self._origins.add(fingerprint, _Origin(site, group.load))
+        self._add_line(done, group, site, repeated=repeated, on_loop=on_loop)
+
+    def _add_line(
+        self, done: _FinishedStatement, group: StatementGroup, site: CallSite | None, *, repeated: bool, on_loop: bool
+    ) -> None:
+        # the spans of further repeats would name the same line, at a tenth of the cost of a statement's telemetry
         if done.slow or on_loop or site not in group.lines:
             done.site = site
         if repeated:
@@ -394,7 +451,16 @@ class _StatementListeners:
                 group.slowest, group.slow_call_site = done.seconds, site
                 group.slow_rows = _rows(done.execution)
 
+    def _may_emit_late(self) -> bool:
+        return may_end_late(self._signals.tracer)
+
     # --- span and metric ----------------------------------------------------------------------------------------------
+
+    def _emit_guarded(self, done: _FinishedStatement) -> None:
+        try:
+            self._emit(done)
+        except Exception as error:  # noqa: BLE001 - costs this statement's telemetry
+            self._signals.guard.failed("database", error)
 
     def _emit(self, done: _FinishedStatement) -> Span | None:
         """Emit the span and the duration; the span, or None if it could not be made."""
@@ -444,7 +510,9 @@ class _StatementListeners:
             return span
         name = done.query.summary or done.engine.namespace or done.engine.system
         started_ns = done.running.started_ns
-        span = self._signals.tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=started_ns)
+        span = self._signals.tracer.start_span(
+            name, done.running.context, SpanKind.CLIENT, attributes, start_time=started_ns
+        )
         if done.failure is not None and span.is_recording():
             span.set_status(Status(StatusCode.ERROR, _description(done.failure)))
         span.end(started_ns + int(done.seconds * 1e9))

@@ -34,6 +34,8 @@ class Backlog:
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
         self._running = False
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._working = threading.Lock()
         self._worker: int | None = None
@@ -56,6 +58,15 @@ class Backlog:
         while self._work(min(left, _BATCH)) and left > _BATCH:
             left -= _BATCH
 
+    def stop(self) -> None:
+        """Call all items that wait, and end the thread. The next item starts another."""
+        self._stopping.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_PATIENCE)
+        self._stopping.clear()
+        self.drain()
+
     def _before_fork(self) -> None:
         self._forking = self._working.acquire(timeout=_FORK_PATIENCE)
 
@@ -68,6 +79,7 @@ class Backlog:
         """In the child: the items are the parent's, and the thread has not come along."""
         self._waiting.clear()
         self._running = self._forking = False
+        self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._working = threading.Lock()
         self._worker = None
@@ -105,13 +117,12 @@ class Backlog:
 
     def _run(self) -> None:
         idle = 0.0
-        while idle < _IDLE:
-            time.sleep(_PAUSE)
+        while idle < _IDLE and not self._stopping.wait(_PAUSE):
             idle = 0.0 if self._waiting else idle + _PAUSE
             while self._waiting:
                 self._work(_BATCH)
                 time.sleep(0)  # lets go of the GIL
         self._running = False
-        if self._waiting:
+        if self._waiting and not self._stopping.is_set():
             # appended just before the line above, by a thread that still saw this one running
             self._start()

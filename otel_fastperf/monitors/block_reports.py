@@ -98,7 +98,7 @@ class BlockReports:
         return lines.most_common(1)[0][0]
 
     def _waiting(self, owner: RequestRecord | None) -> int:
-        """Number of requests in flight without the owner, which has ended if it has its time budget."""
+        """Number of requests in flight without the owner, if that still runs."""
         is_one = owner is not None and not owner.ended and owner.scope["type"] == "http"
         return max(0, round(self._signals.metrics.active_requests.total()) - is_one)
 

@@ -22,7 +22,7 @@ from opentelemetry.semconv.attributes.exception_attributes import (
     EXCEPTION_STACKTRACE,
     EXCEPTION_TYPE,
 )
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from otel_fastperf.tracing.safe_sdk import GuardedProcessors
@@ -147,6 +147,11 @@ class LeanSpan(SdkSpan):
             self._set(attributes)
         for link in links:
             self._link(link.context, link.attributes)
+
+    @property
+    def may_end_late(self) -> bool:
+        """Whether nobody but this package sees its end, so that it may be a little late."""
+        return self._origin.processor.reads_late
 
     # what the API has
 
@@ -367,8 +372,3 @@ def _checked(value: Any, length: int | None) -> Any:
     if isinstance(value, float):
         return float(value)
     return BoundedAttributes(1, {"value": value}, immutable=True, max_value_len=length).get("value")
-
-
-def may_end_late(span: Span) -> bool:
-    """Whether the span may be ended some time after its end, because nobody but this package sees it then."""
-    return span._origin.processor.reads_late if isinstance(span, LeanSpan) else not span.is_recording()  # noqa: SLF001

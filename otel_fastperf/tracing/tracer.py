@@ -96,3 +96,12 @@ def made_lean(tracer: Tracer) -> LeanTracer:
     tracer._origin = SpanOrigin(resource, scope, info, tracer._span_limits, tracer.span_processor)  # noqa: SLF001
     tracer._random_ids = getattr(tracer.id_generator, "is_trace_id_random", bool)()  # noqa: SLF001
     return tracer
+
+
+def may_end_late(source: Span | trace.Tracer) -> bool:
+    """Whether a span, or spans of a tracer, may be ended late because nobody but this package sees their end."""
+    if isinstance(source, LeanTracer):
+        return source._origin.processor.reads_late  # noqa: SLF001 - the same file
+    if isinstance(source, LeanSpan):
+        return source.may_end_late
+    return isinstance(source, Span) and not source.is_recording()
