@@ -314,7 +314,7 @@ def _response(behaviour: Behaviour) -> ExportTraceServiceResponse:
 
 
 def _spans_of(group: ResourceSpans) -> Iterable[ReceivedSpan]:
-    resource = _attributes(group.resource.attributes)
+    resource = attributes_of(group.resource.attributes)
     for scope in group.scope_spans:
         for span in scope.spans:
             yield ReceivedSpan(
@@ -325,8 +325,8 @@ def _spans_of(group: ResourceSpans) -> Iterable[ReceivedSpan]:
                 parent_id=span.parent_span_id.hex(),
                 start=span.start_time_unix_nano,
                 end=span.end_time_unix_nano,
-                attributes=_attributes(span.attributes),
-                events=[ReceivedEvent(event.name, _attributes(event.attributes)) for event in span.events],
+                attributes=attributes_of(span.attributes),
+                events=[ReceivedEvent(event.name, attributes_of(event.attributes)) for event in span.events],
                 links=[link.span_id.hex() for link in span.links],
                 status=Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
                 status_message=span.status.message,
@@ -337,7 +337,8 @@ def _spans_of(group: ResourceSpans) -> Iterable[ReceivedSpan]:
             )
 
 
-def _attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:
+def attributes_of(pairs: Iterable[KeyValue]) -> dict[str, Any]:
+    """The attributes of a message by key."""
     return {pair.key: _value(pair.value) for pair in pairs}
 
 
@@ -348,7 +349,7 @@ def _value(value: AnyValue) -> Any:
         case "array_value":
             return [_value(each) for each in value.array_value.values]
         case "kvlist_value":
-            return _attributes(value.kvlist_value.values)
+            return attributes_of(value.kvlist_value.values)
         case kind:
             return getattr(value, kind)
 
