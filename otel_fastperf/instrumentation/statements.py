@@ -222,7 +222,7 @@ class _EngineFacts:
         self.attributes |= {name: value for name, value in optional if value}
 
 
-class _Origin(NamedTuple):
+class _StatementOrigin(NamedTuple):
     """Where a repeated statement came from when it was last looked up."""
 
     site: CallSite | None
@@ -236,9 +236,9 @@ class _Origins:
     """
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[_Origin, int, int]] = {}
+        self._last: dict[str, tuple[_StatementOrigin, int, int]] = {}
 
-    def known(self, fingerprint: str) -> _Origin | None:
+    def known(self, fingerprint: str) -> _StatementOrigin | None:
         """The origin to assume; None if it should be looked up."""
         found = self._last.get(fingerprint)
         if found is None:
@@ -246,7 +246,7 @@ class _Origins:
         origin, second, number = found
         return origin if number >= _LOOK_UPS_PER_SECOND and second == int(time.monotonic()) else None
 
-    def add(self, fingerprint: str, origin: _Origin) -> None:
+    def add(self, fingerprint: str, origin: _StatementOrigin) -> None:
         """Note a look-up."""
         now = int(time.monotonic())
         _, second, number = self._last.get(fingerprint, (origin, now, 0))
@@ -427,7 +427,7 @@ class _StatementListeners:
         if done.slow or (on_loop and not group.loop_count) or (repeated and known is None):
             site = _calling_line()
         if repeated and known is None:
-            self._origins.add(fingerprint, _Origin(site, group.load))
+            self._origins.add(fingerprint, _StatementOrigin(site, group.load))
         self._add_line(done, group, site, repeated=repeated, on_loop=on_loop)
 
     def _add_line(
