@@ -159,12 +159,20 @@ class TracesSettings(_Group):
     compression: Literal["none", "gzip", "deflate"] = Field(
         default="gzip", description="Compression of exported batches."
     )
-    queue_size: int = Field(
-        default=8192,
+    queue_bytes: int = Field(
+        default=2**26,
         gt=0,
-        description="Maximum number of spans waiting for export. When full, the oldest are dropped and counted.",
+        description="Memory for spans waiting for export, in bytes. When full, the oldest are dropped and counted.",
     )
-    batch_size: int = Field(default=512, gt=0, description="Maximum number of spans per export.")
+    queue_size: int | None = Field(
+        default=None,
+        gt=0,
+        examples=["8192"],
+        description="Maximum number of spans waiting for export. Empty means that only `queue_bytes` limits them.",
+    )
+    batch_size: int = Field(
+        default=2048, gt=0, description="Maximum number of spans per export, which has 1 MiB at most."
+    )
     delay_ms: float = Field(
         default=1000.0, gt=0, description="Maximum time a span waits for its batch to fill, in milliseconds."
     )

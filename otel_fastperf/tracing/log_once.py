@@ -16,15 +16,17 @@ _QUIET: Final = 60.0
 _REMEDIES: Final = {
     Verdict.RETRY: "Remedy: start the collector there, or correct OTEL_EXPORTER_OTLP_ENDPOINT",
     Verdict.REJECTED: "Remedy: correct OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_HEADERS",
-    Verdict.ACCEPTED: "Remedy: sample (OTEL_TRACES_SAMPLER), or raise OTEL_BSP_MAX_QUEUE_SIZE",
+    Verdict.ACCEPTED: "Remedy: sample (OTEL_TRACES_SAMPLER), or raise {bound}",
 }
 
 
 class Notices:
-    """Says when spans begin to be lost or late, and when that ends. For the sender's thread, and for the exit."""
+    """Says when spans begin to be lost or late, and when that ends. For the sender's threads, and for the exit."""
 
-    def __init__(self, where: str, room: int) -> None:
+    def __init__(self, where: str, number: int | None, size: int) -> None:
         self._where = where
+        room = f"{size / 2**20:.3g} MiB" if number is None else str(number)
+        self._bound = "OTEL_FASTPERF_TRACES_QUEUE_BYTES" if number is None else "OTEL_BSP_MAX_QUEUE_SIZE"
         self._fate = {
             Verdict.RETRY: f"the newest {room} are kept for later",
             Verdict.REJECTED: "they are dropped",
@@ -36,6 +38,7 @@ class Notices:
         self._last_said = -_QUIET
         self._reason = ""
         self._unencodable_said = False
+        self._too_large_said = False
 
     def trouble(self, answer: Answer, lost: int) -> None:
         """Spans were not taken; `lost` were dropped so far, since the process began."""
@@ -52,7 +55,7 @@ class Notices:
                 self._where,
                 answer.reason,
                 self._fate[answer.verdict],
-                _REMEDIES[answer.verdict],
+                _REMEDIES[answer.verdict].format(bound=self._bound),
             )
 
     def well(self, lost: int) -> None:
@@ -72,6 +75,16 @@ class Notices:
             text = "otel_fastperf: span %a cannot be encoded%s and was dropped; others like it are only counted"
             _logger.warning(text, name, why)
 
+    def too_large(self, size: int, reason: str) -> None:
+        """A span was dropped since the receiver takes none of this size."""
+        if not self._too_large_said:
+            self._too_large_said = True
+            text = (
+                "otel_fastperf: a span of %d bytes is too large for %s (%s) and was dropped; others like it are only"
+                " counted. Remedy: raise the receiver's limit, or record shorter attributes"
+            )
+            _logger.warning(text, size, self._where, reason)
+
     def left_at_exit(self, number: int, seconds: float) -> None:
         """Spans were given up."""
         why = f" ({self._reason})" if self._reason else ""
@@ -81,7 +94,7 @@ class Notices:
 
 @contextmanager
 def exporters_hushed(is_own_thread: Callable[[], bool]) -> Iterator[None]:
-    """Hold back what the exporters and their libraries log on the sender's thread: `Notices` says it, once.
+    """Hold back what the exporters and their libraries log on the sender's threads: `Notices` says it, once.
 
     Other threads' records pass: a service may use the same libraries.
     """
@@ -97,7 +110,7 @@ def exporters_hushed(is_own_thread: Callable[[], bool]) -> Iterator[None]:
             logger.removeFilter(hush)
 
 
-_LIBRARIES: Final = ("opentelemetry.exporter", "requests", "urllib3", "grpc", "charset_normalizer")
+_LIBRARIES: Final = ("opentelemetry.exporter", "grpc")
 
 
 class _Hush(logging.Filter):

@@ -1,21 +1,25 @@
-"""OTLP over gRPC: the official exporter on a stub that observes each call.
+"""OTLP over gRPC: a channel of our own, since the official stub takes only messages, and ours are bytes already.
 
-The exporter has no argument for it; `_client` is the attribute that holds the stub in all versions from 1.38 to 1.45,
-and tests/tracing/test_transport.py fails where it is not. Which codes call for a retry:
-https://opentelemetry.io/docs/specs/otlp/#failures
+Which codes call for a retry: https://opentelemetry.io/docs/specs/otlp/#failures
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import grpc  # type: ignore[import-untyped]
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from otel_fastperf.settings import TracesSettings
-from otel_fastperf.tracing.transport import Answer, AttemptEnded, Verdict
+from otel_fastperf.tracing.otlp_encoder import EncodedSpan, export_request
+from otel_fastperf.tracing.tls import tls_files
+from otel_fastperf.tracing.transport import Answer, Verdict, printable, user_agent
 
+_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _RETRYABLE: Final = frozenset(
     {
         grpc.StatusCode.CANCELLED,
@@ -32,37 +36,26 @@ _COMPRESSION: Final = {
     "deflate": grpc.Compression.Deflate,
 }
 #: milliseconds; gRPC's own back-off goes up to 120 s, and it asks DNS every 30 s at most
-_OPTIONS: Final = (("grpc.max_reconnect_backoff_ms", 5000), ("grpc.dns_min_time_between_resolutions_ms", 5000))
+_OPTIONS: Final = (
+    ("grpc.max_reconnect_backoff_ms", 5000),
+    ("grpc.dns_min_time_between_resolutions_ms", 5000),
+)
 _RETRY_INFO: Final = "google.rpc.retryinfo-bin"
 
 
 class OtlpGrpc:
-    """One exporter with a channel of its own."""
+    """One channel."""
 
     def __init__(self, settings: TracesSettings) -> None:
         self._closed = False
-        self._exporter = OTLPSpanExporter(
-            endpoint=settings.url,
-            headers={name.lower(): value for name, value in settings.headers.items()} or None,
-            timeout=settings.timeout,
-            compression=_COMPRESSION[settings.compression],
-            channel_options=_OPTIONS,  # type: ignore[arg-type]  # declared as one pair of strings, passed on as pairs
-        )
-        self._stub = _Stub(self._exporter._client)  # noqa: SLF001 - see the module
-        self._exporter._client = self._stub  # type: ignore[assignment]  # noqa: SLF001
+        self._call: Any = None
+        self._metadata = tuple((name.lower(), value) for name, value in settings.headers.items())
+        self._channel = _channel(settings)
+        self._export = self._channel.unary_unary(_METHOD, None, ExportTraceServiceResponse.FromString)
 
-    def send(self, spans: Sequence[ReadableSpan], timeout: float) -> Answer:
-        """Encode and call once."""
-        stub = self._stub
-        stub.timeout = timeout
-        reason = ""
-        try:
-            self._exporter.export(spans)
-        except AttemptEnded:
-            pass
-        except Exception as error:  # noqa: BLE001 - the exporter lets an encoding error out
-            reason = type(error).__name__
-        answer = stub.take_answer() or Answer(Verdict.UNENCODABLE, reason)
+    def send(self, spans: Sequence[EncodedSpan], timeout: float) -> Answer:
+        """Call once."""
+        answer = self._attempt(export_request(spans), timeout)
         if self._closed and answer.verdict is not Verdict.ACCEPTED:
             return Answer(Verdict.INTERRUPTED)
         return answer
@@ -72,63 +65,62 @@ class OtlpGrpc:
 
         With no call under way gRPC's own fork handlers do their work; the child must use a channel of its own.
         """
-        if not idle:
-            self._stub.cancel()
+        call = self._call
+        if not idle and call is not None:
+            call.cancel()
 
     def close(self) -> None:
         """Close the channel; a call that is under way ends at once."""
         self._closed = True
-        self._exporter.shutdown()
+        self._channel.close()
 
-
-class _Stub:
-    """Makes the call with our time limit, keeps the answer, and raises what is no success through the exporter."""
-
-    def __init__(self, stub: Any) -> None:
-        self._stub = stub
-        self.timeout = 0.0
-        self._call: Any = None
-        self._answer: Answer | None = None
-
-    def take_answer(self) -> Answer | None:
-        """What came of the last call; None if there was none."""
-        answer, self._answer = self._answer, None
-        return answer
-
-    def cancel(self) -> None:
-        """From another thread: end the call under way."""
-        call = self._call
-        if call is not None:
-            call.cancel()
-
-    def Export(self, request: Any, metadata: Any = (), timeout: float | None = None) -> Any:  # noqa: ARG002, N802
+    def _attempt(self, request: bytes, timeout: float) -> Answer:
         try:
-            self._call = self._stub.Export.future(request, metadata=metadata, timeout=self.timeout)
+            self._call = self._export.future(request, metadata=self._metadata, timeout=timeout)
             response = self._call.result()
         except grpc.FutureCancelledError:
-            self._answer = Answer(Verdict.INTERRUPTED)
-            raise AttemptEnded from None
+            return Answer(Verdict.INTERRUPTED)
         except grpc.RpcError as error:
-            self._answer = _failed(error)
-            raise AttemptEnded from None
-        except Exception as error:  # noqa: BLE001 - told in the answer
-            # metadata that is none; its text would hold the header's value
-            self._answer = Answer(Verdict.REJECTED, type(error).__name__)
-            raise AttemptEnded from None
+            return _failed(error)
+        except Exception as error:  # noqa: BLE001 - metadata that is none; its text would hold the header's value
+            return Answer(Verdict.REJECTED, type(error).__name__)
         partial = response.partial_success
-        self._answer = Answer(Verdict.ACCEPTED, partial.error_message[:200], refused=partial.rejected_spans)
-        return response
+        return Answer(Verdict.ACCEPTED, printable(partial.error_message), refused=partial.rejected_spans)
+
+
+def _channel(settings: TracesSettings, environ: Mapping[str, str] = os.environ) -> Any:
+    """A channel as the official exporter makes it."""
+    url = urlsplit(settings.url)
+    options = {
+        "compression": _COMPRESSION[settings.compression],
+        "options": (*_OPTIONS, ("grpc.primary_user_agent", user_agent())),
+    }
+    variables = ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE")
+    insecure = next(filter(None, (environ.get(name, "") for name in variables)), "true")
+    if url.scheme == "http" and insecure.lower() == "true":
+        return grpc.insecure_channel(url.netloc, **options)
+    return grpc.secure_channel(url.netloc, _credentials(environ), **options)
+
+
+def _credentials(environ: Mapping[str, str]) -> Any:
+    variables = ("TRACES_CREDENTIAL_PROVIDER", "CREDENTIAL_PROVIDER")
+    names = (environ.get(f"OTEL_PYTHON_EXPORTER_OTLP_GRPC_{name}", "") for name in variables)
+    for point in entry_points(group="opentelemetry_otlp_credential_provider", name=next(filter(None, names), "")):
+        return point.load()()
+    authorities, key, certificate = (Path(path).read_bytes() if path else None for path in tls_files(environ))
+    return grpc.ssl_channel_credentials(authorities, key, certificate)
 
 
 def _failed(error: Any) -> Answer:
     """`error` is a grpc.RpcError that is a grpc.Call too."""
     code = error.code()
     details = str(error.details() or "").rpartition("last error: ")[2]
-    reason = f"gRPC {code.name} {details[:160]}".strip()
+    reason = f"gRPC {code.name} {printable(details)}".strip()
     retry_after = _retry_delay(error.trailing_metadata() or ())
     if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after is not None):
         return Answer(Verdict.RETRY, reason, retry_after)
-    return Answer(Verdict.REJECTED, reason)
+    too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED or "message larger than max" in details
+    return Answer(Verdict.TOO_LARGE if too_large else Verdict.REJECTED, reason)
 
 
 def _retry_delay(metadata: Any) -> float | None:

@@ -1,6 +1,6 @@
 """The span processor that exports: it never blocks who ends a span, and works in each forked child by itself."""
 
-from collections.abc import Callable
+from functools import partial
 
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -9,19 +9,17 @@ from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import TracesSettings
 from otel_fastperf.tracing.safe_sdk import ReadsLate
-from otel_fastperf.tracing.transport import Transport
+from otel_fastperf.tracing.transport import Destination
 from otel_fastperf.tracing.worker import Worker
 
 
 class Sender(ReadsLate):
     """Hands finished spans to the worker of this process."""
 
-    def __init__(
-        self, settings: TracesSettings, build_transport: Callable[[], Transport], metrics: Metrics, guard: Guard
-    ) -> None:
+    def __init__(self, settings: TracesSettings, destination: Destination, metrics: Metrics, guard: Guard) -> None:
         self._exit_timeout = settings.exit_timeout
         self._guard = guard
-        self._new_worker: Callable[[], Worker] = lambda: Worker(settings, build_transport, metrics, guard)
+        self._new_worker = partial(Worker, settings, destination, metrics, guard)
         self._worker = self._new_worker()
         on_fork(before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child)
 
@@ -55,7 +53,7 @@ class Sender(ReadsLate):
         self.close(self._exit_timeout)
 
     def is_current_thread(self) -> bool:
-        """Whether the caller is the thread that exports."""
+        """Whether the caller is a thread that exports."""
         return self._worker.is_current_thread()
 
     def _before_fork(self) -> None:
@@ -65,6 +63,6 @@ class Sender(ReadsLate):
         self._worker.after_fork()
 
     def _after_in_child(self) -> None:
-        """Spans that wait belong to the parent, which sends them; the thread has not come along."""
+        """Spans that wait belong to the parent, which sends them; the threads have not come along."""
         if not self._worker.is_closed:
             self._worker = self._new_worker()

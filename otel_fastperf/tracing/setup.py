@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import Settings, TracesSettings
-from otel_fastperf.tracing.exporters import transport_builder
+from otel_fastperf.tracing.exporters import destination
 from otel_fastperf.tracing.log_once import exporters_hushed
 from otel_fastperf.tracing.provider import (
     FastPerfTracerProvider,
@@ -146,7 +146,7 @@ def _tracing(
 def _processor(stack: ExitStack, settings: TracesSettings, metrics: Metrics, guard: Guard) -> Sender | SpanStore:
     if not settings.exports:
         return SpanStore(settings.store_size)
-    sender = Sender(settings, transport_builder(settings), metrics, guard)
+    sender = Sender(settings, destination(settings), metrics, guard)
     stack.enter_context(exporters_hushed(sender.is_current_thread))
 
     def refresh() -> None:

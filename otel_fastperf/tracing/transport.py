@@ -1,19 +1,21 @@
 """How a batch of spans leaves the process: one attempt, one honest answer.
 
-The official exporters answer SUCCESS or FAILURE, and retry inside. Neither is enough: what is rejected must be dropped,
-what is refused must be kept, and an exit cannot wait for a retry. So each transport here lets its exporter encode,
-compress, authenticate and send, but observes the one call that reaches the network and ends the exporter's own retries.
+An attempt ends by its deadline whatever the receiver does, and its answer says what is to become of the batch: the
+worker alone decides on the next attempt.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from otel_fastperf.internals.versions import installed_version
 from otel_fastperf.settings import TracesSettings
+from otel_fastperf.tracing.otlp_encoder import EncodedSpan
 
 
 class Verdict(Enum):
@@ -24,8 +26,8 @@ class Verdict(Enum):
     RETRY = auto()
     #: drop it: the same batch will be refused again
     REJECTED = auto()
-    #: it never reached the network; at least one of its spans cannot be encoded
-    UNENCODABLE = auto()
+    #: halve it: the receiver takes no request of this size
+    TOO_LARGE = auto()
     #: keep it and try again: another thread has ended the call; nothing is known of the receiver
     INTERRUPTED = auto()
 
@@ -42,24 +44,24 @@ class Answer:
     refused: int = 0
 
 
-class AttemptEnded(BaseException):
-    """Raised through an exporter once the network has answered other than with success.
-
-    A BaseException, so that no exporter catches it, logs it, and tries again.
-    """
-
-
 class Transport(Protocol):
     """Sends spans. Made and used by one thread of one process; `close` may come from any."""
 
-    def send(self, spans: Sequence[ReadableSpan], timeout: float) -> Answer:
-        """Try once, for about `timeout` seconds."""
+    def send(self, spans: Sequence[EncodedSpan], timeout: float) -> Answer:
+        """Try once, for up to `timeout` seconds."""
 
     def prepare_fork(self, *, idle: bool) -> None:
-        """From another thread: make a fork safe. If not `idle`, end the call under way early where the library can."""
+        """From another thread: make a fork safe. If not `idle`, end the call under way early."""
 
     def close(self) -> None:
-        """From any thread: free sockets. A call under way ends early where the library can do so, as INTERRUPTED."""
+        """From any thread: free sockets. A call under way ends early, as INTERRUPTED."""
+
+
+class Destination(NamedTuple):
+    """Where spans go: how one is written for it, and what makes the transport."""
+
+    encode: Callable[[ReadableSpan], EncodedSpan]
+    connect: Callable[[], Transport]
 
 
 def address(settings: TracesSettings) -> str:
@@ -68,3 +70,13 @@ def address(settings: TracesSettings) -> str:
         return "the console"
     url = urlsplit(settings.url)
     return url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def user_agent() -> str:
+    """How we introduce ourselves to a receiver."""
+    return f"otel-fastperf-python/{installed_version('otel-fastperf')}"
+
+
+def printable(text: str, most: int = 160) -> str:
+    """What a receiver says, fit for a log: one line without control characters."""
+    return re.sub(r"[^ -~]", "?", text[:most]).strip()

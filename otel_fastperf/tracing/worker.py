@@ -1,4 +1,4 @@
-"""The sender's thread: takes spans in batches, sends them, keeps what could not be delivered, and ends in time.
+"""The sender's threads: one encodes spans; one sends them in batches, keeps what is not delivered, and ends in time.
 
 All waits are on events and on the monotonic clock: a flush, a fork or the exit cuts them short, and a step of the
 system clock changes nothing.
@@ -9,7 +9,6 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from contextvars import Context
 from typing import Final
 
@@ -19,10 +18,14 @@ from opentelemetry.sdk.trace import ReadableSpan
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import TracesSettings
-from otel_fastperf.tracing.buffer import Buffer, Outcome
+from otel_fastperf.tracing.buffer import Buffer
+from otel_fastperf.tracing.delivery import AGAIN, Delivery
 from otel_fastperf.tracing.log_once import Notices
-from otel_fastperf.tracing.transport import Answer, Transport, Verdict, address
+from otel_fastperf.tracing.packer import Packer
+from otel_fastperf.tracing.transport import Destination, Verdict, address
 
+#: bytes of a batch before compression; collectors take 4 MiB and more, and what they reject costs that much
+_MOST_BYTES: Final = 2**20
 #: seconds between attempts while the receiver is in trouble: doubled from the first to the last, each ±20 %
 _FIRST_PAUSE: Final = 1.0
 _LAST_PAUSE: Final = 5.0
@@ -35,32 +38,23 @@ _RESERVE: Final = 0.1
 #: seconds that a fork waits for a call under way
 _FORK_PATIENCE: Final = 0.25
 
-#: the batch is put back
-_AGAIN: Final = frozenset({Verdict.RETRY, Verdict.INTERRUPTED})
-_OUTCOMES: Final = {
-    Verdict.ACCEPTED: Outcome.EXPORTED,
-    Verdict.REJECTED: Outcome.REJECTED,
-    Verdict.UNENCODABLE: Outcome.ENCODING,
-}
-
 
 class Worker:
-    """Buffer, thread and transport of one process. The thread starts with the first span."""
+    """Buffer, threads and transport of one process. The threads start with the first span."""
 
-    def __init__(
-        self, settings: TracesSettings, build_transport: Callable[[], Transport], metrics: Metrics, guard: Guard
-    ) -> None:
-        self.buffer: Final = Buffer(settings.queue_size, metrics)
-        self._batch_size: Final = min(settings.batch_size, settings.queue_size)
+    def __init__(self, settings: TracesSettings, destination: Destination, metrics: Metrics, guard: Guard) -> None:
+        self.buffer: Final = Buffer(settings.queue_bytes, settings.queue_size, metrics)
+        self._batch_size: Final = min(settings.batch_size, settings.queue_size or settings.batch_size)
+        self._batch_bytes: Final = min(_MOST_BYTES, settings.queue_bytes)
         self._delay: Final = settings.delay_ms / 1000
         self._timeout: Final = settings.timeout
-        self._build_transport = build_transport
         self._guard = guard
-        self._notices = Notices(address(settings), settings.queue_size)
+        self._notices = Notices(address(settings), settings.queue_size, settings.queue_bytes)
+        self._delivery = Delivery(self.buffer, destination.connect, self._notices, guard)
+        self._packer = Packer(self.buffer, destination.encode, self._on_packed, self._notices, guard)
 
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self._transport: Transport | None = None
         #: a full batch waits, or somebody is in a hurry
         self._wake = threading.Event()
         #: a flush or the exit: not even trouble is a reason to wait
@@ -70,7 +64,6 @@ class Worker:
         #: attempts that failed since the last that did not
         self._failures = 0
         self._pause = self._delay
-        self._overflowed = 0
         #: held while a batch is under way, so that a fork finds no socket in use
         self._sending = threading.Lock()
         self._no_fork = threading.Event()
@@ -84,8 +77,7 @@ class Worker:
         self.buffer.put(span)
         if self._thread is None:
             self._start()
-        elif len(self.buffer) >= self._batch_size and not self._wake.is_set():
-            self._wake.set()
+        self._packer.came()
 
     def flush(self, timeout: float) -> bool:
         """Send what is here now; True when all of it has been settled within `timeout` seconds."""
@@ -103,18 +95,20 @@ class Worker:
                 return
             self._deadline = time.monotonic() + timeout * (1 - _RESERVE)
         self._nudge()
+        self._packer.end()
         if self._thread is not None:
             self._thread.join(timeout * (1 - _RESERVE))
             if self._thread.is_alive():
-                self._hang_up()
+                self._delivery.hang_up()
                 self._thread.join(timeout * _RESERVE)
         left = self.buffer.close()
         if left:
             self._notices.left_at_exit(left, timeout)
 
     def is_current_thread(self) -> bool:
-        """Whether the caller is this worker's thread."""
-        return self._thread is not None and self._thread.ident == threading.get_ident()
+        """Whether the caller is one of this worker's threads."""
+        ours = self._thread is not None and self._thread.ident == threading.get_ident()
+        return ours or self._packer.is_current_thread()
 
     @property
     def is_closed(self) -> bool:
@@ -128,17 +122,14 @@ class Worker:
         """
         self._no_fork.clear()
         idle = self._sending.acquire(timeout=_FORK_PATIENCE)
-        transport = self._transport
-        if transport is not None:
-            try:
-                transport.prepare_fork(idle=idle)
-            except Exception as error:  # noqa: BLE001 - the fork goes on
-                self._guard.failed("exporter", error)
+        self._delivery.prepare_fork(idle=idle)
         if idle or self._sending.acquire(timeout=_FORK_PATIENCE):
             self._forking = threading.get_ident()
+        self._packer.before_fork(_FORK_PATIENCE)
 
     def after_fork(self) -> None:
         """In the parent: go on."""
+        self._packer.after_fork()
         if self._forking == threading.get_ident():
             self._forking = None
             self._sending.release()
@@ -152,12 +143,13 @@ class Worker:
                 thread = threading.Thread(target=run, args=(self._run,), name="otel_fastperf-sender", daemon=True)
                 thread.start()
                 self._thread = thread
+                self._packer.start()
 
     def _nudge(self) -> None:
         self._hurry.set()
         self._wake.set()
 
-    # what runs on the worker's thread, but for _hang_up
+    # what runs on the thread that sends, but for _on_packed
 
     def _run(self) -> None:
         with suppress_instrumentation():
@@ -167,7 +159,7 @@ class Worker:
                     running = self._turn()
                 except Exception as error:  # noqa: BLE001 - the thread must not die before its time
                     self._guard.failed("sender", error)
-            self._hang_up()
+            self._delivery.hang_up()
 
     def _turn(self) -> bool:
         """Wait, send, answer those who wait for it. False when the thread is to end."""
@@ -190,8 +182,8 @@ class Worker:
 
     def _send_due(self, *, everything: bool) -> None:
         """Full batches, or all that is here at the start."""
-        due = len(self.buffer) if everything else 0
-        while (due > 0 or len(self.buffer) >= self._batch_size) and self._time_left() > 0:
+        due = self._due() if everything else 0
+        while (due > 0 or self._is_full()) and self._time_left() > 0:
             sent = self._send_batch()
             if not sent:
                 return
@@ -199,7 +191,7 @@ class Worker:
 
     def _send_the_last(self) -> None:
         """All that is here, until the time is up or two attempts in a row have failed."""
-        while len(self.buffer) and self._time_left() > 0:
+        while self.buffer.queued and self._time_left() > 0:
             failures = self._failures
             self._send_due(everything=True)
             if self._failures:
@@ -211,10 +203,10 @@ class Worker:
         """How many spans were settled; 0 when there are none or they were put back."""
         self._no_fork.wait(2 * _FORK_PATIENCE)
         with self._sending:
-            batch = self.buffer.take(self._batch_size)
+            batch = self.buffer.take(self._batch_size, self._batch_bytes)
             if not batch:
                 return 0
-            answer = self._deliver(batch)
+            answer = self._delivery.deliver(batch, self._next_timeout, in_trouble=self._failures > 0)
             if answer.verdict is Verdict.RETRY:
                 self._failures += 1
                 self._pause = _pause(self._failures, answer.retry_after)
@@ -222,60 +214,26 @@ class Worker:
             elif answer.verdict is not Verdict.INTERRUPTED:
                 self._failures = 0
                 self._pause = self._delay
-            return 0 if answer.verdict in _AGAIN else len(batch)
+            return 0 if answer.verdict in AGAIN else len(batch)
 
-    def _deliver(self, batch: list[ReadableSpan]) -> Answer:
-        """Settle every span of the batch, or put back those from the first that could not be delivered."""
-        parts = [batch]
-        while True:
-            part = parts.pop()
-            answer = self._attempt(part)
-            if answer.verdict in _AGAIN:
-                self.buffer.put_back([*part, *(span for rest in reversed(parts) for span in rest)])
-                return answer
-            if answer.verdict is Verdict.UNENCODABLE and len(part) > 1:
-                # one bad span must cost only itself: halve until it stands alone
-                middle = len(part) // 2
-                parts += [part[middle:], part[:middle]]
-                continue
-            self._settle(part, answer)
-            if not parts:
-                return answer
+    def _due(self) -> int:
+        """The number of all spans that have ended by now, after encoding them, as far as there is time."""
+        while self._time_left() > 0 and self._packer.pack():
+            pass
+        return len(self.buffer)
 
-    def _attempt(self, spans: list[ReadableSpan]) -> Answer:
-        try:
-            transport = self._transport
-            if transport is None:
-                transport = self._transport = self._build_transport()
-            return transport.send(spans, min(self._timeout, max(self._time_left(), 0.05)))
-        except Exception as error:  # noqa: BLE001 - a certificate that cannot be read, or a fault of ours
-            self._guard.failed("exporter", error)
-            return Answer(Verdict.RETRY, type(error).__name__)
+    def _on_packed(self) -> None:
+        if self._is_full() and not self._wake.is_set():
+            self._wake.set()
 
-    def _settle(self, spans: list[ReadableSpan], answer: Answer) -> None:
-        refused = min(answer.refused, len(spans))
-        self.buffer.settle(refused, Outcome.REJECTED)
-        self.buffer.settle(len(spans) - refused, _OUTCOMES[answer.verdict])
-        overflowed, self._overflowed = self._overflowed, self.buffer.overflowed
-        if answer.verdict is Verdict.UNENCODABLE:
-            self._notices.unencodable(spans[0].name, answer.reason)
-        elif answer.verdict is Verdict.REJECTED or refused:
-            self._notices.trouble(Answer(Verdict.REJECTED, answer.reason), self.buffer.lost)
-        elif self._failures == 0 and self._overflowed > overflowed:
-            self._notices.trouble(Answer(Verdict.ACCEPTED, "it takes them too slowly"), self.buffer.lost)
-        else:
-            self._notices.well(self.buffer.lost)
+    def _is_full(self) -> bool:
+        return len(self.buffer) >= self._batch_size or self.buffer.weight >= self._batch_bytes
+
+    def _next_timeout(self) -> float:
+        return min(self._timeout, self._time_left())
 
     def _time_left(self) -> float:
         return math.inf if self._deadline is None else self._deadline - time.monotonic()
-
-    def _hang_up(self) -> None:
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            try:
-                transport.close()
-            except Exception as error:  # noqa: BLE001 - it is gone either way
-                self._guard.failed("exporter", error)
 
 
 class _Flush:
