@@ -75,6 +75,7 @@ class Behaviour:
     delay: float = 0.0
     hangs: bool = False
     refuses: int = 0
+    most_bytes: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -99,6 +100,16 @@ def rejected(status: int = 400) -> Behaviour:
     return Behaviour(status, codes.get(status, "INVALID_ARGUMENT"))
 
 
+def too_large() -> Behaviour:
+    """413, or RESOURCE_EXHAUSTED without RetryInfo: the same request will be refused again, a smaller one not."""
+    return Behaviour(413, "RESOURCE_EXHAUSTED")
+
+
+def accepted_up_to(most_bytes: int) -> Behaviour:
+    """Accept requests of so many bytes, after decompression; answer `too_large()` to others."""
+    return Behaviour(most_bytes=most_bytes)
+
+
 def redirected(location: str) -> Behaviour:
     """301 to `location` (HTTP only)."""
     return Behaviour(301, "INTERNAL", headers={"Location": location})
@@ -115,12 +126,16 @@ class Receiver:
     def __init__(self, protocol: Protocol = "http/protobuf", *, answer: Behaviour | None = None) -> None:
         self.protocol = protocol
         self.answer = answer or accepted()
+        #: how the request of this number is answered, if not by `answer`
+        self.turn: Callable[[int], Behaviour | None] = lambda _number: None
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         #: headers (or metadata) of each request, names in lower case
         self.headers: list[dict[str, str]] = []
         #: requests that were not valid OTLP
         self.corrupt: list[str] = []
+        #: connections so far (HTTP only)
+        self.connections = 0
         self._spans: list[ReceivedSpan] = []
         self._changed = threading.Condition()
         self._released = threading.Event()
@@ -176,6 +191,11 @@ class Receiver:
             self._stop()
             self._stop = None
 
+    def behaviour_for(self, size: int) -> Behaviour:
+        """How a request of this size is answered."""
+        answer = self.turn(self.requests + 1) or self.answer
+        return answer if answer.most_bytes is None or size <= answer.most_bytes else too_large()
+
     def record_request(self, headers: dict[str, str]) -> None:
         """Record a request before it is answered."""
         with self._changed:
@@ -226,6 +246,7 @@ class _HttpServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.open.add(request)
+        self.receiver.connections += 1
         super().process_request(request, client_address)
 
     def close_all(self) -> None:
@@ -245,8 +266,8 @@ class _HttpHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         receiver = self.server.receiver
-        body = self.rfile.read(int(self.headers["content-length"]))
-        behaviour = receiver.answer
+        body = self._unpacked(self.rfile.read(int(self.headers["content-length"])))
+        behaviour = receiver.behaviour_for(len(body))
         receiver.record_request({name.lower(): value for name, value in self.headers.items()})
         receiver.delay_answer(behaviour)
         if behaviour.hangs:
@@ -257,14 +278,16 @@ class _HttpHandler(BaseHTTPRequestHandler):
             status = self._take(body)
         self._answer(status, behaviour)
 
+    def _unpacked(self, body: bytes) -> bytes:
+        unpack: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": zlib.decompress}
+        return unpack.get(self.headers.get("content-encoding", ""), bytes)(body)
+
     def _take(self, body: bytes) -> int:
         receiver = self.server.receiver
         try:
             if self.path != "/v1/traces":
                 return 404
-            unpack: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": zlib.decompress}
-            encoding = self.headers.get("content-encoding", "")
-            receiver.keep(ExportTraceServiceRequest.FromString(unpack.get(encoding, bytes)(body)))
+            receiver.keep(ExportTraceServiceRequest.FromString(body))
         except Exception as error:  # noqa: BLE001 - the test looks at it
             receiver.corrupt.append(repr(error))
             return 400
@@ -292,7 +315,7 @@ class _GrpcService:
 
     def Export(self, request: ExportTraceServiceRequest, context: Any) -> ExportTraceServiceResponse:  # noqa: N802
         receiver = self._receiver
-        behaviour = receiver.answer
+        behaviour = receiver.behaviour_for(request.ByteSize())
         receiver.record_request(dict(context.invocation_metadata()))
         receiver.delay_answer(behaviour)
         if behaviour.hangs:

@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any, Final
 from urllib.parse import SplitResult
 
-from otel_fastperf.tracing.proxy import basic_authorization, proxy_for
+from otel_fastperf.tracing.proxy import ProxyError, basic_authorization, proxy_for
 from otel_fastperf.tracing.tls import tls_context
 
 #: bytes of one answer that are read, its head included
@@ -122,10 +122,6 @@ class Connection(HTTPConnection):
         if response.status != _OK:
             message = f"the proxy answers HTTP {response.status}"
             raise ProxyError(message)
-
-
-class ProxyError(OSError):
-    """A proxy that does not let the connection through."""
 
 
 class _TimedSocket:

@@ -14,9 +14,9 @@ from urllib.parse import quote, urlsplit
 from opentelemetry.exporter.otlp.proto.http import Compression
 
 from otel_fastperf.settings import TracesSettings
-from otel_fastperf.tracing.connection import MOST_READ, AnswerTooLongError, Connection, Deadline, ProxyError
+from otel_fastperf.tracing.connection import MOST_READ, AnswerTooLongError, Connection, Deadline
 from otel_fastperf.tracing.otlp_encoder import EncodedSpan, export_request
-from otel_fastperf.tracing.proxy import basic_authorization
+from otel_fastperf.tracing.proxy import ProxyError, basic_authorization
 from otel_fastperf.tracing.transport import Answer, Verdict, printable, user_agent
 
 _RETRYABLE: Final = frozenset({429, 502, 503, 504})
@@ -178,8 +178,8 @@ def _failed(error: Exception, timeout: float) -> Answer:
         return Answer(Verdict.RETRY, f"an answer of more than {MOST_READ >> 10} KiB")
     if isinstance(error, ProxyError):
         return Answer(Verdict.RETRY, str(error))
-    # http.client's own errors about what it was given (URL, header) are ValueErrors, or InvalidURL: they will be the
-    # same next time
-    verdict = Verdict.REJECTED if isinstance(error, ValueError) else Verdict.RETRY
-    known = re.search(r"\[(?:Errno -?\d+|SSL: \w+)\] ([\w :]+)", str(error))
+    # http.client's errors about what it was given, a header for example: they will be the same next time. A certificate
+    # that is not trusted is a ValueError too.
+    verdict = Verdict.REJECTED if isinstance(error, ValueError) and not isinstance(error, OSError) else Verdict.RETRY
+    known = re.search(r"\[(?:Errno -?\d+|SSL: \w+)\] ([\w :-]+)", str(error))
     return Answer(verdict, known[1].strip() if known else type(error).__name__)

@@ -7,11 +7,15 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 
+class ProxyError(OSError):
+    """A proxy that cannot be used, or does not let the connection through. Its text holds no secret."""
+
+
 def proxy_for(url: SplitResult) -> SplitResult | None:
     """The proxy's URL; None if there is to be none.
 
     Raises:
-        OSError: The proxy is of a kind that is not supported.
+        ProxyError: The proxy is of a kind that is not supported.
     """
     proxies = getproxies()
     address = proxies.get(url.scheme) or proxies.get("all")
@@ -21,7 +25,7 @@ def proxy_for(url: SplitResult) -> SplitResult | None:
     proxy = urlsplit(address if "://" in address else f"http://{address}")
     if proxy.scheme != "http" or not proxy.hostname:
         message = f"a proxy must be http://HOST:PORT, not {proxy.scheme}"
-        raise OSError(message)
+        raise ProxyError(message)
     return proxy
 
 
