@@ -261,7 +261,10 @@ _FINDINGS: Final = (
 
 _TELEMETRY: Final = (
     Metric(
-        "fastperf_spans_total", "counter", "Spans by outcome: exported, or the reason for dropping them.", ("outcome",)
+        "fastperf_spans_total",
+        "counter",
+        "Spans by outcome: exported, or dropped_ and why: queue_full, rejected, too_large, encoding, exit.",
+        ("outcome",),
     ),
     Metric("fastperf_spans_queued", "gauge", "Spans waiting for export."),
     Metric(

@@ -42,7 +42,7 @@ class Deadline:
         return seconds
 
 
-class Connection(HTTPConnection):
+class CollectorConnection(HTTPConnection):
     """To the host of a URL, straight or through a proxy. `interrupt` may come from any thread."""
 
     def __init__(self, url: SplitResult) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 from opentelemetry.exporter.otlp.proto.http import Compression
 
 from otel_fastperf.settings import TracesSettings
-from otel_fastperf.tracing.connection import MOST_READ, AnswerTooLongError, Connection, Deadline
+from otel_fastperf.tracing.connection import MOST_READ, AnswerTooLongError, CollectorConnection, Deadline
 from otel_fastperf.tracing.otlp_encoder import EncodedSpan, export_request
 from otel_fastperf.tracing.proxy import ProxyError, basic_authorization
 from otel_fastperf.tracing.transport import Answer, Verdict, printable, user_agent
@@ -38,7 +38,7 @@ class OtlpHttp:
         self._url = urlsplit(settings.url)
         self._compression = Compression(settings.compression)
         self._headers = self._all_headers(settings.headers)
-        self._connection: Connection | None = None
+        self._connection: CollectorConnection | None = None
         self._busy = False
         self._interrupted = False
         self._closed = False
@@ -88,10 +88,10 @@ class OtlpHttp:
                     raise
         if self._interrupted:
             raise InterruptedError
-        self._connection = Connection(self._url)
+        self._connection = CollectorConnection(self._url)
         return self._ask(self._connection, body, deadline)
 
-    def _ask(self, connection: Connection, body: bytes, deadline: Deadline) -> HTTPResponse:
+    def _ask(self, connection: CollectorConnection, body: bytes, deadline: Deadline) -> HTTPResponse:
         connection.begin(deadline)
         target = quote(self._url.path or "/", safe="!#$%&'()*+,/:;=?@[]~")
         target += "?" + quote(self._url.query, safe="!#$%&'()*+,/:;=?@[]~") if self._url.query else ""
