@@ -171,7 +171,7 @@ class TracesSettings(_Group):
         description="Maximum number of spans waiting for export. Empty means that only `queue_bytes` limits them.",
     )
     batch_size: int = Field(
-        default=2048, gt=0, description="Maximum number of spans per export, which has 1 MiB at most."
+        default=1024, gt=0, description="Maximum number of spans per export, which has 1 MiB at most."
     )
     delay_ms: float = Field(
         default=1000.0, gt=0, description="Maximum time a span waits for its batch to fill, in milliseconds."

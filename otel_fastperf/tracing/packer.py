@@ -99,7 +99,7 @@ class Packer:
     def _append(self, encoded: list[EncodedSpan], span: ReadableSpan) -> None:
         try:
             encoded.append(self._encode(span))
-        except Exception as error:  # noqa: BLE001 - most likely text that is not Unicode; it costs only this span
+        except Exception as error:  # noqa: BLE001 - a name that is not text, for example; it costs only this span
             self._notices.unencodable(span.name, type(error).__name__)
 
     def _run(self) -> None:

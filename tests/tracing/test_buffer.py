@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from collections.abc import Callable
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -131,6 +132,20 @@ def test_a_closed_buffer_counts_waiting_in_flight_and_late_spans() -> None:
     assert counted(metrics, Outcome.EXPORTED) == 0
 
 
+def run_together(*calls: Callable[[], None]) -> None:
+    """Each on a thread of its own; they take turns as often as can be."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=call) for call in calls]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+
+
 def test_nothing_is_lost_or_counted_twice_with_many_threads() -> None:
     """Eight threads put, one encodes; one takes, settles and puts back; and close() comes in between."""
     metrics = Metrics()
@@ -162,17 +177,7 @@ def test_nothing_is_lost_or_counted_twice_with_many_threads() -> None:
         buffer.close()
         ended.set()
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        threads = [threading.Thread(target=put) for _ in range(8)]
-        threads += [threading.Thread(target=pack), threading.Thread(target=take)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    run_together(*[put] * 8, pack, take)
     assert buffer.queued == 0
     assert sum(counted(metrics, outcome) for outcome in Outcome) == 8 * each
     assert buffer.lost == 8 * each - counted(metrics, Outcome.EXPORTED)
