@@ -3,8 +3,10 @@
     setup          chooses the provider and the span processor
     provider       our TracerProvider;  safe_sdk: its sampler and processors;  store: spans kept in this process
     propagators    the headers that carry a trace between services
-    sender         the span processor that exports;  worker: its thread;  buffer: waiting spans, all accounted for
+    sender         the span processor that exports;  worker: its threads;  delivery: one batch, until it is settled
+    buffer         waiting spans, all accounted for;  packer: encodes them;  otlp_encoder, encoded_queue: as bytes
     transport      the interface for one export;  exporters, otlp_http, otlp_grpc: its implementations
+    connection     HTTP with one deadline and bounded answers;  proxy, tls: what the environment says of them
     log_once       warnings about undelivered spans
 
 The two interfaces to build on are `transport.Transport` and `provider.FastPerfTracerProvider`.
