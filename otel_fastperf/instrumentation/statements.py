@@ -1,12 +1,14 @@
 """SQL statements: for each a CLIENT span, a duration, and an entry on the record of the request that ran it.
 
-    before_cursor_execute   notes the time on SQLAlchemy's execution context
-    after_cursor_execute    makes the span, with this start and the end; updates the histogram and the request record
-    handle_error            does the same for a statement that failed or was cancelled
+    do_execute, do_executemany, do_execute_no_params    notes the time, has the dialect run the statement, then makes
+                                                        span, duration histogram and request record
+    handle_error                                        the same for a statement that failed or was cancelled
 
-The listeners are registered on the `Engine` class. They therefore see engines made earlier and later, and async ones,
-whose statements run in a greenlet that shares the task's context. SQLAlchemy calls listeners of the class before those
-of one engine, so the text is the application's own, before a listener that adds comments makes each one unique.
+These are events of the dialect: one call for each statement, where `before_cursor_execute` and `after_cursor_execute`
+are two, and switch on SQLAlchemy's slower path for statements as a whole. The listeners are registered on the `Engine`
+class. They therefore see engines made earlier and later, and async ones, whose statements run in a greenlet that shares
+the task's context. The text is the one that the application compiled, before a listener that adds comments makes each
+one unique.
 
 The record collects what detectors need: equal statements of a request in a `StatementGroup`, each execution as an
 interval of the time budget. Finding the line that ran a statement costs as much as everything else together, so it is
@@ -43,9 +45,10 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
-from sqlalchemy import Connection, Dialect, Engine, event
+from sqlalchemy import Dialect, Engine, event
 from sqlalchemy.engine import URL, ExceptionContext, ExecutionContext
 from sqlalchemy.engine.interfaces import DBAPICursor, ExecuteStyle
+from sqlalchemy.pool.base import _AdhocProxiedConnection
 
 from otel_fastperf.findings import CallSite
 from otel_fastperf.instrumentation.slow_statement import SlowStatement
@@ -107,8 +110,9 @@ def instrument_database(
     """
     listeners = _StatementListeners(engines, settings, signals, exemplars=exemplars, on_slow=on_slow)
     events = (
-        ("before_cursor_execute", listeners.before),
-        ("after_cursor_execute", listeners.after),
+        ("do_execute", listeners.execute),
+        ("do_executemany", listeners.executemany),
+        ("do_execute_no_params", listeners.execute_no_params),
         ("handle_error", listeners.failed),
     )
     with ExitStack() as exits:
@@ -282,39 +286,55 @@ class _StatementListeners:
         self._origins = _Origins()
         self._lock = threading.Lock()
 
-    def before(
-        self,
-        connection: Connection,
-        _cursor: DBAPICursor,
-        text: str,
-        parameters: Any,
-        execution: ExecutionContext,
-        executemany: bool,  # noqa: FBT001 - SQLAlchemy's signature
-    ) -> None:
-        """`before_cursor_execute`: claim the statement, and take the time last."""
+    def execute(self, cursor: DBAPICursor, text: str, parameters: Any, execution: ExecutionContext) -> bool:
+        """`do_execute`: run the statement if it is ours to observe; True if it has been run."""
+        if not self._begins(text, parameters, execution):
+            return False
+        dialect = execution.dialect
+        if not _run_by_another(self.execute, dialect.dispatch.do_execute, cursor, text, parameters, execution):
+            dialect.do_execute(cursor, text, parameters, execution)
+        self._finish(execution, text, parameters, None)
+        return True
+
+    def executemany(self, cursor: DBAPICursor, text: str, parameters: Any, execution: ExecutionContext) -> bool:
+        """`do_executemany`: the same for several sets of parameters."""
+        if not self._begins(text, parameters, execution):
+            return False
+        dialect = execution.dialect
+        if not _run_by_another(self.executemany, dialect.dispatch.do_executemany, cursor, text, parameters, execution):
+            dialect.do_executemany(cursor, text, parameters, execution)
+        self._finish(execution, text, parameters, None)
+        return True
+
+    def execute_no_params(self, cursor: DBAPICursor, text: str, execution: ExecutionContext) -> bool:
+        """`do_execute_no_params`: the same for a statement without parameters."""
+        if not self._begins(text, (), execution):
+            return False
+        dialect = execution.dialect
+        others = dialect.dispatch.do_execute_no_params
+        if not _run_by_another(self.execute_no_params, others, cursor, text, execution):
+            dialect.do_execute_no_params(cursor, text, execution)
+        self._finish(execution, text, (), None)
+        return True
+
+    def _begins(self, text: str, parameters: Any, execution: ExecutionContext) -> bool:
+        """Claim the statement, and take the time last. False if it is not ours to observe."""
         try:
             record = CURRENT.get()
             context = get_current()
-            if not self._observes(connection.dialect, record, context, execution):
-                return
-            batch_size = 0
-            if executemany:
+            if not self._observes(execution.dialect, record, context, execution):
+                return False
+            batch_size, many = 0, execution.executemany
+            own = getattr(execution, "statement", None)  # missing on a context for a sequence or a default
+            if own is not text and own and own in text:
+                text = own
+            if many:
                 text, batch_size = _batch(text, parameters, execution)
-            setattr(execution, _RUNNING, _RunningStatement(self, record, context, text, batch_size, executemany))
+            setattr(execution, _RUNNING, _RunningStatement(self, record, context, text, batch_size, many))
         except Exception as error:  # noqa: BLE001 - telemetry must not make a statement fail
             self._signals.guard.failed("database", error)
-
-    def after(
-        self,
-        _connection: Connection,
-        _cursor: DBAPICursor,
-        text: str,
-        parameters: Any,
-        execution: ExecutionContext,
-        _executemany: bool,  # noqa: FBT001 - SQLAlchemy's signature
-    ) -> None:
-        """`after_cursor_execute`: the statement succeeded; its rows may not have been fetched yet."""
-        self._finish(execution, text, parameters, None)
+            return False
+        return True
 
     def failed(self, failure: ExceptionContext) -> None:
         """`handle_error`: the statement failed or was cancelled. A failure to connect has no statement."""
@@ -327,6 +347,8 @@ class _StatementListeners:
         """True if this telemetry is the one to observe the statement."""
         if self._dialects is not None and dialect not in self._dialects:
             return False
+        if isinstance(execution.root_connection.connection, _AdhocProxiedConnection):
+            return False  # a dialect that asks a new database for its version and settings
         if record is None:
             if getattr(execution, _RUNNING, None) is not None:
                 return False
@@ -525,6 +547,17 @@ class _StatementListeners:
             return None
         self._next_exemplar = started + _EXEMPLAR_PAUSE
         return exemplar_of(span)
+
+
+def _run_by_another(own: Callable[..., bool], listeners: Any, *arguments: Any) -> bool:
+    """Offer a statement to the listeners after our own, as SQLAlchemy would; True if one has run it."""
+    if len(listeners) == 1:
+        return False
+    later = iter(tuple(listeners))
+    for listener in later:
+        if listener == own:
+            break
+    return any(listener(*arguments) for listener in later)
 
 
 def _calling_line() -> CallSite | None:

@@ -312,8 +312,9 @@ def test_nothing_is_observed_after_the_end(probe: Probe, engine: Engine) -> None
 
 def test_no_listener_is_left_after_the_end(probe: Probe, engine: Engine) -> None:
     def listeners() -> list[int]:
-        events = (engine.dispatch.before_cursor_execute, engine.dispatch.after_cursor_execute)
-        return [len(each) for each in (*events, engine.dialect.dispatch.handle_error)]
+        dispatch = engine.dialect.dispatch
+        events = (dispatch.do_execute, dispatch.do_executemany, dispatch.do_execute_no_params, dispatch.handle_error)
+        return [len(each) for each in events]
 
     before = listeners()
     with instrument_database(None, DatabaseSettings(), probe.signals):
@@ -917,3 +918,25 @@ async def test_two_drivers_on_one_loop_are_both_observed(observed: Probe, postgr
             await asyncio.gather(*(run_async(engine) for engine in (first, second) * 4))
     assert record.db_statements == 8
     assert parents(observed) == [record.span.get_span_context().span_id] * 8
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_another_listener_that_runs_statements_still_does(probe: Probe, engine: Engine, *, first: bool) -> None:
+    """SQLAlchemy stops at the first `do_execute` listener that returns True, and ours does."""
+    ran: list[str] = []
+
+    def run(cursor: Any, text: str, parameters: Any, _execution: Any) -> bool:
+        ran.append(text)
+        cursor.execute(text, parameters)
+        return True
+
+    with ExitStack() as exits:
+        if first:
+            event.listen(engine, "do_execute", run, insert=True)
+        exits.enter_context(instrument_database(None, DatabaseSettings(), probe.signals))
+        if not first:
+            event.listen(engine, "do_execute", run)
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT 41 + 1")).scalar() == 42
+    assert ran == ["SELECT 41 + 1"]
+    assert [span.attributes["db.query.text"] for span in probe.spans() if span.attributes] == ["SELECT ? + ?"]
