@@ -8,16 +8,17 @@ with the background tasks that follow it.
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind
 from starlette.types import Message, Receive, Scope, Send
 
 from otel_fastperf.event_loop.delayed_requests import blocks_that_delayed
 from otel_fastperf.instrumentation.incoming_trace import IncomingTrace
-from otel_fastperf.instrumentation.request_attributes import RequestAttributes, decoded, span_method
+from otel_fastperf.instrumentation.request_attributes import RequestAttributes, span_method
 from otel_fastperf.internals.redaction import error_type
 from otel_fastperf.internals.spans import exemplar_of, fail_span
 from otel_fastperf.requests.record import CURRENT, Middleware, Progress, RequestRecord
@@ -26,6 +27,9 @@ from otel_fastperf.settings import RequestsSettings
 from otel_fastperf.signals import Block, Signals
 from otel_fastperf.tracing.span import DeferredAttributes
 from otel_fastperf.tracing.tracer import may_end_late
+
+if TYPE_CHECKING:
+    from contextvars import Token
 
 #: metric label of a request that no route served; semconv omits `http.route`, but a named value is easier to query
 UNMATCHED: Final = "unmatched"
@@ -44,8 +48,7 @@ class Requests:
         self.attributes: Final = RequestAttributes(settings)
         #: the app's middlewares, outermost first; set once the chain is built
         self.middlewares: tuple[Middleware, ...] = ()
-        also_read = self.attributes.headers_read
-        self._incoming = IncomingTrace(signals, trust=settings.trust_incoming, also_read=also_read)
+        self._incoming = IncomingTrace(signals, trust=settings.trust_incoming)
         self._excluded = re.compile("|".join(settings.excluded_urls)) if settings.excluded_urls else None
 
     def excludes(self, scope: Scope) -> bool:
@@ -55,18 +58,20 @@ class Requests:
         host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
         return self._excluded.search(f"{scope.get('scheme', 'http')}://{host}{scope['path']}") is not None
 
-    def start_span(self, scope: Scope, name: str, start_time: int) -> Span:
-        """Start the SERVER span, in the trace that the propagation headers name."""
-        headers = self._incoming.headers(scope)
-        context, links = self._incoming.parent(headers)
-        return self.signals.tracer.start_span(
+    def start_span(self, scope: Scope, name: str, start_time: int) -> tuple[Span, Context | None]:
+        """Start the SERVER span, in the trace that the propagation headers name. Also returns that trace's context."""
+        context, links = self._incoming.parent(scope)
+        # as it is now: middleware may change it, and attributes are made from it when the request has ended
+        arrived = dict(scope)
+        span = self.signals.tracer.start_span(
             name,
-            context=context,
-            kind=SpanKind.SERVER,
-            attributes=DeferredAttributes(lambda: self.attributes.of_request(scope, headers)),
-            links=links,
-            start_time=start_time,
+            context,
+            SpanKind.SERVER,
+            DeferredAttributes(lambda: self.attributes.of_request(arrived)),
+            links,
+            start_time,
         )
+        return span, context
 
 
 class _ExchangeState:
@@ -97,13 +102,14 @@ class Observed:
     """One request or connection: puts its record and its span into the context, and takes them out again."""
 
     __slots__ = (
+        "_attached",
         "_client",
-        "_context",
+        "_entered",
         "_join",
+        "_parent",
         "_receive",
         "_send",
         "_state",
-        "_token",
         "record",
         "requests",
         "span",
@@ -114,7 +120,7 @@ class Observed:
         # the start by the wall clock; the duration by a clock that is never set back
         self.started_ns: int = time.time_ns()
         started = time.perf_counter()
-        span = trace.get_current_span() if join else self._start_span(requests, scope)
+        span, context = (trace.get_current_span(), None) if join else self._start_span(requests, scope)
         self.requests: Requests = requests
         self.span: Span = span
         self.record: RequestRecord = RequestRecord(requests.signals, scope, span, started)
@@ -123,17 +129,19 @@ class Observed:
         self._join = join
         self._state: int = _ExchangeState.WAITING
         self._client: int = _Client.SENDS
-        self._context: Any = None
-        self._token: Any = None
+        #: the context that the caller sent, with its baggage; None for the current one
+        self._parent: Context | None = context
+        self._attached: Token[Context] | None = None
+        self._entered: Token[RequestRecord | None] | None = None
 
-    def _start_span(self, requests: Requests, scope: Scope) -> Span:
+    def _start_span(self, requests: Requests, scope: Scope) -> tuple[Span, Context | None]:
         raise NotImplementedError
 
     def enter(self) -> None:
         """Put span and record into the context. Called last: what fails before leaves no trace there."""
         if not self._join:
-            self._context = otel_context.attach(trace.set_span_in_context(self.span))
-        self._token = CURRENT.set(self.record)
+            self._attached = otel_context.attach(trace.set_span_in_context(self.span, self._parent))
+        self._entered = CURRENT.set(self.record)
 
     async def receive(self) -> Message:
         """Receive the next message for the app."""
@@ -157,9 +165,10 @@ class Observed:
             self.requests.signals.guard.failed("requests", failure)
 
     def _detach(self) -> None:
-        CURRENT.reset(self._token)
-        if self._context is not None:
-            otel_context.detach(self._context)
+        if self._entered is not None:
+            CURRENT.reset(self._entered)
+        if self._attached is not None:
+            otel_context.detach(self._attached)
 
     def _finish(self, error: BaseException | None) -> None:
         raise NotImplementedError
@@ -182,8 +191,12 @@ class Excluded(Observed):
         super().__init__(requests, scope, receive, send, join=False)
         self.record.excluded = True
 
-    def _start_span(self, requests: Requests, scope: Scope) -> Span:  # noqa: ARG002 - all are called alike
-        return NonRecordingSpan(_SAMPLED_OUT)
+    def _start_span(
+        self,
+        requests: Requests,  # noqa: ARG002 - all are called alike
+        scope: Scope,  # noqa: ARG002
+    ) -> tuple[Span, Context | None]:
+        return NonRecordingSpan(_SAMPLED_OUT), None
 
     def _finish(self, error: BaseException | None) -> None:  # noqa: ARG002 - all are called alike
         self._state = _ExchangeState.ENDED
@@ -197,7 +210,7 @@ class Exchange(Observed):
     def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
         super().__init__(requests, scope, receive, send, join=join)
         if join and self.span.is_recording():
-            self.span.set_attributes(requests.attributes.of_request(scope, decoded(scope["headers"])))
+            self.span.set_attributes(requests.attributes.of_request(scope))
         scheme = scope.get("scheme", "http")
         self._labels = (requests.attributes.method(scope), scheme if scheme in {"http", "https"} else "_OTHER")
         self._first_byte = 0.0
@@ -209,7 +222,7 @@ class Exchange(Observed):
         self.record.send = self.send
         self.record.middlewares = requests.middlewares
 
-    def _start_span(self, requests: Requests, scope: Scope) -> Span:
+    def _start_span(self, requests: Requests, scope: Scope) -> tuple[Span, Context | None]:
         return requests.start_span(scope, span_method(requests.attributes.method(scope)), self.started_ns)
 
     async def receive(self) -> Message:
@@ -232,7 +245,10 @@ class Exchange(Observed):
 
     async def send(self, message: Message) -> None:
         """Send, and note how far the response has come."""
-        self._guarded(self._before_send, message)
+        try:
+            self._before_send(message)
+        except Exception as failure:  # noqa: BLE001 - the response is the app's, whatever happens here
+            self.requests.signals.guard.failed("requests", failure)
         before = self.record.enter(Phase.SEND)
         await self._send(message)
         self.record.enter(before)
@@ -337,7 +353,8 @@ class Exchange(Observed):
             start, end = pauses[-back]
             if end <= record.started:
                 break
-            intervals.append((start, end, Cause.GC))
+            if start < record.ended:
+                intervals.append((start, end, Cause.GC))
         if delays.blocks:
             intervals += self._loop_waits(blocks_that_delayed(record, delays.blocks))
         return intervals
@@ -404,7 +421,7 @@ class Connection(Observed):
         self._code = 1005
         requests.signals.metrics.websocket_active_connections.inc()
 
-    def _start_span(self, requests: Requests, scope: Scope) -> Span:
+    def _start_span(self, requests: Requests, scope: Scope) -> tuple[Span, Context | None]:
         return requests.start_span(scope, "WS", self.started_ns)
 
     async def receive(self) -> Message:

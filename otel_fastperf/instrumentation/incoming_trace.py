@@ -1,5 +1,6 @@
 """The trace that a request continues: read from its headers by the global propagator, within bounds."""
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from opentelemetry import propagate, trace
@@ -37,64 +38,55 @@ class _Propagation(NamedTuple):
     propagator: TextMapPropagator
     #: names in lower case
     fields: frozenset[str]
-    #: names of all headers to decode; None for every header
+    #: the same as they come over the wire; None if the propagator may read any header
     wanted: frozenset[bytes] | None
 
 
 class IncomingTrace:
     """Finds the parent of a request's span. Shared by all requests of an app."""
 
-    def __init__(self, signals: Signals, *, trust: bool, also_read: frozenset[str] | None) -> None:
-        """Prepare.
-
-        Args:
-            signals: Where failures are counted.
-            trust: Continue the caller's trace. Otherwise start a new one, linked to it.
-            also_read: Names of further headers to decode; None for all headers.
-        """
+    def __init__(self, signals: Signals, *, trust: bool) -> None:
+        """Prepare. `trust`: continue the caller's trace; otherwise start a new one, linked to it."""
         self._signals = signals
         self._trust = trust
-        self._also_read = also_read
         self._propagation: _Propagation | None = None
 
-    def headers(self, scope: Scope) -> Headers:
-        """The request headers that a span is made from."""
-        return decoded(scope["headers"], self._current().wanted)
-
-    def parent(self, headers: Headers) -> tuple[Context | None, list[Link]]:
+    def parent(self, scope: Scope) -> tuple[Context | None, Sequence[Link]]:
         """The context to start the span in, and its links.
 
         The context is None for the current one: an in-process caller's, or an empty one under a server.
         """
-        propagation = self._current()
+        propagation, propagator = self._propagation, propagate.get_global_textmap()
+        if propagation is None or propagation.propagator is not propagator:
+            propagation = self._propagation = _reading_for(propagator)
+        wanted = propagation.wanted
+        if wanted is not None and wanted.isdisjoint([name.lower() for name, _ in scope["headers"]]):
+            return None, ()
+        headers = decoded(scope["headers"], wanted)
         if headers.keys().isdisjoint(propagation.fields):
-            return None, []
+            return None, ()
         size = sum(len(value) for field in propagation.fields for value in headers.get(field, ()))
         if size > _HEADER_BUDGET:
             self._signals.metrics.telemetry_errors.child("propagation_budget").inc()
-            return None, []
+            return None, ()
         if len(headers.get("traceparent", ())) > 1:
             # W3C trace context, 4.3: several traceparent headers are treated like none
             headers = {name: values for name, values in headers.items() if name not in {"traceparent", "tracestate"}}
+        return self._extracted(propagator, headers)
+
+    def _extracted(self, propagator: TextMapPropagator, headers: Headers) -> tuple[Context | None, Sequence[Link]]:
         try:
-            context = propagation.propagator.extract(headers, context=Context(), getter=_GETTER)
+            context = propagator.extract(headers, context=Context(), getter=_GETTER)
         except Exception as error:  # noqa: BLE001 - propagators are foreign code
             self._signals.guard.failed("propagator", error)
-            return None, []
+            return None, ()
         if self._trust:
-            return context, []
+            return context, ()
         remote = trace.get_current_span(context).get_span_context()
-        return Context(), [Link(remote)] if remote.is_valid else []
+        return Context(), [Link(remote)] if remote.is_valid else ()
 
-    def _current(self) -> _Propagation:
-        propagation, propagator = self._propagation, propagate.get_global_textmap()
-        if propagation is None or propagation.propagator is not propagator:
-            propagation = self._propagation = self._reading_for(propagator)
-        return propagation
 
-    def _reading_for(self, propagator: TextMapPropagator) -> _Propagation:
-        fields = frozenset(field.lower() for field in propagator.fields)
-        wanted = None
-        if fields <= _W3C_FIELDS and self._also_read is not None:
-            wanted = frozenset(name.encode() for name in fields | self._also_read)
-        return _Propagation(propagator, fields, wanted)
+def _reading_for(propagator: TextMapPropagator) -> _Propagation:
+    fields = frozenset(field.lower() for field in propagator.fields)
+    wanted = frozenset(name.encode() for name in fields) if fields <= _W3C_FIELDS else None
+    return _Propagation(propagator, fields, wanted)

@@ -23,69 +23,71 @@ from otel_fastperf.requests.time_budget import Cause, Phase
 from otel_fastperf.signals import Signals
 
 _Function = Callable[..., Awaitable[Any]]
-_Timed = Callable[[RequestRecord, _Function, tuple[Any, ...], dict[str, Any]], Awaitable[Any]]
 
 
 @contextmanager
 def instrument_endpoints(signals: Signals) -> Iterator[None]:
-    """Record the phases of requests that belong to `signals`, until the context manager exits."""
+    """Note the phases of requests that belong to `signals`, until the end of the block."""
     with ExitStack() as patches:
-        for module, name, timed in _PATCHES:
-            patches.enter_context(subscribed(module, name, _timing(timed), signals, signals))
+        for module, name, wrap in _PLACES:
+            patches.enter_context(subscribed(module, name, wrap, signals, signals))
         yield
 
 
-async def _solve_dependencies(
-    record: RequestRecord, function: _Function, arguments: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
-    record.enter(Phase.DEPENDENCIES)
-    solved = await function(*arguments, **options)
-    record.enter(Phase.HANDLER)
-    return solved
+def _observed(patch: Patch[Signals]) -> RequestRecord | None:
+    """The record of the running request if it belongs to a subscriber."""
+    record = CURRENT.get()
+    if record is None or record.ended or id(record.owner) not in patch.subscribers:
+        return None
+    return record
 
 
-async def _run_endpoint(
-    record: RequestRecord, function: _Function, arguments: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
-    record.enter(Phase.HANDLER)
-    result = await function(*arguments, **options)
-    record.enter(Phase.SERIALIZATION)
-    return result
+def _timing_dependencies(original: _Function, patch: Patch[Signals]) -> _Function:
+    async def solve_dependencies(*arguments: Any, **options: Any) -> Any:
+        record = _observed(patch)
+        if record is None:
+            return await original(*arguments, **options)
+        record.enter(Phase.DEPENDENCIES)
+        solved = await original(*arguments, **options)
+        record.enter(Phase.HANDLER)
+        return solved
+
+    return solve_dependencies
 
 
-async def _run_in_thread(
-    record: RequestRecord, function: _Function, arguments: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
-    call, *rest = arguments
+def _timing_endpoint(original: _Function, patch: Patch[Signals]) -> _Function:
+    async def run_endpoint_function(*arguments: Any, **options: Any) -> Any:
+        record = _observed(patch)
+        if record is None:
+            return await original(*arguments, **options)
+        record.enter(Phase.HANDLER)
+        result = await original(*arguments, **options)
+        record.enter(Phase.SERIALIZATION)
+        return result
 
-    def timed(*values: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            return call(*values)
-        finally:
-            record.waited(started, time.perf_counter(), Cause.IN_THREAD)
-
-    return await function(timed, *rest, **options)
+    return run_endpoint_function
 
 
-#: module, name of the function in it, and what times its calls
-_PATCHES: Final[tuple[tuple[ModuleType, str, _Timed], ...]] = (
-    (routing, "solve_dependencies", _solve_dependencies),
-    (routing, "run_endpoint_function", _run_endpoint),
-    (anyio.to_thread, "run_sync", _run_in_thread),
+def _timing_threads(original: _Function, patch: Patch[Signals]) -> _Function:
+    async def run_sync(func: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        record = _observed(patch)
+        if record is None:
+            return await original(func, *arguments, **options)
+
+        def timed(*values: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return func(*values)
+            finally:
+                record.waited(started, time.perf_counter(), Cause.IN_THREAD)
+
+        return await original(timed, *arguments, **options)
+
+    return run_sync
+
+
+_PLACES: Final[tuple[tuple[ModuleType, str, Callable[[_Function, Patch[Signals]], _Function]], ...]] = (
+    (routing, "solve_dependencies", _timing_dependencies),
+    (routing, "run_endpoint_function", _timing_endpoint),
+    (anyio.to_thread, "run_sync", _timing_threads),
 )
-
-
-def _timing(timed: _Timed) -> Callable[[_Function, Patch[Signals]], _Function]:
-    """Return a function for `subscribed` whose wrapper times calls for requests of subscribers by `timed`."""
-
-    def wrap(original: _Function, patch: Patch[Signals]) -> _Function:
-        async def wrapper(*arguments: Any, **options: Any) -> Any:
-            record = CURRENT.get()
-            if record is None or record.ended or id(record.owner) not in patch.subscribers:
-                return await original(*arguments, **options)
-            return await timed(record, original, arguments, options)
-
-        return wrapper
-
-    return wrap

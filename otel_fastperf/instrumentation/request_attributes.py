@@ -31,7 +31,7 @@ _ALWAYS_REDACTED: Final = frozenset(
 )
 _DEFAULT_PORTS: Final = {"https": 443, "wss": 443}
 #: headers that become attributes without any setting
-_ALWAYS_READ: Final = frozenset({"host", "user-agent"})
+_ALWAYS_READ: Final = frozenset({b"host", b"user-agent"})
 
 
 class RequestAttributes:
@@ -46,11 +46,6 @@ class RequestAttributes:
         self._response_headers = list(settings.capture_response_headers)
 
     @property
-    def headers_read(self) -> frozenset[str] | None:
-        """Names of the request headers that become attributes; None if only all headers together can tell."""
-        return None if self._request_headers else _ALWAYS_READ
-
-    @property
     def captures_response_headers(self) -> bool:
         """Whether `of_response` can return anything."""
         return bool(self._response_headers)
@@ -60,8 +55,9 @@ class RequestAttributes:
         method: str = scope.get("method", "GET")
         return method if method in self._methods else OTHER_METHOD
 
-    def of_request(self, scope: Scope, headers: Headers) -> dict[str, Any]:
+    def of_request(self, scope: Scope) -> dict[str, Any]:
         """What is known of a request when it arrives."""
+        headers = decoded(scope["headers"], None if self._request_headers else _ALWAYS_READ)
         attributes: dict[str, Any] = {
             "http.request.method": self.method(scope),
             "url.scheme": scope.get("scheme", "http"),

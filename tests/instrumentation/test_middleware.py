@@ -266,6 +266,7 @@ def test_the_route_is_computed_once_for_each_request(monkeypatch: pytest.MonkeyP
     app.get("/items/{item_id}")(lambda item_id: item_id)
     for middleware in (Timed, Outer, Inner):
         app.add_middleware(middleware)
-    with observed(app) as (client, _):
+    with observed(app) as (client, telemetry):
         client.get("/items/1")
+        assert telemetry.findings() == ()
         assert computed == ["/items/{item_id}"]
