@@ -326,6 +326,18 @@ class _FastHistogram(Histogram):
             bucket.set_exemplar(Exemplar(exemplar, amount, time.time()))
 
 
+class _FastGauge(Gauge):
+    """prometheus_client's gauge without the label check of `inc` and `dec`, which only catches misuse."""
+
+    def inc(self, amount: float = 1) -> None:
+        """Add."""
+        self._value.inc(amount)
+
+    def dec(self, amount: float = 1) -> None:
+        """Subtract."""
+        self._value.inc(-amount)
+
+
 class Family:
     """A metric with labels: a fast look-up of the child for given label values, and a limit on their number.
 
@@ -534,7 +546,7 @@ def _declare(metric: Metric, registry: CollectorRegistry) -> Any:
         case "counter":
             return Counter(metric.name, metric.help, metric.labels, unit=metric.unit, registry=registry)
         case "gauge":
-            return Gauge(metric.name, metric.help, metric.labels, unit=metric.unit, registry=registry)
+            return _FastGauge(metric.name, metric.help, metric.labels, unit=metric.unit, registry=registry)
         case "histogram":
             return _FastHistogram(
                 metric.name, metric.help, metric.labels, unit=metric.unit, buckets=metric.buckets, registry=registry

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 #: metric label of a request that no route served; semconv omits `http.route`, but a named value is easier to query
 UNMATCHED: Final = "unmatched"
 
+#: the context's key for the current span, which `trace.set_span_in_context` keeps to itself
+(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+
 #: valid and not sampled, so its children are dropped too
 _SAMPLED_OUT: Final = SpanContext(trace_id=1, span_id=1, is_remote=False)
 
@@ -61,13 +64,12 @@ class Requests:
     def start_span(self, scope: Scope, name: str, start_time: int) -> tuple[Span, Context | None]:
         """Start the SERVER span, in the trace that the propagation headers name. Also returns that trace's context."""
         context, links = self._incoming.parent(scope)
-        # as it is now: middleware may change it, and attributes are made from it when the request has ended
-        arrived = dict(scope)
         span = self.signals.tracer.start_span(
             name,
             context,
             SpanKind.SERVER,
-            DeferredAttributes(lambda: self.attributes.of_request(arrived)),
+            # a copy: middleware may change the scope, and attributes are made from it when the request has ended
+            DeferredAttributes(self.attributes.of_request, dict(scope)),
             links,
             start_time,
         )
@@ -140,7 +142,8 @@ class Observed:
     def enter(self) -> None:
         """Put span and record into the context. Called last: what fails before leaves no trace there."""
         if not self._join:
-            self._attached = otel_context.attach(trace.set_span_in_context(self.span, self._parent))
+            context = otel_context.get_current() if self._parent is None else self._parent
+            self._attached = otel_context.attach(Context({**context, _SPAN_KEY: self.span}))
         self._entered = CURRENT.set(self.record)
 
     async def receive(self) -> Message:
@@ -151,24 +154,27 @@ class Observed:
         """Send the app's message."""
         await self._send(message)
 
-    def close(self, error: BaseException | None) -> None:
-        """The app has returned, or raised `error`. Called once with the error and once without, which only detaches."""
+    def fail(self, error: BaseException) -> None:
+        """The app raised `error`."""
+        self._guarded(self._finish, error)
+
+    def leave(self) -> None:
+        """The app has returned or raised: the context is again what it was. Called last."""
         if self._state != _ExchangeState.ENDED:
-            self._guarded(self._finish, error)
-        if error is None:
-            self._guarded(self._detach)
+            self._guarded(self._finish, None)
+        try:
+            if self._entered is not None:
+                CURRENT.reset(self._entered)
+            if self._attached is not None:
+                otel_context.detach(self._attached)
+        except Exception as failure:  # noqa: BLE001 - the response is the app's, whatever happens here
+            self.requests.signals.guard.failed("requests", failure)
 
     def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
         try:
             call(*arguments)
         except Exception as failure:  # noqa: BLE001 - the response is the app's, whatever happens here
             self.requests.signals.guard.failed("requests", failure)
-
-    def _detach(self) -> None:
-        if self._entered is not None:
-            CURRENT.reset(self._entered)
-        if self._attached is not None:
-            otel_context.detach(self._attached)
 
     def _finish(self, error: BaseException | None) -> None:
         raise NotImplementedError
@@ -219,8 +225,9 @@ class Exchange(Observed):
         self._chunks = self._received = self._sent = 0
         self._active = requests.signals.metrics.active_requests.child(*self._labels)
         self._active.inc()
-        self.record.send = self.send
-        self.record.middlewares = requests.middlewares
+        record = self.record
+        record.send = self.send
+        record.middlewares = requests.middlewares
 
     def _start_span(self, requests: Requests, scope: Scope) -> tuple[Span, Context | None]:
         return requests.start_span(scope, span_method(requests.attributes.method(scope)), self.started_ns)
@@ -292,6 +299,11 @@ class Exchange(Observed):
             self._finish(None)
         # else wait for the exception: ServerErrorMiddleware sends its 500 first and raises afterwards
 
+    def _may_have_failed(self) -> bool:
+        record = self.record
+        is_error = (record.status or 0) >= 500  # noqa: PLR2004
+        return is_error or record.router_error is not None or self._client == _Client.IS_GONE
+
     def _failure(self, error: BaseException | None, *, complete: bool) -> tuple[str, BaseException | None]:
         """`(error.type, exception)`; `("", None)` for a success."""
         record = self.record
@@ -315,7 +327,8 @@ class Exchange(Observed):
         record.ended = record.ended or time.perf_counter()
         self._active.dec()
         try:
-            self._outcome = self._failure(error, complete=complete)
+            if error is not None or not complete or self._may_have_failed():
+                self._outcome = self._failure(error, complete=complete)
             signals.delays.catch_up()
         finally:
             if not self._join and may_end_late(self.span):

@@ -42,13 +42,13 @@ class OwnPages:
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Answer one of our paths, or pass the request on."""
-        page = self._page(scope) if self.on and scope["type"] == "http" else None
+        page = None
+        if self.on and scope["type"] == "http" and scope["path"].endswith(self._ends):
+            page = self._page(scope)
         await (self.app if page is None else page.respond)(scope, receive, send)
 
     def _page(self, scope: Scope) -> OwnPage | None:
         path: str = scope["path"]
-        if not path.endswith(self._ends):
-            return None
         root_path: str = scope.get("root_path", "")
         page = next((page for page in self._pages if path in {page.path, root_path + page.path}), None)
         if page is not None and has_literal_route(self._owner.routes, page.path):

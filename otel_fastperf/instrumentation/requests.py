@@ -49,10 +49,10 @@ class RequestLayer:
         try:
             await self.app(scope, observed.receive, observed.send)
         except BaseException as error:
-            observed.close(error)
+            observed.fail(error)
             raise
         finally:
-            observed.close(None)
+            observed.leave()
 
     async def _meet_loop(self) -> None:
         self._loop = _running_loop()
@@ -110,9 +110,9 @@ class RouterLayer:
 
         async def answering(message: Message) -> None:
             record.progress = Progress.ANSWERED
+            # the endpoint produces what is sent next: the phase that the outermost layer returns to once this is sent
+            record.phase = Phase.HANDLER
             await send(message)
-            # the endpoint produces what is sent next
-            record.enter(Phase.HANDLER)
 
         outer = record.enter(Phase.ROUTING)
         try:

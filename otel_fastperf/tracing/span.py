@@ -35,17 +35,18 @@ _PLAIN: Final = frozenset({int, float, bool})
 
 
 class DeferredAttributes(Mapping[str, Any]):
-    """Attributes that are computed when somebody first reads them: by `compute()`."""
+    """Attributes that are computed when somebody first reads them: by `compute(source)`."""
 
-    __slots__ = ("_compute", "_computed")
+    __slots__ = ("_compute", "_computed", "_source")
 
-    def __init__(self, compute: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, compute: Callable[[Any], Mapping[str, Any]], source: object) -> None:
         self._compute = compute
+        self._source = source
         self._computed: Mapping[str, Any] | None = None
 
     def _values(self) -> Mapping[str, Any]:
         if self._computed is None:
-            self._computed = self._compute()
+            self._computed = self._compute(self._source)
         return self._computed
 
     def __getitem__(self, key: str) -> Any:
@@ -130,7 +131,7 @@ class LeanSpan(SdkSpan):
         self._start_time = start_time
         self._end_time: int | None = None
         self._status = _UNSET
-        self._attributes: dict[str, Any] = {}
+        self._attributes: dict[str, Any] | None = None
         self._deferred: DeferredAttributes | None = None
         self._events: list[Event] | None = None  # type: ignore[assignment]
         self._links: list[Link] | None = None  # type: ignore[assignment]
@@ -147,11 +148,6 @@ class LeanSpan(SdkSpan):
             self._set(attributes)
         for link in links:
             self._link(link.context, link.attributes)
-
-    @property
-    def may_end_late(self) -> bool:
-        """Whether nobody but this package sees its end, so that it may be a little late."""
-        return self._origin.processor.reads_late
 
     # what the API has
 
@@ -263,10 +259,11 @@ class LeanSpan(SdkSpan):
         """Read-only; computes what was deferred."""
         if self._deferred is not None:
             deferred, self._deferred = self._deferred, None
-            own, self._attributes = self._attributes, {}
+            own, self._attributes = self._attributes, None
             self._set(deferred)
-            self._attributes |= own
-        return MappingProxyType(self._attributes)
+            if own:
+                self._set(own)
+        return MappingProxyType(self._attributes or {})
 
     @property
     def events(self) -> Sequence[Event]:
@@ -319,6 +316,8 @@ class LeanSpan(SdkSpan):
 
     def _set(self, attributes: Mapping[str, Any]) -> None:
         limits, own = self._origin.limits, self._attributes
+        if own is None:
+            own = self._attributes = {}
         length, most = limits.max_span_attribute_length, limits.max_span_attributes
         for key, value in attributes.items():
             kind = type(value)

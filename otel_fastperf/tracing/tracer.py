@@ -100,8 +100,6 @@ def made_lean(tracer: Tracer) -> LeanTracer:
 
 def may_end_late(source: Span | trace.Tracer) -> bool:
     """Whether a span, or spans of a tracer, may be ended late because nobody but this package sees their end."""
-    if isinstance(source, LeanTracer):
-        return source._origin.processor.reads_late  # noqa: SLF001 - the same file
-    if isinstance(source, LeanSpan):
-        return source.may_end_late
+    if type(source) is LeanSpan or type(source) is LeanTracer:
+        return source._origin.processor.reads_late  # noqa: SLF001 - ours
     return isinstance(source, Span) and not source.is_recording()

@@ -253,11 +253,11 @@ def test_members_of_enums_become_plain_values(own: Tracer, kept: Kept) -> None:
 def test_deferred_attributes_are_computed_when_they_are_read(own: Tracer, kept: Kept) -> None:
     calls: list[str] = []
 
-    def compute() -> dict[str, Any]:
-        calls.append("computed")
+    def compute(source: str) -> dict[str, Any]:
+        calls.append(source)
         return {"a": "deferred", "b": "deferred"}
 
-    span = own.start_span("first", attributes=DeferredAttributes(compute))
+    span = own.start_span("first", attributes=DeferredAttributes(compute, "computed"))
     span.set_attribute("b", "set later")
     span.end()
     assert calls == []
@@ -268,6 +268,6 @@ def test_deferred_attributes_are_computed_when_they_are_read(own: Tracer, kept: 
 
 
 def test_other_providers_read_deferred_attributes_at_once() -> None:
-    span: Any = TracerProvider().get_tracer("user").start_span("first", attributes=DeferredAttributes(lambda: {"a": 1}))
+    span: Any = TracerProvider().get_tracer("user").start_span("first", attributes=DeferredAttributes(dict, {"a": 1}))
     assert dict(span.attributes) == {"a": 1}
     assert SpanLimits().max_span_attributes == 128
