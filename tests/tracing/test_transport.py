@@ -1,5 +1,7 @@
 """One attempt, one answer: the receiver's behaviour decides what happens to a batch, over HTTP and gRPC alike."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -22,6 +24,7 @@ from tests.otlp import (
     too_large,
     unavailable,
 )
+from tests.serving import ROOT
 
 
 @pytest.fixture(params=["http/protobuf", "grpc"])
@@ -80,11 +83,7 @@ def test_a_batch_refused_for_its_size_is_too_large(receiver: Receiver) -> None:
     receiver.answer = too_large()
     answer = send(receiver)
     assert answer.verdict is Verdict.TOO_LARGE
-    assert answer.reason == (
-        "gRPC RESOURCE_EXHAUSTED as the test asks"
-        if receiver.protocol == "grpc"
-        else "HTTP 413 Request Entity Too Large"
-    )
+    assert answer.reason.startswith("HTTP 413 " if receiver.protocol != "grpc" else "gRPC RESOURCE_EXHAUSTED ")
 
 
 def test_a_message_larger_than_grpc_s_maximum_is_too_large() -> None:
@@ -178,6 +177,21 @@ def test_a_header_that_cannot_be_sent_is_a_rejection_whose_reason_keeps_the_secr
 )
 def test_the_address_has_no_secrets(endpoint: str, shown: str) -> None:
     assert address(TracesSettings(endpoint=endpoint)) == shown
+
+
+def test_export_over_http_loads_no_heavy_library(http: Receiver) -> None:
+    """They cost memory; protobuf is loaded when a receiver refuses a part of a batch."""
+    script = (
+        "import sys; from tests.encoded import encoded; from otel_fastperf.tracing.exporters import destination;"
+        "from otel_fastperf.settings import TracesSettings;"
+        f"transport = destination(TracesSettings(base_endpoint={http.endpoint!r})).connect();"
+        "print(transport.send(encoded('a'), 5.0).verdict.name);"
+        "print(*sorted({'grpc', 'requests', 'urllib3', 'google.protobuf'} & sys.modules.keys()))"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["ACCEPTED", ""]
 
 
 def test_the_console_is_a_destination(capsys: pytest.CaptureFixture[str]) -> None:
