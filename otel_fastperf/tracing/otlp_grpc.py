@@ -4,6 +4,7 @@ Which codes call for a retry: https://opentelemetry.io/docs/specs/otlp/#failures
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -40,6 +41,8 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 5000),
     ("grpc.dns_min_time_between_resolutions_ms", 5000),
 )
+#: seconds that gRPC's threads get to end a cancelled call
+_SETTLE: Final = 0.1
 _RETRY_INFO: Final = "google.rpc.retryinfo-bin"
 
 
@@ -68,6 +71,8 @@ class OtlpGrpc:
         call = self._call
         if not idle and call is not None:
             call.cancel()
+            # its core has threads of its own that tell the server; while one does, gRPC skips its fork handlers
+            time.sleep(_SETTLE)
 
     def close(self) -> None:
         """Close the channel; a call that is under way ends at once."""
