@@ -80,6 +80,17 @@ class Packer:
         self._on_packed()
         return len(spans)
 
+    def pack_waiting(self, go_on: Callable[[], bool]) -> bool:
+        """Encode what has ended by now, as long as `go_on()`; whether there was anything. Others may pack as well."""
+        packed = False
+        # one more than there seem to be: it waits for the slice that another thread encodes
+        for _ in range(self._buffer.unencoded // _SLICE + 1):
+            if not go_on() or not self.pack():
+                break
+            packed = True
+            time.sleep(_BREATH)
+        return packed
+
     def end(self) -> None:
         """End the thread; what is not encoded stays."""
         self._ended = True
@@ -106,18 +117,11 @@ class Packer:
         busy_until = 0.0
         while not self._ended:
             try:
-                if self._pack_all():
+                if self.pack_waiting(lambda: not self._ended):
                     busy_until = time.monotonic() + _STAY_AWAKE
             except Exception as error:  # noqa: BLE001 - the thread must not die before its time
                 self._guard.failed("sender", error)
             self._rest(awake=time.monotonic() < busy_until)
-
-    def _pack_all(self) -> bool:
-        packed = False
-        while not self._ended and self.pack():
-            packed = True
-            time.sleep(_BREATH)
-        return packed
 
     def _rest(self, *, awake: bool) -> None:
         if awake:

@@ -218,8 +218,7 @@ class Worker:
 
     def _due(self) -> int:
         """The number of all spans that have ended by now, after encoding them, as far as there is time."""
-        while self._time_left() > 0 and self._packer.pack():
-            pass
+        self._packer.pack_waiting(lambda: self._time_left() > 0)
         return len(self.buffer)
 
     def _on_packed(self) -> None:

@@ -245,6 +245,26 @@ def test_spans_are_encoded_while_the_collector_hangs(open_it: Open, receiver: Re
     assert opened.queued == 501
 
 
+def test_spans_that_come_without_a_pause_do_not_keep_the_sender_from_sending(open_it: Open, http: Receiver) -> None:
+    opened = open_it(http.endpoint, delay_ms=60_000, batch_size=100_000)
+    ended = threading.Event()
+
+    def emit() -> None:
+        while not ended.is_set():
+            opened.emit(10)
+
+    threads = [threading.Thread(target=emit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert opened.tracing.flush(20.0)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert http.requests >= 1
+
+
 def test_idle_connections_are_kept(open_it: Open, http: Receiver) -> None:
     opened = open_it(http.endpoint)
     for turn in range(1, 4):
