@@ -326,6 +326,16 @@ class _FastHistogram(Histogram):
             bucket.set_exemplar(Exemplar(exemplar, amount, time.time()))
 
 
+class _FastCounter(Counter):
+    """prometheus_client's counter without the checks of `inc`, which only catch misuse."""
+
+    def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
+        """Add `amount`, which must not be negative, with the exemplar if one is given."""
+        self._value.inc(amount)
+        if exemplar is not None:
+            self._value.set_exemplar(Exemplar(exemplar, amount, time.time()))
+
+
 class _FastGauge(Gauge):
     """prometheus_client's gauge without the label check of `inc` and `dec`, which only catches misuse."""
 
@@ -544,7 +554,7 @@ class Metrics:
 def _declare(metric: Metric, registry: CollectorRegistry) -> Any:
     match metric.kind:
         case "counter":
-            return Counter(metric.name, metric.help, metric.labels, unit=metric.unit, registry=registry)
+            return _FastCounter(metric.name, metric.help, metric.labels, unit=metric.unit, registry=registry)
         case "gauge":
             return _FastGauge(metric.name, metric.help, metric.labels, unit=metric.unit, registry=registry)
         case "histogram":

@@ -325,6 +325,8 @@ class Exchange(Observed):
         complete, self._state = self._state == _ExchangeState.COMPLETE, _ExchangeState.ENDED
         record, signals = self.record, self.requests.signals
         record.ended = record.ended or time.perf_counter()
+        # breaks the cycle through `send`: reference counts free a request at once, and the collector has nothing to do
+        record.send = None
         self._active.dec()
         try:
             if error is not None or not complete or self._may_have_failed():

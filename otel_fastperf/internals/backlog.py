@@ -18,6 +18,8 @@ from otel_fastperf.internals.forks import on_fork
 _PAUSE: Final = 0.02
 #: items after which other threads get a turn
 _BATCH: Final = 16
+#: items that end the pause: what waits longer is old to the garbage collector, which then walks it several times
+_MANY: Final = 48
 #: seconds without work after which the thread ends
 _IDLE: Final = 1.0
 #: items that may wait; beyond that, the thread that adds one works too, so nothing is lost and memory is bounded
@@ -35,7 +37,8 @@ class Backlog:
         self._waiting: deque[Callable[[], None]] = deque()
         self._running = False
         self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._wake = threading.Event()
         self._starting = threading.Lock()
         self._working = threading.Lock()
         self._worker: int | None = None
@@ -47,7 +50,9 @@ class Backlog:
         self._waiting.append(item)
         if not self._running:
             self._start()
-        if len(self._waiting) > _MOST:
+        elif len(self._waiting) == _MANY:
+            self._wake.set()
+        elif len(self._waiting) > _MOST:
             self.drain()
 
     def drain(self) -> None:
@@ -60,11 +65,12 @@ class Backlog:
 
     def stop(self) -> None:
         """Call all items that wait, and end the thread. The next item starts another."""
-        self._stopping.set()
+        self._stopping = True
+        self._wake.set()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(_PATIENCE)
-        self._stopping.clear()
+        self._stopping = False
         self.drain()
 
     def _before_fork(self) -> None:
@@ -79,7 +85,8 @@ class Backlog:
         """In the child: the items are the parent's, and the thread has not come along."""
         self._waiting.clear()
         self._running = self._forking = False
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._wake = threading.Event()
         self._starting = threading.Lock()
         self._working = threading.Lock()
         self._worker = None
@@ -109,6 +116,7 @@ class Backlog:
             thread = threading.Thread(
                 target=Context().run, args=(self._run,), name="otel_fastperf-backlog", daemon=True
             )
+            self._thread = thread
             thread.start()
         except RuntimeError:
             # no thread can be started: the interpreter ends, or the limit is reached
@@ -117,12 +125,14 @@ class Backlog:
 
     def _run(self) -> None:
         idle = 0.0
-        while idle < _IDLE and not self._stopping.wait(_PAUSE):
+        while idle < _IDLE and not self._stopping:
+            self._wake.wait(_PAUSE)
+            self._wake.clear()
             idle = 0.0 if self._waiting else idle + _PAUSE
             while self._waiting:
                 self._work(_BATCH)
                 time.sleep(0)  # lets go of the GIL
         self._running = False
-        if self._waiting and not self._stopping.is_set():
+        if self._waiting and not self._stopping:
             # appended just before the line above, by a thread that still saw this one running
             self._start()
