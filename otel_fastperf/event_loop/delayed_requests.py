@@ -12,26 +12,30 @@ _GRACE_SECONDS: Final = 0.02
 _GRACE_SHARE: Final = 0.1
 
 
-def blocks_that_delayed(record: RequestRecord, blocks: Sequence[Block]) -> list[Block]:
-    """The blocks that delayed a request that has ended, oldest first, each cut to the request's time.
+def blocks_that_delayed(
+    record: RequestRecord, blocks: Sequence[Block], since: float | None = None, until: float | None = None
+) -> list[Block]:
+    """The blocks that delayed a request between `since` and `until`, oldest first, each cut to that time.
 
-    `blocks` are ordered by their ends. A request was delayed if it did not cause the block and made progress right
-    after it, or ended; one that kept sleeping was not. We cannot tell when it became ready, so the whole block counts
-    from the start of the request on.
+    Without them, between the start and the end of the request. `blocks` are ordered by their ends. A request was
+    delayed if it did not cause the block and made progress right after it, or ended; one that kept sleeping was not. We
+    cannot tell when it became ready, so the whole block counts from the start of the request on.
     """
+    since = record.started if since is None else since
+    until = record.ended if until is None else until
     delaying: list[Block] = []
     for block in reversed(blocks):
-        if block.end <= record.started:
+        if block.end <= since:
             break
-        if block.owner is not record and block.start < record.ended and _progressed_after(record, block):
-            delaying.append(block._replace(start=max(block.start, record.started), end=min(block.end, record.ended)))
+        if block.owner is not record and block.start < until and _progressed_after(record, block, until):
+            delaying.append(block._replace(start=max(block.start, since), end=min(block.end, until)))
     delaying.reverse()
     return delaying
 
 
-def _progressed_after(record: RequestRecord, block: Block) -> bool:
+def _progressed_after(record: RequestRecord, block: Block, until: float) -> bool:
     latest = block.end + _GRACE_SECONDS + _GRACE_SHARE * (block.end - block.start)
-    if record.ended <= latest:
+    if until <= latest:
         return True
     return any(block.end <= at <= latest for at, _ in record.phases) or any(
         block.end <= end <= latest for _, end, _ in record.intervals

@@ -22,7 +22,7 @@ from otel_fastperf.instrumentation.request_attributes import RequestAttributes, 
 from otel_fastperf.internals.redaction import error_type
 from otel_fastperf.internals.spans import exemplar_of, fail_span
 from otel_fastperf.requests.record import CURRENT, Middleware, Progress, RequestRecord
-from otel_fastperf.requests.time_budget import Cause, Interval, Phase, split
+from otel_fastperf.requests.time_budget import Cause, Interval, Phase, split, summed
 from otel_fastperf.settings import RequestsSettings
 from otel_fastperf.signals import Block, Signals
 from otel_fastperf.tracing.span import DeferredAttributes
@@ -36,6 +36,9 @@ UNMATCHED: Final = "unmatched"
 
 #: the context's key for the current span, which `trace.set_span_in_context` keeps to itself
 (_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
+
+#: changes of phase after which they are summed up: more than an ordinary request has, and 2 kB
+_MOST_MARKS: Final = 24
 
 #: valid and not sampled, so its children are dropped too
 _SAMPLED_OUT: Final = SpanContext(trace_id=1, span_id=1, is_remote=False)
@@ -261,6 +264,8 @@ class Exchange(Observed):
         self.record.enter(before)
         if self._state == _ExchangeState.COMPLETE:
             self._guarded(self._last_byte_sent)
+        elif len(self.record.phases) > _MOST_MARKS:
+            self._guarded(self._count_up)
 
     def _before_send(self, message: Message) -> None:
         kind = message["type"]
@@ -275,6 +280,13 @@ class Exchange(Observed):
             kind == "http.response.trailers" and not message.get("more_trailers", False)
         ):
             self._completed()
+
+    def _count_up(self) -> None:
+        """Sum up the time so far, so that a response that streams for hours keeps no more than a short one."""
+        record = self.record
+        self.requests.signals.delays.catch_up()
+        since, until = record.counted_until, record.phases[-1][0]
+        record.count(summed(since, until, record.phases, self._intervals(since, until)), until)
 
     def _started(self, message: Message) -> None:
         self.record.status = message["status"]
@@ -354,11 +366,12 @@ class Exchange(Observed):
     def _conclude(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
         """Make the budget, look for bottlenecks, and put all that is known on the span."""
         record, signals = self.record, self.requests.signals
-        record.budget = split(record.started, record.ended, record.phases, self._intervals())
+        since, until = record.counted_until, record.ended
+        record.budget = split(since, until, record.phases, self._intervals(since, until), record.counted)
         signals.findings.request_ended(record)
         self._annotate(route, failure)
 
-    def _intervals(self) -> list[Interval]:
+    def _intervals(self, since: float, until: float) -> list[Interval]:
         """What it waited for, and what stood in its way."""
         record, delays = self.record, self.requests.signals.delays
         intervals = list(record.intervals)
@@ -366,12 +379,12 @@ class Exchange(Observed):
         # by number: a collection that begins here appends to it, which ends an iteration with an error
         for back in range(1, len(pauses) + 1):
             start, end = pauses[-back]
-            if end <= record.started:
+            if end <= since:
                 break
-            if start < record.ended:
+            if start < until:
                 intervals.append((start, end, Cause.GC))
         if delays.blocks:
-            intervals += self._loop_waits(blocks_that_delayed(record, delays.blocks))
+            intervals += self._loop_waits(blocks_that_delayed(record, delays.blocks, since, until))
         return intervals
 
     def _loop_waits(self, blocks: Iterable[Block]) -> Iterator[Interval]:

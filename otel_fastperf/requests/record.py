@@ -14,7 +14,7 @@ from opentelemetry.trace import Span
 
 from otel_fastperf.findings import CallSite
 from otel_fastperf.requests.route import route_template
-from otel_fastperf.requests.time_budget import Budget, Interval, Mark, Phase
+from otel_fastperf.requests.time_budget import Budget, Interval, Mark, Phase, Sums, added
 from otel_fastperf.sql.describe import QueryText
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ class RequestRecord:
         "_is_route_final",
         "_route",
         "budget",
+        "counted",
+        "counted_until",
         "db_seconds",
         "db_statements",
         "ended",
@@ -193,6 +195,9 @@ class RequestRecord:
         #: the ASGI `send` that was last passed inward, which shows whether a middleware wraps it
         self.send: object = None
         self.intervals: list[Interval] = []
+        #: the time until `counted_until` by phase and cause; what is left in `phases` and `intervals` comes after it
+        self.counted: Sums | None = None
+        self.counted_until: float = started
         #: where the time went; None while the request runs
         self.budget: Budget | None = None
         #: the kinds of its findings, in the order of their reports
@@ -213,6 +218,15 @@ class RequestRecord:
         """Note an interval, by `time.perf_counter()`; `cause` is one of `Cause`. Safe to call from any thread."""
         if len(self.intervals) < MOST_INTERVALS:
             self.intervals.append((start, end, cause))
+
+    def count(self, sums: Sums, until: float) -> None:
+        """Replace the phases and intervals before `until`, which is the time of the last phase, by their sums."""
+        self.counted = sums if self.counted is None else added(self.counted, sums)
+        self.counted_until = until
+        del self.phases[:-1]
+        # other threads may append meanwhile
+        number = len(self.intervals)
+        self.intervals[:number] = [(until, end, cause) for _, end, cause in self.intervals[:number] if end > until]
 
     def self_times(self) -> Iterator[tuple[Middleware, float]]:
         """Each of the app's middlewares, and the seconds it took itself, including its own waits."""

@@ -78,6 +78,9 @@ Mark: TypeAlias = tuple[float, int]
 #: `(start, end, Cause)` by `time.perf_counter()`
 Interval: TypeAlias = tuple[float, float, int]
 
+#: seconds by `(Phase, Cause)`; the cause is one past the last if there is none
+Sums: TypeAlias = dict[tuple[int, int], float]
+
 _SEGMENT_OF_CAUSE: Final = (
     Segment.GC,
     Segment.LOOP_WAIT,
@@ -111,25 +114,43 @@ class Budget(NamedTuple):
     middleware: dict[int, float]
 
 
-def split(started: float, ended: float, phases: Sequence[Mark], intervals: Iterable[Interval] = ()) -> Budget:
+def split(
+    started: float,
+    ended: float,
+    phases: Sequence[Mark],
+    intervals: Iterable[Interval] = (),
+    counted: Sums | None = None,
+) -> Budget:
     """The budget of a request. All times are `time.perf_counter()`; `phases` are in order and begin at `started`.
 
-    The segments add up to `ended - started`; intervals are cut to that. If a request reached no endpoint of FastAPI's,
-    it has no dependencies, and its routing counts for the handler.
+    The segments add up to `ended - started`; intervals are cut to that. `counted` is added: the time before `started`
+    that has been summed already. If a request reached no endpoint of FastAPI's, it has no dependencies, and its routing
+    counts for the handler.
     """
+    sums = summed(started, ended, phases, intervals)
+    return _budget(sums if counted is None else added(counted, sums))
+
+
+def summed(started: float, ended: float, phases: Sequence[Mark], intervals: Iterable[Interval]) -> Sums:
+    """The seconds between `started` and `ended` by phase and cause."""
     clipped = [(max(start, started), min(end, ended), cause) for start, end, cause in intervals]
     if not clipped:
-        return _budget(_phases_alone(started, ended, phases))
+        return _phases_alone(started, ended, phases)
     marks = [(at, 1, phase) for at, phase in phases if at < ended]
     marks += [(start, 2, cause) for start, end, cause in clipped if start < end]
     marks += [(end, 0, cause) for start, end, cause in clipped if start < end]
     marks.sort()
-    return _budget(_swept(started, ended, marks))
+    return _swept(started, ended, marks)
 
 
-def _phases_alone(started: float, ended: float, phases: Sequence[Mark]) -> dict[tuple[int, int], float]:
+def added(sums: Sums, more: Sums) -> Sums:
+    """The sums of both."""
+    return {key: sums.get(key, 0.0) + more.get(key, 0.0) for key in (*sums, *more)}
+
+
+def _phases_alone(started: float, ended: float, phases: Sequence[Mark]) -> Sums:
     """The same as `_swept` for a request without intervals, as most are, in half of the time."""
-    sums: dict[tuple[int, int], float] = {}
+    sums: Sums = {}
     phase, since = Phase.MIDDLEWARE, started
     for at, following in phases:
         if at >= ended:
@@ -145,9 +166,9 @@ def _phases_alone(started: float, ended: float, phases: Sequence[Mark]) -> dict[
     return sums
 
 
-def _swept(started: float, ended: float, marks: list[tuple[float, int, int]]) -> dict[tuple[int, int], float]:
+def _swept(started: float, ended: float, marks: list[tuple[float, int, int]]) -> Sums:
     """Seconds by phase and cause. The second item of a mark is 1 for a phase, 2 for a cause's start, 0 for its end."""
-    sums: dict[tuple[int, int], float] = {}
+    sums: Sums = {}
     active = [0] * (_CAUSES + 1)
     phase, cause, since = Phase.MIDDLEWARE, _CAUSES, started
     for at, what, code in marks:
@@ -174,7 +195,7 @@ def _strongest(active: list[int]) -> int:
     return _CAUSES
 
 
-def _budget(sums: dict[tuple[int, int], float]) -> Budget:
+def _budget(sums: Sums) -> Budget:
     segments: dict[Segment, float] = {}
     middleware: dict[int, float] = {}
     fastapi = (Phase.DEPENDENCIES, _CAUSES) in sums

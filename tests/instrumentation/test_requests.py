@@ -20,6 +20,7 @@ from otel_fastperf.instrumentation.background import instrument_background
 from otel_fastperf.instrumentation.exchanges import Requests
 from otel_fastperf.instrumentation.layers import Layers, install_layers
 from otel_fastperf.instrumentation.server_span import server_span_from
+from otel_fastperf.requests.record import CURRENT
 from otel_fastperf.settings import RequestsSettings, Settings
 from tests.conftest import Probe
 from tests.serving import Answer, Served, serve, wait_until
@@ -597,3 +598,32 @@ def test_a_request_cancelled_at_shutdown_is_an_error(probe: Probe) -> None:
         span = server_span(probe)
     assert span.attributes is not None
     assert span.attributes["error.type"] == "asyncio.exceptions.CancelledError"
+
+
+def test_a_long_stream_keeps_little_and_its_segments_add_up(probe: Probe, served: Serve) -> None:
+    """The budget of a stream is summed up while it runs, as for answers of language models that take minutes."""
+    app = FastAPI()
+    kept: list[int] = []
+
+    @app.get("/stream")
+    def stream() -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            for number in range(3000):
+                if not number % 100:
+                    await asyncio.sleep(0.001)
+                record = CURRENT.get()
+                assert record is not None
+                kept.append(len(record.phases) + len(record.intervals))
+                yield b"chunk"
+
+        return StreamingResponse(chunks())
+
+    server = served(app)
+    assert len(server.get("/stream").body) == 15_000
+    span = server_span(probe)
+    assert max(kept) < 40
+    attributes: Any = span.attributes
+    segments = {key: value for key, value in attributes.items() if key.startswith("fastperf.time.")}
+    seconds = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
+    assert sum(segments.values()) == pytest.approx(seconds, rel=0.01)
+    assert {"fastperf.time.handler", "fastperf.time.send"} <= segments.keys()
