@@ -280,11 +280,18 @@ class RequestsSettings(_Group):
         default=True,
         description="Continue the trace named in the caller's headers. Switch it off for services open to the public.",
     )
+    attribute_length: int = Field(
+        default=1024,
+        ge=64,
+        description="Maximum length, in characters, of a span attribute that the client chooses: path, query, host,"
+        " method, user agent, captured headers.",
+    )
 
     @field_validator("*", mode="before")
     @classmethod
     def _lists(cls, value: object, info: Any) -> object:
-        return _names(value) if info.field_name not in {"capture_query_values", "trust_incoming"} else value
+        plain = {"capture_query_values", "trust_incoming", "attribute_length"}
+        return value if info.field_name in plain else _names(value)
 
     @field_validator("excluded_urls", "capture_request_headers", "capture_response_headers", "sanitize_headers")
     @classmethod

@@ -39,6 +39,7 @@ class RequestAttributes:
 
     def __init__(self, settings: RequestsSettings) -> None:
         """Compile the sanitiser."""
+        self._length = settings.attribute_length
         self._methods = frozenset(settings.known_methods)
         self._query_values = settings.capture_query_values
         self._sanitize = SanitizeValue(list(settings.sanitize_headers))
@@ -58,31 +59,33 @@ class RequestAttributes:
     def of_request(self, scope: Scope) -> dict[str, Any]:
         """What is known of a request when it arrives."""
         headers = decoded(scope["headers"], None if self._request_headers else _ALWAYS_READ)
+        length = self._length
         attributes: dict[str, Any] = {
             "http.request.method": self.method(scope),
             "url.scheme": scope.get("scheme", "http"),
-            "url.path": scope["path"],
+            "url.path": scope["path"][:length],
             "network.protocol.version": scope.get("http_version", "1.1"),
         }
         if attributes["http.request.method"] == OTHER_METHOD:
-            attributes["http.request.method_original"] = scope["method"]
+            attributes["http.request.method_original"] = scope["method"][:length]
         if scope["type"] == "websocket":
             attributes["network.protocol.name"] = "websocket"
         query: bytes = scope.get("query_string", b"")
         if query:
-            attributes["url.query"] = _redacted(query.decode("latin-1"), keep_values=self._query_values)
-        _add_server(attributes, headers, scope)
+            attributes["url.query"] = _redacted(query.decode("latin-1"), keep_values=self._query_values)[:length]
+        self._add_server(attributes, headers, scope)
         client = scope.get("client")
         if client:
             attributes["client.address"] = attributes["network.peer.address"] = client[0]
             attributes["client.port"] = attributes["network.peer.port"] = client[1]
         agent = headers.get("user-agent")
         if agent:
-            attributes["user_agent.original"] = agent[0]
+            attributes["user_agent.original"] = agent[0][:length]
         if self._request_headers:
-            attributes |= self._sanitize.sanitize_header_values(
+            captured = self._sanitize.sanitize_header_values(
                 headers, self._request_headers, normalise_request_header_name
             )
+            attributes |= {name: [value[:length] for value in values] for name, values in captured.items()}
         return attributes
 
     def of_response(self, message: Message) -> dict[str, Any]:
@@ -91,6 +94,14 @@ class RequestAttributes:
             decoded(message.get("headers", ())), self._response_headers, normalise_response_header_name
         )
         return found
+
+    def _add_server(self, attributes: dict[str, Any], headers: Headers, scope: Scope) -> None:
+        """`server.address` and `server.port` from the Host header, else from the socket."""
+        host = headers.get("host", [""])[0]
+        address, port = _host_and_port(host) if host else (scope.get("server") or ("", None))
+        if address:
+            attributes["server.address"] = address[: self._length]
+            attributes["server.port"] = port or _DEFAULT_PORTS.get(scope.get("scheme", "http"), 80)
 
 
 def span_method(method: str) -> str:
@@ -115,15 +126,6 @@ def _redacted(query: str, *, keep_values: bool) -> str:
         keep = not equals or (keep_values and key not in _ALWAYS_REDACTED)
         shown.append(part if keep else f"{key}=REDACTED")
     return "&".join(shown)
-
-
-def _add_server(attributes: dict[str, Any], headers: Headers, scope: Scope) -> None:
-    """`server.address` and `server.port` from the Host header, else from the socket."""
-    host = headers.get("host", [""])[0]
-    address, port = _host_and_port(host) if host else (scope.get("server") or ("", None))
-    if address:
-        attributes["server.address"] = address
-        attributes["server.port"] = port or _DEFAULT_PORTS.get(scope.get("scheme", "http"), 80)
 
 
 def _host_and_port(host: str) -> tuple[str, int | None]:

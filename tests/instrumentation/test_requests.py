@@ -627,3 +627,15 @@ def test_a_long_stream_keeps_little_and_its_segments_add_up(probe: Probe, served
     seconds = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
     assert sum(segments.values()) == pytest.approx(seconds, rel=0.01)
     assert {"fastperf.time.handler", "fastperf.time.send"} <= segments.keys()
+
+
+def test_what_a_client_chooses_is_cut(probe: Probe, served: Serve) -> None:
+    """One client with long headers must not fill the queue of spans."""
+    app = FastAPI()
+    app.get("/{path:path}")(lambda path: {"length": len(path)})
+    server = served(app, attribute_length=64, capture_request_headers=("x-long",))
+    long = "a" * 4000
+    server.get(f"/{long}?{long}", headers={"user-agent": long, "x-long": long})
+    attributes: Any = server_span(probe).attributes
+    assert [len(attributes[key]) for key in ("url.path", "url.query", "user_agent.original")] == [64, 64, 64]
+    assert [len(value) for value in attributes["http.request.header.x_long"]] == [64]
