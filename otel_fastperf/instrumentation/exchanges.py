@@ -345,7 +345,8 @@ class Exchange(Observed):
                 self._outcome = self._failure(error, complete=complete)
             signals.delays.catch_up()
         finally:
-            if not self._join and may_end_late(self.span):
+            # an exception is not kept: its frames keep what the app wants to have freed
+            if not self._join and self._outcome[1] is None and may_end_late(self.span):
                 signals.backlog.put(self._derive)
             else:
                 self._derive()

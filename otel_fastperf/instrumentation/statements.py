@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -179,7 +180,7 @@ class _FinishedStatement:
         failure: ExceptionContext | None,
     ) -> None:
         self.running = running
-        self.execution = execution
+        self.execution: ExecutionContext = execution
         self.engine = engine
         self.query = query
         self.failure = failure
@@ -375,7 +376,9 @@ class _StatementListeners:
             if done.slow and not done.many and self._on_slow is not None:
                 self._on_slow(done.slow_statement(text, parameters, self._emit(done)))
             elif failure is None and _CONTRIB_SPAN not in execution.__dict__ and self._may_emit_late():
-                self._signals.backlog.put(lambda: self._emit_guarded(done))
+                # a cursor that is kept is a statement in progress, and SQLite then refuses to commit
+                del done.execution
+                self._signals.backlog.put(partial(self._emit_guarded, done))
             else:
                 self._emit(done)
         except Exception as error:  # noqa: BLE001 - telemetry must not make a statement fail
@@ -526,7 +529,7 @@ class _StatementListeners:
 
     def _trace(self, done: _FinishedStatement, attributes: dict[str, AttributeValue]) -> Span:
         """Add the attributes to contrib's span if it made one, else make our own."""
-        span: Span | None = getattr(done.execution, _CONTRIB_SPAN, None)
+        span: Span | None = getattr(getattr(done, "execution", None), _CONTRIB_SPAN, None)
         if span is not None and span.get_span_context().is_valid:
             span.set_attributes(attributes)
             return span

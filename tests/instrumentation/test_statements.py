@@ -19,6 +19,7 @@ import anyio.to_thread
 import pytest
 import sqlalchemy
 import sqlalchemy.ext.asyncio
+from fastapi import FastAPI
 from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
@@ -46,7 +47,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from starlette.testclient import TestClient
 
+from otel_fastperf import setup_telemetry
 from otel_fastperf.instrumentation import statements as database
 from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.internals.guard import Guard
@@ -940,3 +943,30 @@ def test_another_listener_that_runs_statements_still_does(probe: Probe, engine: 
             assert connection.execute(text("SELECT 41 + 1")).scalar() == 42
     assert ran == ["SELECT 41 + 1"]
     assert [span.attributes["db.query.text"] for span in probe.spans() if span.attributes] == ["SELECT ? + ?"]
+
+
+def test_telemetry_that_is_derived_later_keeps_no_cursor(tmp_path: Path) -> None:
+    """SQLite refuses to commit while a cursor whose rows were not read is alive."""
+    app = FastAPI()
+    engine = create_engine(f"sqlite:///{tmp_path}/shop.db")
+    cursors: list[weakref.ref[Any]] = []
+
+    @app.get("/")
+    async def read() -> int:
+        with engine.connect() as connection:
+            result = connection.execute(text("SELECT 1 UNION SELECT 2"))
+            cursors.append(weakref.ref(result.context))
+            row = result.fetchone()
+            del result
+            connection.commit()
+        gc.disable()
+        return int(row[0]) if row else 0
+
+    try:
+        with setup_telemetry(app) as telemetry, TestClient(app) as client:
+            assert client.get("/").json() == 1
+            assert cursors[0]() is None
+            assert [span.kind for span in telemetry.spans()][-2:] == [SpanKind.CLIENT, SpanKind.SERVER]
+    finally:
+        gc.enable()
+        engine.dispose()
