@@ -10,6 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
+from typing import Final
+
+#: seconds
+_ROUNDING: Final = 0.001
 
 
 @contextmanager
@@ -47,8 +51,11 @@ class _Ticker:
         self._stopped = False
 
     def schedule(self) -> None:
-        self._due = time.perf_counter() + self._interval
-        self._handle = self._loop.call_later(self._interval, self._run, context=self._context)
+        """Set the timer to the next multiple of the interval, so that tickers of one interval share a wake-up."""
+        now, interval = time.perf_counter(), self._interval
+        # loops round timers to a millisecond, so this tick may have come a little before its multiple
+        self._due = (max(now, self._due + _ROUNDING) // interval + 1) * interval
+        self._handle = self._loop.call_later(self._due - now, self._run, context=self._context)
 
     def stop(self) -> None:
         self._stopped = True
