@@ -97,6 +97,7 @@ class Installation:
 
     def diagnose(self) -> Report:
         """See `Telemetry.diagnose`."""
+        self.backlog.drain()
         name = self.tracing.service_name if self.tracing is not None else self.settings.service_name
         return diagnose(
             self.metrics.samples(lambda error: self._guard.failed("metrics_refresh", error)),
