@@ -23,7 +23,7 @@ PASSWORD := secrets/grafana_admin_password
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-serve stack-up stack-down stack-smoke test test-stack test-matrix test-package check lint types format \
-	lock lock-check coverage bench docs dashboards build clean
+	lock lock-check coverage bench bench-check docs dashboards build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -92,6 +92,9 @@ coverage: $(READY) ## run the test suite with branch coverage
 
 bench: $(READY) ## measure the cost of telemetry and of the alternatives
 	$(RUN) -m benchmarks
+
+bench-check: $(READY) ## measure for a minute; fail if telemetry costs 1.5 times what benchmarks/figures.py says
+	$(RUN) -m benchmarks.guard
 
 docs: $(READY) ## write the generated pages: settings, metrics, the layers in CONTRIBUTING.md
 	$(RUN) -m docs.generate

@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, insert
+from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String, Table, create_engine, insert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 
 ROWS: Final = 100
 #: clients of the load generator, and so connections of each app. All variants run at once, and PostgreSQL accepts a
@@ -25,6 +25,14 @@ ITEMS: Final = Table(
 def engine_for(dsn: str) -> AsyncEngine:
     """Make an engine with a connection for each client, so that no request waits for one."""
     return create_async_engine(dsn, poolclass=AsyncAdaptedQueuePool, pool_size=CLIENTS, max_overflow=2)
+
+
+def engine_in_memory() -> Engine:
+    """Make a synchronous engine for the rows in SQLite's memory, which lives as long as its only connection."""
+    engine = create_engine("sqlite://", poolclass=QueuePool, pool_size=1, max_overflow=0)
+    with engine.begin() as connection:
+        _fill(connection)
+    return engine
 
 
 @contextmanager

@@ -1,16 +1,22 @@
 """The same apps, called in process, without a server and without sockets except the export's: to compare a change.
 
     python -m benchmarks.direct
-    python -m benchmarks.direct bare contrib_nosr fastperf --rounds 40
+    python -m benchmarks.direct bare stock fastperf --path /ping --path /items-sync --rounds 40
 
-CPU microseconds per request: `process` covers all threads, export included, `loop` only the event loop's thread, for
-which other requests wait. Each variant runs in its own process; they take turns with short batches. A figure is that of
-the cheapest batch, because disturbances only ever add time. `per statement` is a ninth of what the nine further
-statements of `/report` add to `/items`.
+CPU per request: `process` covers all threads, export included, `loop` only the event loop's thread, for which other
+requests wait. Each variant runs in its own process, and they take turns with batches of a quarter of a second, before
+each of which garbage is collected.
+
+A ratio is what a variant adds to the cost of `bare`, divided by what `stock` adds in the same round. The table shows
+the median over the rounds and, after ±, the median absolute deviation of the rounds from it. Microseconds are medians.
+
+The columns with a thread that runs the statements, aiosqlite's, vary most; those called `sync` have none. A full run of
+the garbage collector within a batch is part of the cost, because telemetry keeps objects alive until they are exported.
 """
 
 import argparse
 import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -18,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -25,11 +32,21 @@ from fastapi import FastAPI
 from benchmarks import table
 from benchmarks.database import seeded
 from benchmarks.overhead import otlp_sink
-from benchmarks.variants import PATHS, STATEMENTS, VARIANTS, Setting, environment, flush, from_environment
+from benchmarks.variants import (
+    IN_MEMORY,
+    PATHS,
+    STATEMENTS,
+    VARIANTS,
+    Setting,
+    environment,
+    flush,
+    from_environment,
+    installed,
+)
 
 _ROOT: Final = Path(__file__).parent.parent
-#: SQL statements of a request -> requests in a batch, for about 0.1 s each
-_BATCH: Final = {0: 500, 1: 100, 10: 25}
+#: seconds of a batch
+_BATCH: Final = 0.25
 #: the headers of an HTTP client's request, as uvicorn passes them on
 _HEADERS: Final = (
     (b"host", b"127.0.0.1:8000"),
@@ -39,49 +56,76 @@ _HEADERS: Final = (
     (b"connection", b"keep-alive"),
 )
 
-#: of one batch: clock -> seconds of CPU per request
+#: of one batch: clock -> microseconds of CPU per request
 Costs = Mapping[str, float]
+#: path -> one entry per round: variant -> costs
+Rounds = Mapping[str, Sequence[Mapping[str, Costs]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print one table for each clock."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.direct", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)}; all without")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--path", action="append", choices=PATHS, help="repeatable; all without")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=_BATCH, help="of a batch")
     parser.add_argument("--dsn", help="a database, as SQLAlchemy's async URL; an SQLite file without")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the costs of every batch there")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.worker:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_work())
+            runner.run(_work(options.seconds))
         return
-    with seeded(options.dsn) as dsn, otlp_sink() as sink:
-        batches = _run(options.variants or list(VARIANTS), Setting(dsn, sink), options.rounds)
+    variants = installed(options.variants or list(VARIANTS))
+    rounds = run(variants, options.path or list(PATHS), options.rounds, seconds=options.seconds, dsn=options.dsn)
     for clock in ("process", "loop"):
-        print("\n" + "\n".join(_table(clock, _cheapest(batches, clock))))
+        print("\n" + "\n".join(_table(clock, variants, {path: of_clock(rounds[path], clock) for path in rounds})))
+    if options.json:
+        options.json.write_text(json.dumps(rounds))
 
 
-def _run(variants: Sequence[str], setting: Setting, rounds: int) -> dict[str, dict[str, list[Costs]]]:
-    """Return variant -> path -> batches. The first round warms up and does not count."""
-    batches: dict[str, dict[str, list[Costs]]] = {variant: {path: [] for path in PATHS} for variant in variants}
-    with ExitStack() as stack:
-        workers = {variant: stack.enter_context(_worker(variant, setting)) for variant in variants}
-        for index in range(rounds + 1):
-            for path in PATHS:
-                for variant, worker in workers.items():
-                    costs = worker(path)
-                    if index:
-                        batches[variant][path].append(costs)
-    return batches
+def run(
+    variants: Sequence[str], paths: Sequence[str], number: int, *, seconds: float = _BATCH, dsn: str | None = None
+) -> Rounds:
+    """Measure every variant on every path, `number` times. One round before warms up and does not count."""
+    rounds: dict[str, list[Mapping[str, Costs]]] = {path: [] for path in paths}
+    with seeded(dsn) as seeded_dsn, otlp_sink() as sink, ExitStack() as stack:
+        setting = Setting(seeded_dsn, sink)
+        workers = {variant: stack.enter_context(_worker(variant, setting, seconds)) for variant in variants}
+        for index in range(number + 1):
+            for path in paths:
+                costs = {variant: worker(path) for variant, worker in workers.items()}
+                if index:
+                    rounds[path].append(costs)
+    return rounds
+
+
+def of_clock(rounds: Sequence[Mapping[str, Costs]], clock: str) -> list[dict[str, float]]:
+    """Return variant -> microseconds, for each round."""
+    return [{variant: costs[clock] for variant, costs in each.items()} for each in rounds]
+
+
+def column(path: str) -> str:
+    """Name the column of a path: `no I/O`, `1 statement`, `10 statements, sync`."""
+    number = STATEMENTS[path]
+    name = {0: "no I/O", 1: "1 statement"}.get(number, f"{number} statements")
+    return f"{name}, sync" if path in IN_MEMORY else name
 
 
 @contextmanager
-def _worker(variant: str, setting: Setting) -> Iterator[Callable[[str], Costs]]:
-    """Start a process with the app of a variant; yield a function that runs a batch for a path."""
-    command = [sys.executable, "-m", "benchmarks.direct", "--worker"]
+def _worker(variant: str, setting: Setting, seconds: float) -> Iterator[Callable[[str], Costs]]:
+    """Start a process with the app of a variant; yield a function that runs a batch for a path.
+
+    Its log, with the findings about these apps, is shown only if it fails.
+    """
+    command = [sys.executable, "-m", "benchmarks.direct", "--worker", f"--seconds={seconds}"]
     environ = environment(variant, setting)
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=_ROOT, env=environ, stdin=pipe, stdout=pipe, text=True) as process:
+    with (
+        TemporaryFile("w+") as log,
+        subprocess.Popen(command, cwd=_ROOT, env=environ, stdin=pipe, stdout=pipe, stderr=log, text=True) as process,
+    ):
         assert process.stdin is not None  # noqa: S101 - asked for above
         assert process.stdout is not None  # noqa: S101
         commands, answers = process.stdin, process.stdout
@@ -90,7 +134,8 @@ def _worker(variant: str, setting: Setting) -> Iterator[Callable[[str], Costs]]:
             print(path, file=commands, flush=True)
             answer = answers.readline()
             if not answer:
-                sys.exit(f"The worker of {variant} has ended; its output is above.")
+                log.seek(0)
+                sys.exit(f"{log.read()}The worker of {variant} has ended; its output is above.")
             costs: Costs = json.loads(answer)
             return costs
 
@@ -106,23 +151,28 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _work() -> None:
+async def _work(seconds: float) -> None:
     """Run a batch for each path on stdin, in a process with the environment of `environment()`."""
     app = from_environment()
     async with app.router.lifespan_context(app):
         while path := (await asyncio.to_thread(sys.stdin.readline)).strip():
-            costs = await _batch(app, PATHS[path], _BATCH[STATEMENTS[path]])
-            print(json.dumps(costs), flush=True)
+            print(json.dumps(await _batch(app, PATHS[path], seconds)), flush=True)
 
 
-async def _batch(app: FastAPI, path: str, number: int) -> dict[str, float]:
+async def _batch(app: FastAPI, path: str, seconds: float) -> dict[str, float]:
+    gc.collect()
+    number = 0
+    until = time.perf_counter() + seconds
     process, loop = time.process_time(), time.thread_time()
-    for _ in range(number):
+    while time.perf_counter() < until or not number:
         await _request(app, path)
+        # a server, too, comes back to the loop between requests, where it lets go of the GIL for other threads
+        await asyncio.sleep(0)
+        number += 1
     loop = time.thread_time() - loop
     # the cost of a batch includes its export
     await asyncio.to_thread(flush)
-    return {"process": (time.process_time() - process) / number, "loop": loop / number}
+    return {"process": (time.process_time() - process) / number * 1e6, "loop": loop / number * 1e6}
 
 
 async def _request(app: FastAPI, path: str) -> None:
@@ -156,26 +206,16 @@ async def _request(app: FastAPI, path: str) -> None:
         raise RuntimeError(message)
 
 
-def _cheapest(batches: Mapping[str, Mapping[str, Sequence[Costs]]], clock: str) -> dict[str, dict[str, float]]:
-    """Return column -> variant -> microseconds."""
-    columns = {
-        path: {variant: min(each[clock] for each in paths[path]) * 1e6 for variant, paths in batches.items()}
-        for path in PATHS
-    }
-    one, many = columns["/items"], columns["/report"]
-    more = STATEMENTS["/report"] - STATEMENTS["/items"]
-    return columns | {"per statement": {variant: (many[variant] - one[variant]) / more for variant in batches}}
-
-
-def _table(clock: str, columns: Mapping[str, Mapping[str, float]]) -> list[str]:
+def _table(clock: str, variants: Sequence[str], columns: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
     head = [f"{clock}, us"]
-    rows: dict[str, list[str]] = {}
-    for column, costs in columns.items():
-        head += [column, "added", "ratio"]
-        for variant, cost, added, ratio in table.additions(costs):
-            cells = (table.number(cost), table.number(added, sign=True), table.number(ratio, 2))
-            rows.setdefault(variant, [variant]).extend(cells)
-    return list(table.lines(head, list(rows.values())))
+    rows = {variant: [variant] for variant in variants}
+    for path, rounds in columns.items():
+        head += [column(path), "added", "ratio"]
+        ratios = table.ratios(rounds)
+        for variant, cost, added, _ in table.additions(table.medians(rounds)):
+            ratio = str(ratios.get(variant, "-"))
+            rows[variant] += (table.number(cost), table.number(added, sign=True), ratio)
+    yield from table.lines(head, list(rows.values()))
 
 
 if __name__ == "__main__":

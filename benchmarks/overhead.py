@@ -1,7 +1,7 @@
 """The cost of instrumentation in a real server: CPU microseconds per request, each variant in turn, several rounds.
 
     python -m benchmarks.overhead
-    python -m benchmarks.overhead bare contrib_nosr fastperf --path /report --rounds 5 --dsn postgresql+asyncpg://…
+    python -m benchmarks.overhead bare stock fastperf --path /report --rounds 5 --dsn postgresql+asyncpg://…
 
 With two CPUs and `taskset`, uvicorn has one CPU, load generator and OTLP receiver the other. CPU time is that of the
 server process, user and system, with all threads and the export, so other load on the machine changes it little. Rounds
@@ -29,7 +29,7 @@ from urllib.request import ProxyHandler, build_opener
 from benchmarks import table
 from benchmarks.database import CLIENTS, seeded
 from benchmarks.load import Outcome, drive
-from benchmarks.variants import PATHS, USAGE, VARIANTS, Setting, environment
+from benchmarks.variants import IN_MEMORY, PATHS, USAGE, VARIANTS, Setting, environment, installed
 
 _ROOT: Final = Path(__file__).parent.parent
 _START_SECONDS: Final = 30.0
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)}; all without")
-    parser.add_argument("--path", action="append", choices=PATHS, help="repeatable; all without")
+    parser.add_argument("--path", action="append", choices=PATHS, help="repeatable; without, all but those in memory")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of load, for each variant, path and round")
     parser.add_argument("--dsn", help="a database, as SQLAlchemy's async URL; an SQLite file without")
@@ -69,8 +69,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     unknown = [variant for variant in options.variants if variant not in VARIANTS]
     if unknown:
         parser.error(f"unknown variant {', '.join(unknown)}. Remedy: choose from {', '.join(VARIANTS)}")
-    options.variants = options.variants or list(VARIANTS)
-    options.path = options.path or list(PATHS)
+    options.variants = installed(options.variants or list(VARIANTS))
+    options.path = options.path or [path for path in PATHS if path not in IN_MEMORY]
     return options
 
 

@@ -2,16 +2,44 @@
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 BASE: Final = "bare"
 #: its addition counts as 1.00
-REFERENCE: Final = "contrib_nosr"
+REFERENCE: Final = "stock"
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """The median over rounds, and how far a round is from it: the median absolute deviation."""
+
+    value: float
+    spread: float
+
+    @classmethod
+    def of(cls, ratios: Sequence[float]) -> "Ratio":
+        """Of the rounds' ratios."""
+        value = statistics.median(ratios)
+        return cls(value, statistics.median(abs(ratio - value) for ratio in ratios))
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ±{self.spread:.3f}"
 
 
 def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The median of each figure over the rounds."""
     return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+
+
+def ratios(rounds: Sequence[Mapping[str, float]]) -> dict[str, Ratio]:
+    """Return variant -> ratio, of rounds that map variants to costs; empty without base and reference."""
+    found: dict[str, list[float]] = {}
+    for costs in rounds:
+        for variant, _, _, ratio in additions(costs):
+            if ratio is not None:
+                found.setdefault(variant, []).append(ratio)
+    return {variant: Ratio.of(ratios) for variant, ratios in found.items()}
 
 
 def additions(costs: Mapping[str, float]) -> Iterator[tuple[str, float, float | None, float | None]]:

@@ -4,19 +4,22 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("prometheus_fastapi_instrumentator", reason="it comes with the dependency group `bench`")
 
-from benchmarks import table
+from benchmarks import direct, guard, table
+from benchmarks.figures import PUBLISHED
 from benchmarks.load import Outcome, of_wrk
-from benchmarks.variants import PATHS, STATEMENTS, VARIANTS
+from benchmarks.table import Ratio
+from benchmarks.variants import PATHS, STATEMENTS, VARIANTS, installed
 from tests.serving import ROOT
 
 #: the variants that trace every request
-TRACING = {"contrib", "contrib_nosr", "native", "stock", "fastperf", "fastperf_no_monitors"}
+TRACING = {"contrib", "contrib_nosr", "native", "native_fastotel", "stock", "fastperf", "fastperf_no_monitors"}
 
 WRK = """\
 Running 1s test @ http://127.0.0.1:8000/ping
@@ -50,11 +53,11 @@ def test_make_bench_shows_every_variant_and_its_spans(tmp_path: Path) -> None:
     assert spans["bare"] == spans["pfi"] == 0
 
 
-@pytest.mark.parametrize("variants", [("bare", "contrib_nosr", "fastperf")])
+@pytest.mark.parametrize("variants", [("bare", "stock", "fastperf")])
 def test_the_apps_are_also_measured_without_a_server(variants: Sequence[str]) -> None:
-    output = run("benchmarks.direct", *variants, "--rounds", "1")
+    output = run("benchmarks.direct", *variants, "--rounds", "1", "--seconds", "0.05")
     assert first_words(output) == ["process,", *variants, "loop,", *variants]
-    assert all(path in output for path in PATHS)
+    assert all(direct.column(path) in output for path in PATHS)
 
 
 def test_an_unknown_variant_is_named_in_the_error() -> None:
@@ -70,8 +73,8 @@ def test_the_output_of_wrk_is_parsed() -> None:
 
 
 def test_added_time_is_compared_with_that_of_the_reference() -> None:
-    rows = list(table.additions({"bare": 100.0, "contrib_nosr": 300.0, "fastperf": 150.0}))
-    assert rows == [("bare", 100.0, None, None), ("contrib_nosr", 300.0, 200.0, 1.0), ("fastperf", 150.0, 50.0, 0.25)]
+    rows = list(table.additions({"bare": 100.0, "stock": 300.0, "fastperf": 150.0}))
+    assert rows == [("bare", 100.0, None, None), ("stock", 300.0, 200.0, 1.0), ("fastperf", 150.0, 50.0, 0.25)]
 
 
 def test_without_the_reference_there_is_no_ratio() -> None:
@@ -79,6 +82,71 @@ def test_without_the_reference_there_is_no_ratio() -> None:
         ("bare", 100.0, None, None),
         ("pfi", 150.0, 50.0, None),
     ]
+
+
+def test_a_ratio_is_the_median_over_the_rounds_with_its_median_absolute_deviation() -> None:
+    costs = (125.0, 150.0, 200.0)
+    rounds = [{"bare": 100.0, "stock": 200.0, "fastperf": cost} for cost in costs]
+    assert table.ratios(rounds) == {"stock": Ratio(1.0, 0.0), "fastperf": Ratio(0.5, 0.25)}
+
+
+def test_a_round_in_which_the_reference_adds_nothing_has_no_ratio() -> None:
+    disturbed = {"bare": 300.0, "stock": 200.0, "fastperf": 150.0}
+    assert table.ratios([disturbed, {"bare": 100.0, "stock": 200.0, "fastperf": 150.0}])["fastperf"] == Ratio(0.5, 0.0)
+    assert table.ratios([disturbed]) == {}
+
+
+FIGURES = {"fastperf": {"/ping": 0.2, "/items-sync": 0.4}}
+
+
+def test_the_guard_accepts_ratios_up_to_one_and_a_half_times_the_published_ones() -> None:
+    measured = {"fastperf": {"/ping": Ratio(0.29, 0.2), "/items-sync": Ratio(0.59, 0.0)}}
+    assert list(guard.over_limit(measured, FIGURES)) == []
+
+
+def test_the_guard_names_the_column_the_measured_ratio_and_the_limit() -> None:
+    measured = {"fastperf": {"/ping": Ratio(0.2, 0.0), "/items-sync": Ratio(0.61, 0.012)}}
+    (message,) = guard.over_limit(measured, FIGURES)
+    assert message.startswith(
+        "fastperf, 1 statement, sync: it adds 0.610 ±0.012 of what stock adds; the limit is 0.600, 1.5 times the"
+        " published 0.400. Remedy: "
+    )
+
+
+@pytest.mark.parametrize(("cost", "code"), [(110.0, 0), (190.0, 1)])
+def test_the_guard_exits_with_1_only_if_a_ratio_is_over_its_limit(
+    cost: float, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(variants: Sequence[str], paths: Sequence[str], number: int) -> direct.Rounds:
+        microseconds = {"bare": 100.0, "stock": 200.0}
+        costs = {variant: {"process": microseconds.get(variant, cost), "loop": 0.0} for variant in variants}
+        return {path: [costs] * number for path in paths}
+
+    monkeypatch.setattr(direct, "run", measured)
+    monkeypatch.setattr(guard, "PUBLISHED", FIGURES)
+    if code:
+        with pytest.raises(SystemExit, match=r"fastperf, no I/O: it adds 0\.900 .*\n.*fastperf, 1 statement, sync: "):
+            guard.main()
+    else:
+        guard.main()
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "ratio to stock",
+        "fastperf, no I/O",
+        "fastperf, 1 statement, sync",
+    ]
+
+
+def test_every_published_figure_belongs_to_a_variant_and_an_endpoint() -> None:
+    assert PUBLISHED.keys() <= VARIANTS.keys()
+    assert all(endpoints.keys() <= PATHS.keys() for endpoints in PUBLISHED.values())
+
+
+def test_a_variant_without_its_package_is_left_out_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(VARIANTS, "native_fastotel", replace(VARIANTS["native_fastotel"], needs="no_such_package"))
+    assert installed(["bare", "native_fastotel"]) == ["bare"]
+    assert capsys.readouterr().err == "native_fastotel is left out: no_such_package is not installed\n"
 
 
 def test_every_path_shows_its_number_of_statements() -> None:
