@@ -53,17 +53,22 @@ class Findings:
         self._request_listeners: _Registry[RequestListener] = _Registry()
         self._warnings = _Warnings(settings.warnings_per_minute, metrics)
 
-    def add_detector(self, detector: BuiltInDetector) -> Callable[[], None]:
+    def add_detector(self, detector: BuiltInDetector, *, guest: bool = False) -> Callable[[], None]:
         """Run `detector` on every finished request; returns the function that removes it."""
-        return self._detectors.add(detector)
+        return self._detectors.add(detector, guest=guest)
 
-    def add_finding_listener(self, listener: FindingListener) -> Callable[[], None]:
+    def add_finding_listener(self, listener: FindingListener, *, guest: bool = False) -> Callable[[], None]:
         """Call `listener` with each single finding, unmerged; returns the function that removes it."""
-        return self._finding_listeners.add(listener)
+        return self._finding_listeners.add(listener, guest=guest)
 
-    def add_request_listener(self, listener: RequestListener) -> Callable[[], None]:
+    def add_request_listener(self, listener: RequestListener, *, guest: bool = False) -> Callable[[], None]:
         """Call `listener` with each request that has ended; returns the function that removes it."""
-        return self._request_listeners.add(listener)
+        return self._request_listeners.add(listener, guest=guest)
+
+    @property
+    def has_guests(self) -> bool:
+        """Whether the application has a detector or listener of its own: then requests are examined when they end."""
+        return bool(self._detectors.guests or self._finding_listeners.guests or self._request_listeners.guests)
 
     def request_ended(self, record: RequestRecord) -> None:
         """Run the detectors on a request that has ended, report their findings, then call the listeners."""
@@ -122,26 +127,27 @@ class _Registry(Generic[_T]):
 
     Attributes:
         registered: Replaced as a whole, never changed, so that a callable may remove itself while it is called.
+        guests: How many of them are the application's.
     """
 
-    __slots__ = ("_entries", "registered")
+    __slots__ = ("_entries", "guests", "registered")
 
     def __init__(self) -> None:
-        self._entries: tuple[list[_T], ...] = ()
+        self._entries: tuple[tuple[list[_T], bool], ...] = ()
         self.registered: tuple[_T, ...] = ()
+        self.guests: int = 0
 
-    def add(self, item: _T) -> Callable[[], None]:
+    def add(self, item: _T, *, guest: bool) -> Callable[[], None]:
         """Register `item`; returns the function that removes this registration. Calling that again does nothing."""
         # identifies the registration, since an item may be registered twice
-        entry = [item]
-        self._entries = (*self._entries, entry)
-        self.registered = tuple(each for (each,) in self._entries)
+        box = [item]
+        self._replace((*self._entries, (box, guest)))
+        return lambda: self._replace(tuple(entry for entry in self._entries if entry[0] is not box))
 
-        def remove() -> None:
-            self._entries = tuple(each for each in self._entries if each is not entry)
-            self.registered = tuple(each for (each,) in self._entries)
-
-        return remove
+    def _replace(self, entries: tuple[tuple[list[_T], bool], ...]) -> None:
+        self._entries = entries
+        self.registered = tuple(item for (item,), _ in entries)
+        self.guests = sum(guest for _, guest in entries)
 
 
 class _Warnings:

@@ -116,11 +116,11 @@ class Telemetry:
     def add_detector(self, detector: Detector) -> Callable[[], None]:
         """Run your own detector on every finished request; returns a function that removes it.
 
-        `detector(request)` is called on a thread of telemetry shortly after the request has ended, and yields a
-        `Finding` for each bottleneck that it sees in the `RequestView`, which it must not keep. If it raises, the
-        failure is counted and only its own findings are lost.
+        `detector(request)` is called on the event loop and yields a `Finding` for each bottleneck that it sees in the
+        `RequestView`, which it must not keep. If it raises, the failure is counted and only its own findings are lost.
         """
-        return self._findings.add_detector(detector)
+        self._installation.backlog.drain()
+        return self._findings.add_detector(detector, guest=True)
 
     def add_finding_listener(self, listener: Callable[[Finding, RequestView | None], object]) -> Callable[[], None]:
         """Call `listener(finding, request)` for each single finding; returns a function that removes it.
@@ -128,14 +128,16 @@ class Telemetry:
         `request` is None for a finding that belongs to no request. Called on the thread that reports the finding. If it
         raises, the failure is counted.
         """
-        return self._findings.add_finding_listener(listener)
+        self._installation.backlog.drain()
+        return self._findings.add_finding_listener(listener, guest=True)
 
     def add_request_listener(self, listener: Callable[[RequestView], object]) -> Callable[[], None]:
         """Call `listener(request)` for each finished request, after its detectors; returns a function that removes it.
 
-        Called on a thread of telemetry. If it raises, the failure is counted.
+        Called on the event loop. If it raises, the failure is counted.
         """
-        return self._findings.add_request_listener(listener)
+        self._installation.backlog.drain()
+        return self._findings.add_request_listener(listener, guest=True)
 
     def observe_cache(self, cache: _C, name: str | None = None) -> _C:
         """Measure hits, misses, evictions and size of a cache; returns the cache.

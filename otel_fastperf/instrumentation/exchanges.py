@@ -345,11 +345,15 @@ class Exchange(Observed):
                 self._outcome = self._failure(error, complete=complete)
             signals.delays.catch_up()
         finally:
-            # an exception is not kept: its frames keep what the app wants to have freed
-            if not self._join and self._outcome[1] is None and may_end_late(self.span):
+            if self._may_be_derived_late():
                 signals.backlog.put(self._derive)
             else:
                 self._derive()
+
+    def _may_be_derived_late(self) -> bool:
+        """Whether nobody looks at the request right now, and it keeps nothing that the app wants to have freed."""
+        keeps_frames = self._outcome[1] is not None
+        return not (self._join or keeps_frames or self.requests.signals.findings.has_guests) and may_end_late(self.span)
 
     def _derive(self) -> None:
         """Work out what the recorded facts mean: budget, findings, metrics, attributes. Then end the span."""

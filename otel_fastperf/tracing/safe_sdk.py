@@ -18,6 +18,9 @@ from otel_fastperf.errors import SetupError
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.settings import TracesSettings
 
+#: the hook that does nothing; OpenTelemetry < 1.39 has none
+_SDK_ON_ENDING: Final = getattr(SpanProcessor, "_on_ending", None)
+
 #: Decides by the valid parent, if any, and the trace id whether a span is sampled. None: the sampler must be asked.
 Decide = Callable[[SpanContext | None, int], bool | None]
 
@@ -165,7 +168,7 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
 
     def _on_ending(self, span: Span) -> None:
         for processor in self._span_processors:
-            if type(processor)._on_ending is SpanProcessor._on_ending:  # noqa: SLF001
+            if getattr(type(processor), "_on_ending", None) is _SDK_ON_ENDING:
                 continue
             try:
                 processor._on_ending(span)  # noqa: SLF001 - the SDK's hook

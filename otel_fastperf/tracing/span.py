@@ -49,6 +49,10 @@ class DeferredAttributes(Mapping[str, Any]):
             self._computed = self._compute(self._source)
         return self._computed
 
+    def copy(self) -> dict[str, Any]:
+        """The attributes, as samplers of old SDKs copy them."""
+        return dict(self._values())
+
     def __getitem__(self, key: str) -> Any:
         """The value of an attribute."""
         return self._values()[key]
