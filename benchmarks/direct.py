@@ -8,7 +8,8 @@ requests wait. Each variant runs in its own process, and they take turns with ba
 each of which garbage is collected.
 
 A ratio is what a variant adds to the cost of `bare`, divided by what `stock` adds in the same round. The table shows
-the median over the rounds and, after ±, the median absolute deviation of the rounds from it. Microseconds are medians.
+the median over the rounds and, after ±, the median absolute deviation of the rounds from it. Microseconds are medians:
+the cost of `bare`, and what the others add to it.
 
 The columns with a thread that runs the statements, aiosqlite's, vary most; those called `sync` have none. A full run of
 the garbage collector within a batch is part of the cost, because telemetry keeps objects alive until they are exported.
@@ -210,11 +211,11 @@ def _table(clock: str, variants: Sequence[str], columns: Mapping[str, Sequence[M
     head = [f"{clock}, us"]
     rows = {variant: [variant] for variant in variants}
     for path, rounds in columns.items():
-        head += [column(path), "added", "ratio"]
+        head += [column(path), "ratio"]
         ratios = table.ratios(rounds)
         for variant, cost, added, _ in table.additions(table.medians(rounds)):
-            ratio = str(ratios.get(variant, "-"))
-            rows[variant] += (table.number(cost), table.number(added, sign=True), ratio)
+            microseconds = table.number(cost) if added is None else table.number(added, sign=True)
+            rows[variant] += (microseconds, str(ratios.get(variant, "-")))
     yield from table.lines(head, list(rows.values()))
 
 
