@@ -2,7 +2,7 @@
 
     python -m benchmarks.guard      (make bench-check)
 
-The tolerance is wide, because a shared machine moves a ratio by a quarter. A real regression shows in several columns.
+The tolerance is wide, because a busy machine moves a ratio by a quarter.
 """
 
 import sys
@@ -23,15 +23,22 @@ Figures = Mapping[str, Mapping[str, float]]
 
 
 def main() -> None:
-    """Measure, print a line for each figure; exit with 1 if one is over its limit."""
+    """Measure, print a line for each figure; exit with 1 if one is over its limit twice."""
     variants = [table.BASE, table.REFERENCE, *PUBLISHED]
     if installed(variants) != variants:
         sys.exit("Remedy: install the dependency group `bench` (make)")
-    measured = _measure(variants)
-    print("\n".join(_lines(measured, PUBLISHED)))
-    failures = list(over_limit(measured, PUBLISHED))
+    failures = _failures(variants)
+    if failures:
+        print("\nOver a limit. Once more, because a disturbance passes and a regression does not:", flush=True)
+        failures = _failures(variants)
     if failures:
         sys.exit("\n".join(("", *failures)))
+
+
+def _failures(variants: list[str]) -> list[str]:
+    measured = _measure(variants)
+    print("\n".join(_lines(measured, PUBLISHED)), flush=True)
+    return list(over_limit(measured, PUBLISHED))
 
 
 def over_limit(measured: Ratios, figures: Figures) -> Iterator[str]:

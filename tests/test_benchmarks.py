@@ -113,14 +113,20 @@ def test_the_guard_names_the_column_the_measured_ratio_and_the_limit() -> None:
     )
 
 
-@pytest.mark.parametrize(("cost", "code"), [(110.0, 0), (190.0, 1)])
-def test_the_guard_exits_with_1_only_if_a_ratio_is_over_its_limit(
-    cost: float, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("costs", "code"),
+    [([110.0], 0), ([190.0, 190.0], 1), ([190.0, 110.0], 0)],
+    ids=["within", "a regression", "a disturbance"],
+)
+def test_the_guard_exits_with_1_only_if_a_ratio_is_over_its_limit_twice(
+    costs: list[float], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    runs = iter(costs)
+
     def measured(variants: Sequence[str], paths: Sequence[str], number: int) -> direct.Rounds:
-        microseconds = {"bare": 100.0, "stock": 200.0}
-        costs = {variant: {"process": microseconds.get(variant, cost), "loop": 0.0} for variant in variants}
-        return {path: [costs] * number for path in paths}
+        known, cost = {"bare": 100.0, "stock": 200.0}, next(runs)
+        each = {variant: {"process": known.get(variant, cost), "loop": 0.0} for variant in variants}
+        return {path: [each] * number for path in paths}
 
     monkeypatch.setattr(direct, "run", measured)
     monkeypatch.setattr(guard, "PUBLISHED", FIGURES)
@@ -129,11 +135,10 @@ def test_the_guard_exits_with_1_only_if_a_ratio_is_over_its_limit(
             guard.main()
     else:
         guard.main()
-    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "ratio to stock",
-        "fastperf, no I/O",
-        "fastperf, 1 statement, sync",
-    ]
+    shown = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert shown[:3] == ["ratio to stock", "fastperf, no I/O", "fastperf, 1 statement, sync"]
+    assert shown.count("ratio to stock") == len(costs)
+    assert list(runs) == []
 
 
 def test_every_published_figure_belongs_to_a_variant_and_an_endpoint() -> None:
