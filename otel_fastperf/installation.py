@@ -139,7 +139,9 @@ class Installation:
         app, settings = self._app, self.settings
         source = chosen_source(app, settings.server_span)
         provider = (native_config(app) or {}).get("tracer_provider")
-        tracing = self.tracing = exits.enter_context(open_tracing(settings, self.metrics, self._guard, given=provider))
+        tracing = self.tracing = exits.enter_context(
+            open_tracing(settings, self.metrics, self._guard, given=provider, backlog=self.backlog)
+        )
         # before the tracing closes itself, since the interpreter calls what was registered last first
         atexit.register(self.backlog.drain)
         exits.callback(atexit.unregister, self.backlog.drain)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from typing import Final
 
@@ -16,14 +17,16 @@ from otel_fastperf.internals.forks import on_fork
 
 #: seconds between batches; a request's findings and metrics are late by this
 _PAUSE: Final = 0.02
-#: items after which other threads get a turn
-_BATCH: Final = 16
+#: items after which other threads get a turn. One that wants to go on waits up to 5 ms for the GIL while the app
+#: computes (`sys.getswitchinterval`), so a batch must be worth that, and short enough for the event loop: some 1 ms
+_BATCH: Final = 48
 #: items that end the pause: what waits longer is old to the garbage collector, which then walks it several times
 _MANY: Final = 48
 #: seconds without work after which the thread ends
 _IDLE: Final = 1.0
-#: items that may wait; beyond that, the thread that adds one works too, so nothing is lost and memory is bounded
+#: items that may wait; beyond that, the thread that adds one works off some, so nothing is lost and memory is bounded
 _MOST: Final = 4096
+_WORKED_OFF: Final = 4
 #: seconds that a fork waits for the batch under way: an item may hold a lock, which a child would find taken for ever
 _FORK_PATIENCE: Final = 0.25
 #: seconds that `drain` waits for another thread that drains; a deadlock in a listener must not last
@@ -35,6 +38,7 @@ class Backlog:
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
+        self._after: Callable[[], object] = bool
         self._running = False
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -53,11 +57,20 @@ class Backlog:
         elif len(self._waiting) == _MANY:
             self._wake.set()
         elif len(self._waiting) > _MOST:
-            self.drain()
+            self._work(_WORKED_OFF)
+
+    def after_batch(self, call: Callable[[], None]) -> None:
+        """Have `call()` called after each batch, by the thread that worked. It must not raise; the last one counts."""
+        self._after = call
+
+    @property
+    def works_here(self) -> bool:
+        """Whether the caller is an item."""
+        return self._worker == threading.get_ident()
 
     def drain(self) -> None:
         """Call all items that wait, here and now. Does nothing inside of an item."""
-        if self._worker == threading.get_ident():
+        if self.works_here:
             return
         left = len(self._waiting)
         while self._work(min(left, _BATCH)) and left > _BATCH:
@@ -97,10 +110,10 @@ class Backlog:
             return False
         self._worker = threading.get_ident()
         try:
-            for _ in range(number):
-                self._waiting.popleft()()
-        except IndexError:
-            pass  # another thread was faster
+            with suppress(IndexError):  # another thread may be faster
+                for _ in range(number):
+                    self._waiting.popleft()()
+            self._after()
         finally:
             self._worker = None
             self._working.release()

@@ -4,6 +4,7 @@ from functools import partial
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from otel_fastperf.internals.backlog import Backlog
 from otel_fastperf.internals.forks import on_fork
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
@@ -16,11 +17,22 @@ from otel_fastperf.tracing.worker import Worker
 class Sender(ReadsLate):
     """Hands finished spans to the worker of this process."""
 
-    def __init__(self, settings: TracesSettings, destination: Destination, metrics: Metrics, guard: Guard) -> None:
+    def __init__(
+        self,
+        settings: TracesSettings,
+        destination: Destination,
+        metrics: Metrics,
+        guard: Guard,
+        backlog: Backlog | None = None,
+    ) -> None:
+        """Prepare. Spans that end in the `backlog` are encoded there, which saves waking another thread."""
+        self._backlog = backlog
         self._exit_timeout = settings.exit_timeout
         self._guard = guard
         self._new_worker = partial(Worker, settings, destination, metrics, guard)
         self._worker = self._new_worker()
+        if backlog is not None:
+            backlog.after_batch(self.encode)
         on_fork(before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child)
 
     @property
@@ -32,8 +44,15 @@ class Sender(ReadsLate):
         """Queue a sampled span. Never waits, never raises."""
         try:
             if span.context is not None and span.context.trace_flags.sampled:
-                self._worker.put(span)
+                self._worker.put(span, soon=self._backlog is not None and self._backlog.works_here)
         except Exception as error:  # noqa: BLE001 - most likely: no thread can be started any more
+            self._guard.failed("sender", error)
+
+    def encode(self) -> None:
+        """Encode what has ended, on this thread. Never raises."""
+        try:
+            self._worker.encode()
+        except Exception as error:  # noqa: BLE001 - the encoder's thread tries again
             self._guard.failed("sender", error)
 
     def flush(self, timeout: float) -> bool:

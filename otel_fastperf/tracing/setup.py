@@ -12,6 +12,7 @@ from typing import Final
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
+from otel_fastperf.internals.backlog import Backlog
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import Settings, TracesSettings
@@ -68,12 +69,19 @@ class Tracing:
 
 @contextmanager
 def open_tracing(
-    settings: Settings, metrics: Metrics, guard: Guard, *, given: trace.TracerProvider | None = None
+    settings: Settings,
+    metrics: Metrics,
+    guard: Guard,
+    *,
+    given: trace.TracerProvider | None = None,
+    backlog: Backlog | None = None,
 ) -> Iterator[Tracing]:
     """Tracing as the settings say, undone at the end: spans delivered, threads ended, the global provider as it was.
 
     A provider that is there already is joined: `given`, else the global one, unless it is ours and another app's. If it
     is an SDK provider without any processor, its spans go where ours would; else they go where its owner sends them.
+
+    `backlog` is where spans of requests end, some milliseconds late.
 
     Raises:
         SetupError: The sampler or the exporter that the settings name cannot be had.
@@ -81,7 +89,7 @@ def open_tracing(
     joined = _provider_to_join(given)
     with ExitStack() as stack:
         if joined is None:
-            tracing = _on_own_provider(stack, settings, metrics, guard)
+            tracing = _on_own_provider(stack, settings, metrics, guard, backlog)
         else:
             tracing = _on_joined_provider(stack, joined, settings, metrics, guard)
 
@@ -104,11 +112,13 @@ def _provider_to_join(given: trace.TracerProvider | None) -> trace.TracerProvide
     return current
 
 
-def _on_own_provider(stack: ExitStack, settings: Settings, metrics: Metrics, guard: Guard) -> Tracing:
+def _on_own_provider(
+    stack: ExitStack, settings: Settings, metrics: Metrics, guard: Guard, backlog: Backlog | None
+) -> Tracing:
     provider = FastPerfTracerProvider(settings, guard)
     stack.callback(provider.retire)
     stack.enter_context(as_global(provider))
-    processor = _processor(stack, settings.traces, metrics, guard)
+    processor = _processor(stack, settings.traces, metrics, guard, backlog)
     provider.add_span_processor(processor)
     description = _destination(settings.traces)
     if settings.traces.exports and service_name(provider) == "":
@@ -143,10 +153,12 @@ def _tracing(
     )
 
 
-def _processor(stack: ExitStack, settings: TracesSettings, metrics: Metrics, guard: Guard) -> Sender | SpanStore:
+def _processor(
+    stack: ExitStack, settings: TracesSettings, metrics: Metrics, guard: Guard, backlog: Backlog | None = None
+) -> Sender | SpanStore:
     if not settings.exports:
         return SpanStore(settings.store_size)
-    sender = Sender(settings, destination(settings), metrics, guard)
+    sender = Sender(settings, destination(settings), metrics, guard, backlog)
     stack.enter_context(exporters_hushed(sender.is_current_thread))
 
     def refresh() -> None:

@@ -72,12 +72,18 @@ class Worker:
 
     # what the app's threads call
 
-    def put(self, span: ReadableSpan) -> None:
-        """Take a finished span. Waits for nothing."""
+    def put(self, span: ReadableSpan, *, soon: bool = False) -> None:
+        """Take a finished span. Waits for nothing. `soon`: the caller is about to call `encode`."""
         self.buffer.put(span)
         if self._thread is None:
             self._start()
-        self._packer.came()
+        if not soon:
+            self._packer.came()
+
+    def encode(self) -> None:
+        """Encode what has ended, on this thread."""
+        while self.buffer.unencoded and not self.is_closed and self._packer.pack():
+            pass
 
     def flush(self, timeout: float) -> bool:
         """Send what is here now; True when all of it has been settled within `timeout` seconds."""
