@@ -37,6 +37,12 @@ UNMATCHED: Final = "unmatched"
 #: the context's key for the current span, which `trace.set_span_in_context` keeps to itself
 (_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
+#: what detectors, and a detector's `RequestView.scope`, find of a request that is examined later
+_KEPT_OF_SCOPE: Final = (
+    *("type", "http_version", "method", "scheme", "path", "query_string", "root_path", "headers", "client", "server"),
+    *("endpoint", "path_params"),
+)
+
 #: changes of phase after which they are summed up: more than an ordinary request has, and 2 kB
 _MOST_MARKS: Final = 24
 
@@ -264,7 +270,7 @@ class Exchange(Observed):
         self.record.enter(before)
         if self._state == _ExchangeState.COMPLETE:
             self._guarded(self._last_byte_sent)
-        elif len(self.record.phases) > _MOST_MARKS:
+        elif len(self.record.marks) > 2 * _MOST_MARKS:
             self._guarded(self._count_up)
 
     def _before_send(self, message: Message) -> None:
@@ -285,8 +291,9 @@ class Exchange(Observed):
         """Sum up the time so far, so that a response that streams for hours keeps no more than a short one."""
         record = self.record
         self.requests.signals.delays.catch_up()
-        since, until = record.counted_until, record.phases[-1][0]
-        record.count(summed(since, until, record.phases, self._intervals(since, until)), until)
+        phases = record.phases
+        since, until = record.counted_until, phases[-1][0]
+        record.count(summed(since, until, phases, self._intervals(since, until)), until)
 
     def _started(self, message: Message) -> None:
         self.record.status = message["status"]
@@ -346,9 +353,16 @@ class Exchange(Observed):
             signals.delays.catch_up()
         finally:
             if self._may_be_derived_late():
+                self._let_go()
                 signals.backlog.put(self._derive)
             else:
                 self._derive()
+
+    def _let_go(self) -> None:
+        """Keep of the scope what is read later. The rest is the app's, such as the exit stacks of its dependencies."""
+        record = self.record
+        scope, _route = record.scope, record.route  # the route is known from now on
+        record.scope = {key: scope[key] for key in _KEPT_OF_SCOPE if key in scope}
 
     def _may_be_derived_late(self) -> bool:
         """Whether nobody looks at the request right now, and it keeps nothing that the app wants to have freed."""

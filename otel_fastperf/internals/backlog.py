@@ -21,7 +21,7 @@ _PAUSE: Final = 0.02
 #: computes (`sys.getswitchinterval`), so a batch must be worth that, and short enough for the event loop: some 1 ms
 _BATCH: Final = 48
 #: items that end the pause: what waits longer is old to the garbage collector, which then walks it several times
-_MANY: Final = 48
+_MANY: Final = 16
 #: seconds without work after which the thread ends
 _IDLE: Final = 1.0
 #: items that may wait; beyond that, the thread that adds one works off some, so nothing is lost and memory is bounded

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from otel_fastperf.sql.orm_loads import Load
 
 #: maximum number of intervals, and of marks, per request; the time of later ones counts for the phase before them
+MOST_MARKS: Final = 20_000
 MOST_INTERVALS: Final = 10_000
 #: maximum number of different statements per request that are examined
 MOST_STATEMENTS: Final = 256
@@ -146,10 +147,10 @@ class RequestRecord:
         "innermost",
         "intervals",
         "loop_thread",
+        "marks",
         "middlewares",
         "owner",
         "phase",
-        "phases",
         "progress",
         "root_path",
         "router_error",
@@ -187,7 +188,8 @@ class RequestRecord:
         self.loop_thread: int = threading.get_ident()
         #: the part of the app that is running; see `time_budget`
         self.phase: int = Phase.MIDDLEWARE
-        self.phases: list[Mark] = [(started, Phase.MIDDLEWARE)]
+        #: `time.perf_counter()` and phase, in turns: plain numbers, which the garbage collector need not walk
+        self.marks: list[float] = [started, Phase.MIDDLEWARE]
         #: the latest phase inside of all middleware, except `SEND`
         self.innermost: int = Phase.ROUTING
         #: the app's middlewares, from the outside in; number n has the phase `Phase.MIDDLEWARE + n`
@@ -195,7 +197,7 @@ class RequestRecord:
         #: the ASGI `send` that was last passed inward, which shows whether a middleware wraps it
         self.send: object = None
         self.intervals: list[Interval] = []
-        #: the time until `counted_until` by phase and cause; what is left in `phases` and `intervals` comes after it
+        #: the time until `counted_until` by phase and cause; what is left in `marks` and `intervals` comes after it
         self.counted: Sums | None = None
         self.counted_until: float = started
         #: where the time went; None while the request runs
@@ -210,9 +212,16 @@ class RequestRecord:
         before, self.phase = self.phase, phase
         if phase < Phase.SEND:
             self.innermost = phase
-        if len(self.phases) < MOST_INTERVALS:
-            self.phases.append((time.perf_counter(), phase))
+        marks = self.marks
+        if len(marks) < MOST_MARKS:
+            marks.append(time.perf_counter())
+            marks.append(phase)
         return before
+
+    @property
+    def phases(self) -> list[Mark]:
+        """The phases so far with their starts, oldest first; without those that are `counted`."""
+        return [(at, int(phase)) for at, phase in zip(self.marks[::2], self.marks[1::2], strict=False)]
 
     def waited(self, start: float, end: float, cause: int) -> None:
         """Note an interval, by `time.perf_counter()`; `cause` is one of `Cause`. Safe to call from any thread."""
@@ -223,7 +232,7 @@ class RequestRecord:
         """Replace the phases and intervals before `until`, which is the time of the last phase, by their sums."""
         self.counted = sums if self.counted is None else added(self.counted, sums)
         self.counted_until = until
-        del self.phases[:-1]
+        del self.marks[:-2]
         # other threads may append meanwhile
         number = len(self.intervals)
         self.intervals[:number] = [(until, end, cause) for _, end, cause in self.intervals[:number] if end > until]

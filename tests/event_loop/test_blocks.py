@@ -53,9 +53,9 @@ def test_the_block_starts_when_the_loop_last_woke_up() -> None:
 def test_the_block_starts_after_the_last_event_of_its_request_before_the_first_sample() -> None:
     its = record(10.01)
     assert run_of(sample(10.1, woke=10.005, record=its), now=10.3) == (10.01, 10.3)
-    its.phases.append((10.02, Phase.HANDLER))
+    its.marks.extend((10.02, Phase.HANDLER))
     its.waited(10.01, 10.05, Cause.DB)
-    its.phases.append((10.25, Phase.SEND))
+    its.marks.extend((10.25, Phase.SEND))
     assert run_of(sample(10.1, woke=10.005, record=its), now=10.3) == (10.05, 10.3)
 
 

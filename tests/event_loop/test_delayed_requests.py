@@ -42,7 +42,7 @@ def test_a_request_that_kept_waiting_after_the_block_was_not_delayed() -> None:
 
 def test_a_request_that_changed_phase_right_after_a_block_was_delayed() -> None:
     record = request(1.0, 9.0)
-    record.phases.append((2.01, Phase.HANDLER))
+    record.marks.extend((2.01, Phase.HANDLER))
     assert delays_of(record, block(1.5, 2.0)) == [(1.5, 2.0)]
 
 
@@ -54,7 +54,7 @@ def test_a_request_whose_statement_ended_right_after_a_block_was_delayed() -> No
 
 def test_progress_before_the_end_of_the_block_does_not_count() -> None:
     record = request(1.0, 9.0)
-    record.phases.append((1.4, Phase.HANDLER))
+    record.marks.extend((1.4, Phase.HANDLER))
     record.waited(1.1, 1.4, Cause.DB)
     assert delays_of(record, block(1.5, 2.0)) == []
 
@@ -70,5 +70,5 @@ def test_blocks_before_and_after_the_request_do_not_count() -> None:
 
 def test_several_delays_are_in_order() -> None:
     record = request(1.0, 3.01)
-    record.phases.append((2.01, Phase.HANDLER))
+    record.marks.extend((2.01, Phase.HANDLER))
     assert delays_of(record, block(1.5, 2.0), block(2.5, 3.0)) == [(1.5, 2.0), (2.5, 3.0)]
