@@ -49,8 +49,8 @@ class CollectorConnection(HTTPConnection):
         self._tls = url.scheme == "https"
         super().__init__(url.hostname or "", url.port or (443 if self._tls else 80))
         #: of the exchange that begins next
-        self.deadline = Deadline(0.0)
-        self.proxy = proxy_for(url)
+        self.deadline: Deadline = Deadline(0.0)
+        self.proxy: SplitResult | None = proxy_for(url)
         self._socket: socket.socket | None = None
         self._interrupted = False
 

@@ -27,7 +27,7 @@ class EncodedQueue:
 
     def __init__(self) -> None:
         #: what the spans here weigh
-        self.weight = 0
+        self.weight: int = 0
         self._data: deque[bytes] = deque()
         #: in step with the data; the tuples are shared
         self._origins: deque[_Origin] = deque()

@@ -144,7 +144,7 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
     def __init__(self, guard: Guard) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._guard = guard
-        self.reads_late = True
+        self.reads_late: bool = True
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         """Call it last."""

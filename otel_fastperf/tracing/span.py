@@ -84,11 +84,11 @@ class SpanOrigin:
         limits: SpanLimits,
         processor: GuardedProcessors,
     ) -> None:
-        self.resource = resource
-        self.scope = scope
-        self.info = info
-        self.limits = limits
-        self.processor = processor
+        self.resource: Resource = resource
+        self.scope: InstrumentationScope = scope
+        self.info: InstrumentationInfo = info
+        self.limits: SpanLimits = limits
+        self.processor: GuardedProcessors = processor
 
 
 class LeanSpan(SdkSpan):
