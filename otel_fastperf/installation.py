@@ -68,7 +68,7 @@ class Installation:
         self.metrics: Metrics = Metrics(max_series=settings.metrics.max_series)
         self._guard = Guard(lambda part: self.metrics.telemetry_errors.child(part).inc())
         self.findings: Findings = Findings(settings.findings, self.metrics, self._guard)
-        self.backlog: Backlog = Backlog()
+        self.backlog: Backlog = Backlog(lambda error: self._guard.failed("backlog", error))
         self.metrics.before_reading(self.backlog.drain)
         self.caches: Caches = Caches()
         self.parts: tuple[Part, ...] = ()

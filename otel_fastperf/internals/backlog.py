@@ -34,10 +34,12 @@ _PATIENCE: Final = 2.0
 
 
 class Backlog:
-    """Calls without arguments that wait. They must not raise. Safe to use from any thread."""
+    """Calls without arguments that wait. Safe to use from any thread."""
 
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
+    def __init__(self, failed: Callable[[Exception], object] = bool) -> None:
+        """`failed(error)` is told of a call that raises; the others are made all the same."""
+        self._failed = failed
+        self._waiting: deque[Callable[[], object]] = deque()
         self._after: Callable[[], object] = bool
         self._running = False
         self._thread: threading.Thread | None = None
@@ -49,7 +51,7 @@ class Backlog:
         self._forking = False
         on_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._forget)
 
-    def put(self, item: Callable[[], None]) -> None:
+    def put(self, item: Callable[[], object]) -> None:
         """Have `item()` called soon."""
         self._waiting.append(item)
         if not self._running:
@@ -59,8 +61,8 @@ class Backlog:
         elif len(self._waiting) > _MOST:
             self._work(_WORKED_OFF)
 
-    def after_batch(self, call: Callable[[], None]) -> None:
-        """Have `call()` called after each batch, by the thread that worked. It must not raise; the last one counts."""
+    def after_batch(self, call: Callable[[], object]) -> None:
+        """Have `call()` called after each batch, by the thread that worked; the last one counts."""
         self._after = call
 
     @property
@@ -112,12 +114,18 @@ class Backlog:
         try:
             with suppress(IndexError):  # another thread may be faster
                 for _ in range(number):
-                    self._waiting.popleft()()
-            self._after()
+                    self._call(self._waiting.popleft())
+            self._call(self._after)
         finally:
             self._worker = None
             self._working.release()
         return True
+
+    def _call(self, item: Callable[[], object]) -> None:
+        try:
+            item()
+        except Exception as error:  # noqa: BLE001 - one bad item must not end the thread
+            self._failed(error)
 
     def _start(self) -> None:
         with self._starting:

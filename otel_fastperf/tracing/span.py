@@ -239,6 +239,9 @@ class LeanSpan(SdkSpan):
             return
         processor = self._origin.processor
         processor._on_ending(self)  # noqa: SLF001 - the SDK's hook
+        if self._deferred is not None:
+            # a span that is kept must not keep what its attributes are computed from
+            self._compute()
         self._end_time = time.time_ns() if end_time is None else end_time
         processor.on_end(self)
 
@@ -262,11 +265,7 @@ class LeanSpan(SdkSpan):
     def attributes(self) -> Mapping[str, Any]:
         """Read-only; computes what was deferred."""
         if self._deferred is not None:
-            deferred, self._deferred = self._deferred, None
-            own, self._attributes = self._attributes, None
-            self._set(deferred)
-            if own:
-                self._set(own)
+            self._compute()
         return MappingProxyType(self._attributes or {})
 
     @property
@@ -317,6 +316,14 @@ class LeanSpan(SdkSpan):
             return False
         _logger.warning("Tried calling a method on an ended span.")
         return True
+
+    def _compute(self) -> None:
+        """Compute the deferred attributes; what was set meanwhile wins."""
+        deferred, self._deferred = self._deferred, None
+        own, self._attributes = self._attributes, None
+        self._set(deferred or {})
+        if own:
+            self._set(own)
 
     def _set(self, attributes: Mapping[str, Any]) -> None:
         limits, own = self._origin.limits, self._attributes

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi import BackgroundTasks, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from opentelemetry import propagate, trace
+from opentelemetry import baggage, propagate, trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -639,3 +639,12 @@ def test_what_a_client_chooses_is_cut(probe: Probe, served: Serve) -> None:
     attributes: Any = server_span(probe).attributes
     assert [len(attributes[key]) for key in ("url.path", "url.query", "user_agent.original")] == [64, 64, 64]
     assert [len(value) for value in attributes["http.request.header.x_long"]] == [64]
+
+
+@pytest.mark.parametrize("trust", [True, False])
+def test_baggage_of_a_trusted_caller_is_in_the_handler(served: Serve, *, trust: bool) -> None:
+    app = FastAPI()
+    app.get("/")(lambda: {"tenant": baggage.get_baggage("tenant")})
+    headers = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01", "baggage": "tenant=acme"}
+    answer = served(app, trust_incoming=trust).get("/", headers=headers)
+    assert answer.text == ('{"tenant":"acme"}' if trust else '{"tenant":null}')

@@ -126,3 +126,13 @@ def test_a_child_starts_with_an_empty_backlog_of_its_own() -> None:
     slow.set()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     backlog.stop()
+
+
+def test_an_item_that_raises_is_told_and_the_others_are_called() -> None:
+    failures: list[Exception] = []
+    backlog, done = Backlog(failures.append), list[int]()
+    for number in (1, 2):
+        backlog.put(partial(int, "not a number"))
+        backlog.put(partial(done.append, number))
+        wait_until(partial(done.__contains__, number), what="both items")
+    assert [type(failure) for failure in failures] == [ValueError, ValueError]
