@@ -20,7 +20,7 @@ from otel_fastperf.event_loop.delayed_requests import blocks_that_delayed
 from otel_fastperf.instrumentation.incoming_trace import IncomingTrace
 from otel_fastperf.instrumentation.request_attributes import RequestAttributes, span_method
 from otel_fastperf.internals.redaction import error_type
-from otel_fastperf.internals.spans import exemplar_of, fail_span
+from otel_fastperf.internals.spans import SPAN_KEY, exemplar_of, fail_span
 from otel_fastperf.requests.record import CURRENT, Middleware, Progress, RequestRecord
 from otel_fastperf.requests.time_budget import Cause, Interval, Phase, split, summed
 from otel_fastperf.settings import RequestsSettings
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 #: metric label of a request that no route served; semconv omits `http.route`, but a named value is easier to query
 UNMATCHED: Final = "unmatched"
-
-#: the context's key for the current span, which `trace.set_span_in_context` keeps to itself
-(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 #: what detectors, and a detector's `RequestView.scope`, find of a request that is examined later
 _KEPT_OF_SCOPE: Final = (
@@ -152,7 +149,7 @@ class Observed:
         """Put span and record into the context. Called last: what fails before leaves no trace there."""
         if not self._join:
             context = otel_context.get_current() if self._parent is None else self._parent
-            self._attached = otel_context.attach(Context({**context, _SPAN_KEY: self.span}))
+            self._attached = otel_context.attach(Context({**context, SPAN_KEY: self.span}))
         self._entered = CURRENT.set(self.record)
 
     async def receive(self) -> Message:

@@ -25,9 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from weakref import WeakKeyDictionary
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
@@ -55,7 +53,7 @@ from otel_fastperf.findings import CallSite
 from otel_fastperf.instrumentation.slow_statement import SlowStatement
 from otel_fastperf.internals.frames import call_site
 from otel_fastperf.internals.redaction import describe_error, error_type
-from otel_fastperf.internals.spans import exemplar_of
+from otel_fastperf.internals.spans import SPAN_KEY, exemplar_of
 from otel_fastperf.requests.record import CURRENT, MOST_STATEMENTS, RequestRecord, StatementGroup
 from otel_fastperf.requests.time_budget import Cause
 from otel_fastperf.settings import DatabaseSettings
@@ -74,8 +72,10 @@ _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 _CODES: Final = ("sqlstate", "pgcode", "sqlite_errorname")
 #: systems whose drivers raise `(1062, "Duplicate entry …")`
 _NUMBERED: Final = ("mysql", "mariadb")
-#: attribute of the execution context that carries the `_RunningStatement`
+#: attribute of the execution context that carries the `_Statement`
 _RUNNING: Final = "_fastperf_statement"
+#: attribute of the dialect that carries its `_EngineFacts`
+_FACTS: Final = "_fastperf_facts"
 #: attribute of the execution context that carries the span of opentelemetry-instrumentation-sqlalchemy
 _CONTRIB_SPAN: Final = "_otel_span"
 
@@ -123,15 +123,47 @@ def instrument_database(
         yield
 
 
-class _RunningStatement:
-    """A statement that is being executed. Its execution context carries it, which marks the statement as observed.
+class _Statement:
+    """A statement, from just before it is executed until its span has been emitted; called, it emits it.
+
+    While it runs, its execution context carries it, which marks the statement as observed.
 
     Attributes:
+        context: The context that it runs in, with the parent of its span.
         many: True for an `executemany` and for a batch of insertmanyvalues.
         batch_size: Number of parameter sets of an `executemany`; 0 for a single execution.
+        started_ns: When it started, by the wall clock: for the span.
+        started: The same by `time.perf_counter()`, which is never set back: for durations. `ended` too.
+        failure: What SQLAlchemy knows of a statement that failed or was cancelled.
+        slow: Whether it took at least `slow_query` seconds, without the time in which the event loop was blocked.
+        site: The line that ran it, if its span should name it.
+        execution, engine, query, ended, seconds: Set when it has ended. `execution` is deleted before it has to wait.
     """
 
-    __slots__ = ("batch_size", "context", "listeners", "many", "record", "started", "started_ns", "text")
+    __slots__ = (
+        "batch_size",
+        "context",
+        "ended",
+        "engine",
+        "execution",
+        "failure",
+        "listeners",
+        "many",
+        "query",
+        "record",
+        "seconds",
+        "site",
+        "slow",
+        "started",
+        "started_ns",
+        "text",
+    )
+
+    execution: ExecutionContext
+    engine: "_EngineFacts"
+    query: QueryText
+    ended: float
+    seconds: float
 
     def __init__(
         self,
@@ -148,51 +180,15 @@ class _RunningStatement:
         self.text = text
         self.many = many
         self.batch_size = batch_size
-        # the span needs the wall clock; durations need a clock that is never set back
+        self.failure: ExceptionContext | None = None
+        self.slow = False
+        self.site: CallSite | None = None
         self.started_ns = time.time_ns()
         self.started = time.perf_counter()
 
-
-class _FinishedStatement:
-    """A statement that has succeeded, failed or been cancelled, and what is known about it so far."""
-
-    __slots__ = (
-        "ended",
-        "engine",
-        "execution",
-        "failure",
-        "many",
-        "query",
-        "record",
-        "running",
-        "seconds",
-        "site",
-        "slow",
-    )
-
-    def __init__(
-        self,
-        running: _RunningStatement,
-        execution: ExecutionContext,
-        engine: "_EngineFacts",
-        query: QueryText,
-        ended: float,
-        failure: ExceptionContext | None,
-    ) -> None:
-        self.running = running
-        self.execution: ExecutionContext = execution
-        self.engine = engine
-        self.query = query
-        self.failure = failure
-        self.record = running.record
-        self.many = running.many
-        #: by `time.perf_counter()`
-        self.ended = ended
-        self.seconds = ended - running.started
-        #: took at least `slow_query` seconds, without the time in which the event loop was blocked
-        self.slow = False
-        #: the line that ran it, if its span should name it
-        self.site: CallSite | None = None
+    def __call__(self) -> None:
+        """Emit the span and the metric of a statement that has ended."""
+        self.listeners.emit(self)
 
     def slow_statement(self, text: str, parameters: Any, span: Span | None) -> SlowStatement:
         """The statement as it is passed to `on_slow`."""
@@ -283,7 +279,6 @@ class _StatementListeners:
         # half of the repeats are enough to tell whether they come from the same line
         self._looks_up_from = max(2, settings.n_plus_one // 2)
         self._queries = QueryTexts(max_length=settings.query_text_length)
-        self._engines: WeakKeyDictionary[Dialect, _EngineFacts] = WeakKeyDictionary()
         self._origins = _Origins()
         self._lock = threading.Lock()
 
@@ -331,7 +326,7 @@ class _StatementListeners:
                 text = own
             if many:
                 text, batch_size = _batch(text, parameters, execution)
-            setattr(execution, _RUNNING, _RunningStatement(self, record, context, text, batch_size, many))
+            setattr(execution, _RUNNING, _Statement(self, record, context, text, batch_size, many))
         except Exception as error:  # noqa: BLE001 - telemetry must not make a statement fail
             self._signals.guard.failed("database", error)
             return False
@@ -355,53 +350,64 @@ class _StatementListeners:
                 return False
         elif record.excluded or record.owner is not self._signals:
             return False
-        # an empty context suppresses nothing
-        return not context or is_instrumentation_enabled()
+        # most contexts have nothing but a span, which suppresses nothing
+        return (len(context) == 1 and SPAN_KEY in context) or is_instrumentation_enabled()
 
     def _finish(
         self, execution: ExecutionContext, text: str, parameters: Any, failure: ExceptionContext | None
     ) -> None:
         try:
-            running: _RunningStatement | None = getattr(execution, _RUNNING, None)
-            if running is None or running.listeners is not self:
+            done: _Statement | None = getattr(execution, _RUNNING, None)
+            if done is None or done.listeners is not self:
                 return
-            ended = time.perf_counter()
+            done.ended = time.perf_counter()
             # an execution context runs several statements one after the other: defaults, batches of insertmanyvalues
             setattr(execution, _RUNNING, None)
-            engine = self._facts(execution)
-            query = self._queries.describe(running.text, engine.dialect, batch=running.batch_size > 1)
-            done = _FinishedStatement(running, execution, engine, query, ended, failure)
-            done.slow = done.seconds >= self._slow_query and self._unblocked_seconds(done) >= self._slow_query
+            done.seconds = seconds = done.ended - done.started
+            done.execution, done.failure = execution, failure
+            done.engine = engine = self._facts(execution)
+            done.query = self._queries.describe(done.text, engine.dialect, batch=done.batch_size > 1)
+            done.slow = seconds >= self._slow_query and self._unblocked_seconds(done) >= self._slow_query
             self._record(done)
             if done.slow and not done.many and self._on_slow is not None:
                 self._on_slow(done.slow_statement(text, parameters, self._emit(done)))
-            elif failure is None and _CONTRIB_SPAN not in execution.__dict__ and self._may_emit_late():
+            elif failure is None and _CONTRIB_SPAN not in execution.__dict__ and may_end_late(self._signals.tracer):
                 # a cursor that is kept is a statement in progress, and SQLite then refuses to commit
                 del done.execution
-                self._signals.backlog.put(partial(self._emit_guarded, done))
+                self._signals.backlog.put(done)
             else:
                 self._emit(done)
         except Exception as error:  # noqa: BLE001 - telemetry must not make a statement fail
             self._signals.guard.failed("database", error)
 
+    def emit(self, done: _Statement) -> None:
+        """Emit the span and the metric of a statement that has waited for it."""
+        try:
+            self._emit(done)
+        except Exception as error:  # noqa: BLE001 - costs this statement's telemetry
+            self._signals.guard.failed("database", error)
+
     def _facts(self, execution: ExecutionContext) -> _EngineFacts:
-        facts = self._engines.get(execution.dialect)
+        dialect = execution.dialect
+        # on the dialect itself, since a look-up in a dict with weak keys takes as long as half of the rest
+        facts: _EngineFacts | None = dialect.__dict__.get(_FACTS)
         if facts is None:
-            facts = self._engines[execution.dialect] = _EngineFacts(execution.dialect, execution.engine.url)
+            facts = _EngineFacts(dialect, execution.engine.url)
+            setattr(dialect, _FACTS, facts)
         return facts
 
-    def _unblocked_seconds(self, done: _FinishedStatement) -> float:
+    def _unblocked_seconds(self, done: _Statement) -> float:
         """Duration without the time in which the answer may have been there, but the event loop was blocked."""
         if not done.engine.is_async:
             return done.seconds
         delays = self._signals.delays
         if done.record is not None and done.record.loop_thread == threading.get_ident():
             delays.catch_up()
-        return done.seconds - delays.blocked_seconds(done.running.started, done.ended)
+        return done.seconds - delays.blocked_seconds(done.started, done.ended)
 
     # --- the request record -------------------------------------------------------------------------------------------
 
-    def _record(self, done: _FinishedStatement) -> None:
+    def _record(self, done: _Statement) -> None:
         """Note the statement on its record, and find the line that ran it if the span should name it."""
         record = done.record
         try:
@@ -410,7 +416,7 @@ class _StatementListeners:
                 if done.slow:
                     done.site = _calling_line()
                 return
-            record.waited(done.running.started, done.ended, Cause.DB)
+            record.waited(done.started, done.ended, Cause.DB)
             on_loop = not done.engine.is_async and _blocks_loop(record)
             suspicious = done.slow or on_loop
             group = self._group(record, done) if suspicious or not done.many else None
@@ -421,13 +427,13 @@ class _StatementListeners:
                 record.db_statements += 1
                 record.db_seconds += done.seconds
                 if group is not None:
-                    repeats = group.add(done.running.started, done.ended, worker)
+                    repeats = group.add(done.started, done.ended, worker)
             if group is not None and (suspicious or repeats >= self._looks_up_from):
                 self._look_up(done, group, on_loop=on_loop)
         except Exception as error:  # noqa: BLE001 - costs the evidence, not the span
             self._signals.guard.failed("database", error)
 
-    def _group(self, record: RequestRecord, done: _FinishedStatement) -> StatementGroup | None:
+    def _group(self, record: RequestRecord, done: _Statement) -> StatementGroup | None:
         query, engine = done.query, done.engine
         key = f"{query.fingerprint} many" if done.many else query.fingerprint
         group = record.statements.get(key)
@@ -438,25 +444,26 @@ class _StatementListeners:
                 group.load = OTHER
         return group
 
-    def _look_up(self, done: _FinishedStatement, group: StatementGroup, *, on_loop: bool) -> None:
+    def _look_up(self, done: _Statement, group: StatementGroup, *, on_loop: bool) -> None:
         """Find the line of a statement that may be a problem, and add it to its group.
 
         Two threads of one request may race here, at the cost of one uncounted repeat.
         """
-        fingerprint, repeats = done.query.fingerprint, group.count
-        known = self._origins.known(fingerprint)
-        if group.load is None and repeats >= self._looks_up_from:
-            group.load = load_of(done.execution) if known is None else known.load
+        repeats, known = group.count, None
+        if repeats >= self._looks_up_from:
+            known = self._origins.known(done.query.fingerprint)
+            if group.load is None:
+                group.load = load_of(done.execution) if known is None else known.load
         repeated = group.load is not None and group.load.kind in ONE_BY_ONE and repeats < _MOST_LOOK_UPS
         site = known.site if repeated and known is not None else None
         if done.slow or (on_loop and not group.loop_count) or (repeated and known is None):
             site = _calling_line()
         if repeated and known is None:
-            self._origins.add(fingerprint, _StatementOrigin(site, group.load))
+            self._origins.add(done.query.fingerprint, _StatementOrigin(site, group.load))
         self._add_line(done, group, site, repeated=repeated, on_loop=on_loop)
 
     def _add_line(
-        self, done: _FinishedStatement, group: StatementGroup, site: CallSite | None, *, repeated: bool, on_loop: bool
+        self, done: _Statement, group: StatementGroup, site: CallSite | None, *, repeated: bool, on_loop: bool
     ) -> None:
         # the spans of further repeats would name the same line, at a tenth of the cost of a statement's telemetry
         if done.slow or on_loop or site not in group.lines:
@@ -476,18 +483,9 @@ class _StatementListeners:
                 group.slowest, group.slow_call_site = done.seconds, site
                 group.slow_rows = _rows(done.execution)
 
-    def _may_emit_late(self) -> bool:
-        return may_end_late(self._signals.tracer)
-
     # --- span and metric ----------------------------------------------------------------------------------------------
 
-    def _emit_guarded(self, done: _FinishedStatement) -> None:
-        try:
-            self._emit(done)
-        except Exception as error:  # noqa: BLE001 - costs this statement's telemetry
-            self._signals.guard.failed("database", error)
-
-    def _emit(self, done: _FinishedStatement) -> Span | None:
+    def _emit(self, done: _Statement) -> Span | None:
         """Emit the span and the duration; the span, or None if it could not be made."""
         engine = done.engine
         code = error_kind = ""
@@ -506,7 +504,7 @@ class _StatementListeners:
         )
         return span
 
-    def _attributes(self, done: _FinishedStatement, code: str, error_kind: str) -> dict[str, AttributeValue]:
+    def _attributes(self, done: _Statement, code: str, error_kind: str) -> dict[str, AttributeValue]:
         query, site = done.query, done.site
         attributes = {**done.engine.attributes, DB_OPERATION_NAME: query.operation}
         if query.summary:
@@ -515,8 +513,8 @@ class _StatementListeners:
             attributes[DB_COLLECTION_NAME] = query.collection
         if self._query_text:
             attributes[DB_QUERY_TEXT] = query.text
-        if done.running.batch_size > 1:
-            attributes[DB_OPERATION_BATCH_SIZE] = done.running.batch_size
+        if done.batch_size > 1:
+            attributes[DB_OPERATION_BATCH_SIZE] = done.batch_size
         if code:
             attributes[DB_RESPONSE_STATUS_CODE] = code
         if error_kind:
@@ -527,25 +525,23 @@ class _StatementListeners:
             attributes[CODE_FUNCTION_NAME] = site.function
         return attributes
 
-    def _trace(self, done: _FinishedStatement, attributes: dict[str, AttributeValue]) -> Span:
+    def _trace(self, done: _Statement, attributes: dict[str, AttributeValue]) -> Span:
         """Add the attributes to contrib's span if it made one, else make our own."""
         span: Span | None = getattr(getattr(done, "execution", None), _CONTRIB_SPAN, None)
         if span is not None and span.get_span_context().is_valid:
             span.set_attributes(attributes)
             return span
         name = done.query.summary or done.engine.namespace or done.engine.system
-        started_ns = done.running.started_ns
-        span = self._signals.tracer.start_span(
-            name, done.running.context, SpanKind.CLIENT, attributes, start_time=started_ns
-        )
+        started_ns = done.started_ns
+        span = self._signals.tracer.start_span(name, done.context, SpanKind.CLIENT, attributes, start_time=started_ns)
         if done.failure is not None and span.is_recording():
             span.set_status(Status(StatusCode.ERROR, _description(done.failure)))
         span.end(started_ns + int(done.seconds * 1e9))
         return span
 
-    def _exemplar(self, span: Span, done: _FinishedStatement) -> dict[str, str] | None:
+    def _exemplar(self, span: Span, done: _Statement) -> dict[str, str] | None:
         # Prometheus keeps one per series and scrape, and each takes 7 us, a tenth of a statement's telemetry
-        started = done.running.started
+        started = done.started
         if not self._exemplars or (done.seconds < _ALWAYS_EXEMPLARY and started < self._next_exemplar):
             return None
         self._next_exemplar = started + _EXEMPLAR_PAUSE

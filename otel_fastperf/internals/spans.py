@@ -1,8 +1,13 @@
 """Shared by all spans: how they record a failure, and the exemplar that refers to them."""
 
+from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
 from otel_fastperf.internals.redaction import describe_error
+
+#: the context's key for the current span, which `trace.set_span_in_context` keeps to itself
+(SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 
 def fail_span(span: Span, kind: str, error: BaseException | None) -> None:
