@@ -42,7 +42,7 @@ from opentelemetry.semconv.attributes.db_attributes import (
 )
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import NonRecordingSpan, Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 from sqlalchemy import Dialect, Engine, event
 from sqlalchemy.engine import URL, ExceptionContext, ExecutionContext
@@ -60,7 +60,7 @@ from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.signals import Signals
 from otel_fastperf.sql.describe import QueryText, QueryTexts
 from otel_fastperf.sql.orm_loads import ONE_BY_ONE, OTHER, Load, load_of
-from otel_fastperf.tracing.tracer import may_end_late
+from otel_fastperf.tracing.tracer import FinishedSpan, LeanTracer, may_end_late
 
 if TYPE_CHECKING:
     # without greenlet SQLAlchemy's asyncio package cannot be imported
@@ -89,6 +89,8 @@ _MOST_LOOK_UPS: Final = 100
 _LOOK_UPS_PER_SECOND: Final = 50
 #: statements whose origin is remembered
 _MOST_ORIGINS: Final = 1024
+#: statements whose encoded spans are remembered, as many as the texts that are
+_MOST_TEMPLATES: Final = 512
 #: operations that read or write rows
 _REPEATABLE: Final = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "CALL", "EXECUTE"})
 
@@ -280,6 +282,8 @@ class _StatementListeners:
         self._looks_up_from = max(2, settings.n_plus_one // 2)
         self._queries = QueryTexts(max_length=settings.query_text_length)
         self._origins = _Origins()
+        #: by the id of the query; the query itself is kept, so that its id stays its own
+        self._templates: dict[int, tuple[QueryText, _EngineFacts, FinishedSpan]] = {}
         self._lock = threading.Lock()
 
     def execute(self, cursor: DBAPICursor, text: str, parameters: Any, execution: ExecutionContext) -> bool:
@@ -381,9 +385,13 @@ class _StatementListeners:
             self._signals.guard.failed("database", error)
 
     def emit(self, done: _Statement) -> None:
-        """Emit the span and the metric of a statement that has waited for it."""
+        """Emit the span and the metric of a statement that succeeded and has waited for it."""
         try:
-            self._emit(done)
+            tracer = self._signals.tracer
+            if isinstance(tracer, LeanTracer) and done.site is None and done.batch_size <= 1:
+                self._emit_from_template(done, tracer)
+            else:
+                self._emit(done)
         except Exception as error:  # noqa: BLE001 - costs this statement's telemetry
             self._signals.guard.failed("database", error)
 
@@ -466,7 +474,7 @@ class _StatementListeners:
         self, done: _Statement, group: StatementGroup, site: CallSite | None, *, repeated: bool, on_loop: bool
     ) -> None:
         # the spans of further repeats would name the same line, at a tenth of the cost of a statement's telemetry
-        if done.slow or on_loop or site not in group.lines:
+        if done.slow or (on_loop and not group.loop_count) or site not in group.lines:
             done.site = site
         if repeated:
             line = group.lines.setdefault(site, [0, 0.0])
@@ -484,6 +492,21 @@ class _StatementListeners:
                 group.slow_rows = _rows(done.execution)
 
     # --- span and metric ----------------------------------------------------------------------------------------------
+
+    def _emit_from_template(self, done: _Statement, tracer: LeanTracer) -> None:
+        """The same as `_emit` for a statement whose span has nothing of its own but ids and times."""
+        engine, query = done.engine, done.query
+        known = self._templates.get(id(query))
+        if known is None or known[0] is not query or known[1] is not engine:
+            if len(self._templates) >= _MOST_TEMPLATES:
+                self._templates.clear()
+            template = FinishedSpan(self._name(done), SpanKind.CLIENT, self._attributes(done, "", ""))
+            known = self._templates[id(query)] = query, engine, template
+        start = done.started_ns
+        context = tracer.emit(known[2], done.context, start, start + int(done.seconds * 1e9))
+        exemplar = self._exemplar(NonRecordingSpan(context), done)
+        duration = self._signals.metrics.db_operation_duration
+        duration.child(engine.system, engine.namespace, query.operation, "").observe(done.seconds, exemplar)
 
     def _emit(self, done: _Statement) -> Span | None:
         """Emit the span and the duration; the span, or None if it could not be made."""
@@ -531,13 +554,16 @@ class _StatementListeners:
         if span is not None and span.get_span_context().is_valid:
             span.set_attributes(attributes)
             return span
-        name = done.query.summary or done.engine.namespace or done.engine.system
+        name = self._name(done)
         started_ns = done.started_ns
         span = self._signals.tracer.start_span(name, done.context, SpanKind.CLIENT, attributes, start_time=started_ns)
         if done.failure is not None and span.is_recording():
             span.set_status(Status(StatusCode.ERROR, _description(done.failure)))
         span.end(started_ns + int(done.seconds * 1e9))
         return span
+
+    def _name(self, done: _Statement) -> str:
+        return done.query.summary or done.engine.namespace or done.engine.system
 
     def _exemplar(self, span: Span, done: _Statement) -> dict[str, str] | None:
         # Prometheus keeps one per series and scrape, and each takes 7 us, a tenth of a statement's telemetry

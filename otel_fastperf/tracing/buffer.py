@@ -100,6 +100,15 @@ class Buffer:
                 self._encoded.append(spans)
                 self._trim()
 
+    def put_one_encoded(self, span: EncodedSpan) -> None:
+        """Append a span that was encoded elsewhere; what has no room is dropped, oldest first."""
+        with self._lock:
+            if self._closed:
+                self._count(1, Outcome.EXIT)
+            else:
+                self._encoded.append((span,))
+                self._trim()
+
     def take(self, number: int, size: int) -> list[EncodedSpan]:
         """The oldest, up to `number` and `size` bytes. They are in flight until settled or put back."""
         with self._lock:

@@ -19,7 +19,7 @@ def destination(settings: TracesSettings) -> Destination:
         SetupError: The exporter's package is missing.
     """
     if settings.exporter == "console":
-        return Destination(_as_json, Console)
+        return Destination(_as_json, Console, takes_otlp=False)
     try:
         if settings.protocol == "grpc":
             from otel_fastperf.tracing.otlp_grpc import OtlpGrpc

@@ -102,6 +102,36 @@ def encode_span(span: ReadableSpan) -> bytes:
     )
 
 
+class SpanTemplate:
+    """Spans that differ in nothing but ids, parent and times: what they have in common is encoded once."""
+
+    __slots__ = ("_attributes_to_flags", "_name_and_kind")
+
+    def __init__(self, span: ReadableSpan) -> None:
+        """Take name, kind, attributes and status of `span`, which has no events and no links."""
+        attributes, left_out = _attributes(b"\x4a", span.attributes)
+        dropped = _count(b"\x50", span.dropped_attributes + left_out)
+        self._name_and_kind = _text(b"\x2a", span.name) + _KINDS[span.kind.value]
+        self._attributes_to_flags = b"".join((attributes, dropped, _status(span.status), b"\x85\x01"))
+
+    def encode(self, context: SpanContext, parent: SpanContext | None, start: int, end: int) -> bytes:
+        """The same as `encode_span` for a span with these ids and times, in nanoseconds."""
+        return _message(
+            b"\x12",
+            b"\x0a\x10",
+            context.trace_id.to_bytes(16),
+            b"\x12\x08",
+            context.span_id.to_bytes(8),
+            _trace_state(context.trace_state) if context.trace_state else b"",
+            b"\x22\x08" + parent.span_id.to_bytes(8) if parent else b"",
+            self._name_and_kind,
+            _time(b"\x39", start),
+            _time(b"\x41", end),
+            self._attributes_to_flags,
+            _flags(parent),
+        )
+
+
 def export_request(spans: Sequence[EncodedSpan]) -> bytes:
     """An `ExportTraceServiceRequest`. Resource and scope are written once per run of spans that have the same."""
     request = []

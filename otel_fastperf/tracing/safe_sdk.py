@@ -17,6 +17,7 @@ from opentelemetry.util.types import Attributes
 from otel_fastperf.errors import SetupError
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.settings import TracesSettings
+from otel_fastperf.tracing.otlp_encoder import EncodedSpan
 
 #: the hook that does nothing; OpenTelemetry < 1.39 has none
 _SDK_ON_ENDING: Final = getattr(SpanProcessor, "_on_ending", None)
@@ -131,7 +132,13 @@ class GuardedSampler(sampling.Sampler):
 
 
 class ReadsLate(SpanProcessor):
-    """A processor that does not mind if a span is ended some milliseconds after its end."""
+    """A processor that does not mind if a span is ended some milliseconds after its end.
+
+    Attributes:
+        take_encoded: Takes a span that has been encoded already; None if the processor needs the span itself.
+    """
+
+    take_encoded: Callable[[EncodedSpan], None] | None = None
 
 
 class GuardedProcessors(SynchronousMultiSpanProcessor):
@@ -139,17 +146,21 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
 
     Attributes:
         reads_late: Whether all of them do; false as soon as there is one that is not ours.
+        take_encoded: That of the only processor, if it is ours and has it.
     """
 
     def __init__(self, guard: Guard) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._guard = guard
         self.reads_late: bool = True
+        self.take_encoded: Callable[[EncodedSpan], None] | None = None
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         """Call it last."""
         super().add_span_processor(span_processor)
-        self.reads_late = all(isinstance(processor, ReadsLate) for processor in self._span_processors)
+        late = [processor for processor in self._span_processors if isinstance(processor, ReadsLate)]
+        self.reads_late = len(late) == len(self._span_processors)
+        self.take_encoded = late[0].take_encoded if self.reads_late and len(late) == 1 else None
 
     @property
     def processors(self) -> tuple[SpanProcessor, ...]:

@@ -9,6 +9,7 @@ from otel_fastperf.internals.forks import on_fork
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import TracesSettings
+from otel_fastperf.tracing.otlp_encoder import EncodedSpan
 from otel_fastperf.tracing.safe_sdk import ReadsLate
 from otel_fastperf.tracing.transport import Destination
 from otel_fastperf.tracing.worker import Worker
@@ -31,6 +32,8 @@ class Sender(ReadsLate):
         self._guard = guard
         self._new_worker = partial(Worker, settings, destination, metrics, guard)
         self._worker = self._new_worker()
+        if destination.takes_otlp:
+            self.take_encoded = self._take_encoded
         if backlog is not None:
             backlog.after_batch(self.encode)
         on_fork(before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child)
@@ -45,6 +48,12 @@ class Sender(ReadsLate):
         try:
             if span.context is not None and span.context.trace_flags.sampled:
                 self._worker.put(span, soon=self._backlog is not None and self._backlog.works_here)
+        except Exception as error:  # noqa: BLE001 - most likely: no thread can be started any more
+            self._guard.failed("sender", error)
+
+    def _take_encoded(self, span: EncodedSpan) -> None:
+        try:
+            self._worker.put_encoded(span)
         except Exception as error:  # noqa: BLE001 - most likely: no thread can be started any more
             self._guard.failed("sender", error)
 

@@ -1,7 +1,7 @@
 """The tracer of our provider: starts `LeanSpan`s, with the sampler's decision and nothing else."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from opentelemetry import trace
@@ -10,8 +10,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Tracer
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, TraceState
-from opentelemetry.util.types import Attributes
+from opentelemetry.util.types import Attributes, AttributeValue
 
+from otel_fastperf.tracing.otlp_encoder import EncodedSpan, SpanTemplate
 from otel_fastperf.tracing.safe_sdk import GuardedProcessors, GuardedSampler
 from otel_fastperf.tracing.span import LeanSpan, SpanOrigin
 
@@ -49,6 +50,59 @@ class LeanTracer(Tracer):
         set_status_on_exception: bool = True,  # noqa: FBT001, FBT002
     ) -> Span:
         """Start a span; a `NonRecordingSpan` if the sampler drops it."""
+        started = self._started(context, name, kind, attributes, links)
+        if isinstance(started, NonRecordingSpan):
+            return started
+        span_context, parent, attributes = started
+        span = LeanSpan(
+            name,
+            span_context,
+            parent,
+            kind,
+            time.time_ns() if start_time is None else start_time,
+            attributes,
+            links or (),
+            self._origin,
+            record_exception,
+            set_status_on_exception,
+        )
+        self._origin.processor.on_start(span, context)
+        return span
+
+    def emit(self, template: "FinishedSpan", context: Context, start: int, end: int) -> SpanContext:
+        """Emit a span that has ended, from its template; returns its ids. Times are in nanoseconds."""
+        started = self._started(context, template.name, template.kind, template.attributes, ())
+        if isinstance(started, NonRecordingSpan):
+            return started.get_span_context()
+        span_context, parent, attributes = started
+        take = self._origin.processor.take_encoded
+        if take is None or attributes is not template.attributes or not span_context.trace_flags & _SAMPLED:
+            span = self._new(template.name, span_context, parent, template.kind, start, attributes)
+            span.end(end)
+        else:
+            encode = template.encoded
+            if encode is None:
+                sample = self._new(template.name, span_context, parent, template.kind, start, attributes)
+                encode = template.encoded = SpanTemplate(sample).encode
+            data = encode(span_context, parent, start, end)
+            take(EncodedSpan(self._origin.resource, self._origin.scope, data))
+        return span_context
+
+    def _new(
+        self,
+        name: str,
+        context: SpanContext,
+        parent: SpanContext | None,
+        kind: SpanKind,
+        start: int,
+        attributes: Attributes,
+    ) -> LeanSpan:
+        return LeanSpan(name, context, parent, kind, start, attributes, (), self._origin, True, True)  # noqa: FBT003
+
+    def _started(
+        self, context: Context | None, name: str, kind: SpanKind, attributes: Attributes, links: Sequence[Link] | None
+    ) -> "tuple[SpanContext, SpanContext | None, Attributes] | NonRecordingSpan":
+        """The ids of a span, its parent and the attributes that the sampler leaves; or that it is not recorded."""
         parent: SpanContext | None = trace.get_current_span(context).get_span_context()
         ids = self.id_generator
         if parent is None or not parent.is_valid:
@@ -68,22 +122,23 @@ class LeanTracer(Tracer):
         if sampled:
             flags |= _SAMPLED
         span_context = SpanContext(trace_id, ids.generate_span_id(), False, _FLAGS[flags], state)  # noqa: FBT003
-        if not records:
-            return NonRecordingSpan(span_context)
-        span = LeanSpan(
-            name,
-            span_context,
-            parent,
-            kind,
-            time.time_ns() if start_time is None else start_time,
-            attributes,
-            links or (),
-            self._origin,
-            record_exception,
-            set_status_on_exception,
-        )
-        self._origin.processor.on_start(span, context)
-        return span
+        return (span_context, parent, attributes) if records else NonRecordingSpan(span_context)
+
+
+class FinishedSpan:
+    """What spans have in common that are emitted when they have ended, by `LeanTracer.emit`.
+
+    Attributes:
+        encoded: Encodes one from ids and times; made with the first span, for the limits of its tracer.
+    """
+
+    __slots__ = ("attributes", "encoded", "kind", "name")
+
+    def __init__(self, name: str, kind: SpanKind, attributes: dict[str, AttributeValue]) -> None:
+        self.name = name
+        self.kind = kind
+        self.attributes = attributes
+        self.encoded: Callable[[SpanContext, SpanContext | None, int, int], bytes] | None = None
 
 
 def made_lean(tracer: Tracer) -> LeanTracer:

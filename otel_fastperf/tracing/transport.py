@@ -58,10 +58,11 @@ class Transport(Protocol):
 
 
 class Destination(NamedTuple):
-    """Where spans go: how one is written for it, and what makes the transport."""
+    """Where spans go: how one is written for it, what makes the transport, and whether it takes OTLP's bytes."""
 
     encode: Callable[[ReadableSpan], EncodedSpan]
     connect: Callable[[], Transport]
+    takes_otlp: bool = True
 
 
 def address(settings: TracesSettings) -> str:

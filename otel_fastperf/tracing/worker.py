@@ -21,6 +21,7 @@ from otel_fastperf.settings import TracesSettings
 from otel_fastperf.tracing.buffer import Buffer
 from otel_fastperf.tracing.delivery import AGAIN, Delivery
 from otel_fastperf.tracing.log_once import Notices
+from otel_fastperf.tracing.otlp_encoder import EncodedSpan
 from otel_fastperf.tracing.packer import Packer
 from otel_fastperf.tracing.transport import Destination, Verdict, address
 
@@ -79,6 +80,13 @@ class Worker:
             self._start()
         if not soon:
             self._packer.came()
+
+    def put_encoded(self, span: EncodedSpan) -> None:
+        """Take a finished span that has been encoded."""
+        self.buffer.put_one_encoded(span)
+        if self._thread is None:
+            self._start()
+        self._on_packed()
 
     def encode(self) -> None:
         """Encode what has ended, on this thread."""

@@ -262,3 +262,18 @@ def test_shutdown_restores_the_patched_functions() -> None:
         assert not set(functions()) & set(before)
         server.get("/async")
     assert functions() == before
+
+
+def test_a_thread_may_be_asked_for_in_each_way_that_anyio_allows() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    async def threads() -> list[int]:
+        return [
+            await anyio.to_thread.run_sync(func=lambda: 1),
+            await anyio.to_thread.run_sync(int, "2", abandon_on_cancel=True),
+            await anyio.to_thread.run_sync(lambda: 3, limiter=anyio.CapacityLimiter(1)),
+        ]
+
+    with setup_telemetry(app), TestClient(app) as client:
+        assert client.get("/").json() == [1, 2, 3]

@@ -29,7 +29,7 @@ from opentelemetry.trace import (
 )
 
 from otel_fastperf.tracing import otlp_encoder
-from otel_fastperf.tracing.otlp_encoder import EncodedSpan, encode_span, export_request
+from otel_fastperf.tracing.otlp_encoder import EncodedSpan, SpanTemplate, encode_span, export_request
 from tests.otlp import attributes_of
 
 LOCAL: Final = SpanContext(0xA1, 0xB2, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
@@ -117,7 +117,13 @@ def official(spans: Sequence[ReadableSpan]) -> bytes:
 
 def message(span: ReadableSpan) -> SpanMessage:
     """The span as a receiver sees it."""
-    message: SpanMessage = ExportTraceServiceRequest.FromString(ours([span])).resource_spans[0].scope_spans[0].spans[0]
+    return received(EncodedSpan(span.resource, span.instrumentation_scope, encode_span(span)))
+
+
+def received(span: EncodedSpan) -> SpanMessage:
+    """An encoded span as a receiver sees it."""
+    request = ExportTraceServiceRequest.FromString(export_request([span]))
+    message: SpanMessage = request.resource_spans[0].scope_spans[0].spans[0]
     return message
 
 
@@ -131,6 +137,27 @@ def test_a_span_has_the_bytes_of_the_official_encoder(span: ReadableSpan) -> Non
     expected = official([span])
     assert ours([span]) == expected
     assert ours([span]) == expected  # from the messages that are kept
+
+
+@given(spans(), contexts, st.none() | contexts, times, times)
+def test_a_span_from_a_template_has_the_fields_of_one_that_was_encoded_whole(
+    span: ReadableSpan, context: SpanContext, parent: SpanContext | None, start: int, end: int
+) -> None:
+    bare = ReadableSpan(
+        name=span.name,
+        context=context,
+        parent=parent,
+        resource=span.resource,
+        attributes=span.attributes,
+        kind=span.kind,
+        status=span.status,
+        start_time=start,
+        end_time=end,
+    )
+    data = SpanTemplate(bare).encode(context, parent, start, end)
+    assert received(EncodedSpan(bare.resource, None, data)) == received(
+        EncodedSpan(bare.resource, None, encode_span(bare))
+    )
 
 
 @given(st.lists(st.tuples(resources, st.none() | scopes, texts), max_size=4), st.data())
