@@ -72,7 +72,7 @@ _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 _CODES: Final = ("sqlstate", "pgcode", "sqlite_errorname")
 #: systems whose drivers raise `(1062, "Duplicate entry …")`
 _NUMBERED: Final = ("mysql", "mariadb")
-#: attribute of the execution context that carries the `_Statement`
+#: attribute of the execution context that carries the `_ObservedStatement`
 _RUNNING: Final = "_fastperf_statement"
 #: attribute of the dialect that carries its `_EngineFacts`
 _FACTS: Final = "_fastperf_facts"
@@ -125,7 +125,7 @@ def instrument_database(
         yield
 
 
-class _Statement:
+class _ObservedStatement:
     """A statement, from just before it is executed until its span has been emitted; called, it emits it.
 
     While it runs, its execution context carries it, which marks the statement as observed.
@@ -330,7 +330,7 @@ class _StatementListeners:
                 text = own
             if many:
                 text, batch_size = _batch(text, parameters, execution)
-            setattr(execution, _RUNNING, _Statement(self, record, context, text, batch_size, many))
+            setattr(execution, _RUNNING, _ObservedStatement(self, record, context, text, batch_size, many))
         except Exception as error:  # noqa: BLE001 - telemetry must not make a statement fail
             self._signals.guard.failed("database", error)
             return False
@@ -361,7 +361,7 @@ class _StatementListeners:
         self, execution: ExecutionContext, text: str, parameters: Any, failure: ExceptionContext | None
     ) -> None:
         try:
-            done: _Statement | None = getattr(execution, _RUNNING, None)
+            done: _ObservedStatement | None = getattr(execution, _RUNNING, None)
             if done is None or done.listeners is not self:
                 return
             done.ended = time.perf_counter()
@@ -384,7 +384,7 @@ class _StatementListeners:
         except Exception as error:  # noqa: BLE001 - telemetry must not make a statement fail
             self._signals.guard.failed("database", error)
 
-    def emit(self, done: _Statement) -> None:
+    def emit(self, done: _ObservedStatement) -> None:
         """Emit the span and the metric of a statement that succeeded and has waited for it."""
         try:
             tracer = self._signals.tracer
@@ -404,7 +404,7 @@ class _StatementListeners:
             setattr(dialect, _FACTS, facts)
         return facts
 
-    def _unblocked_seconds(self, done: _Statement) -> float:
+    def _unblocked_seconds(self, done: _ObservedStatement) -> float:
         """Duration without the time in which the answer may have been there, but the event loop was blocked."""
         if not done.engine.is_async:
             return done.seconds
@@ -415,7 +415,7 @@ class _StatementListeners:
 
     # --- the request record -------------------------------------------------------------------------------------------
 
-    def _record(self, done: _Statement) -> None:
+    def _record(self, done: _ObservedStatement) -> None:
         """Note the statement on its record, and find the line that ran it if the span should name it."""
         record = done.record
         try:
@@ -441,7 +441,7 @@ class _StatementListeners:
         except Exception as error:  # noqa: BLE001 - costs the evidence, not the span
             self._signals.guard.failed("database", error)
 
-    def _group(self, record: RequestRecord, done: _Statement) -> StatementGroup | None:
+    def _group(self, record: RequestRecord, done: _ObservedStatement) -> StatementGroup | None:
         query, engine = done.query, done.engine
         key = f"{query.fingerprint} many" if done.many else query.fingerprint
         group = record.statements.get(key)
@@ -452,7 +452,7 @@ class _StatementListeners:
                 group.load = OTHER
         return group
 
-    def _look_up(self, done: _Statement, group: StatementGroup, *, on_loop: bool) -> None:
+    def _look_up(self, done: _ObservedStatement, group: StatementGroup, *, on_loop: bool) -> None:
         """Find the line of a statement that may be a problem, and add it to its group.
 
         Two threads of one request may race here, at the cost of one uncounted repeat.
@@ -471,7 +471,7 @@ class _StatementListeners:
         self._add_line(done, group, site, repeated=repeated, on_loop=on_loop)
 
     def _add_line(
-        self, done: _Statement, group: StatementGroup, site: CallSite | None, *, repeated: bool, on_loop: bool
+        self, done: _ObservedStatement, group: StatementGroup, site: CallSite | None, *, repeated: bool, on_loop: bool
     ) -> None:
         # the spans of further repeats would name the same line, at a tenth of the cost of a statement's telemetry
         if done.slow or (on_loop and not group.loop_count) or site not in group.lines:
@@ -493,7 +493,7 @@ class _StatementListeners:
 
     # --- span and metric ----------------------------------------------------------------------------------------------
 
-    def _emit_from_template(self, done: _Statement, tracer: LeanTracer) -> None:
+    def _emit_from_template(self, done: _ObservedStatement, tracer: LeanTracer) -> None:
         """The same as `_emit` for a statement whose span has nothing of its own but ids and times."""
         engine, query = done.engine, done.query
         known = self._templates.get(id(query))
@@ -508,7 +508,7 @@ class _StatementListeners:
         duration = self._signals.metrics.db_operation_duration
         duration.child(engine.system, engine.namespace, query.operation, "").observe(done.seconds, exemplar)
 
-    def _emit(self, done: _Statement) -> Span | None:
+    def _emit(self, done: _ObservedStatement) -> Span | None:
         """Emit the span and the duration; the span, or None if it could not be made."""
         engine = done.engine
         code = error_kind = ""
@@ -527,7 +527,7 @@ class _StatementListeners:
         )
         return span
 
-    def _attributes(self, done: _Statement, code: str, error_kind: str) -> dict[str, AttributeValue]:
+    def _attributes(self, done: _ObservedStatement, code: str, error_kind: str) -> dict[str, AttributeValue]:
         query, site = done.query, done.site
         attributes = {**done.engine.attributes, DB_OPERATION_NAME: query.operation}
         if query.summary:
@@ -548,7 +548,7 @@ class _StatementListeners:
             attributes[CODE_FUNCTION_NAME] = site.function
         return attributes
 
-    def _trace(self, done: _Statement, attributes: dict[str, AttributeValue]) -> Span:
+    def _trace(self, done: _ObservedStatement, attributes: dict[str, AttributeValue]) -> Span:
         """Add the attributes to contrib's span if it made one, else make our own."""
         span: Span | None = getattr(getattr(done, "execution", None), _CONTRIB_SPAN, None)
         if span is not None and span.get_span_context().is_valid:
@@ -562,10 +562,10 @@ class _StatementListeners:
         span.end(started_ns + int(done.seconds * 1e9))
         return span
 
-    def _name(self, done: _Statement) -> str:
+    def _name(self, done: _ObservedStatement) -> str:
         return done.query.summary or done.engine.namespace or done.engine.system
 
-    def _exemplar(self, span: Span, done: _Statement) -> dict[str, str] | None:
+    def _exemplar(self, span: Span, done: _ObservedStatement) -> dict[str, str] | None:
         # Prometheus keeps one per series and scrape, and each takes 7 us, a tenth of a statement's telemetry
         started = done.started
         if not self._exemplars or (done.seconds < _ALWAYS_EXEMPLARY and started < self._next_exemplar):

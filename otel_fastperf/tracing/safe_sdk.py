@@ -131,14 +131,16 @@ class GuardedSampler(sampling.Sampler):
         return self._sampler.get_description()
 
 
+TakeEncoded = Callable[[EncodedSpan], None]
+
+
 class ReadsLate(SpanProcessor):
-    """A processor that does not mind if a span is ended some milliseconds after its end.
+    """A processor that does not mind if a span is ended some milliseconds after its end."""
 
-    Attributes:
-        take_encoded: Takes a span that has been encoded already; None if the processor needs the span itself.
-    """
-
-    take_encoded: Callable[[EncodedSpan], None] | None = None
+    @property
+    def take_encoded(self) -> TakeEncoded | None:
+        """Takes a span that has been encoded already; None if the processor needs the span itself."""
+        return None
 
 
 class GuardedProcessors(SynchronousMultiSpanProcessor):
@@ -153,7 +155,7 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
         super().__init__()  # type: ignore[no-untyped-call]
         self._guard = guard
         self.reads_late: bool = True
-        self.take_encoded: Callable[[EncodedSpan], None] | None = None
+        self.take_encoded: TakeEncoded | None = None
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         """Call it last."""

@@ -10,7 +10,7 @@ from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import TracesSettings
 from otel_fastperf.tracing.otlp_encoder import EncodedSpan
-from otel_fastperf.tracing.safe_sdk import ReadsLate
+from otel_fastperf.tracing.safe_sdk import ReadsLate, TakeEncoded
 from otel_fastperf.tracing.transport import Destination
 from otel_fastperf.tracing.worker import Worker
 
@@ -32,8 +32,7 @@ class Sender(ReadsLate):
         self._guard = guard
         self._new_worker = partial(Worker, settings, destination, metrics, guard)
         self._worker = self._new_worker()
-        if destination.takes_otlp:
-            self.take_encoded = self._take_encoded
+        self._takes_otlp = destination.takes_otlp
         if backlog is not None:
             backlog.after_batch(self.encode)
         on_fork(before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child)
@@ -50,6 +49,11 @@ class Sender(ReadsLate):
                 self._worker.put(span, soon=self._backlog is not None and self._backlog.works_here)
         except Exception as error:  # noqa: BLE001 - most likely: no thread can be started any more
             self._guard.failed("sender", error)
+
+    @property
+    def take_encoded(self) -> TakeEncoded | None:
+        """Takes a span that has been encoded as OTLP, if that is what is sent."""
+        return self._take_encoded if self._takes_otlp else None
 
     def _take_encoded(self, span: EncodedSpan) -> None:
         try:

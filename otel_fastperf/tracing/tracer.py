@@ -135,9 +135,9 @@ class FinishedSpan:
     __slots__ = ("attributes", "encoded", "kind", "name")
 
     def __init__(self, name: str, kind: SpanKind, attributes: dict[str, AttributeValue]) -> None:
-        self.name = name
-        self.kind = kind
-        self.attributes = attributes
+        self.name: str = name
+        self.kind: SpanKind = kind
+        self.attributes: dict[str, AttributeValue] = attributes
         self.encoded: Callable[[SpanContext, SpanContext | None, int, int], bytes] | None = None
 
 
