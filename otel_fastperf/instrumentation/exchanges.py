@@ -350,7 +350,7 @@ class Exchange(Observed):
             signals.delays.catch_up()
         finally:
             if self._may_be_derived_late():
-                self._let_go()
+                self._guarded(self._let_go)
                 signals.backlog.put(self._derive)
             else:
                 self._derive()

@@ -126,7 +126,7 @@ def instrument_database(
 
 
 class _ObservedStatement:
-    """A statement, from just before it is executed until its span has been emitted; called, it emits it.
+    """A statement, from just before it is executed until its span has been emitted. To call it is to emit it.
 
     While it runs, its execution context carries it, which marks the statement as observed.
 
