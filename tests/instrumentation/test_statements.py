@@ -50,7 +50,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 from starlette.testclient import TestClient
 
 from otel_fastperf import setup_telemetry
-from otel_fastperf.instrumentation import statements as database
+from otel_fastperf.instrumentation import statement_spans
+from otel_fastperf.instrumentation.observed_statement import EngineFacts
 from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
@@ -255,12 +256,12 @@ def test_a_statement_without_a_known_verb_is_named_after_its_database(observed: 
 )
 def test_system_names_follow_the_conventions(url: str, system: str, others: dict[str, Any]) -> None:
     parsed = make_url(url)
-    assert database._EngineFacts(parsed.get_dialect()(), parsed).attributes == {"db.system.name": system, **others}
+    assert EngineFacts(parsed.get_dialect()(), parsed).attributes == {"db.system.name": system, **others}
 
 
 def test_a_mysql_url_of_a_mariadb_server_has_the_system_mariadb() -> None:
     dialect: Any = make_url("mysql://").get_dialect()
-    assert database._EngineFacts(dialect(is_mariadb=True), make_url("mysql://")).system == "mariadb"
+    assert EngineFacts(dialect(is_mariadb=True), make_url("mysql://")).system == "mariadb"
 
 
 # which engines
@@ -600,7 +601,7 @@ def test_an_error_after_the_statement_does_not_count_it_twice(observed: Probe, e
     ],
 )
 def test_the_code_is_found_in_the_errors_of_all_drivers(error: Exception, system: str, code: str) -> None:
-    assert database._status_code(error, system) == code
+    assert statement_spans._status_code(error, system) == code
 
 
 class Slow:

@@ -1,0 +1,170 @@
+"""The CLIENT span of a statement, and its duration as a metric.
+
+Attributes: https://opentelemetry.io/docs/specs/semconv/db/database-spans/, the stable ones only. `error.type` is the
+database's code if it has one (SQLSTATE, `SQLITE_CONSTRAINT_UNIQUE`, MySQL's number), else the exception's type. The
+exception itself is recorded on the SERVER span: the conventions have no exception event on CLIENT spans.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.semconv.attributes.code_attributes import CODE_FILE_PATH, CODE_FUNCTION_NAME, CODE_LINE_NUMBER
+from opentelemetry.semconv.attributes.db_attributes import (
+    DB_COLLECTION_NAME,
+    DB_OPERATION_BATCH_SIZE,
+    DB_OPERATION_NAME,
+    DB_QUERY_SUMMARY,
+    DB_QUERY_TEXT,
+    DB_RESPONSE_STATUS_CODE,
+)
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.trace import NonRecordingSpan, Span, SpanKind, Status, StatusCode
+from opentelemetry.util.types import AttributeValue
+from sqlalchemy.engine import ExceptionContext
+
+from otel_fastperf.instrumentation.observed_statement import EngineFacts, ObservedStatement
+from otel_fastperf.internals.redaction import describe_error, error_type
+from otel_fastperf.internals.spans import exemplar_of
+from otel_fastperf.settings import DatabaseSettings
+from otel_fastperf.signals import Signals
+from otel_fastperf.tracing.tracer import FinishedSpan, LeanTracer, may_end_late
+
+if TYPE_CHECKING:
+    from otel_fastperf.sql.describe import QueryText
+
+#: attributes in which drivers, and SQLAlchemy's adapters of async drivers, keep the database's code; psycopg2: `pgcode`
+_CODES: Final = ("sqlstate", "pgcode", "sqlite_errorname")
+#: systems whose drivers raise `(1062, "Duplicate entry …")`
+_NUMBERED: Final = ("mysql", "mariadb")
+#: attribute of the execution context that carries the span of opentelemetry-instrumentation-sqlalchemy
+_CONTRIB_SPAN: Final = "_otel_span"
+#: seconds between two exemplars; a statement of at least `_ALWAYS_EXEMPLARY` seconds always gets one
+_EXEMPLAR_PAUSE: Final = 0.1
+_ALWAYS_EXEMPLARY: Final = 0.1
+#: statements whose encoded spans are remembered, as many as the texts that are
+_MOST_TEMPLATES: Final = 512
+
+
+class StatementSpans:
+    """Emits spans and metrics of the statements of one telemetry."""
+
+    def __init__(self, signals: Signals, settings: DatabaseSettings, *, exemplars: bool) -> None:
+        """With `exemplars`, durations carry the ids of sampled spans."""
+        self._signals = signals
+        self._query_text = settings.query_text
+        self._exemplars = exemplars
+        self._next_exemplar = 0.0
+        #: by the id of the query; the query itself is kept, so that its id stays its own
+        self._templates: dict[int, tuple[QueryText, EngineFacts, FinishedSpan]] = {}
+
+    def may_wait(self, done: ObservedStatement) -> bool:
+        """Whether the span of a statement may be emitted later: it succeeded, and the span is ours alone."""
+        own = done.failure is None and _CONTRIB_SPAN not in done.execution.__dict__
+        return own and may_end_late(self._signals.tracer)
+
+    def emit_late(self, done: ObservedStatement) -> None:
+        """Emit the span and the metric of a statement that succeeded and has waited for it."""
+        try:
+            tracer = self._signals.tracer
+            if isinstance(tracer, LeanTracer) and done.site is None and done.batch_size <= 1:
+                self._emit_from_template(done, tracer)
+            else:
+                self.emit(done)
+        except Exception as error:  # noqa: BLE001 - costs this statement's telemetry
+            self._signals.guard.failed("database", error)
+
+    def _emit_from_template(self, done: ObservedStatement, tracer: LeanTracer) -> None:
+        """The same as `emit` for a statement whose span has nothing of its own but ids and times."""
+        engine, query = done.engine, done.query
+        known = self._templates.get(id(query))
+        if known is None or known[0] is not query or known[1] is not engine:
+            if len(self._templates) >= _MOST_TEMPLATES:
+                self._templates.clear()
+            template = FinishedSpan(self._name(done), SpanKind.CLIENT, self._attributes(done, "", ""))
+            known = self._templates[id(query)] = query, engine, template
+        start = done.started_ns
+        context = tracer.emit(known[2], done.context, start, start + int(done.seconds * 1e9))
+        exemplar = self._exemplar(NonRecordingSpan(context), done)
+        duration = self._signals.metrics.db_operation_duration
+        duration.child(engine.system, engine.namespace, query.operation, "").observe(done.seconds, exemplar)
+
+    def emit(self, done: ObservedStatement) -> Span | None:
+        """Emit the span and the duration; the span, or None if it could not be made."""
+        engine = done.engine
+        code = error_kind = ""
+        if done.failure is not None:
+            code = _status_code(done.failure.original_exception, engine.system)
+            error_kind = code or error_type(done.failure.original_exception)
+        exemplar = span = None
+        try:
+            span = self._trace(done, self._attributes(done, code, error_kind))
+            exemplar = self._exemplar(span, done)
+        except Exception as error:  # noqa: BLE001 - a sampler or processor that fails costs the span, not the metric
+            self._signals.guard.failed("database", error)
+        duration = self._signals.metrics.db_operation_duration
+        duration.child(engine.system, engine.namespace, done.query.operation, error_kind).observe(
+            done.seconds, exemplar
+        )
+        return span
+
+    def _attributes(self, done: ObservedStatement, code: str, error_kind: str) -> dict[str, AttributeValue]:
+        query, site = done.query, done.site
+        attributes = {**done.engine.attributes, DB_OPERATION_NAME: query.operation}
+        if query.summary:
+            attributes[DB_QUERY_SUMMARY] = query.summary
+        if query.collection:
+            attributes[DB_COLLECTION_NAME] = query.collection
+        if self._query_text:
+            attributes[DB_QUERY_TEXT] = query.text
+        if done.batch_size > 1:
+            attributes[DB_OPERATION_BATCH_SIZE] = done.batch_size
+        if code:
+            attributes[DB_RESPONSE_STATUS_CODE] = code
+        if error_kind:
+            attributes[ERROR_TYPE] = error_kind
+        if site is not None:
+            attributes[CODE_FILE_PATH] = site.file
+            attributes[CODE_LINE_NUMBER] = site.line
+            attributes[CODE_FUNCTION_NAME] = site.function
+        return attributes
+
+    def _trace(self, done: ObservedStatement, attributes: dict[str, AttributeValue]) -> Span:
+        """Add the attributes to contrib's span if it made one, else make our own."""
+        span: Span | None = getattr(getattr(done, "execution", None), _CONTRIB_SPAN, None)
+        if span is not None and span.get_span_context().is_valid:
+            span.set_attributes(attributes)
+            return span
+        name = self._name(done)
+        started_ns = done.started_ns
+        span = self._signals.tracer.start_span(name, done.context, SpanKind.CLIENT, attributes, start_time=started_ns)
+        if done.failure is not None and span.is_recording():
+            span.set_status(Status(StatusCode.ERROR, _description(done.failure)))
+        span.end(started_ns + int(done.seconds * 1e9))
+        return span
+
+    def _name(self, done: ObservedStatement) -> str:
+        return done.query.summary or done.engine.namespace or done.engine.system
+
+    def _exemplar(self, span: Span, done: ObservedStatement) -> dict[str, str] | None:
+        # Prometheus keeps one per series and scrape, and each takes 7 us, a tenth of a statement's telemetry
+        started = done.started
+        if not self._exemplars or (done.seconds < _ALWAYS_EXEMPLARY and started < self._next_exemplar):
+            return None
+        self._next_exemplar = started + _EXEMPLAR_PAUSE
+        return exemplar_of(span)
+
+
+def _status_code(error: BaseException, system: str) -> str:
+    """The database's own code of an error; `""` if it has none."""
+    if system in _NUMBERED:
+        number = error.args[0] if error.args else None
+        return str(number) if isinstance(number, int) else ""
+    for name in _CODES:
+        code = getattr(error, name, None)
+        if isinstance(code, str):
+            return code
+    return ""
+
+
+def _description(failure: ExceptionContext) -> str:
+    """The message without values: SQLAlchemy's exception knows the parameters, so they can be found and removed."""
+    return describe_error(failure.sqlalchemy_exception or failure.original_exception).message
