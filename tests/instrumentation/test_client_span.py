@@ -91,7 +91,9 @@ def service() -> Service:
 @pytest.fixture
 def engines() -> Iterator[list[Engine]]:
     """Three engines."""
-    made = [create_engine("sqlite://", poolclass=StaticPool) for _ in range(3)]
+    # endpoints that are `def` use them in a thread, and this thread closes the connections
+    arguments = {"check_same_thread": False}
+    made = [create_engine("sqlite://", poolclass=StaticPool, connect_args=arguments) for _ in range(3)]
     yield made
     for engine in made:
         engine.dispose()
