@@ -14,7 +14,7 @@ from opentelemetry.util.types import AttributeValue
 
 from otel_fastperf.findings import Finding, FindingLog
 from otel_fastperf.internals.guard import Guard
-from otel_fastperf.internals.spans import exemplar_of
+from otel_fastperf.internals.spans import code_attributes, exemplar_of
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.requests.view import RequestView
@@ -177,7 +177,7 @@ class _Warnings:
 
 
 def event_attributes(finding: Finding) -> dict[str, AttributeValue]:
-    """A finding as span event attributes. `code.*`: https://opentelemetry.io/docs/specs/semconv/code/."""
+    """A finding as span event attributes."""
     attributes: dict[str, AttributeValue] = {
         "fastperf.finding.kind": finding.kind,
         "fastperf.finding.severity": finding.severity.value,
@@ -185,12 +185,6 @@ def event_attributes(finding: Finding) -> dict[str, AttributeValue]:
         "fastperf.finding.message": finding.message,
         "fastperf.finding.remedy": finding.remedy,
     }
-    site = finding.call_site
-    if site is not None:
-        attributes |= {
-            "code.file.path": site.file,
-            "code.line.number": site.line,
-            "code.function.name": site.function,
-        }
+    attributes |= code_attributes(finding.call_site)
     attributes |= {f"fastperf.evidence.{name}": value for name, value in finding.evidence.items()}
     return attributes

@@ -7,7 +7,6 @@ exception itself is recorded on the SERVER span: the conventions have no excepti
 
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.semconv.attributes.code_attributes import CODE_FILE_PATH, CODE_FUNCTION_NAME, CODE_LINE_NUMBER
 from opentelemetry.semconv.attributes.db_attributes import (
     DB_COLLECTION_NAME,
     DB_OPERATION_BATCH_SIZE,
@@ -23,7 +22,7 @@ from sqlalchemy.engine import ExceptionContext
 
 from otel_fastperf.instrumentation.observed_statement import EngineFacts, ObservedStatement
 from otel_fastperf.internals.redaction import describe_error, error_type
-from otel_fastperf.internals.spans import exemplar_of
+from otel_fastperf.internals.spans import code_attributes, exemplar_of
 from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.signals import Signals
 from otel_fastperf.tracing.tracer import FinishedSpan, LeanTracer, may_end_late
@@ -107,7 +106,7 @@ class StatementSpans:
         return span
 
     def _attributes(self, done: ObservedStatement, code: str, error_kind: str) -> dict[str, AttributeValue]:
-        query, site = done.query, done.site
+        query = done.query
         attributes = {**done.engine.attributes, DB_OPERATION_NAME: query.operation}
         if query.summary:
             attributes[DB_QUERY_SUMMARY] = query.summary
@@ -121,11 +120,7 @@ class StatementSpans:
             attributes[DB_RESPONSE_STATUS_CODE] = code
         if error_kind:
             attributes[ERROR_TYPE] = error_kind
-        if site is not None:
-            attributes[CODE_FILE_PATH] = site.file
-            attributes[CODE_LINE_NUMBER] = site.line
-            attributes[CODE_FUNCTION_NAME] = site.function
-        return attributes
+        return attributes | code_attributes(done.site)
 
     def _trace(self, done: ObservedStatement, attributes: dict[str, AttributeValue]) -> Span:
         """Add the attributes to contrib's span if it made one, else make our own."""

@@ -97,33 +97,25 @@ class _StatementListeners:
 
     def execute(self, cursor: DBAPICursor, text: str, parameters: Any, execution: ExecutionContext) -> bool:
         """`do_execute`: run the statement if it is ours to observe; True if it has been run."""
-        if not self._begins(text, parameters, execution):
-            return False
-        dialect = execution.dialect
-        if not _run_by_another(self.execute, dialect.dispatch.do_execute, cursor, text, parameters, execution):
-            dialect.do_execute(cursor, text, parameters, execution)
-        self._finish(execution, text, parameters, None)
-        return True
+        return self._run("do_execute", self.execute, parameters, cursor, text, parameters, execution)
 
     def executemany(self, cursor: DBAPICursor, text: str, parameters: Any, execution: ExecutionContext) -> bool:
         """`do_executemany`: the same for several sets of parameters."""
-        if not self._begins(text, parameters, execution):
-            return False
-        dialect = execution.dialect
-        if not _run_by_another(self.executemany, dialect.dispatch.do_executemany, cursor, text, parameters, execution):
-            dialect.do_executemany(cursor, text, parameters, execution)
-        self._finish(execution, text, parameters, None)
-        return True
+        return self._run("do_executemany", self.executemany, parameters, cursor, text, parameters, execution)
 
     def execute_no_params(self, cursor: DBAPICursor, text: str, execution: ExecutionContext) -> bool:
         """`do_execute_no_params`: the same for a statement without parameters."""
-        if not self._begins(text, (), execution):
+        return self._run("do_execute_no_params", self.execute_no_params, (), cursor, text, execution)
+
+    def _run(self, name: str, own: Callable[..., bool], parameters: Any, *arguments: Any) -> bool:
+        """Handle the event `name`, called like the dialect's method, with its arguments; `own` listens to it."""
+        text, execution = arguments[1], arguments[-1]
+        if not self._begins(text, parameters, execution):
             return False
         dialect = execution.dialect
-        others = dialect.dispatch.do_execute_no_params
-        if not _run_by_another(self.execute_no_params, others, cursor, text, execution):
-            dialect.do_execute_no_params(cursor, text, execution)
-        self._finish(execution, text, (), None)
+        if not _run_by_another(own, getattr(dialect.dispatch, name), *arguments):
+            getattr(dialect, name)(*arguments)
+        self._finish(execution, text, parameters, None)
         return True
 
     def _begins(self, text: str, parameters: Any, execution: ExecutionContext) -> bool:

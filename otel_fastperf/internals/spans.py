@@ -2,8 +2,11 @@
 
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.semconv.attributes.code_attributes import CODE_FILE_PATH, CODE_FUNCTION_NAME, CODE_LINE_NUMBER
 from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.util.types import AttributeValue
 
+from otel_fastperf.findings import CallSite
 from otel_fastperf.internals.redaction import describe_error
 
 #: the context's key for the current span, which `trace.set_span_in_context` keeps to itself
@@ -35,3 +38,10 @@ def exemplar_of(span: Span) -> dict[str, str] | None:
     if not context.trace_flags.sampled:
         return None
     return {"trace_id": format(context.trace_id, "032x"), "span_id": format(context.span_id, "016x")}
+
+
+def code_attributes(site: CallSite | None) -> dict[str, AttributeValue]:
+    """A line as attributes, `code.*`: https://opentelemetry.io/docs/specs/semconv/code/. Empty for None."""
+    if site is None:
+        return {}
+    return {CODE_FILE_PATH: site.file, CODE_LINE_NUMBER: site.line, CODE_FUNCTION_NAME: site.function}

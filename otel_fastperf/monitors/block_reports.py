@@ -15,7 +15,7 @@ from otel_fastperf.event_loop.cause import BlockedBy
 from otel_fastperf.event_loop.stack_sampler import Sight
 from otel_fastperf.findings import CallSite, Kind
 from otel_fastperf.internals.frames import definition
-from otel_fastperf.internals.spans import exemplar_of
+from otel_fastperf.internals.spans import code_attributes, exemplar_of
 from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import LoopSettings
 from otel_fastperf.signals import Block, Signals
@@ -135,20 +135,13 @@ class BlockReports:
 
 
 def _attributes(blocked: BlockedLoop) -> dict[str, Any]:
-    attributes: dict[str, Any] = {
+    return {
         "fastperf.blocked.cause": blocked.cause.value,
         "fastperf.blocked.seconds": blocked.seconds,
         "fastperf.blocked.frames": tuple(map(str, blocked.frames)),
         "fastperf.blocked.waiting_requests": blocked.waiting,
+        **code_attributes(blocked.call_site),
     }
-    site = blocked.call_site
-    if site is not None:
-        attributes |= {
-            "code.file.path": site.file,
-            "code.line.number": site.line,
-            "code.function.name": site.function,
-        }
-    return attributes
 
 
 def _most_common(values: Iterable[_T]) -> _T | None:

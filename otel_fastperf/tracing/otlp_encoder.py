@@ -80,12 +80,7 @@ def encode_span(span: ReadableSpan) -> bytes:
     attributes, left_out = _attributes(b"\x4a", span.attributes)
     return _message(
         b"\x12",
-        b"\x0a\x10",
-        context.trace_id.to_bytes(16),
-        b"\x12\x08",
-        context.span_id.to_bytes(8),
-        _trace_state(context.trace_state) if context.trace_state else b"",
-        b"\x22\x08" + parent.span_id.to_bytes(8) if parent else b"",
+        _ids(context, parent),
         _text(b"\x2a", span.name),
         _KINDS[span.kind.value],
         _time(b"\x39", span.start_time),
@@ -118,12 +113,7 @@ class SpanTemplate:
         """The same as `encode_span` for a span with these ids and times, in nanoseconds."""
         return _message(
             b"\x12",
-            b"\x0a\x10",
-            context.trace_id.to_bytes(16),
-            b"\x12\x08",
-            context.span_id.to_bytes(8),
-            _trace_state(context.trace_state) if context.trace_state else b"",
-            b"\x22\x08" + parent.span_id.to_bytes(8) if parent else b"",
+            _ids(context, parent),
             self._name_and_kind,
             _time(b"\x39", start),
             _time(b"\x41", end),
@@ -166,6 +156,14 @@ def _scope(scope: InstrumentationScope | None) -> tuple[bytes, bytes]:
     attributes, left_out = _attributes(b"\x1a", scope.attributes)
     name, version = _text(b"\x0a", scope.name), _text(b"\x12", scope.version)
     return _message(b"\x0a", name, version, attributes, _count(b"\x20", left_out)), _text(b"\x1a", scope.schema_url)
+
+
+def _ids(context: SpanContext, parent: SpanContext | None) -> bytes:
+    """The fields of `Span` from its trace id to its parent's span id."""
+    trace_id, span_id = context.trace_id.to_bytes(16), context.span_id.to_bytes(8)
+    state = _trace_state(context.trace_state) if context.trace_state else b""
+    of_parent = b"\x22\x08" + parent.span_id.to_bytes(8) if parent else b""
+    return b"".join((b"\x0a\x10", trace_id, b"\x12\x08", span_id, state, of_parent))
 
 
 def _event(event: Event) -> bytes:
