@@ -27,7 +27,7 @@ BuiltInDetector: TypeAlias = Callable[[RequestRecord], Iterable[Finding]]
 
 #: Called with each reported finding and its request, if it has one, on the thread that reports it.
 FindingListener: TypeAlias = Callable[[Finding, RequestRecord | None], object]
-#: Called with each request that has ended, after its detectors have run, on the event loop's thread.
+#: Called with each request that has ended, after its detectors have run: on the event loop's thread or the backlog's.
 RequestListener: TypeAlias = Callable[[RequestRecord], object]
 
 _T = TypeVar("_T")

@@ -425,9 +425,10 @@ class _Declared(Generic[_M]):
 
 
 class SettledRegistry(CollectorRegistry):
-    """A registry that has pending work done before it is read, by whomever."""
+    """A registry that calls `settle` before it is read, so that its metrics count what has happened."""
 
     def __init__(self) -> None:
+        """Settle nothing yet."""
         super().__init__()
         self.settle: Callable[[], object] = bool
 
@@ -491,15 +492,15 @@ class Metrics:
     telemetry_errors: _Declared[Family] = _Declared("fastperf_telemetry_errors_total")
     build_info: _Declared[Family] = _Declared("fastperf_build_info")
 
-    def __init__(self, registry: CollectorRegistry | None = None, *, max_series: int = 2000) -> None:
-        """Use `registry` (by default a new one) for the metrics of the catalogue; it must contain no others."""
-        self.registry: CollectorRegistry = SettledRegistry() if registry is None else registry
+    def __init__(self, *, max_series: int = 2000) -> None:
+        """Declare no metric yet. `max_series` is the limit of label sets for each."""
+        self._settled = SettledRegistry()
+        self.registry: CollectorRegistry = self._settled
         self._max_series = max_series
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         self._by_name: dict[str, Any] = {}
         self._refreshers: list[Callable[[], None]] = []
-        self._settle: Callable[[], object] = bool
         self._overflow = _declare(_BY_NAME["fastperf_metric_overflow_total"], self.registry)
         GCCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -514,9 +515,7 @@ class Metrics:
 
     def before_reading(self, settle: Callable[[], None]) -> None:
         """Call `settle` before any metric is read, so that it counts what has happened. On any thread."""
-        if isinstance(self.registry, SettledRegistry):
-            self.registry.settle = settle
-        self._settle = settle
+        self._settled.settle = settle
 
     def on_refresh(self, refresh: Callable[[], None]) -> Callable[[], None]:
         """Call `refresh` before each exposition, so that it sets its gauges; returns the function that undoes this.
@@ -528,7 +527,7 @@ class Metrics:
 
     def refresh(self) -> Iterator[Exception]:
         """Update the gauges. Yields the errors of those that fail, and continues."""
-        self._settle()
+        self._settled.settle()
         for refresh in tuple(self._refreshers):
             try:
                 with self._refreshing:

@@ -74,7 +74,7 @@ class SlowMiddlewares:
         self._recent: dict[tuple[str, str], deque[SelfTime]] = {}
 
     def __call__(self, record: RequestRecord) -> Iterator[Finding]:
-        """Yield the findings of one finished request. Called on the event loop."""
+        """Yield the findings of one finished request. Called on the event loop's thread or the backlog's."""
         for middleware, seconds in record.self_times():
             spent = SelfTime(seconds, record.seconds)
             key = (record.route or "", middleware.name)
