@@ -22,13 +22,13 @@ STACK = $(COMPOSE) -f docker-compose.yml $(foreach part,$(WITH),-f compose.$(par
 PASSWORD := secrets/grafana_admin_password
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve stack-up stack-down stack-smoke test test-stack test-matrix test-package check lint types format \
+.PHONY: help demo demo-serve stack-up stack-down stack-smoke test truth test-stack test-matrix test-package check lint types format \
 	lock lock-check coverage bench bench-check docs dashboards build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
-demo: $(READY) ## run the demo shop under load for 20 seconds, then print its report
+demo: $(READY) ## run the demo shop under load for 30 seconds, then print its report
 	@$(RUN) -m demo
 
 demo-serve: $(READY) ## run the demo shop until Ctrl+C
@@ -52,6 +52,9 @@ $(PASSWORD):
 
 test: $(READY) ## run the test suite (TESTS="tests/test_settings.py -k endpoint" for a part, JOBS=0 in one process)
 	$(PYTEST) --numprocesses=$(JOBS) $(TESTS)
+
+truth: $(READY) ## run small real services, faulty and healthy; is what the doctor says true? (ARGS="--quick --busy lazy*")
+	$(RUN) -m tests.truth $(ARGS)
 
 test-stack: $(READY) ## run the shipped stack with real servers, which are built once (needs Go; TESTS= for a part)
 	$(RUN) -m tools.servers

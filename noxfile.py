@@ -25,7 +25,13 @@ PYTHONS: Final = ("3.13", "3.12", "3.11")
 PIP_OPTIONS: Final = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "cert": "SSL_CERT_FILE"}
 
 # Tests that depend on the interpreter: frames, the garbage collector, threads, the event loop's clock.
-READS_THE_INTERPRETER: Final = ("tests/event_loop", "tests/internals", "tests/memory", "tests/monitors")
+READS_THE_INTERPRETER: Final = (
+    "tests/awaiting",
+    "tests/event_loop",
+    "tests/internals",
+    "tests/memory",
+    "tests/monitors",
+)
 
 # Tests that do not depend on the version of FastAPI, SQLAlchemy, OpenTelemetry or Python run once, in `make test`.
 RUN_ONCE: Final = (
@@ -39,6 +45,7 @@ RUN_ONCE: Final = (
     "tests/test_benchmarks.py",
     "tests/test_docs.py",
     "tests/test_pages.py",
+    "tests/truth",
     "tests/typing",
 )
 

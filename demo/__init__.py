@@ -1,6 +1,6 @@
 """A small shop with one faulty endpoint for each bottleneck of FastAPI services, and a fixed twin beside it.
 
-    python -m demo           start the shop, drive it for 20 s, print its telemetry     (make demo)
+    python -m demo           start the shop, drive it for 30 s, print its telemetry     (make demo)
     python -m demo serve     keep the shop running under load until Ctrl-C              (make demo-serve)
     uvicorn demo.app:app     the shop alone
 

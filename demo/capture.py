@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Final, Self
 
 import httpx
@@ -32,6 +32,10 @@ class Capture:
     spans: tuple[SpanRecord, ...]
     #: the endpoint to which spans were exported; then none are captured
     exported_to: str = ""
+    #: seconds that the longest of other requests took while a path was called, in each visit or more, for some paths
+    others: dict[str, float] = field(default_factory=dict)
+    #: MiB that the caches of some paths keep in the end
+    kept: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Serialize for `from_json`."""
@@ -82,6 +86,13 @@ async def fetch_spans(url: str) -> tuple[SpanRecord, ...]:
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT) as client:
         spans = (await client.get(PATH)).raise_for_status().json()
     return tuple(SpanRecord(**span) for span in spans)
+
+
+async def fetch_kept(url: str) -> dict[str, float]:
+    """Return the MiB that the service's caches of pages keep, by the path of their endpoint."""
+    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT) as client:
+        pages: dict[str, float] = (await client.get("/demo/kept")).raise_for_status().json()
+    return pages
 
 
 async def fetch_diagnosis(url: str) -> Report:

@@ -14,14 +14,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 
-from demo.catalogue import CATALOGUE, Bottleneck
+from demo.beside import others_beside
+from demo.catalogue import CATALOGUE, Also, Bottleneck
 from demo.seed import ORDERS, PRODUCTS, USERS
 
 #: seconds a client waits for an answer; every endpoint of the demo is faster
@@ -89,12 +90,18 @@ def shopping(seed: int) -> Iterator[Call]:
         yield random.choices(makers, weights)[0](random)
 
 
-def troubles() -> Iterator[list[Call]]:
-    """Walk through the catalogue endlessly, from each faulty endpoint to its fixed twin. A list is sent at once."""
-    while True:
-        for bottleneck in CATALOGUE:
-            if not bottleneck.steady:
-                yield from _visit(bottleneck)
+class Visit(NamedTuple):
+    """Calls of one endpoint that are sent at once. `beside`: others are timed meanwhile."""
+
+    calls: list[Call]
+    beside: bool
+
+
+def walk() -> Iterator[Visit]:
+    """Walk through the catalogue once, from each faulty endpoint to its fixed twin."""
+    for bottleneck in CATALOGUE:
+        if not bottleneck.steady:
+            yield from _visits(bottleneck)
 
 
 def steady_troubles() -> Iterator[list[Call]]:
@@ -105,10 +112,10 @@ def steady_troubles() -> Iterator[list[Call]]:
         yield [Call("GET", bottleneck.fixed, bottleneck.fixed) for bottleneck in steady]
 
 
-def _visit(bottleneck: Bottleneck) -> Iterator[list[Call]]:
+def _visits(bottleneck: Bottleneck) -> Iterator[Visit]:
     for path in (bottleneck.faulty, bottleneck.fixed):
         for _ in range(bottleneck.in_a_row):
-            yield [Call("GET", path, path)] * bottleneck.at_once
+            yield Visit([Call("GET", path, path)] * bottleneck.at_once, bottleneck.also is Also.OTHERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,10 @@ class Load:
     plan: Plan
     #: by method and route, then by status or the name of the client's exception
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    #: the longest time that another request took during each visit, by the path that was visited
+    beside: dict[str, list[float]] = field(default_factory=dict)
+    _walked: bool = False
+    _until: float = 0.0
 
     @property
     def sent(self) -> dict[str, int]:
@@ -142,13 +153,21 @@ class Load:
         return dict(sent)
 
     @property
+    def others(self) -> dict[str, float]:
+        """Seconds that the longest of other requests took while a path was visited: in each visit, or more."""
+        return {path: min(longest) for path, longest in self.beside.items()}
+
+    @property
     def failed(self) -> int:
         """Number of answers that were a 5xx or were cut short."""
         return sum(number for (_, outcome), number in self.outcomes.items() if not outcome.startswith(("2", "4")))
 
     async def run(self, url: str, seconds: float) -> None:
-        """Send requests for `seconds`, then wait for the last answers, so that both sides count the same."""
-        until = time.monotonic() + seconds
+        """Send requests for `seconds`, then wait for the last answers, so that both sides count the same.
+
+        On a busy machine it takes longer, until each bottleneck has been visited once.
+        """
+        self._until, self._walked = time.monotonic() + seconds, not self.plan.troubles
         # uvicorn closes a connection after 5 s of idling; a request sent at that moment would be lost
         limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)
         async with (
@@ -156,31 +175,44 @@ class Load:
             asyncio.TaskGroup() as group,
         ):
             for number in range(self.plan.shoppers):
-                group.create_task(self._shop(client, number, until))
+                group.create_task(self._shop(client, number))
             if self.plan.troubles:
-                group.create_task(self._make_trouble(client, troubles(), until))
-                group.create_task(self._keep_up_trouble(client, until))
+                group.create_task(self._make_trouble(client))
+                group.create_task(self._keep_up_trouble(client))
 
-    async def _shop(self, client: httpx.AsyncClient, number: int, until: float) -> None:
+    @property
+    def _is_over(self) -> bool:
+        return self._walked and time.monotonic() > self._until
+
+    async def _shop(self, client: httpx.AsyncClient, number: int) -> None:
         pauses = Random(-1 - number)
         for call in shopping(number):
             await asyncio.sleep(pauses.uniform(0.5, 1.5) * self.plan.pause)
-            if time.monotonic() > until:
+            if self._is_over:
                 return
             await self._send(client, call)
 
-    async def _make_trouble(self, client: httpx.AsyncClient, walk: Iterator[list[Call]], until: float) -> None:
-        for calls in walk:
-            await asyncio.sleep(self.plan.trouble_pause)
-            if time.monotonic() > until:
-                return
-            await asyncio.gather(*(self._send(client, call) for call in calls))
+    async def _make_trouble(self, client: httpx.AsyncClient) -> None:
+        while True:
+            for visit in walk():
+                await asyncio.sleep(self.plan.trouble_pause)
+                if self._is_over:
+                    return
+                await self._visit(client, visit)
+            self._walked = True
 
-    async def _keep_up_trouble(self, client: httpx.AsyncClient, until: float) -> None:
+    async def _visit(self, client: httpx.AsyncClient, visit: Visit) -> None:
+        async with AsyncExitStack() as exits:
+            seconds = await exits.enter_async_context(others_beside(client)) if visit.beside else []
+            await asyncio.gather(*(self._send(client, call) for call in visit.calls))
+        if seconds:
+            self.beside.setdefault(visit.calls[0].path, []).append(max(seconds))
+
+    async def _keep_up_trouble(self, client: httpx.AsyncClient) -> None:
         async with asyncio.TaskGroup() as group:
             for calls in steady_troubles():
                 await asyncio.sleep(self.plan.steady_period)
-                if time.monotonic() > until:
+                if self._is_over:
                     return
                 for call in calls:
                     group.create_task(self._send(client, call))

@@ -11,7 +11,8 @@ from typing import Any, Final
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import StatusCode
+from opentelemetry.semconv.attributes.db_attributes import DB_QUERY_SUMMARY
+from opentelemetry.trace import SpanKind, StatusCode
 
 PATH: Final = "/demo/spans"
 _LOOPBACK: Final = {"127.0.0.1", "::1"}
@@ -22,6 +23,7 @@ class SpanRecord:
     """The parts of a span that the summary needs.
 
     Ids are hexadecimal; times are nanoseconds since 1970; `error` and `parent_id` are `""` if there is none.
+    `statement` tells an SQL statement from a COMMIT and from a call of another service.
     """
 
     trace_id: str
@@ -32,6 +34,7 @@ class SpanRecord:
     start: int
     end: int
     error: str = ""
+    statement: bool = False
 
     @property
     def seconds(self) -> float:
@@ -45,9 +48,9 @@ def records(spans: Iterable[ReadableSpan]) -> list[dict[str, Any]]:
 
 
 def _record(span: ReadableSpan) -> SpanRecord:
-    error = ""
+    error, attributes = "", span.attributes or {}
     if span.status.status_code is StatusCode.ERROR:
-        error = str((span.attributes or {}).get("error.type", "error"))
+        error = str(attributes.get("error.type", "error"))
     return SpanRecord(
         trace_id=f"{span.context.trace_id:032x}",
         span_id=f"{span.context.span_id:016x}",
@@ -57,6 +60,7 @@ def _record(span: ReadableSpan) -> SpanRecord:
         start=span.start_time or 0,
         end=span.end_time or 0,
         error=error,
+        statement=span.kind is SpanKind.CLIENT and DB_QUERY_SUMMARY in attributes,
     )
 
 

@@ -4,16 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from demo.capture import Capture
-from demo.catalogue import CATALOGUE
 from demo.scrapes import Page, Window
 from demo.sparkline import sparkline
+from demo.twins import REQUESTS, STATEMENTS, measured_twins
 from demo.waterfall import Trace, slowest, traces, waterfall
 from otel_fastperf.report import formatting as words
 from otel_fastperf.report.formatting import Paint
 from otel_fastperf.report.histograms import Histogram
 
-REQUESTS: Final = "http_server_request_duration_seconds"
-STATEMENTS: Final = "fastperf_request_db_statements"
 #: waterfalls that are shown, apart from the one with most statements
 MOST_TRACES: Final = 5
 
@@ -24,7 +22,7 @@ def summary(capture: Capture, paint: Paint) -> str:
     sections = (
         head(capture, window, paint),
         requests(window, paint),
-        bottlenecks(window, paint),
+        bottlenecks(capture, window, paint),
         slow_traces(capture, paint),
         runtime(capture, window, paint),
     )
@@ -50,7 +48,7 @@ _REQUEST_COLUMNS: Final = (-31, 7, 8, 8, 8, 5, -21)
 def requests(window: Window, paint: Paint) -> list[str]:
     """Table of the shop's own routes, busiest first: rate, latency, statements, errors."""
     durations = window.histograms(REQUESTS, "http_request_method", "http_route")
-    statements = window.histograms(STATEMENTS, "http_route")
+    statements = window.histograms(STATEMENTS, "http_request_method", "http_route")
     failures = _failures(window)
     shop = {key: value for key, value in durations.items() if not key[1].startswith(("/slow/", "/fast/"))}
     rows = [
@@ -58,7 +56,7 @@ def requests(window: Window, paint: Paint) -> list[str]:
             f"{method:<5}{route or '(no route)'}",
             f"{duration.count / window.seconds:.1f}/s",
             *(words.quantile(duration.quantile(share)) for share in (0.5, 0.95, 0.99)),
-            _mean(statements.get((route,))),
+            _mean(statements.get((method, route))),
             failures.get((method, route), ""),
         )
         for (method, route), duration in sorted(shop.items(), key=lambda pair: -pair[1].count)
@@ -84,26 +82,24 @@ def _last_name(error: str) -> str:
     return error.rpartition(".")[2]
 
 
-_TWIN_COLUMNS: Final = (-18, 9, 6, 9, 6, -40)
+_TWIN_COLUMNS: Final = (-18, 8, 8, -23, -35)
 
 
-def bottlenecks(window: Window, paint: Paint) -> list[str]:
-    """Table of the faulty endpoints beside their fixed twins: mean duration and statements."""
-    durations = window.histograms(REQUESTS, "http_route")
-    statements = window.histograms(STATEMENTS, "http_route")
-
-    def figures(path: str) -> tuple[str, str]:
-        duration = durations.get((path,))
-        mean = "-" if duration is None else words.seconds(duration.sum / duration.count)
-        return mean, _mean(statements.get((path,)))
-
+def bottlenecks(capture: Capture, window: Window, paint: Paint) -> list[str]:
+    """Table of the faulty endpoints beside their fixed twins: mean duration, and what else the fault makes worse."""
     rows = [
-        (one.name, *figures(one.faulty), *figures(one.fixed), one.fault)
-        for one in CATALOGUE
-        if (one.faulty,) in durations
+        (twins.bottleneck.name, _duration(twins.slow), _duration(twins.fast), twins.also, twins.bottleneck.fault)
+        for twins in measured_twins(capture, window)
     ]
-    header = ("Bottlenecks", "/slow/", "SQL", "/fast/", "SQL", "fault of /slow/")
-    return _table(header, rows, _TWIN_COLUMNS, paint, paint.dim) if rows else []
+    header = ("Bottlenecks", "/slow/", "/fast/", "what else changes", "fault of /slow/")
+    if not rows:
+        return []
+    table = _table(header, rows, _TWIN_COLUMNS, paint, paint.dim)
+    return [*table, paint.dim("others: the longest time that a request to /health took meanwhile")]
+
+
+def _duration(seconds: float | None) -> str:
+    return "-" if seconds is None else words.seconds(seconds)
 
 
 def slow_traces(capture: Capture, paint: Paint) -> list[str]:

@@ -34,8 +34,8 @@ class Trace:
 
     @property
     def statements(self) -> int:
-        """Number of spans of SQL statements."""
-        return sum(span.kind == "CLIENT" for spans in self.children.values() for span in spans)
+        """Number of SQL statements."""
+        return sum(span.statement for spans in self.children.values() for span in spans)
 
 
 def traces(spans: Iterable[SpanRecord]) -> list[Trace]:

@@ -33,14 +33,23 @@ empty, which Prometheus treats like a missing label.
   sampled request), units and creation times. All others get the text format 0.0.4 without these. Prometheus stores
   creation times as further series, `…_created`; prometheus_client's variable `PROMETHEUS_DISABLE_CREATED_SERIES=true`
   leaves them out.
+- **By OTLP.** `OTEL_METRICS_EXPORTER=otlp` (or `prometheus,otlp`) also pushes them to a collector, every 60 seconds
+  (`OTEL_METRIC_EXPORT_INTERVAL`), cumulative or delta (`OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`): the same
+  counters under the names of the conventions, such as `http.server.request.duration`, from which Prometheus' OTLP
+  receiver makes those below. Each worker pushes its own, with its `service.instance.id`; your own metrics are not among
+  them. A push that fails is counted in `fastperf_telemetry_errors_total{part="metrics_export"}`.
 - **Your own metrics** on prometheus_client's default registry appear on the same page. A metric that cannot be rendered
   is left out and counted in `fastperf_telemetry_errors_total{part="exposition"}`; the rest of the page is not affected.
   If one of your metrics has the name of a metric below, it is not shown, and the log says so once. If one of your
   collectors hangs, so does the page, as with prometheus_client.
-- **Limits.** A metric has at most `metrics.max_series` label sets. Further ones share one series whose labels are all
-  `_OVERFLOW`, and `fastperf_metric_overflow_total` counts their observations.
-- **Several workers.** Each worker process has its own metrics, and one of them answers a scrape of a shared port. Run
-  one worker per container, or scrape each worker separately.
+- **Limits.** A label whose values come from outside has at most 100 of them (`error_type`, `server_address`,
+  `db_namespace`), and the combinations of such labels are bounded; further values are `_OVERFLOW`, and the other labels
+  stay. A status outside of 100 to 599 is `_OTHER`. A metric has at most `metrics.max_series` label sets; further ones
+  share one series whose labels are all `_OVERFLOW`. `fastperf_metric_overflow_total` counts these observations, with
+  the label that did it.
+- **Several workers.** One scrape answers for [all workers](workers.md). Counters and histograms are summed, those of
+  workers that have ended included. Gauges are those of the living, merged as the column *Workers* says: their sum,
+  the highest or lowest value, or one series for each with the label `worker`, which a service in one process lacks.
 """
 
 SETTINGS_HEAD: Final = """\
@@ -56,12 +65,15 @@ one message that lists all of them.
 """
 
 
+MERGED: Final = {"sum": "sum", "max": "highest", "min": "lowest", "worker": "label `worker`"}
+
+
 def metrics_page() -> Iterator[str]:
     """`docs/metrics.md`, line by line."""
     yield METRICS_HEAD
     for title, metrics in GROUPS.items():
         yield f"## {title}\n"
-        yield from table(("Metric", "Type", "Labels", "Meaning"), map(metric_row, metrics))
+        yield from table(("Metric", "Type", "Labels", "Workers", "Meaning"), map(metric_row, metrics))
     yield "## Buckets\n"
     yield "Upper bounds, in the unit of the metric's name.\n"
     histograms = [metric for metrics in GROUPS.values() for metric in metrics if metric.buckets]
@@ -73,7 +85,7 @@ def metrics_page() -> Iterator[str]:
 
 def metric_row(metric: Metric) -> tuple[str, ...]:
     """A row of a group's table."""
-    return code(metric.name), metric.kind, ", ".join(map(code, metric.labels)), metric.help
+    return code(metric.name), metric.kind, ", ".join(map(code, metric.labels)), MERGED[metric.merge], metric.help
 
 
 def settings_page() -> Iterator[str]:

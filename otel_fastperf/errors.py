@@ -8,6 +8,7 @@
     ├── AppError            the command line cannot import the app
     ├── AskingError         the command line cannot reach the service's debug route
     ├── StackError          a stack of containers cannot be written or read
+    ├── RunError            the command line cannot run a command
     └── SmokeError          a step of `otel-fastperf stack smoke` failed
 
 Each message names the remedy. None of these errors reaches a request: see `internals.guard`.
@@ -44,6 +45,10 @@ class AskingError(FastPerfError):
 
 class StackError(FastPerfError):
     """A stack of containers cannot be written or read. The message has one line per problem: key, value, rule."""
+
+
+class RunError(FastPerfError):
+    """`otel-fastperf run` cannot run the command. The message is one line."""
 
 
 class SmokeError(FastPerfError):

@@ -22,12 +22,18 @@ class Kind(StrEnum):
     SYNC_DB_ON_LOOP = "sync_db_on_loop"
     N_PLUS_ONE = "n_plus_one"
     SLOW_QUERY = "slow_query"
+    LARGE_RESULT = "large_result"
+    LOCK_WAIT = "lock_wait"
+    SLOW_COMMIT = "slow_commit"
     POOL_WAIT = "pool_wait"
     THREADPOOL_WAIT = "threadpool_wait"
     SLOW_MIDDLEWARE = "slow_middleware"
     MEMORY_GROWTH = "memory_growth"
     GC_PAUSE = "gc_pause"
     CACHE_INEFFICIENT = "cache_inefficient"
+    SLOW_DEPENDENCY = "slow_dependency"
+    SERIAL_CALLS = "serial_calls"
+    CLIENT_PER_REQUEST = "client_per_request"
 
 
 class Severity(StrEnum):
@@ -82,7 +88,8 @@ class Finding:
         evidence: Details by name, in plain units (seconds, bytes).
         call_site: The line of the application that it is about; None if there is none, or if it is unknown.
         seconds: Time that all occurrences together have cost, in seconds.
-        route: Route template of the request in which it was found; "" outside of requests.
+        route: Route template of the request in which it was found, or `unmatched`; "" outside of routes.
+        method: Method of that request, `WS` for a WebSocket; "" outside of routes.
         first_seen: Time of the first occurrence, in Unix seconds.
         last_seen: Time of the last occurrence, in Unix seconds.
         count: Number of occurrences.
@@ -98,16 +105,22 @@ class Finding:
     call_site: CallSite | None = None
     seconds: float = 0.0
     route: str = ""
+    method: str = ""
     first_seen: float = 0.0
     last_seen: float = 0.0
     count: int = 1
     trace_ids: tuple[str, ...] = ()
 
     @property
+    def where(self) -> str:
+        """`POST /orders`; "" outside of routes."""
+        return " ".join(filter(None, (self.method, self.route)))
+
+    @property
     def fingerprint(self) -> str:
-        """16 hex digits, equal for findings of the same kind, route, subject and line."""
+        """16 hex digits, equal for findings of the same kind, method, route, subject and line."""
         site = "" if self.call_site is None else f"{self.call_site.file}:{self.call_site.line}"
-        text = f"{self.kind}\0{self.route}\0{self.subject}\0{site}"
+        text = f"{self.kind}\0{self.method}\0{self.route}\0{self.subject}\0{site}"
         return blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
     def merged(self, later: "Finding") -> "Finding":
@@ -151,12 +164,14 @@ class FindingLog:
             self._on_drop(dropped)
         return known is None
 
-    def annotate(self, wanted: Callable[[Finding], bool], evidence: Evidence) -> None:
-        """Add later evidence, such as a query's plan, to all findings that are `wanted`."""
+    def annotate(self, wanted: Callable[[Finding], bool], evidence: Evidence, remedy: str = "") -> None:
+        """Add later evidence, such as a query's plan, to all findings that are `wanted`, and the remedy it suggests."""
         with self._lock:
             for fingerprint, finding in self._findings.items():
                 if wanted(finding):
-                    self._findings[fingerprint] = replace(finding, evidence={**finding.evidence, **evidence})
+                    self._findings[fingerprint] = replace(
+                        finding, evidence={**finding.evidence, **evidence}, remedy=remedy or finding.remedy
+                    )
 
     def findings(self) -> tuple[Finding, ...]:
         """All findings, worst first: by severity, then by the seconds they have cost."""

@@ -16,7 +16,7 @@ from otel_fastperf.findings import Finding, FindingLog
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.internals.spans import code_attributes, exemplar_of
 from otel_fastperf.metrics import Metrics
-from otel_fastperf.requests.record import RequestRecord
+from otel_fastperf.requests.record import RequestRecord, route_of
 from otel_fastperf.requests.view import RequestView
 from otel_fastperf.settings import FindingsSettings
 
@@ -49,6 +49,7 @@ class Findings:
         self._metrics = metrics
         self._guard = guard
         self._detectors: _Registry[BuiltInDetector] = _Registry()
+        self._statement_detectors: _Registry[BuiltInDetector] = _Registry()
         self._finding_listeners: _Registry[FindingListener] = _Registry()
         self._request_listeners: _Registry[RequestListener] = _Registry()
         self._warnings = _Warnings(settings.warnings_per_minute, metrics)
@@ -56,6 +57,10 @@ class Findings:
     def add_detector(self, detector: BuiltInDetector, *, guest: bool = False) -> Callable[[], None]:
         """Run `detector` on every finished request; returns the function that removes it."""
         return self._detectors.add(detector, guest=guest)
+
+    def add_statement_detector(self, detector: BuiltInDetector) -> Callable[[], None]:
+        """Run `detector` on finished requests that ran statements; returns the function that removes it."""
+        return self._statement_detectors.add(detector, guest=False)
 
     def add_finding_listener(self, listener: FindingListener, *, guest: bool = False) -> Callable[[], None]:
         """Call `listener` with each single finding, unmerged; returns the function that removes it."""
@@ -73,20 +78,23 @@ class Findings:
     def request_ended(self, record: RequestRecord) -> None:
         """Run the detectors on a request that has ended, report their findings, then call the listeners."""
         if self._enabled:
-            for detector in self._detectors.registered:
-                self._detect(detector, record)
+            # first those that tell why a statement was slow, since others leave out what is explained
+            if record.statements:
+                self._detect(self._statement_detectors.registered, record)
+            self._detect(self._detectors.registered, record)
         for listener in self._request_listeners.registered:
             try:
                 listener(record)
             except Exception as error:  # noqa: BLE001 - a listener that fails misses one request
                 self._guard.failed("request_listener", error)
 
-    def _detect(self, detector: BuiltInDetector, record: RequestRecord) -> None:
-        try:
-            for finding in detector(record):
-                self.report(finding, record)
-        except Exception as error:  # noqa: BLE001 - a detector that fails loses its own findings only
-            self._guard.failed("detector", error)
+    def _detect(self, detectors: Iterable[BuiltInDetector], record: RequestRecord) -> None:
+        for detector in detectors:
+            try:
+                for finding in detector(record):
+                    self.report(finding, record)
+            except Exception as error:  # noqa: BLE001 - a detector that fails loses its own findings only
+                self._guard.failed("detector", error)
 
     def report(self, finding: Finding, record: RequestRecord | None = None) -> None:
         """Report a finding. If a request is given, its span gets an event, and the finding gets its trace id."""
@@ -100,19 +108,22 @@ class Findings:
     def _report(self, finding: Finding, record: RequestRecord | None) -> None:
         exemplar = None if record is None else exemplar_of(record.span)
         now = time.time()
+        method, route = route_of(record)
         finding = replace(
             finding,
-            route=finding.route or (record is not None and record.route) or "",
+            method=finding.method or (method if finding.route in {"", route} else ""),
+            route=finding.route or route,
             first_seen=finding.first_seen or now,
             last_seen=finding.last_seen or now,
             trace_ids=finding.trace_ids or (() if exemplar is None else (exemplar["trace_id"],)),
         )
         is_new = self.log.add(finding)
-        self._metrics.findings.child(finding.kind, finding.route).inc(finding.count, exemplar)
+        self._metrics.findings.child(finding.kind, finding.method, finding.route).inc(finding.count, exemplar)
         if record is not None:
-            record.findings.append(finding.kind)
+            kind = _text(finding.kind)
+            record.findings.append(kind)
             if record.span.is_recording():
-                record.span.add_event(f"fastperf.{finding.kind}", event_attributes(finding))
+                record.span.add_event(f"fastperf.{kind}", event_attributes(finding))
         if is_new:
             self._warnings.warn(finding)
         for listener in self._finding_listeners.registered:
@@ -168,7 +179,7 @@ class _Warnings:
         _logger.warning(
             "%s%s: %s%s Remedy: %s",
             finding.kind,
-            f" in {finding.route}" if finding.route else "",
+            f" in {finding.where}" if finding.route else "",
             finding.message,
             f" At {finding.call_site}." if finding.call_site is not None else "",
             finding.remedy,
@@ -179,12 +190,25 @@ class _Warnings:
 def event_attributes(finding: Finding) -> dict[str, AttributeValue]:
     """A finding as span event attributes."""
     attributes: dict[str, AttributeValue] = {
-        "fastperf.finding.kind": finding.kind,
-        "fastperf.finding.severity": finding.severity.value,
+        # plain strings: OpenTelemetry < 1.45 drops members of enumerations
+        "fastperf.finding.kind": _text(finding.kind),
+        "fastperf.finding.severity": _text(finding.severity),
         "fastperf.finding.subject": finding.subject,
         "fastperf.finding.message": finding.message,
         "fastperf.finding.remedy": finding.remedy,
     }
     attributes |= code_attributes(finding.call_site)
-    attributes |= {f"fastperf.evidence.{name}": value for name, value in finding.evidence.items()}
+    attributes |= {f"fastperf.evidence.{name}": _plain(value) for name, value in finding.evidence.items()}
     return attributes
+
+
+def _plain(value: AttributeValue) -> AttributeValue:
+    """A value of evidence without members of enumerations."""
+    if isinstance(value, tuple):
+        return tuple(_text(each) if isinstance(each, str) else str(each) for each in value)
+    return _text(value) if isinstance(value, str) else value
+
+
+def _text(value: str) -> str:
+    """A plain string; `str()` of a member of an enumeration may be its name."""
+    return str.__str__(value)

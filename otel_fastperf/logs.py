@@ -13,13 +13,13 @@ from opentelemetry import trace
 
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.internals.patching import Patch, subscribed
-from otel_fastperf.requests.record import CURRENT
+from otel_fastperf.requests.record import current_record
 
 
 def trace_context() -> dict[str, str]:
     """`{"trace_id": 32 hex digits, "span_id": 16 hex digits, "route": template}`; each is `""` if there is none."""
     context = trace.get_current_span().get_span_context()
-    record = CURRENT.get()
+    record = current_record()
     route = (record.route if record is not None else None) or ""
     if not context.is_valid:
         return {"trace_id": "", "span_id": "", "route": route}

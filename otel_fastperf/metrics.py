@@ -24,10 +24,15 @@ from prometheus_client import (
     ProcessCollector,
 )
 from prometheus_client.samples import Exemplar
+from prometheus_client.values import MutexValue
 
+from otel_fastperf.internals.forks import on_fork
+from otel_fastperf.internals.open_labels import OVERFLOW, OpenLabels
 from otel_fastperf.internals.text_safety import escape_surrogates
 
 Kind = Literal["counter", "gauge", "histogram"]
+#: how the values of several workers become one: a gauge's by sum, maximum or minimum, or one with a label each
+Merge = Literal["sum", "max", "min", "worker"]
 
 # https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#metric-httpserverrequestduration
 HTTP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -44,9 +49,6 @@ SELF_SECONDS: Final = (0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0
 STATEMENTS: Final = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 CONNECTION_SECONDS: Final = (0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0)
 
-#: value of all labels of the series that stands for those beyond `max_series`
-OVERFLOW: Final = "_OVERFLOW"
-
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -54,6 +56,7 @@ class Metric:
 
     Attributes:
         name: Name of its family there: a counter's with `_total`, a histogram's without `_bucket`.
+        merge: How a gauge of several workers is merged. Counters and histograms are summed.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    merge: Merge = "sum"
 
     @property
     def unit(self) -> str:
@@ -78,6 +82,7 @@ class Metric:
 
 _HTTP: Final = ("http_request_method", "http_route", "http_response_status_code", "error_type", "url_scheme")
 _ROUTE: Final = ("http_request_method", "http_route")
+_HTTP_CLIENT: Final = ("http_request_method", "server_address", "http_response_status_code", "error_type")
 _DB: Final = ("db_system_name", "db_namespace", "db_operation_name", "error_type")
 _POOL: Final = ("db_client_connection_pool_name",)
 _CACHE: Final = ("cache",)
@@ -112,12 +117,19 @@ _REQUESTS: Final = (
         _ROUTE,
         BODY_BYTES,
     ),
-    Metric("fastperf_request_db_statements", "histogram", "SQL statements per request.", ("http_route",), STATEMENTS),
+    Metric("fastperf_request_db_statements", "histogram", "SQL statements per request.", _ROUTE, STATEMENTS),
     Metric(
         "fastperf_request_time_seconds_total",
         "counter",
         "Time that requests took, by segment; the segments of a route add up to the duration of its requests.",
-        ("http_route", "segment"),
+        (*_ROUTE, "segment"),
+    ),
+    Metric(
+        "fastperf_request_await_seconds_total",
+        "counter",
+        "Time that slow requests awaited something or computed in a thread (`activity`), by the library and function that"
+        " the application calls, estimated from samples; `library` is absent for the application's own code.",
+        (*_ROUTE, "activity", "library", "function"),
     ),
     Metric(
         "fastperf_middleware_self_time_seconds",
@@ -126,13 +138,15 @@ _REQUESTS: Final = (
         ("middleware",),
         SELF_SECONDS,
     ),
-    Metric("fastperf_middlewares", "gauge", "Middlewares of the app, by kind: asgi or base_http.", ("kind",)),
+    Metric(
+        "fastperf_middlewares", "gauge", "Middlewares of the app, by kind: asgi or base_http.", ("kind",), merge="max"
+    ),
     Metric("fastperf_websocket_active_connections", "gauge", "Open WebSocket connections."),
     Metric(
         "fastperf_websocket_connection_duration_seconds",
         "histogram",
         "Duration of WebSocket connections.",
-        ("http_route", "error_type"),
+        (*_ROUTE, "error_type"),
         CONNECTION_SECONDS,
     ),
 )
@@ -178,6 +192,16 @@ _DATABASE: Final = (
     ),
 )
 
+_CLIENTS: Final = (
+    Metric(
+        "http_client_request_duration_seconds",
+        "histogram",
+        "Duration of outgoing HTTP requests, up to the response's headers where a client streams the body.",
+        _HTTP_CLIENT,
+        HTTP_SECONDS,
+    ),
+)
+
 _LOOP_AND_THREADS: Final = (
     Metric(
         "fastperf_event_loop_lag_seconds",
@@ -195,13 +219,14 @@ _LOOP_AND_THREADS: Final = (
         "fastperf_event_loop_utilization_ratio",
         "gauge",
         "Share of the last second in which the event loop was busy, 0 to 1.",
+        merge="worker",
     ),
     Metric("fastperf_event_loop_tasks", "gauge", "asyncio tasks on the event loop."),
     Metric(
         "fastperf_event_loop_blocked_seconds",
         "histogram",
         "How long code blocked the event loop, by cause and by the route that it ran for.",
-        ("cause", "http_route"),
+        ("cause", *_ROUTE),
         BLOCKED_SECONDS,
     ),
     Metric(
@@ -216,10 +241,29 @@ _LOOP_AND_THREADS: Final = (
 
 _MEMORY: Final = (
     Metric(
-        "fastperf_memory_unique_bytes", "gauge", "Memory unique to this process (USS), which would be free without it."
+        "fastperf_memory_unique_bytes",
+        "gauge",
+        "Memory unique to this process (USS), which would be free without it.",
+        merge="worker",
     ),
-    Metric("fastperf_memory_limit_bytes", "gauge", "Memory limit of the cgroup (container); absent without a limit."),
-    Metric("fastperf_memory_headroom_bytes", "gauge", "Limit minus the cgroup's working set; absent without a limit."),
+    Metric(
+        "fastperf_memory_resident_bytes",
+        "gauge",
+        "Resident memory (RSS) at the moment of fastperf_memory_unique_bytes, to compare the two.",
+        merge="worker",
+    ),
+    Metric(
+        "fastperf_memory_limit_bytes",
+        "gauge",
+        "Memory limit of the cgroup (container); absent without a limit.",
+        merge="max",
+    ),
+    Metric(
+        "fastperf_memory_headroom_bytes",
+        "gauge",
+        "Limit minus the cgroup's working set; absent without a limit.",
+        merge="min",
+    ),
     Metric(
         "fastperf_gc_pause_seconds",
         "histogram",
@@ -238,7 +282,7 @@ _CACHES: Final = (
 )
 
 _FINDINGS: Final = (
-    Metric("fastperf_findings_total", "counter", "Bottlenecks found, by kind.", ("kind", "http_route")),
+    Metric("fastperf_findings_total", "counter", "Bottlenecks found, by kind.", ("kind", *_ROUTE)),
     Metric(
         "fastperf_findings_dropped_total",
         "counter",
@@ -273,19 +317,32 @@ _TELEMETRY: Final = (
         "Failures inside telemetry, by part; requests are not affected.",
         ("part",),
     ),
-    Metric("fastperf_metric_overflow_total", "counter", "Observations counted in the overflow series.", ("metric",)),
-    Metric("fastperf_build_info", "gauge", "Installed versions; always 1.", _BUILD),
+    Metric(
+        "fastperf_metric_overflow_total",
+        "counter",
+        "Observations whose label values were replaced by `_OVERFLOW`, by the label that has too many.",
+        ("metric", "label"),
+    ),
+    Metric("fastperf_workers", "gauge", "Living worker processes of the service, for which one scrape answers."),
+    Metric(
+        "fastperf_workers_silent",
+        "gauge",
+        "Of these, those that did not answer in time; their last known values are shown.",
+    ),
+    Metric("fastperf_build_info", "gauge", "Installed versions; always 1.", _BUILD, merge="max"),
 )
 
 #: prometheus_client's `ProcessCollector` (Linux only), `PlatformCollector` and `GCCollector` (CPython only)
 _PROMETHEUS: Final = (
-    Metric("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes."),
-    Metric("process_resident_memory_bytes", "gauge", "Resident memory size in bytes."),
-    Metric("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds."),
+    Metric("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", merge="worker"),
+    Metric("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", merge="worker"),
+    Metric(
+        "process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", merge="min"
+    ),
     Metric("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds."),
-    Metric("process_open_fds", "gauge", "Number of open file descriptors."),
-    Metric("process_max_fds", "gauge", "Maximum number of open file descriptors."),
-    Metric("python_info", "gauge", "Python platform information", _PYTHON),
+    Metric("process_open_fds", "gauge", "Number of open file descriptors.", merge="max"),
+    Metric("process_max_fds", "gauge", "Maximum number of open file descriptors.", merge="max"),
+    Metric("python_info", "gauge", "Python platform information", _PYTHON, merge="max"),
     Metric("python_gc_objects_collected_total", "counter", "Objects collected during gc", ("generation",)),
     Metric(
         "python_gc_objects_uncollectable_total", "counter", "Uncollectable objects found during GC", ("generation",)
@@ -297,6 +354,7 @@ _PROMETHEUS: Final = (
 GROUPS: Final[Mapping[str, tuple[Metric, ...]]] = {
     "Requests": _REQUESTS,
     "Database": _DATABASE,
+    "Outgoing calls": _CLIENTS,
     "Event loop and threads": _LOOP_AND_THREADS,
     "Memory and garbage collection": _MEMORY,
     "Caches": _CACHES,
@@ -310,6 +368,31 @@ CATALOGUE: Final[tuple[Metric, ...]] = tuple(metric for group in GROUPS.values()
 _BY_NAME: Final = {metric.name: metric for metric in CATALOGUE}
 
 
+def catalogued(name: str) -> Metric | None:
+    """The metric of the catalogue with this name."""
+    return _BY_NAME.get(name)
+
+
+def declaration_of(collector: object) -> Metric | None:
+    """The metric of the catalogue for which this collector was made; None for another one's collector."""
+    match collector:
+        case _FastCounter():
+            return _BY_NAME.get(f"{collector._name}_total")  # noqa: SLF001 - as in `_FastCounter`
+        case _FastGauge() | _FastHistogram():
+            return _BY_NAME.get(collector._name)  # noqa: SLF001 - as in `_FastCounter`
+        case _:
+            return None
+
+
+def _value() -> Any:
+    """A value in this process's memory.
+
+    prometheus_client's metrics would put theirs into files if PROMETHEUS_MULTIPROC_DIR is set: then a folder that is
+    missing or full would stop the app, and exemplars and `process_*` would be lost. Workers are merged without that.
+    """
+    return MutexValue(None, "", "", (), (), "")  # type: ignore[no-untyped-call]
+
+
 class _FastHistogram(Histogram):
     """prometheus_client's histogram with a faster `observe`, which finds the bucket by bisection.
 
@@ -317,9 +400,15 @@ class _FastHistogram(Histogram):
     catches misuse, and the check of the exemplar's labels, which are always the same two.
     """
 
+    def _metric_init(self) -> None:
+        self._buckets = [_value() for _ in self._upper_bounds]
+        self._sum = _value()
+        self._created = time.time()
+
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
         """Count `amount` in its bucket, with the exemplar if one is given."""
-        self._sum.inc(amount)
+        if amount:
+            self._sum.inc(amount)
         bucket = self._buckets[bisect_left(self._upper_bounds, amount)]
         bucket.inc(1)
         if exemplar is not None:
@@ -329,6 +418,10 @@ class _FastHistogram(Histogram):
 class _FastCounter(Counter):
     """prometheus_client's counter without the checks of `inc`, which only catch misuse."""
 
+    def _metric_init(self) -> None:
+        self._value = _value()
+        self._created = time.time()
+
     def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
         """Add `amount`, which must not be negative, with the exemplar if one is given."""
         self._value.inc(amount)
@@ -336,8 +429,17 @@ class _FastCounter(Counter):
             self._value.set_exemplar(Exemplar(exemplar, amount, time.time()))
 
 
+def adder(counter: Any) -> Callable[[float], None]:
+    """What adds to a counter, without the call of `inc` around it."""
+    add: Callable[[float], None] = counter._value.inc  # noqa: SLF001 - as in `_FastCounter`
+    return add
+
+
 class _FastGauge(Gauge):
     """prometheus_client's gauge without the label check of `inc` and `dec`, which only catches misuse."""
+
+    def _metric_init(self) -> None:
+        self._value = _value()
 
     def inc(self, amount: float = 1) -> None:
         """Add."""
@@ -351,18 +453,25 @@ class _FastGauge(Gauge):
 class Family:
     """A metric with labels: a fast look-up of the child for given label values, and a limit on their number.
 
-    prometheus_client's `.labels()` takes 1 us, a dict look-up by tuple 0.1 us. Once there are `max_series` children,
-    new label values share one series whose labels are all `_OVERFLOW`, and `fastperf_metric_overflow_total` counts
-    them.
+    prometheus_client's `.labels()` takes 1 us, a dict look-up by tuple 0.1 us. A label whose values come from outside
+    has a bounded number of them, see `OpenLabels`. Once there are `max_series` children, new label values share one
+    series whose labels are all `_OVERFLOW`. `fastperf_metric_overflow_total` counts both, with the label that did it.
     """
 
-    __slots__ = ("_children", "_lock", "_metric", "_overflowed", "max_series")
+    __slots__ = ("_children", "_labels", "_lock", "_metric", "_open", "_overflowed", "_widest", "max_series")
 
-    def __init__(self, metric: Any, max_series: int, overflowed: Callable[[], None]) -> None:
+    def __init__(
+        self, metric: Any, labels: tuple[str, ...], max_series: int, overflowed: Callable[[str], None]
+    ) -> None:
+        """`overflowed(label)` is called for each observation that loses the value of this label."""
         self._metric = metric
+        self._labels = labels
         self._children: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
+        self._open = OpenLabels(labels)
         self._overflowed = overflowed
+        #: the label with the most values, once there are `max_series` children
+        self._widest = ""
         self.max_series: int = max_series
 
     def child(self, *values: str) -> Any:
@@ -375,6 +484,10 @@ class Family:
         if child is None:
             child = self._new(values)
         return child
+
+    def has(self, *values: str) -> bool:
+        """Whether these label values have a series of their own; if not, each look-up of the child counts as overflow."""
+        return values in self._children
 
     def remove(self, *values: str) -> None:
         """Remove one child and its series from `/metrics`. The overflow series stays, because it is shared."""
@@ -389,12 +502,24 @@ class Family:
     def _new(self, values: tuple[str, ...]) -> Any:
         with self._lock:
             child = self._children.get(values)
+            if child is not None:
+                return child
+            if len(values) != len(self._labels):
+                self._metric.labels(*values)  # raises
+            kept, gave_way = self._open.admitted(values)
+            child = self._children.get(kept)
             if child is None and len(self._children) < self.max_series:
-                child = self._children[values] = self._metric.labels(*map(escape_surrogates, values))
-        if child is None:
-            self._overflowed()
-            child = self._metric.labels(*(OVERFLOW,) * len(values))
-        return child
+                child = self._children[kept] = self._metric.labels(*map(escape_surrogates, kept))
+                self._widest = ""
+            elif child is None:
+                gave_way = self._widest = self._widest or self._label_with_most_values()
+        if gave_way:
+            self._overflowed(gave_way)
+        return self._metric.labels(*(OVERFLOW,) * len(values)) if child is None else child
+
+    def _label_with_most_values(self) -> str:
+        numbers = [len(set(column)) for column in zip(*self._children, strict=True)]
+        return self._labels[numbers.index(max(numbers))]
 
 
 _M = TypeVar("_M", Family, Counter, Gauge, Histogram)
@@ -447,6 +572,7 @@ class Metrics:
     response_body_size: _Declared[Family] = _Declared("http_server_response_body_size_bytes")
     request_db_statements: _Declared[Family] = _Declared("fastperf_request_db_statements")
     request_time: _Declared[Family] = _Declared("fastperf_request_time_seconds_total")
+    request_await: _Declared[Family] = _Declared("fastperf_request_await_seconds_total")
     middleware_self_time: _Declared[Family] = _Declared("fastperf_middleware_self_time_seconds")
     middlewares: _Declared[Family] = _Declared("fastperf_middlewares")
     websocket_active_connections: _Declared[Gauge] = _Declared("fastperf_websocket_active_connections")
@@ -461,6 +587,8 @@ class Metrics:
     pool_create_time: _Declared[Family] = _Declared("db_client_connection_create_time_seconds")
     pool_timeouts: _Declared[Family] = _Declared("db_client_connection_timeouts_total")
 
+    http_client_duration: _Declared[Family] = _Declared("http_client_request_duration_seconds")
+
     loop_lag: _Declared[Histogram] = _Declared("fastperf_event_loop_lag_seconds")
     loop_busy: _Declared[Counter] = _Declared("fastperf_event_loop_busy_seconds_total")
     loop_utilization: _Declared[Gauge] = _Declared("fastperf_event_loop_utilization_ratio")
@@ -472,6 +600,7 @@ class Metrics:
     threadpool_wait: _Declared[Histogram] = _Declared("fastperf_threadpool_wait_seconds")
 
     memory_unique: _Declared[Gauge] = _Declared("fastperf_memory_unique_bytes")
+    memory_resident: _Declared[Gauge] = _Declared("fastperf_memory_resident_bytes")
     memory_limit: _Declared[Gauge] = _Declared("fastperf_memory_limit_bytes")
     memory_headroom: _Declared[Gauge] = _Declared("fastperf_memory_headroom_bytes")
     gc_pause: _Declared[Family] = _Declared("fastperf_gc_pause_seconds")
@@ -491,6 +620,8 @@ class Metrics:
     spans_queued: _Declared[Gauge] = _Declared("fastperf_spans_queued")
     telemetry_errors: _Declared[Family] = _Declared("fastperf_telemetry_errors_total")
     build_info: _Declared[Family] = _Declared("fastperf_build_info")
+    workers: _Declared[Gauge] = _Declared("fastperf_workers")
+    workers_silent: _Declared[Gauge] = _Declared("fastperf_workers_silent")
 
     def __init__(self, *, max_series: int = 2000) -> None:
         """Declare no metric yet. `max_series` is the limit of label sets for each."""
@@ -505,6 +636,7 @@ class Metrics:
         GCCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         ProcessCollector(registry=self.registry)
+        on_fork(after_in_child=self._after_in_child)
 
     def declared(self, name: str) -> Any:
         """Return a metric of the catalogue by its name; a `Family` if it has labels. The first call declares it."""
@@ -512,6 +644,21 @@ class Metrics:
             if name not in self._by_name:
                 self._by_name[name] = self._new(_BY_NAME[name])
             return self._by_name[name]
+
+    def _after_in_child(self) -> None:
+        """Count from 0 in a forked child: what its parent has counted must not count once for each worker.
+
+        The locks are new, since a thread that has not come along may have held them.
+        """
+        self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
+        for collector in tuple(self.registry._collector_to_names):  # noqa: SLF001 - there is no other list of them
+            declared = declaration_of(collector)
+            if declared is not None:
+                collector._lock = threading.Lock()  # type: ignore[attr-defined]  # noqa: SLF001
+                children = collector._metrics.values() if declared.labels else (collector,)  # type: ignore[attr-defined]  # noqa: SLF001
+                for child in tuple(children):
+                    _reset(child, to_zero=declared.kind != "gauge")
 
     def before_reading(self, settle: Callable[[], None]) -> None:
         """Call `settle` before any metric is read, so that it counts what has happened. On any thread."""
@@ -547,7 +694,19 @@ class Metrics:
         declared = _declare(metric, self.registry)
         if not metric.labels:
             return declared
-        return Family(declared, self._max_series, self._overflow.labels(metric.name).inc)
+
+        def overflowed(label: str) -> None:
+            self._overflow.labels(metric.name, label).inc()
+
+        return Family(declared, metric.labels, self._max_series, overflowed)
+
+
+def _reset(child: Any, *, to_zero: bool) -> None:
+    values = (child._sum, *child._buckets) if isinstance(child, _FastHistogram) else (child._value,)  # noqa: SLF001
+    for value in values:
+        value._lock = threading.Lock()  # noqa: SLF001
+        if to_zero:
+            value._value, value._exemplar = 0.0, None  # noqa: SLF001
 
 
 def _declare(metric: Metric, registry: CollectorRegistry) -> Any:

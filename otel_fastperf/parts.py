@@ -6,32 +6,46 @@ To add a part, write a function that returns its `Part` and name it in `PARTS`.
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from opentelemetry.trace import TracerProvider
 from starlette.applications import Starlette
 
+from otel_fastperf.awaiting.sampler import sample_awaits
 from otel_fastperf.caches.registry import Caches
+from otel_fastperf.detectors.awaited_lock import AwaitedLocks
+from otel_fastperf.detectors.frequent_query import FrequentQueries
+from otel_fastperf.detectors.large_result import detect_large_result
+from otel_fastperf.detectors.lock_wait import LockWaits
 from otel_fastperf.detectors.n_plus_one import detect_n_plus_one
+from otel_fastperf.detectors.outgoing_calls import CallDetectors
+from otel_fastperf.detectors.slow_commit import SlowCommits
 from otel_fastperf.detectors.slow_query import detect_slow_query
 from otel_fastperf.detectors.sync_db_on_loop import detect_sync_db_on_loop
 from otel_fastperf.errors import SetupError
-from otel_fastperf.exposition import Exposition, serve_on_port
+from otel_fastperf.exposition import Exposition, serve_on_port, serve_when_free
 from otel_fastperf.instrumentation.background import instrument_background
 from otel_fastperf.instrumentation.cache import instrument_caches
+from otel_fastperf.instrumentation.client_constructors import client_constructors_observed
 from otel_fastperf.instrumentation.client_span import client_span_description, client_spans_from
+from otel_fastperf.instrumentation.clients import clients_description, instrumented_clients
 from otel_fastperf.instrumentation.debug_endpoint import DebugEndpoint
 from otel_fastperf.instrumentation.exchanges import Requests
 from otel_fastperf.instrumentation.explain import explain_slow_queries
 from otel_fastperf.instrumentation.layers import Layers, install_layers
+from otel_fastperf.instrumentation.lifespan import on_a_thread
 from otel_fastperf.instrumentation.middleware import MiddlewareTimer, SlowMiddlewares
+from otel_fastperf.instrumentation.outgoing_calls import OutgoingCalls
 from otel_fastperf.instrumentation.own_pages import OwnPage
 from otel_fastperf.instrumentation.phases import instrument_endpoints
 from otel_fastperf.instrumentation.pool import instrument_pool
 from otel_fastperf.instrumentation.requests import NewLoop
+from otel_fastperf.instrumentation.response_bodies import response_bodies_observed
 from otel_fastperf.instrumentation.server_span import Source, server_span_description, server_span_from
 from otel_fastperf.instrumentation.statements import instrument_database
+from otel_fastperf.instrumentation.transactions import instrument_transactions
 from otel_fastperf.logs import correlate_logs
 from otel_fastperf.monitors.cache import monitor_caches
 from otel_fastperf.monitors.gc import monitor_gc
@@ -41,18 +55,33 @@ from otel_fastperf.monitors.runner import Monitor
 from otel_fastperf.monitors.threads import monitor_threads
 from otel_fastperf.monitors.watchdog import monitor_blocked_loop
 from otel_fastperf.report.model import Report
+from otel_fastperf.requests.route import has_literal_route
 from otel_fastperf.settings import MetricsSettings, Settings
 from otel_fastperf.signals import Signals
 from otel_fastperf.tracing import Tracing
 from otel_fastperf.tracing.propagators import propagators_set
+from otel_fastperf.tracing.provider import our_scope, resource_of
+from otel_fastperf.tracing.transport import without_secrets
+from otel_fastperf.tracing.watched_calls import calls_watched
+from otel_fastperf.workers import Workers
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricsData
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from otel_fastperf.findings_outlet import BuiltInDetector
 
 _logger: Final = logging.getLogger("otel_fastperf")
+
+#: parts that see something without their monitors
+_PARTLY_MONITORS: Final = frozenset({"clients", "caches"})
+
+#: what to do if the app has a route at the path of a part's page
+_ANOTHER_PATH: Final = {
+    "metrics": "set OTEL_FASTPERF_METRICS_PATH to another path, or OTEL_FASTPERF_METRICS_PORT to a separate port",
+    "debug": "set OTEL_FASTPERF_DEBUG_PATH to another path",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,15 +92,39 @@ class Part:
         name: What it observes.
         on: Whether it is installed.
         detail: How it is set up, or why it is off.
-        installs: Context managers to enter at set-up, in this order.
-        monitors: Monitors to run while an event loop runs.
+        installs: Context managers to enter at set-up, in this order. The process keeps them, so they must not keep
+            the app.
+        on_app: The same for what changes the app itself, which keeps them.
+        monitors: Monitors of the process, to run while an event loop runs.
+        loop_monitors: Monitors to run on each event loop.
+        page: Path of its page in the app, unless the app has a route of its own there.
     """
 
     name: str
     on: bool
     detail: str
     installs: tuple[AbstractContextManager[object], ...] = ()
+    on_app: tuple[AbstractContextManager[object], ...] = ()
     monitors: tuple[Monitor, ...] = ()
+    loop_monitors: tuple[Monitor, ...] = ()
+    page: str = ""
+
+    def as_served(self, app: Starlette) -> "Part":
+        """The part as this app serves it: off if the app, or another package, answers at the path of its page."""
+        if not self.page or not has_literal_route(app.routes, self.page):
+            return self
+        return replace(
+            self, on=False, detail=f"the app has its own route {self.page}. Remedy: {_ANOTHER_PATH[self.name]}"
+        )
+
+    def without_asyncio(self) -> "Part":
+        """The part in a server that runs trio: monitors need asyncio."""
+        if not self.on or not (self.monitors or self.loop_monitors):
+            return self
+        none = replace(self, monitors=(), loop_monitors=())
+        if self.name in _PARTLY_MONITORS:
+            return replace(none, detail=f"{self.detail}; in part, since the server runs trio")
+        return replace(none, on=False, detail="needs asyncio, and the server runs trio")
 
     def __str__(self) -> str:
         """`requests: on, own SERVER span`."""
@@ -89,6 +142,7 @@ class Materials:
     tracing: Tracing
     caches: Caches
     exposition: Exposition
+    workers: Workers
     source: Source
     layers: Layers
 
@@ -105,11 +159,10 @@ def layers_of(
     """The layers to place into the app's middleware chain."""
     pages = []
     if settings.metrics.enabled and settings.metrics.port is None:
-        remedy = "set OTEL_FASTPERF_METRICS_PATH to another path, or OTEL_FASTPERF_METRICS_PORT to a separate port"
-        pages.append(OwnPage(settings.metrics.path, exposition, remedy))
+        pages.append(OwnPage(settings.metrics.path, exposition, _ANOTHER_PATH["metrics"]))
     if settings.debug.enabled:
         endpoint = DebugEndpoint(settings.debug, diagnose, signals.guard)
-        pages.append(OwnPage(settings.debug.path, endpoint, "set OTEL_FASTPERF_DEBUG_PATH to another path"))
+        pages.append(OwnPage(settings.debug.path, endpoint, _ANOTHER_PATH["debug"]))
     return Layers(
         app,
         Requests(settings.requests, signals, exemplars=settings.metrics.exemplars),
@@ -132,14 +185,73 @@ def _metrics(given: Materials) -> Part:
     token = ", bearer token required" if settings.bearer_token is not None else ""
     closed = (closing(given.exposition),)
     if settings.port is None:
-        return Part("metrics", on=True, detail=f"at {settings.path}{token}", installs=closed)
+        return Part("metrics", on=True, detail=f"at {settings.path}{token}", installs=closed, page=settings.path)
     return Part(
         "metrics",
         on=True,
         detail=f"at http://{settings.host}:{settings.port}{settings.path} once the app has started{token}",
         installs=closed,
-        monitors=(partial(_serving_on_port, given.exposition, settings),),
+        monitors=(partial(_serving_on_port, given.exposition, given.workers, settings),),
     )
+
+
+def _metrics_export(given: Materials) -> Part:
+    settings, signals = given.settings, given.signals
+    if "otlp" not in settings.metrics.exporter:
+        return Part("metrics export", on=False, detail="OTEL_METRICS_EXPORTER does not contain otlp")
+    # the SDK's metrics take memory, and most services are scraped
+    from otel_fastperf.otlp_metrics.points import Readings
+    from otel_fastperf.otlp_metrics.pusher import export_metrics, metrics_url
+
+    url = without_secrets(metrics_url(settings))
+    seconds = settings.metrics.export_interval_ms / 1000
+
+    def readings() -> "Callable[[], MetricsData]":
+        return Readings(
+            signals.metrics,
+            resource_of(given.tracing.provider, settings),
+            our_scope(),
+            lambda error: signals.guard.failed("exposition", error),
+            delta=settings.metrics.temporality != "cumulative",
+        ).read
+
+    count_failure = signals.metrics.telemetry_errors.child("metrics_export").inc
+    return Part(
+        "metrics export",
+        on=True,
+        detail=f"OTLP {settings.metrics.protocol} to {url} every {seconds:g} s",
+        installs=(export_metrics(settings, readings, count_failure),),
+    )
+
+
+def _logs_export(given: Materials) -> Part:
+    settings = given.settings
+    if "otlp" not in settings.logs.exporter:
+        return Part("logs export", on=False, detail="OTEL_LOGS_EXPORTER does not contain otlp")
+    there = next((each for each in logging.getLogger().handlers if type(each).__name__ == "LoggingHandler"), None)
+    if there is not None:
+        return Part("logs export", on=False, detail="the root logger has a handler of OpenTelemetry already")
+    from otel_fastperf.otlp_logs.pipeline import logs_url
+
+    url = without_secrets(logs_url(settings))
+    detail = f"OTLP {settings.logs.protocol} to {url}, with findings as events"
+    return Part("logs export", on=True, detail=detail, installs=(_exporting_logs(given),))
+
+
+@contextmanager
+def _exporting_logs(given: Materials) -> Iterator[None]:
+    # the SDK's logs take memory, and most services export none
+    from otel_fastperf.otlp_logs.events import FindingEvents
+    from otel_fastperf.otlp_logs.handler import root_logged
+    from otel_fastperf.otlp_logs.pipeline import open_pipeline
+
+    settings, signals, provider = given.settings, given.signals, given.tracing.provider
+    count_lost = signals.metrics.telemetry_errors.child("logs_export").inc
+    with open_pipeline(settings, lambda: resource_of(provider, settings), count_lost) as pipeline, ExitStack() as exits:
+        exits.callback(signals.metrics.on_refresh(pipeline.settle))
+        exits.callback(signals.findings.add_finding_listener(FindingEvents(pipeline.emit)))
+        exits.enter_context(root_logged(pipeline.emit, settings.exceptions, signals.guard))
+        yield
 
 
 def _findings(given: Materials) -> Part:
@@ -147,7 +259,7 @@ def _findings(given: Materials) -> Part:
         return _off("findings")
     disabled = given.settings.findings.disabled
     detail = f"all kinds but {', '.join(disabled)}" if disabled else "all kinds"
-    return Part("findings", on=True, detail=detail, installs=(_detecting(given),))
+    return Part("findings", on=True, detail=detail, installs=(_detecting(given.settings, given.signals),))
 
 
 def _requests(given: Materials) -> Part:
@@ -156,11 +268,9 @@ def _requests(given: Materials) -> Part:
         "requests",
         on=True,
         detail=server_span_description(given.source, app),
-        installs=(
-            propagators_set(settings.propagators),
+        installs=(propagators_set(settings.propagators), instrument_background(signals), instrument_endpoints(signals)),
+        on_app=(
             server_span_from(given.source, app, settings, given.tracing.provider),
-            instrument_background(signals),
-            instrument_endpoints(signals),
             install_layers(app, given.layers),
         ),
     )
@@ -179,7 +289,29 @@ def _database(given: Materials) -> Part:
     spans = client_span_description(given.settings.database.client_span)
     explained = ", slow queries explained" if given.settings.explain.enabled else ""
     detail = f"{engines}, {spans}{explained}"
-    return Part("database", on=True, detail=detail, installs=(_observing_database(given),))
+    observing = _observing_database(given.settings, given.signals, given.engines, given.tracing.provider)
+    return Part("database", on=True, detail=detail, installs=(observing,))
+
+
+def _clients(given: Materials) -> Part:
+    settings, signals = given.settings.clients, given.signals
+    if not settings.enabled:
+        return _off("clients")
+    exemplars, query_values = given.settings.metrics.exemplars, settings.query_values
+    calls = OutgoingCalls(signals, settings, exemplars=exemplars, query_values=query_values)
+    return Part(
+        "clients",
+        on=True,
+        detail=clients_description(settings),
+        installs=(
+            calls_watched(given.tracing.provider, calls.begins),
+            instrumented_clients(settings, signals, given.tracing.provider),
+        ),
+        monitors=(
+            partial(client_constructors_observed, signals),
+            partial(response_bodies_observed, calls, signals),
+        ),
+    )
 
 
 def _caches(given: Materials) -> Part:
@@ -192,6 +324,14 @@ def _caches(given: Materials) -> Part:
         installs=(instrument_caches(given.caches, given.signals),),
         monitors=(partial(monitor_caches, given.caches, given.settings.cache, given.signals),),
     )
+
+
+def _awaiting(given: Materials) -> Part:
+    settings = given.settings.awaiting
+    if not settings.enabled:
+        return _off("awaiting")
+    detail = f"of requests that take longer than {settings.after:g} s"
+    return Part("awaiting", on=True, detail=detail, installs=(sample_awaits(settings, given.signals),))
 
 
 def _logs(given: Materials) -> Part:
@@ -209,7 +349,7 @@ def _thread_pool(given: Materials) -> Part:
     if not given.settings.threads.enabled:
         return _off("thread pool", "threads")
     monitor = partial(monitor_threads, given.settings.threads, given.signals)
-    return Part("thread pool", on=True, detail="anyio's default limiter", monitors=(monitor,))
+    return Part("thread pool", on=True, detail="anyio's default limiter", loop_monitors=(monitor,))
 
 
 def _memory(given: Materials) -> Part:
@@ -232,7 +372,7 @@ def _event_loop(given: Materials) -> Part:
         "event loop",
         on=True,
         detail=f"heartbeat every {settings.interval:g} s",
-        monitors=(partial(monitor_loop, settings, signals), partial(monitor_blocked_loop, settings, signals)),
+        loop_monitors=(partial(monitor_loop, settings, signals), partial(monitor_blocked_loop, settings, signals)),
     )
 
 
@@ -241,23 +381,37 @@ def _debug(given: Materials) -> Part:
     if not settings.enabled:
         return _off("debug")
     readers = "for this machine only" if settings.token is None else "with bearer token"
-    return Part("debug", on=True, detail=f"at {settings.path} {readers}")
+    return Part("debug", on=True, detail=f"at {settings.path} {readers}", page=settings.path)
+
+
+def _workers(given: Materials) -> Part:
+    if not given.settings.workers.enabled:
+        return _off("workers")
+    detail = "one answer for all processes that share a listening socket"
+    return Part("workers", on=True, detail=detail, monitors=(partial(_among_siblings, given.workers),))
 
 
 #: Order of installation. The event loop comes after the other monitors: their start-up must not count as blocking.
 PARTS: Final[tuple[Callable[[Materials], Part], ...]] = (
     _traces,
+    # before the metrics, whose port one of the workers serves
+    _workers,
     _metrics,
     _findings,
     _requests,
     _middleware,
+    _awaiting,
     _database,
+    _clients,
     _caches,
     _logs,
     _thread_pool,
     _memory,
     _event_loop,
     _debug,
+    # taken out first, so that its last push has all
+    _logs_export,
+    _metrics_export,
 )
 
 
@@ -267,44 +421,68 @@ def _off(name: str, group: str = "") -> Part:
 
 
 @asynccontextmanager
-async def _serving_on_port(exposition: Exposition, settings: MetricsSettings) -> AsyncIterator[None]:
+async def _among_siblings(workers: Workers) -> AsyncIterator[None]:
+    """Join the other workers. At start-up, not at set-up: a server may fork in between."""
+    await on_a_thread(workers.join)
+    yield
+
+
+@asynccontextmanager
+async def _serving_on_port(exposition: Exposition, workers: Workers, settings: MetricsSettings) -> AsyncIterator[None]:
     """Serve the metrics page on its port. At start-up, not at set-up: threads do not survive a server's fork."""
-    with ExitStack() as exits:
-        try:
-            exits.enter_context(serve_on_port(exposition, settings))
-        except SetupError as error:
-            # the second worker of a service finds the port taken, and must serve requests all the same
+    exits = ExitStack()
+    try:
+        exits.enter_context(serve_on_port(exposition, settings))
+    except SetupError as error:
+        if workers.is_member:
+            # a sibling serves it
+            exits.enter_context(serve_when_free(exposition, settings))
+        else:
             _logger.warning("otel_fastperf: %s", error)
+    try:
         yield
+    finally:
+        await on_a_thread(exits.close)
 
 
 @contextmanager
-def _detecting(given: Materials) -> Iterator[None]:
-    settings = given.settings
-    detectors: tuple[BuiltInDetector, ...] = (
-        SlowMiddlewares(settings.middleware),
+def _detecting(settings: Settings, signals: Signals) -> Iterator[None]:
+    findings = signals.findings
+    of_statements: tuple[BuiltInDetector, ...] = (
         partial(detect_n_plus_one, settings=settings.database),
+        # before slow queries, because it explains some of them
+        LockWaits(settings.database),
         partial(detect_slow_query, settings=settings.database),
-        partial(detect_sync_db_on_loop, settings=settings.database),
+        partial(detect_large_result, settings=settings.database),
+        partial(detect_sync_db_on_loop, settings=settings.database, homes={}),
     )
     with ExitStack() as exits:
-        for detector in detectors:
-            exits.callback(given.signals.findings.add_detector(detector))
+        exits.callback(findings.add_detector(SlowMiddlewares(settings.middleware)))
+        # a request without statements counts too: not every request of its route is slow
+        exits.callback(findings.add_detector(FrequentQueries(settings.database)))
+        exits.callback(findings.add_detector(CallDetectors(settings.clients)))
+        exits.callback(findings.add_detector(AwaitedLocks(settings.database)))
+        # a transaction may hold what a driver's own cursor wrote, which is no statement of the request
+        exits.callback(findings.add_detector(SlowCommits(settings.database)))
+        for detector in of_statements:
+            exits.callback(findings.add_statement_detector(detector))
         yield
 
 
 @contextmanager
-def _observing_database(given: Materials) -> Iterator[None]:
-    settings, signals, engines = given.settings, given.signals, given.engines
+def _observing_database(
+    settings: Settings, signals: Signals, engines: "Sequence[Engine | AsyncEngine] | None", provider: TracerProvider
+) -> Iterator[None]:
     with ExitStack() as exits:
         on_slow = None
         if settings.explain.enabled:
             on_slow = exits.enter_context(explain_slow_queries(settings.explain, signals))
-        exits.enter_context(client_spans_from(settings.database.client_span, engines, signals, given.tracing.provider))
+        exits.enter_context(client_spans_from(settings.database.client_span, engines, signals, provider))
         exits.enter_context(
             instrument_database(
                 engines, settings.database, signals, exemplars=settings.metrics.exemplars, on_slow=on_slow
             )
         )
+        exits.enter_context(instrument_transactions(engines, settings.database, signals))
         exits.enter_context(instrument_pool(engines, settings.database, signals))
         yield

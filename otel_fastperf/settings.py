@@ -12,14 +12,26 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from otel_fastperf.errors import SettingsError
 from otel_fastperf.findings import Kind
+from otel_fastperf.internals.redaction import ErrorDetail
+from otel_fastperf.internals.urls import without_userinfo
 
 PREFIX: Final = "OTEL_FASTPERF_"
 
@@ -48,19 +60,47 @@ STANDARD: Final[tuple[tuple[str, str], ...]] = (
     ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "traces.timeout"),
     ("OTEL_EXPORTER_OTLP_COMPRESSION", "traces.compression"),
     ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "traces.compression"),
+    ("OTEL_METRICS_EXPORTER", "metrics.exporter"),
+    ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "metrics.endpoint"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "metrics.protocol"),
+    ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "metrics.protocol"),
+    ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "metrics.temporality"),
+    ("OTEL_METRIC_EXPORT_INTERVAL", "metrics.export_interval_ms"),
+    ("OTEL_LOGS_EXPORTER", "logs.exporter"),
+    ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "logs.endpoint"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "logs.protocol"),
+    ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "logs.protocol"),
+    ("OTEL_BLRP_MAX_QUEUE_SIZE", "logs.queue_size"),
     ("OTEL_BSP_MAX_QUEUE_SIZE", "traces.queue_size"),
     ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "traces.batch_size"),
     ("OTEL_BSP_SCHEDULE_DELAY", "traces.delay_ms"),
     ("OTEL_PYTHON_EXCLUDED_URLS", "requests.excluded_urls"),
     ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "requests.excluded_urls"),
+    ("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "clients.disabled"),
     ("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "requests.known_methods"),
     ("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST", "requests.capture_request_headers"),
     ("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE", "requests.capture_response_headers"),
     ("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS", "requests.sanitize_headers"),
 )
 
+#: variables whose values are names in any case
+_IN_LOWER_CASE: Final = frozenset(
+    {
+        "OTEL_EXPORTER_OTLP_COMPRESSION",
+        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+        "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+        "OTEL_LOGS_EXPORTER",
+        "OTEL_METRICS_EXPORTER",
+        "OTEL_TRACES_EXPORTER",
+    }
+)
+
 #: methods known to https://opentelemetry.io/docs/specs/semconv/http/http-spans/ : RFC 9110, PATCH and QUERY
 HTTP_METHODS: Final = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
+
+#: what an HTTP header may be: https://www.rfc-editor.org/rfc/rfc9110#name-fields
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE: Final = re.compile(r"[ -~\xa0-\xff]*")
 
 _SAMPLERS: Final = (
     "always_on",
@@ -110,6 +150,36 @@ def _regular_expressions(patterns: tuple[str, ...]) -> tuple[str, ...]:
     return patterns
 
 
+def _receiver_url(value: str) -> str:
+    if value:
+        try:
+            url = urlsplit(value)
+            good = url.scheme in {"http", "https"} and bool(url.hostname) and (url.port is None or url.port > 0)
+        except ValueError:
+            good = False
+        if not good:
+            message = "must be a URL with http:// or https:// and a host"
+            raise ValueError(message)
+    return value
+
+
+#: names separated by commas, and the URL of an OTLP receiver
+_Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_names)]
+_ReceiverUrl: TypeAlias = Annotated[str, AfterValidator(_receiver_url)]
+
+
+def signal_url(endpoint: str, base: str, protocol: str, signal: str) -> str:
+    """The URL for `signal`: its own `endpoint`, unchanged, else the base, with the signal's path over HTTP.
+
+    https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp
+    """
+    if endpoint:
+        return endpoint
+    if protocol == "grpc":
+        return base or "http://localhost:4317"
+    return f"{(base or 'http://localhost:4318').rstrip('/')}/v1/{signal}"
+
+
 def _page_path(value: str) -> str:
     if not value.startswith("/") or value == "/" or re.search(r"[\s?#{}]", value):
         message = "must be a path that starts with / and contains no spaces, braces, ? or #"
@@ -139,12 +209,12 @@ class TracesSettings(_Group):
         examples=["otlp"],
         description="Where spans go. Empty means `otlp` if an endpoint is set, else `none`.",
     )
-    base_endpoint: str = Field(
+    base_endpoint: _ReceiverUrl = Field(
         default="",
         examples=["http://localhost:4318"],
         description="URL of the OTLP receiver for all signals. Over HTTP, `/v1/traces` is appended.",
     )
-    endpoint: str = Field(
+    endpoint: _ReceiverUrl = Field(
         default="",
         examples=["http://localhost:4318/v1/traces"],
         description="URL of the OTLP receiver for spans, used unchanged. Takes precedence over `base_endpoint`.",
@@ -190,6 +260,15 @@ class TracesSettings(_Group):
     def _headers(cls, value: object) -> object:
         return _pairs(value)
 
+    @field_validator("headers")
+    @classmethod
+    def _sendable_headers(cls, value: dict[str, str]) -> dict[str, str]:
+        if not all(_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(text) for name, text in value.items()):
+            # found here, because what sends them would repeat them in its error
+            message = "must have names of letters, digits and -, and values without control characters"
+            raise ValueError(message)
+        return value
+
     @field_validator("sampler")
     @classmethod
     def _sampler(cls, value: str) -> str:
@@ -201,19 +280,11 @@ class TracesSettings(_Group):
             raise ValueError(message)
         return value
 
-    @field_validator("base_endpoint", "endpoint")
+    @field_validator("sampler_arg", mode="before")
     @classmethod
-    def _endpoint(cls, value: str) -> str:
-        if value:
-            try:
-                url = urlsplit(value)
-                good = url.scheme in {"http", "https"} and bool(url.hostname) and (url.port is None or url.port > 0)
-            except ValueError:
-                good = False
-            if not good:
-                message = "must be a URL with http:// or https:// and a host"
-                raise ValueError(message)
-        return value
+    def _number(cls, value: object) -> object:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return str(value) if is_number else value
 
     @field_validator("sampler_arg")
     @classmethod
@@ -238,11 +309,7 @@ class TracesSettings(_Group):
     @property
     def url(self) -> str:
         """URL of the OTLP receiver for spans: `endpoint`, else `base_endpoint`, over HTTP with the signal's path."""
-        if self.endpoint:
-            return self.endpoint
-        if self.protocol == "grpc":
-            return self.base_endpoint or "http://localhost:4317"
-        return (self.base_endpoint or "http://localhost:4318").rstrip("/") + "/v1/traces"
+        return signal_url(self.endpoint, self.base_endpoint, self.protocol, "traces")
 
 
 class RequestsSettings(_Group):
@@ -317,8 +384,8 @@ class DatabaseSettings(_Group):
     n_plus_one: int = Field(
         default=6,
         ge=2,
-        description="Minimum number of consecutive runs of a statement by one line of code within one request, for an"
-        " `n_plus_one` finding.",
+        description="Minimum number of runs of a statement by one line of code within one request, for an `n_plus_one`"
+        " finding.",
     )
     n_plus_one_seconds: float = Field(
         default=0.002, ge=0, description="Minimum total time of these runs for an `n_plus_one` finding, in seconds."
@@ -326,15 +393,103 @@ class DatabaseSettings(_Group):
     slow_query: float = Field(
         default=0.5, gt=0, description="Minimum duration of a statement for a `slow_query` finding, in seconds."
     )
+    frequent_query: float = Field(
+        default=0.075,
+        gt=0,
+        description="Minimum duration of a statement that takes most of its route, for a `slow_query` finding, in"
+        " seconds.",
+    )
+    frequent_query_share: float = Field(
+        default=0.5, gt=0, le=1, description="Minimum share of its route's time for such a statement."
+    )
+    large_result: int = Field(
+        default=5000, ge=1, description="Minimum number of rows of a statement for a `large_result` finding."
+    )
+    large_result_seconds: float = Field(
+        default=0.1,
+        ge=0,
+        description="Minimum time that a request spends on these rows for a `large_result` finding, in seconds.",
+    )
     sync_on_loop: float = Field(
         default=0.0005,
         ge=0,
         description="Minimum time per request that synchronous statements block the event loop for a `sync_db_on_loop`"
         " finding, in seconds.",
     )
+    commits: int = Field(
+        default=6,
+        ge=2,
+        description="Minimum number of COMMITs of one line of code within one request for a `slow_commit` finding, if"
+        " they take a noticeable share of its time.",
+    )
+    slow_commit: float = Field(
+        default=0.1,
+        gt=0,
+        description="Minimum duration of one COMMIT or ROLLBACK for a `slow_commit` finding, in seconds, if it takes a"
+        " large share of the request's time.",
+    )
+    lock_wait: float = Field(
+        default=0.1,
+        gt=0,
+        description="Minimum wait of a statement, a task or a thread for a lock for a `lock_wait` finding, in seconds.",
+    )
     pool_wait: float = Field(
         default=0.05, gt=0, description="Minimum wait for a connection for a `pool_wait` finding, in seconds."
     )
+
+
+class ClientsSettings(_Group):
+    """Calls of other services: HTTP, caches, messages, remote procedures, database drivers."""
+
+    enabled: bool = Field(default=True, description="Measure outgoing calls.")
+    instrument: bool = Field(
+        default=True,
+        description="Switch on the installed client instrumentations of OpenTelemetry, such as"
+        " `opentelemetry-instrumentation-httpx`, which make the spans of outgoing calls.",
+    )
+    disabled: tuple[str, ...] = Field(
+        default=(),
+        examples=["redis,urllib3"],
+        description="Client instrumentations to leave off, by the names of their entry points; `*` for all.",
+    )
+    query_values: bool = Field(
+        default=False,
+        description="Record the values of query parameters on the spans of HTTP calls, not only their names.",
+    )
+    n_plus_one: int = Field(
+        default=5,
+        ge=2,
+        description="Minimum number of consecutive calls of one kind by one line of code within one request, for an"
+        " `n_plus_one` finding.",
+    )
+    n_plus_one_seconds: float = Field(
+        default=0.005, ge=0, description="Minimum total time of these calls for an `n_plus_one` finding, in seconds."
+    )
+    slow_dependency: float = Field(
+        default=0.3, gt=0, description="Minimum duration of a call for a `slow_dependency` finding, in seconds."
+    )
+    slow_dependency_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Minimum share of a request that the calls of one service take for a `slow_dependency` finding.",
+    )
+    serial_calls: float = Field(
+        default=0.1,
+        gt=0,
+        description="Minimum time that parallel calls would save for a `serial_calls` finding, in seconds.",
+    )
+    serial_calls_share: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Minimum share of a request that parallel calls would save for a `serial_calls` finding.",
+    )
+
+    @field_validator("disabled", mode="before")
+    @classmethod
+    def _disabled(cls, value: object) -> object:
+        return _names(value)
 
 
 class ExplainSettings(_Group):
@@ -400,6 +555,29 @@ class MetricsSettings(_Group):
         default=True,
         description="Also serve the app's own metrics from prometheus_client's default registry.",
     )
+    exporter: _Names = Field(
+        default=(),
+        examples=["otlp"],
+        description="`otlp` pushes the metrics to an OTLP receiver as well. Other names have no effect:"
+        " `metrics.enabled` controls the page.",
+    )
+    endpoint: _ReceiverUrl = Field(
+        default="",
+        examples=["http://localhost:4318/v1/metrics"],
+        description="URL of the OTLP receiver for metrics, used unchanged. Empty means `traces.base_endpoint`, with"
+        " `/v1/metrics` over HTTP.",
+    )
+    protocol: Literal["http/protobuf", "grpc"] = Field(
+        default="http/protobuf", description="OTLP transport of metrics."
+    )
+    temporality: Literal["cumulative", "delta", "lowmemory"] = Field(
+        default="cumulative",
+        description="Whether pushed counters and histograms count from the start of the process (`cumulative`) or from"
+        " the last push (`delta`, and here `lowmemory` too).",
+    )
+    export_interval_ms: float = Field(
+        default=60_000.0, gt=0, description="Interval between two pushes of metrics, in milliseconds."
+    )
 
     @field_validator("path")
     @classmethod
@@ -407,11 +585,26 @@ class MetricsSettings(_Group):
         return _page_path(value)
 
 
+class WorkersSettings(_Group):
+    """Several worker processes of one service."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Answer for all workers that the server runs, whichever of them is asked. Linux only.",
+    )
+
+
 class LoopSettings(_Group):
     """Lag, utilization and blocks of the event loop."""
 
     enabled: bool = Field(default=True, description="Measure the event loop.")
-    interval: float = Field(default=0.05, ge=0.005, le=1.0, description="Interval between two heartbeats, in seconds.")
+    interval: float = Field(
+        default=0.05,
+        ge=0.005,
+        le=1.0,
+        description="Interval between two heartbeats, in seconds. A loop that is idle for more than 90 % of its time"
+        " beats every 0.25 s.",
+    )
     start_after: float = Field(
         default=1.0,
         ge=0,
@@ -437,10 +630,39 @@ class ThreadsSettings(_Group):
     )
 
 
+class AwaitingSettings(_Group):
+    """What slow requests await, and at which line of the application."""
+
+    enabled: bool = Field(default=True, description="Sample what slow requests await.")
+    after: float = Field(
+        default=0.1, ge=0.01, description="Age from which a request is sampled, in seconds. Younger ones cost nothing."
+    )
+
+
 class LogsSettings(_Group):
-    """Correlation of log records with traces."""
+    """Correlation of log records with traces, and their export."""
 
     enabled: bool = Field(default=True, description="Add `trace_id`, `span_id` and `route` to every log record.")
+    exporter: _Names = Field(
+        default=(),
+        examples=["otlp"],
+        description="`otlp` exports the log records that reach the root logger, and findings as events. Other names"
+        " have no effect.",
+    )
+    endpoint: _ReceiverUrl = Field(
+        default="",
+        examples=["http://localhost:4318/v1/logs"],
+        description="URL of the OTLP receiver for log records, used unchanged. Empty means `traces.base_endpoint`,"
+        " with `/v1/logs` over HTTP.",
+    )
+    protocol: Literal["http/protobuf", "grpc"] = Field(
+        default="http/protobuf", description="OTLP transport of log records."
+    )
+    queue_size: int = Field(
+        default=2048,
+        ge=1,
+        description="Maximum number of log records waiting for export. When full, the oldest are dropped and counted.",
+    )
 
 
 class MemorySettings(_Group):
@@ -502,6 +724,11 @@ class FindingsSettings(_Group):
         ge=1,
         description="Maximum number of distinct findings kept. The least recently seen are dropped first.",
     )
+    slow_route: float = Field(
+        default=0.5,
+        gt=0,
+        description="Seconds of a route's 95th percentile from which reports call it slow.",
+    )
     warnings_per_minute: int = Field(
         default=10,
         ge=0,
@@ -554,14 +781,17 @@ class Settings(BaseModel):
         resource_attributes: Further attributes of the service.
         propagators: Formats of the headers that carry the trace between services.
         server_span: Where the span of a request comes from: `own`, `native` (FastAPI) or `contrib` (OpenTelemetry).
+        exceptions: How much of an exception spans and logs show: `scrubbed`, `full` or `type`.
         traces: Sampling, storage and export of spans.
         requests: Which requests are measured, and what their spans show.
         database: SQL statements and connection pools.
+        clients: Calls of other services.
         explain: Query plans of slow statements.
         middleware: Self time of the app's middleware.
         metrics: The metrics page for Prometheus.
         loop: Lag, utilization and blocks of the event loop.
         threads: anyio's thread pool.
+        awaiting: What slow requests await, and at which line.
         memory: Memory of the process, its cgroup limit, and the garbage collector.
         cache: Caches of the app.
         logs: Correlation of log records with traces.
@@ -596,14 +826,24 @@ class Settings(BaseModel):
         " `opentelemetry-instrumentation-fastapi` (`contrib`).",
     )
 
+    exceptions: ErrorDetail = Field(
+        default="scrubbed",
+        description="How much of an exception spans, logs and findings show: its message and stack trace without quoted"
+        " inputs, credentials, values of URLs and of SQL (`scrubbed`), all of it (`full`), or types and lines only"
+        " (`type`).",
+    )
+
     traces: TracesSettings = TracesSettings()
     requests: RequestsSettings = RequestsSettings()
     database: DatabaseSettings = DatabaseSettings()
+    clients: ClientsSettings = ClientsSettings()
     explain: ExplainSettings = ExplainSettings()
     middleware: MiddlewareSettings = MiddlewareSettings()
     metrics: MetricsSettings = MetricsSettings()
+    workers: WorkersSettings = WorkersSettings()
     loop: LoopSettings = LoopSettings()
     threads: ThreadsSettings = ThreadsSettings()
+    awaiting: AwaitingSettings = AwaitingSettings()
     memory: MemorySettings = MemorySettings()
     cache: CacheSettings = CacheSettings()
     logs: LogsSettings = LogsSettings()
@@ -629,7 +869,8 @@ class Settings(BaseModel):
         try:
             super().__init__(**_merged(_nested(environ), values))
         except ValidationError as error:
-            wrong = [*_lines(error, values, environ), *wrong]
+            # a variable may be that of two signals
+            wrong = [*dict.fromkeys(_lines(error, values, environ)), *wrong]
         if wrong:
             count = "1 setting is" if len(wrong) == 1 else f"{len(wrong)} settings are"
             message = "\n  ".join((f"otel_fastperf: {count} wrong:", *wrong))
@@ -707,7 +948,7 @@ def _normalized(variable: str, text: str) -> str:
     if variable == "OTEL_SDK_DISABLED":
         # sdk-environment-variables: only "true", in any case, is true; everything else is false
         return str(text.lower() == "true")
-    if variable in {"OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION"}:
+    if variable in _IN_LOWER_CASE:
         return text.lower()
     return text
 
@@ -724,7 +965,8 @@ def _merged(environment: Mapping[str, Any], values: Mapping[str, Any]) -> dict[s
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
     for variable in sorted(environ):
         if variable.startswith(PREFIX) and variable not in OWN:
-            yield f"{variable}={environ[variable]!r}: {_unknown(variable, OWN)}"
+            # without the value: the name may be that of a secret, misspelt
+            yield f"{variable}: {_unknown(variable, OWN)}"
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
@@ -757,7 +999,9 @@ def _key(path: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> st
 def _shown(path: str, value: object) -> str:
     if path in {"metrics.bearer_token", "debug.token", "traces.headers"}:
         return "(secret)"
-    return repr(value) if isinstance(value, str | int | float | bool | tuple) else "…"
+    if isinstance(value, str):
+        return repr(without_userinfo(value))
+    return repr(value) if isinstance(value, int | float | bool | tuple) else "…"
 
 
 def _remedy(path: str) -> str:

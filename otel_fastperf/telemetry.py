@@ -49,6 +49,10 @@ def setup_telemetry(app: Starlette, *, engines: Engines = None, settings: Settin
     """
     _check_app(app)
     existing = telemetry_of(app)
+    if existing is not None and existing.is_automatic and not (engines is None and settings is None):
+        # the code knows better than the environment
+        existing.shutdown()
+        existing = None
     if existing is not None:
         if settings is not None or engines is not None:
             _logger.warning(
@@ -56,8 +60,22 @@ def setup_telemetry(app: Starlette, *, engines: Engines = None, settings: Settin
                 " in force. Remedy: call it once, or call shutdown() on the first handle before the second call."
             )
         return existing
+    return _set_up(app, engines, settings, is_automatic=False)
+
+
+def set_up_automatically(app: Starlette) -> None:
+    """Set up an app whose code has not called `setup_telemetry` so far. If it does so later, that call counts.
+
+    Raises:
+        SettingsError, SetupError: As for `setup_telemetry`.
+    """
+    if telemetry_of(app) is None:
+        _set_up(app, None, None, is_automatic=True)
+
+
+def _set_up(app: Starlette, engines: Engines, settings: Settings | None, *, is_automatic: bool) -> "Telemetry":
     installation = Installation(app, checked_engines(engines), Settings() if settings is None else settings)
-    telemetry = Telemetry(app, installation)
+    telemetry = Telemetry(app, installation, is_automatic=is_automatic)
     if installation.settings.sdk_disabled:
         installation.parts = (Part("telemetry", on=False, detail="OTEL_SDK_DISABLED is true"),)
     else:
@@ -81,18 +99,20 @@ class Telemetry:
     Attributes:
         settings: The settings in force.
         metrics: All metrics of this app, on a registry of its own.
+        is_automatic: The app was set up by `otel-fastperf run` or the OpenTelemetry agent, not by its code.
     """
 
-    def __init__(self, app: Starlette, installation: Installation) -> None:
+    def __init__(self, app: Starlette, installation: Installation, *, is_automatic: bool = False) -> None:
         self.settings: Final = installation.settings
         self.metrics: Final = installation.metrics
+        self.is_automatic: Final = is_automatic
         self._app = app
         self._installation = installation
         self._findings = installation.findings
 
     def describe(self) -> str:
         """List the parts, one per line: on or off, and how it is set up or why it is off."""
-        return "\n".join(map(str, self._installation.parts))
+        return "\n".join(str(part.as_served(self._app)) for part in self._installation.parts)
 
     def spans(self) -> "tuple[ReadableSpan, ...]":
         """Finished spans kept in this process, oldest first. Empty if spans are exported."""

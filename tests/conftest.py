@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from hypothesis import HealthCheck, settings
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -25,6 +26,10 @@ from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import FindingsSettings
 from otel_fastperf.signals import Signals
 
+# How long an example takes says something about the machine only.
+settings.register_profile("otel_fastperf", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("otel_fastperf")
+
 # Marker -> the tests that get it, by the beginning of their node id.
 MARKED: Final = {
     "slow": (
@@ -36,6 +41,8 @@ MARKED: Final = {
         "tests/test_groups.py",
         "tests/test_main_job.py",
         "tests/tracing/test_exit.py",
+        "tests/truth/",
+        "tests/workers/test_servers.py",
     ),
     "stack": ("tests/deploy/",),
     "timing": (
@@ -57,6 +64,7 @@ GROUPS: Final = (
     "tests/exposition/test_endpoint.py",
     "tests/test_differential.py",
     "tests/test_main_job.py",
+    "tests/truth/",
 )
 
 
@@ -184,4 +192,5 @@ def probe() -> Iterator[Probe]:
     failures: list[str] = []
     signals = signals_of(provider.get_tracer("otel_fastperf"), Metrics(), Guard(failures.append))
     yield Probe(signals, exporter, failures)
+    signals.backlog.stop()
     provider.shutdown()

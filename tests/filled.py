@@ -15,4 +15,5 @@ def filled(metrics: Metrics) -> Metrics:
                 child.observe(0.3, EXEMPLAR)
             else:
                 child.inc()
+    metrics._overflow.labels("x", "x").inc()
     return metrics

@@ -21,6 +21,13 @@ from typing import Any, Literal, Self
 
 import grpc  # type: ignore[import-untyped]
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import add_LogsServiceServicer_to_server
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import add_MetricsServiceServicer_to_server
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceRequest,
@@ -28,6 +35,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import add_TraceServiceServicer_to_server
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
 from tests.serving import free_port
@@ -137,6 +145,8 @@ class Receiver:
         #: connections so far (HTTP only)
         self.connections = 0
         self._spans: list[ReceivedSpan] = []
+        self._metrics: list[ExportMetricsServiceRequest] = []
+        self._logs: list[ExportLogsServiceRequest] = []
         self._changed = threading.Condition()
         self._released = threading.Event()
         self._stop: Callable[[], None] | None = None
@@ -153,6 +163,24 @@ class Receiver:
         """All spans so far, in order of arrival."""
         with self._changed:
             return list(self._spans)
+
+    @property
+    def metrics(self) -> list[ExportMetricsServiceRequest]:
+        """All pushes of metrics so far, in order of arrival."""
+        with self._changed:
+            return list(self._metrics)
+
+    @property
+    def logs(self) -> list[tuple[str, LogRecord]]:
+        """All log records so far, in order of arrival, each with the name of its logger."""
+        with self._changed:
+            return [
+                (scope.scope.name, record)
+                for request in self._logs
+                for resource in request.resource_logs
+                for scope in resource.scope_logs
+                for record in scope.log_records
+            ]
 
     @property
     def names(self) -> list[str]:
@@ -214,6 +242,18 @@ class Receiver:
             self._spans += spans
             self._changed.notify_all()
 
+    def keep_metrics(self, request: ExportMetricsServiceRequest) -> None:
+        """Keep the accepted metrics."""
+        with self._changed:
+            self._metrics.append(request)
+            self._changed.notify_all()
+
+    def keep_logs(self, request: ExportLogsServiceRequest) -> None:
+        """Keep the accepted log records."""
+        with self._changed:
+            self._logs.append(request)
+            self._changed.notify_all()
+
     def _serve_http(self) -> Callable[[], None]:
         server = _HttpServer(("127.0.0.1", self.port), _HttpHandler)
         server.receiver = self
@@ -230,6 +270,8 @@ class Receiver:
     def _serve_grpc(self) -> Callable[[], None]:
         server = grpc.server(ThreadPoolExecutor(16), options=(("grpc.so_reuseport", 1),))
         add_TraceServiceServicer_to_server(_GrpcService(self), server)  # type: ignore[no-untyped-call]
+        add_LogsServiceServicer_to_server(_GrpcLogsService(self), server)  # type: ignore[no-untyped-call]
+        add_MetricsServiceServicer_to_server(_GrpcMetricsService(self), server)  # type: ignore[no-untyped-call]
         server.add_insecure_port(f"127.0.0.1:{self.port}")
         server.start()
         return lambda: server.stop(None).wait(10)
@@ -285,6 +327,12 @@ class _HttpHandler(BaseHTTPRequestHandler):
     def _take(self, body: bytes) -> int:
         receiver = self.server.receiver
         try:
+            if self.path == "/v1/metrics":
+                receiver.keep_metrics(ExportMetricsServiceRequest.FromString(body))
+                return 200
+            if self.path == "/v1/logs":
+                receiver.keep_logs(ExportLogsServiceRequest.FromString(body))
+                return 200
             if self.path != "/v1/traces":
                 return 404
             receiver.keep(ExportTraceServiceRequest.FromString(body))
@@ -307,6 +355,26 @@ class _HttpHandler(BaseHTTPRequestHandler):
 
     def log_message(self, *_arguments: Any) -> None:
         """Nothing on stderr."""
+
+
+class _GrpcLogsService:
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def Export(self, request: ExportLogsServiceRequest, context: Any) -> ExportLogsServiceResponse:  # noqa: N802
+        self._receiver.record_request(dict(context.invocation_metadata()))
+        self._receiver.keep_logs(request)
+        return ExportLogsServiceResponse()
+
+
+class _GrpcMetricsService:
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def Export(self, request: ExportMetricsServiceRequest, context: Any) -> ExportMetricsServiceResponse:  # noqa: N802
+        self._receiver.record_request(dict(context.invocation_metadata()))
+        self._receiver.keep_metrics(request)
+        return ExportMetricsServiceResponse()
 
 
 class _GrpcService:

@@ -29,13 +29,9 @@ _UNSAFE_BUT_FAST: Final = ("fsync=off", "synchronous_commit=off", "full_page_wri
 @pytest.fixture(scope="session")
 def postgresql_url() -> str:
     """URL of a database that tests may write to; skips the test with a reason if there is none."""
-    url = os.environ.get(VARIABLE)
-    if url:
-        return url
-    # cached for the process: a fixture imported by several modules would start a server in each
     try:
-        return _own_server()
-    except _NoServerError as error:
+        return server_url()
+    except NoServerError as error:
         pytest.skip(f"needs PostgreSQL: {error}. Install the server, or name one in {VARIABLE}")
 
 
@@ -44,7 +40,17 @@ def with_driver(url: str, driver: str) -> str:
     return f"postgresql+{driver}://{url.partition('://')[2]}"
 
 
-class _NoServerError(Exception):
+def server_url() -> str:
+    """The same without pytest.
+
+    Raises:
+        NoServerError: There is none; the message gives the reason.
+    """
+    # cached for the process: a fixture imported by several modules would start a server in each
+    return os.environ.get(VARIABLE) or _own_server()
+
+
+class NoServerError(Exception):
     """The reason why no PostgreSQL is available."""
 
 
@@ -86,7 +92,7 @@ def _binaries() -> Path:
     versions = sorted(_DEBIAN.glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
     if not versions:
         message = f"no initdb in PATH or {_DEBIAN}/*/bin"
-        raise _NoServerError(message)
+        raise NoServerError(message)
     return versions[-1].parent
 
 
@@ -102,7 +108,7 @@ def _account(directory: Path) -> dict[str, Any]:
         os.chown(directory, user.pw_uid, user.pw_gid)
         return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": ()}
     message = "it does not run as root, and there is no user postgres or nobody"
-    raise _NoServerError(message)
+    raise NoServerError(message)
 
 
 def _start(pg_ctl: Sequence[str], directory: Path, account: dict[str, Any]) -> int:
@@ -113,7 +119,7 @@ def _start(pg_ctl: Sequence[str], directory: Path, account: dict[str, Any]) -> i
         server = " ".join(f"-c {option}" for option in options)
         try:
             _run((*pg_ctl, "--log", str(directory / "log"), "--options", server, "start"), directory, account)
-        except _NoServerError:
+        except NoServerError:
             if attempt == _ATTEMPTS:
                 raise
         else:
@@ -147,4 +153,4 @@ def _run(command: Sequence[str], directory: Path, account: dict[str, Any]) -> No
         text = output.read().decode(errors="replace")
     if done.returncode:
         message = f"{Path(command[0]).name} failed: {text.strip()[-500:]}"
-        raise _NoServerError(message)
+        raise NoServerError(message)

@@ -27,6 +27,7 @@ N_PLUS_ONE: Final = Finding(
     call_site=CallSite("/srv/shop/orders.py", 41, "list_orders"),
     seconds=38.5,
     route="/orders",
+    method="GET",
     first_seen=1_700_000_000.0,
     last_seen=1_700_000_060.0,
     count=100,

@@ -1,5 +1,6 @@
 """Real servers for tests: uvicorn in a thread of this process, and any server command as a subprocess."""
 
+import asyncio
 import contextlib
 import http.client
 import http.server
@@ -28,7 +29,7 @@ def free_port() -> int:
         return port
 
 
-def wait_until(condition: Any, *, seconds: float = 20.0, what: str = "") -> Any:
+def wait_until(condition: Any, *, seconds: float = 60.0, what: str = "") -> Any:
     """Poll until `condition()` is true, and return its value; otherwise fail with `what`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -102,6 +103,8 @@ def serve(app: Any, **options: Any) -> Iterator[Served]:
     """Run the app with its lifespan under a real uvicorn, in a thread. It ends as after SIGTERM."""
     options = {"log_level": "warning", "lifespan": "auto"} | options
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **options))
+    # for uvloop, uvicorn before 0.36 sets the policy of the whole process
+    policy = asyncio.get_event_loop_policy() if sys.version_info < (3, 14) else None
     failure: list[BaseException] = []
 
     def run() -> None:
@@ -122,6 +125,8 @@ def serve(app: Any, **options: Any) -> Iterator[Served]:
     finally:
         server.should_exit = True
         thread.join(20)
+        if policy is not None:
+            asyncio.set_event_loop_policy(policy)
 
 
 @dataclass
@@ -162,7 +167,7 @@ def run_server(
         )
         served = Command(port, process, log)
         try:
-            wait_until(lambda: _answers(port) or process.poll() is not None, seconds=40, what="the server answers")
+            wait_until(lambda: _answers(port) or process.poll() is not None, seconds=120, what="the server answers")
             if process.poll() is not None:
                 message = f"{argv} ended with {process.returncode}:\n{served.output}"
                 raise AssertionError(message)

@@ -95,7 +95,8 @@ def test_statements_have_contrib_s_attributes_and_better_names(
     for contrib, ours in pairs:
         # contrib's `connect` span is the checkout from the pool, which pool metrics show at a tenth of the cost
         theirs = [span for span in one(contrib, "CLIENT") if span["name"] != "connect"]
-        own = one(ours, "CLIENT")
+        # contrib has no spans for the ends of transactions
+        own = [span for span in one(ours, "CLIENT") if span["name"] not in {"COMMIT", "ROLLBACK"}]
         assert len(own) == len(theirs)
         for their, mine in zip(theirs, own, strict=True):
             statements += 1

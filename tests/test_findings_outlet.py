@@ -40,7 +40,7 @@ def outlet(probe: Probe, **settings: Any) -> Findings:
 
 
 def counted(probe: Probe, kind: str = Kind.SLOW_QUERY, route: str = "") -> float:
-    return probe.value("fastperf_findings_total", kind=kind, http_route=route) or 0.0
+    return probe.value("fastperf_findings_total", kind=kind, http_request_method="", http_route=route) or 0.0
 
 
 def test_a_finding_is_logged_counted_and_added_to_the_span(probe: Probe, record: RequestRecord) -> None:

@@ -1,6 +1,7 @@
 """`/metrics` shows the catalogue, and a family is bounded and thread-safe."""
 
 import importlib
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from typing import Any, Final
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from otel_fastperf.metrics import CATALOGUE, OVERFLOW, Family, Metric, Metrics
+from otel_fastperf.internals.open_labels import OVERFLOW
+from otel_fastperf.metrics import CATALOGUE, Family, Metric, Metrics
 from tests.filled import filled
 
 ATTRIBUTES: Final = {
@@ -27,8 +29,10 @@ def families(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def overflow(metrics: Metrics, name: str) -> float | None:
-    return metrics.registry.get_sample_value("fastperf_metric_overflow_total", {"metric": name})
+def overflow(metrics: Metrics, name: str) -> float:
+    """Observations of the metric that lost a label value."""
+    samples = families(metrics)["fastperf_metric_overflow_total"].samples
+    return sum(float(each.value) for each in samples if each.labels["metric"] == name and each.name.endswith("_total"))
 
 
 # the catalogue
@@ -88,6 +92,7 @@ CONVENTIONS: Final = tuple(
         "attributes.http_attributes",
         "attributes.db_attributes",
         "attributes.error_attributes",
+        "attributes.server_attributes",
         "attributes.url_attributes",
         "_incubating.attributes.db_attributes",
     )
@@ -288,3 +293,25 @@ def test_samples_are_plain_and_up_to_date() -> None:
     assert ("fastperf_spans_total", {"outcome": "exported"}, 3.0) in samples
     assert ("fastperf_threadpool_limit", {}, 40.0) in samples
     assert [type(failure) for failure in failures] == [ZeroDivisionError]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_counts_from_zero() -> None:
+    """A preloaded app's counts would count once for each worker."""
+    metrics = Metrics()
+    metrics.cache_hits.child("prices").inc(3)
+    metrics.loop_lag.observe(1.0)
+    metrics.cache_size.child("prices").set(7)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        metrics.cache_hits.child("prices").inc()
+        names = ("fastperf_cache_hits_total", "fastperf_event_loop_lag_seconds_count", "fastperf_cache_size")
+        read = {name: value for name, _, value in metrics.samples(print)}
+        os.write(writer, " ".join(str(read[name]) for name in names).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(reader, 100) == b"1.0 0.0 7.0"
+    assert metrics.cache_hits.total() == 3
+    os.close(reader)
+    os.close(writer)

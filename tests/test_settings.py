@@ -46,11 +46,21 @@ STANDARD_VALUES: dict[str, tuple[str, Any]] = {
     "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": ("2.5", 2.5),
     "OTEL_EXPORTER_OTLP_COMPRESSION": ("GZIP", "gzip"),
     "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": ("none", "none"),
+    "OTEL_METRICS_EXPORTER": ("Prometheus, OTLP", ("prometheus", "otlp")),
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": ("http://c:4318/v1/metrics", "http://c:4318/v1/metrics"),
+    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": ("grpc", "grpc"),
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": ("DELTA", "delta"),
+    "OTEL_METRIC_EXPORT_INTERVAL": ("5000", 5000.0),
+    "OTEL_LOGS_EXPORTER": ("OTLP", ("otlp",)),
+    "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": ("http://d:4318/v1/logs", "http://d:4318/v1/logs"),
+    "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": ("grpc", "grpc"),
+    "OTEL_BLRP_MAX_QUEUE_SIZE": ("10", 10),
     "OTEL_BSP_MAX_QUEUE_SIZE": ("100", 100),
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ("10", 10),
     "OTEL_BSP_SCHEDULE_DELAY": ("250", 250.0),
     "OTEL_PYTHON_EXCLUDED_URLS": ("/health, /docs", ("/health", "/docs")),
     "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": ("/ready", ("/ready",)),
+    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": ("redis, urllib3", ("redis", "urllib3")),
     "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS": ("GET,BREW", ("GET", "BREW")),
     "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": ("x-a", ("x-a",)),
     "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE": ("x-b", ("x-b",)),
@@ -68,6 +78,9 @@ def test_opentelemetry_s_variable_is_read(variable: str, path: str, monkeypatch:
 #: these accept any text
 FREE_TEXT = {
     "OTEL_FASTPERF_SERVICE_NAME",
+    "OTEL_FASTPERF_CLIENTS_DISABLED",
+    "OTEL_FASTPERF_LOGS_EXPORTER",
+    "OTEL_FASTPERF_METRICS_EXPORTER",
     "OTEL_FASTPERF_METRICS_HOST",
     "OTEL_FASTPERF_REQUESTS_KNOWN_METHODS",
     "OTEL_FASTPERF_TRACES_SAMPLER_ARG",
@@ -89,6 +102,12 @@ def test_our_variable_accepts_its_example(variable: str, path: str, monkeypatch:
 def test_a_bad_value_is_reported_with_the_name_of_our_variable(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "[")
     assert [line for line in wrong() if line.startswith(f"{variable}=")]
+
+
+def test_a_variable_of_two_signals_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+    (line,) = wrong()
+    assert line.startswith("OTEL_EXPORTER_OTLP_PROTOCOL='http/json': should be 'http/protobuf' or 'grpc'")
 
 
 def test_an_argument_wins_over_our_variable_which_wins_over_opentelemetry_s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +164,7 @@ def test_one_message_lists_all_mistakes_with_key_value_rule_and_remedy(monkeypat
         "loop.interval=9: should be less than or equal to 1. Remedy: write for example 0.05.",
         "colour: there is no such setting. Remedy: choose one from docs/settings.md.",
         (
-            "OTEL_FASTPERF_METRIC_PATH='/m': there is no such setting."
+            "OTEL_FASTPERF_METRIC_PATH: there is no such setting."
             " Remedy: use OTEL_FASTPERF_METRICS_PATH, the closest name."
         ),
     ]
@@ -201,3 +220,15 @@ def test_the_message_on_an_unknown_sampler_lists_each_known_one_once(monkeypatch
     known = str(raised.value).partition("must be one of ")[2].partition(". Remedy")[0].split(", ")
     assert "traceidratio" in known
     assert len(known) == len(set(known))
+
+
+@pytest.mark.parametrize("argument", [0, 0.0, 1, 0.25, "0.25"])
+def test_the_ratio_of_a_sampler_may_be_a_number(argument: Any) -> None:
+    settings = Settings(traces={"sampler": "traceidratio", "sampler_arg": argument})
+    assert settings.traces.sampler_arg == str(argument)
+
+
+@pytest.mark.parametrize("argument", [True, 1.5, -1, "many"])
+def test_one_that_is_no_ratio_is_refused(argument: Any) -> None:
+    with pytest.raises(SettingsError, match="sampler_arg"):
+        Settings(traces={"sampler": "traceidratio", "sampler_arg": argument})

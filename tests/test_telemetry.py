@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import prometheus_client
 import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
@@ -29,6 +30,7 @@ from starlette.routing import Route
 from otel_fastperf import Settings, SettingsError, SetupError, Telemetry, setup_telemetry
 from otel_fastperf.instrumentation.other_telemetry import native_config
 from tests.serving import ROOT, serve, wait_until
+from tests.threads import new_threads
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +41,12 @@ def _no_provider_is_left_behind() -> Iterator[None]:
     trace._TRACER_PROVIDER = None  # the API has no public way to reset it
     trace._TRACER_PROVIDER_SET_ONCE = type(trace._TRACER_PROVIDER_SET_ONCE)()
     assert isinstance(provider, trace.ProxyTracerProvider | TracerProvider)
+
+
+@pytest.fixture(autouse=True)
+def _no_spans_of_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stops this process for 0.1 s makes it a block of the event loop, which has a span."""
+    monkeypatch.setenv("OTEL_FASTPERF_LOOP_BLOCKED", "60")
 
 
 @pytest.fixture
@@ -96,7 +104,7 @@ class TestWhereItIsCalled:
             server.get("/api/items/1")
             assert names(own[0].spans()) == [GET_ITEM]
 
-    def test_in_the_lifespan_with_a_warning_to_call_shutdown(
+    def test_in_the_lifespan_with_a_shutdown_after_the_yield(
         self, own: list[Telemetry], caplog: pytest.LogCaptureFixture
     ) -> None:
         @asynccontextmanager
@@ -114,7 +122,7 @@ class TestWhereItIsCalled:
                 lambda: (own[0].metrics.registry.get_sample_value("fastperf_event_loop_lag_seconds_count") or 0) > 0,
                 what="the loop is watched",
             )
-        assert "telemetry.shutdown() after the yield" in caplog.text
+        assert "may be lost" not in caplog.text
 
     def test_as_a_context_manager_in_the_lifespan(self) -> None:
         spans: list[ReadableSpan] = []
@@ -221,11 +229,11 @@ class TestHowOften:
 
         cycle()
         gc.collect()
-        threads, objects = threading.active_count(), len(gc.get_objects())
+        threads, objects = threading.enumerate(), len(gc.get_objects())
         for _ in range(100):
             cycle()
         gc.collect()
-        assert threading.active_count() <= threads
+        wait_until(lambda: not new_threads(threads), what="the threads end")
         assert len(gc.get_objects()) < objects + 5000
 
     def test_a_restarted_app_is_observed_again(self, own: list[Telemetry]) -> None:
@@ -274,16 +282,17 @@ class TestUndo:
                 app.router.lifespan_context,
                 dict(native_config(app) or {}),
                 app.router.middleware_stack,
-                threading.active_count(),
             )
 
-        before = touched()
+        before, threads = touched(), threading.enumerate()
         telemetry = setup_telemetry(app)
         with TestClient(app) as client:
             client.get("/api/items/1")
         telemetry.shutdown()
         after = touched()
         assert after == before
+        # the last of them may still return from telling that all is done
+        wait_until(lambda: not new_threads(threads), what="the threads end")
         assert "build_middleware_stack" not in app.__dict__
         assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
         assert type(app.middleware_stack).__module__.startswith("starlette")
@@ -347,7 +356,7 @@ class TestUndo:
 
         before, shallow = touched(), depth()
         settings = Settings(propagators=("tracecontext",))
-        handles = [setup_telemetry(items(FastAPI()), settings=settings) for _ in range(300)]
+        handles = [setup_telemetry(items(FastAPI()), settings=settings) for _ in range(200)]
         assert depth() <= shallow + 3
         for handle in order(handles):
             handle.shutdown()
@@ -377,10 +386,10 @@ class TestOff:
     ) -> None:
         monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
         app = items(FastAPI())
-        threads = threading.active_count()
+        threads = threading.enumerate()
         own.append(setup_telemetry(app))
         assert "build_middleware_stack" not in app.__dict__
-        assert threading.active_count() == threads
+        assert new_threads(threads) == []
         assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
         assert own[0].describe() == "telemetry: off, OTEL_SDK_DISABLED is true"
         with TestClient(app) as client:
@@ -409,6 +418,20 @@ class TestOff:
             )
             == 1
         )
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_a_page_that_another_package_serves_is_not_on(self, own: list[Telemetry], when: str) -> None:
+        app = FastAPI()
+        if when == "after":
+            own.append(setup_telemetry(app))
+        app.mount("/metrics", prometheus_client.make_asgi_app())
+        if when == "before":
+            own.append(setup_telemetry(app))
+        lines = own[0].describe().splitlines()
+        assert [line.partition(".")[0] for line in lines if line.startswith("metrics:")] == [
+            "metrics: off, the app has its own route /metrics"
+        ]
+        assert "debug: on" in own[0].describe()
 
 
 class TestMetricsEndpoint:
@@ -627,6 +650,9 @@ class TestOtherInstrumentation:
                 "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
                 "OTEL_METRICS_EXPORTER": "none",
                 "OTEL_LOGS_EXPORTER": "none",
+                # OpenTelemetry's own; ours is tested in tests/zero_code
+                "OTEL_PYTHON_DISTRO": "distro",
+                "OTEL_PYTHON_CONFIGURATOR": "configurator",
             }
             if not command:
                 environment["FASTAPI_OTEL_AUTO_CONFIGURE"] = "true"
@@ -637,7 +663,7 @@ class TestOtherInstrumentation:
                 stderr=subprocess.STDOUT,
             )
             try:
-                wait_until(lambda: _answers(port), seconds=40, what="uvicorn answers")
+                wait_until(lambda: _answers(port), seconds=120, what="uvicorn answers")
                 import http.client
 
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)

@@ -14,7 +14,7 @@ router = APIRouter(tags=["cache_inefficient"])
 #: products on a page
 PRODUCTS: Final = range(1, 21)
 #: CPU time to compute a page without the cache; short, because it delays every other request
-PAGE_SECONDS: Final = 0.005
+PAGE_SECONDS: Final = 0.01
 
 
 @router.get("/slow/cache-inefficient")

@@ -35,6 +35,12 @@ async def page_kept_for_a_while() -> dict[str, int]:
     return {"bytes": len(recent_page(f"visitor {next(_visitors) // 4}"))}
 
 
+@router.get("/demo/kept", include_in_schema=False)
+async def kept() -> dict[str, int]:
+    """Return how many pages each endpoint keeps."""
+    return {"/slow/memory-growth": len(pages), "/fast/memory-growth": recent_page.cache_info().currsize}
+
+
 @lru_cache(maxsize=4)
 def recent_page(visitor: str) -> bytes:
     """Return the visitor's page."""

@@ -1,4 +1,4 @@
-"""`n_plus_one`: the items of fifty orders, fetched order by order."""
+"""`n_plus_one`: the items of fifty orders, fetched order by order, and the stock of ten products, asked one by one."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,6 +9,7 @@ from sqlalchemy.orm import selectinload
 
 from demo.database import Session
 from demo.models import Order
+from demo.partner import CurrentPartners
 from demo.schemas import OrderOut
 from demo.seed import ORDERS
 
@@ -30,3 +31,21 @@ async def orders_one_by_one(session: Session) -> Sequence[Order]:
 async def orders_at_once(session: Session) -> Sequence[Order]:
     """Return the same with two statements."""
     return (await session.scalars(NEWEST.options(selectinload(Order.items)))).all()
+
+
+#: products whose stock is asked for
+PRODUCTS: Final = range(1, 11)
+
+
+@router.get("/slow/n-plus-one-calls")
+async def stock_one_by_one(partners: CurrentPartners) -> list[int]:
+    """Ask the warehouse for each product."""
+    return [(await partners.client.get(f"/warehouse/{product}")).json() for product in PRODUCTS]
+
+
+@router.get("/fast/n-plus-one-calls")
+async def stock_at_once(partners: CurrentPartners) -> list[int]:
+    """Ask the warehouse for all products."""
+    answer = await partners.client.get("/warehouse", params={"ids": ",".join(map(str, PRODUCTS))})
+    stock: list[int] = answer.json()
+    return stock

@@ -31,7 +31,9 @@ def calibrated_orders(url: URL) -> int:
         def look_up(orders: int) -> None:
             connection.execute(_visits(Visit.email == User.email, orders)).all()
 
-        orders = calibrated(look_up, QUERY_SECONDS, first=4, most=ORDERS, clock=time.perf_counter)
+        # SQLite computes in this thread: other processes do not distort its CPU time
+        clock = time.thread_time if url.get_backend_name() == "sqlite" else time.perf_counter
+        orders = calibrated(look_up, QUERY_SECONDS, first=4, most=ORDERS, clock=clock)
     engine.dispose()
     return orders
 

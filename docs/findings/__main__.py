@@ -40,7 +40,8 @@ class Load:
         path: Path of the requests; `{}` stands for a running number.
         rounds: Minimum number of consecutive rounds.
         at_once: Number of concurrent requests in each round.
-        seconds: Duration of the load, which ends earlier once an expected finding appears.
+        seconds: Minimum duration of the load. If it is not 0, the load goes on until an expected finding appears: it
+            may have to recur, and a busy machine may hide it in one request.
         settings: Settings that differ from the defaults.
         then: Called after each round.
     """
@@ -57,7 +58,11 @@ LOADS: Final = {
     Kind.N_PLUS_ONE: Load("/orders"),
     Kind.SYNC_DB_ON_LOOP: Load("/orders/count", rounds=20, settings={"database": {"sync_on_loop": 0.0}}),
     Kind.SLOW_QUERY: Load("/visits", settings={"database": {"slow_query": 0.05}}),
-    Kind.POOL_WAIT: Load("/check-out", at_once=6),
+    Kind.LARGE_RESULT: Load("/visits", settings={"database": {"large_result_seconds": 0.02}}),
+    Kind.LOCK_WAIT: Load("/pay", rounds=4, at_once=4, seconds=0.1),
+    # on a disk in memory, COMMITs are a small part of the first request, which pays for what happens once
+    Kind.SLOW_COMMIT: Load("/import", rounds=4, seconds=0.1),
+    Kind.POOL_WAIT: Load("/check-out", at_once=6, settings={"database": {"pool_wait": 0.15}}),
     Kind.THREADPOOL_WAIT: Load("/label", at_once=80),
     Kind.BLOCKING_CALL: Load("/price", rounds=2, at_once=3),
     Kind.SLOW_MIDDLEWARE: Load("/terms", rounds=5, settings={"middleware": {"slow_seconds": 0.001}}),
@@ -68,6 +73,10 @@ LOADS: Final = {
         then=gc.collect,
     ),
     Kind.GC_PAUSE: Load("/related/5", rounds=3, settings={"memory": {"gc_pause": 0.005}}),
+    Kind.SLOW_DEPENDENCY: Load("/delivery", rounds=4, seconds=0.1),
+    Kind.SERIAL_CALLS: Load("/offer", rounds=4, seconds=0.1),
+    # making a client may take longer than the event loop may be blocked
+    Kind.CLIENT_PER_REQUEST: Load("/rate", rounds=4, seconds=0.1, settings={"loop": {"blocked": 5.0}}),
     Kind.CACHE_INEFFICIENT: Load("/shipping", rounds=50, settings={"cache": {"lookups": 100, "interval": 0.1}}),
 }
 
@@ -136,13 +145,13 @@ def _imported(file: Path) -> Any:
 def results(kind: Kind) -> Iterator[tuple[str, tuple[Finding, ...]]]:
     """Yield `before` and `after`, each with its findings."""
     page = (FOLDER / f"{kind}.md").read_text()
+    sys.path.insert(0, str(FOLDER))
     with tempfile.TemporaryDirectory() as folder, _shop() if "from shop import" in page else nullcontext():
         for name, code in zip(("before", "after"), blocks(page), strict=True):
             yield name, run(kind, code, Path(folder), name)
 
 
 def _shop() -> Any:
-    sys.path.insert(0, str(FOLDER))
     shop: Any = importlib.import_module("shop")
     return shop.opened()
 

@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from otel_fastperf.errors import SetupError
 from otel_fastperf.findings import CallSite
 from otel_fastperf.internals.app_globals import name_of
+from otel_fastperf.internals.frames import definition
 
 #: class attribute that marks a counting subclass and holds the counts
 _COUNTS: Final = "_otel_fastperf_counts"
@@ -122,18 +123,12 @@ def _function_name(function: Any) -> str:
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
-def _definition(function: Any) -> CallSite | None:
-    """Return the first line of a function's definition, including its decorators."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return None if code is None else CallSite(code.co_filename, code.co_firstlineno, code.co_qualname)
-
-
 class _InfoAdapter:
     """A function with `cache_info()`, which counts its own hits and misses."""
 
     def __init__(self, function: Any) -> None:
         self.name = _function_name(function)
-        self.call_site = _definition(function)
+        self.call_site = definition(function)
         self._function = weakref.ref(function)
         self._evictions = 0
         self._last: Reading | None = None
@@ -213,7 +208,7 @@ class _CountingAdapter:
 
     def __init__(self, cache: Any, library: _Library, *, name: str, function: Any = None) -> None:
         self.name = name
-        self.call_site = None if function is None else _definition(function)
+        self.call_site = None if function is None else definition(function)
         self._cache = weakref.ref(cache)
         self._library = library
         self._counts: _Counts | None = None

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from otel_fastperf.caches.adapters import Adapter, Failed, Reading, adapter_of
 from otel_fastperf.findings import CallSite
 from otel_fastperf.internals.app_globals import named_values, wrapped
+from otel_fastperf.internals.frames import is_application
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.signals import Signals
 
@@ -63,9 +64,11 @@ class Caches:
             if _has_counts(function) and not self._is_observed(function)
         ]
         for function in found:
+            adapter = adapter_of(function)
+            if adapter.call_site is not None and not is_application(adapter.call_site.file):
+                continue  # imported from elsewhere, such as `urllib.parse.urlsplit`
             with self._lock:
                 if len(self._observed) < MOST_DISCOVERED and not self._is_observed(function):
-                    adapter = adapter_of(function)
                     self._add(adapter, adapter.name)
 
     def publish(self) -> None:

@@ -1,4 +1,4 @@
-"""The command `otel-fastperf`: `doctor`, `allocations`, `check`, `stack`."""
+"""The command `otel-fastperf`: `run`, `doctor`, `allocations`, `check`, `stack`."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ from otel_fastperf.cli.debug_client import DEFAULT_URL, Service
 from otel_fastperf.cli.output import is_coloured, print_checks
 from otel_fastperf.cli.setup_checks import Level, run_checks
 from otel_fastperf.cli.stack.command import add_stack
-from otel_fastperf.errors import AskingError, FastPerfError, ReportError
+from otel_fastperf.errors import AskingError, FastPerfError, ReportError, RunError
 from otel_fastperf.findings import Severity
 from otel_fastperf.internals.text_safety import printable
 from otel_fastperf.memory.allocations import LONGEST, SHORTEST
@@ -32,6 +32,7 @@ _ADDRESS: Final = re.compile(r"\w+://.*|(?:[\w.-]*|\[[0-9a-fA-F:.]+\]):[0-9]+(?:
 
 _EXIT_CODES: Final = """\
 exit codes:
+  run          those of the command; 2 if it cannot be run, or if settings are wrong
   doctor       0  no finding at or above the level of --fail-on
                1  there are such findings
                2  no report: the service cannot be reached, denies access, or sends something else
@@ -83,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
         )
         added.set_defaults(run=run)
         return added
+
+    run = command("run", _run, "Run a server, and observe its apps without a change of their code.")
+    run.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND …", help="for example: uvicorn shop:app --workers 4"
+    )
 
     doctor = command(
         "doctor", _doctor, "Show what makes a service slow, from the running service or from a saved report."
@@ -140,6 +146,17 @@ def _seconds(text: str) -> float:
 def _service(options: argparse.Namespace) -> Service:
     token = options.token or os.environ.get(_TOKEN, "").strip() or None
     return Service.at(options.target or DEFAULT_URL, path="/" + options.path.lstrip("/"), token=token)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from otel_fastperf.cli.run import run
+
+    # what precedes the command's own arguments, as for `env` and `nohup`
+    command = options.command[options.command[:1] == ["--"] :]
+    if not command:
+        message = "run needs a command. Remedy: pass what starts the service, for example uvicorn shop:app."
+        raise RunError(message)
+    run(command)
 
 
 def _doctor(options: argparse.Namespace) -> int:

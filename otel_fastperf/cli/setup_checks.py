@@ -5,11 +5,12 @@ Each yields a `Check` with the state and the remedy: a command, a variable or a 
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 from urllib.parse import urlsplit
 
+from otel_fastperf.report.labels import pip_install
 from otel_fastperf.settings import Settings
 
 #: drivers of SQLAlchemy's async engines
@@ -70,6 +71,8 @@ class Facts:
     async_engines: tuple[str, ...] = ()
     #: contrib's SQLAlchemy instrumentation was imported but is not on
     contrib_sqlalchemy: bool = False
+    #: client library that the app uses without its instrumentation -> what to install
+    uninstrumented: Mapping[str, str] = field(default_factory=dict)
     #: host, port -> why no TCP connection is possible; "" if one is
     unreachable: Callable[[str, int], str]
     is_writable_directory: Callable[[str], bool]
@@ -166,6 +169,14 @@ def check_contrib_sqlalchemy(facts: Facts) -> Iterator[Check]:
         yield Check("SQL spans", Level.INFO, what, remedy)
 
 
+def check_clients(facts: Facts) -> Iterator[Check]:
+    """The calls of a library without instrumentation have no spans, and do not carry the trace on."""
+    if facts.app is not None and facts.uninstrumented:
+        names = ", ".join(sorted(facts.uninstrumented))
+        what = f"The calls of {names} have no spans, and traces end there: no instrumentation is installed."
+        yield Check("outgoing calls", Level.WARN, what, pip_install(facts.uninstrumented.values()))
+
+
 def check_engines(facts: Facts) -> Iterator[Check]:
     """A synchronous statement in an `async def` route blocks the event loop, and so every other request."""
     app = facts.app
@@ -241,17 +252,14 @@ def check_sampler(facts: Facts) -> Iterator[Check]:
 
 
 def check_workers(facts: Facts) -> Iterator[Check]:
-    """A scrape reaches only one of the workers that share a port."""
+    """Without the others, a scrape reaches only one of the workers that share a port."""
     text = facts.environ.get("WEB_CONCURRENCY", "")
     workers = int(text) if text.isdecimal() else 1
-    if workers > 1 and facts.settings is not None and facts.settings.metrics.enabled:
-        where = facts.settings.metrics.path
-        if facts.settings.metrics.port is None:
-            how = f"a scrape of {where} reaches a random one"
-        else:
-            how = f"only the first gets port {facts.settings.metrics.port} for {where}"
-        what = f"{workers} workers (WEB_CONCURRENCY) count separately, and {how}."
-        yield Check("workers", Level.WARN, what, "set WEB_CONCURRENCY=1 and run more containers instead")
+    settings = facts.settings
+    if workers > 1 and settings is not None and settings.metrics.enabled and not settings.workers.enabled:
+        where = settings.metrics.path
+        what = f"{workers} workers (WEB_CONCURRENCY) count separately, and a scrape of {where} reaches one of them."
+        yield Check("workers", Level.WARN, what, "unset OTEL_FASTPERF_WORKERS_ENABLED")
 
 
 def check_multiprocess_directory(facts: Facts) -> Iterator[Check]:
@@ -264,7 +272,7 @@ def check_multiprocess_directory(facts: Facts) -> Iterator[Check]:
             what = f"{variable} is set but empty: prometheus_client writes its files into the working directory."
             yield Check("multiprocess metrics", Level.BAD, what, f"unset {variable}")
         elif not facts.is_writable_directory(path):
-            what = f"{variable}={path} is not a writable directory: the first metric of the app will fail."
+            what = f"{variable}={path} is not a writable directory: the app's own first metric will fail."
             yield Check("multiprocess metrics", Level.BAD, what, f"mkdir -p {path}, writable for the service's user")
         return
 
@@ -299,6 +307,7 @@ _CHECKS: Final[tuple[Callable[[Facts], Iterator[Check]], ...]] = (
     check_server_spans,
     check_auto_configure,
     check_contrib_sqlalchemy,
+    check_clients,
     check_engines,
     check_greenlet,
     check_collector,

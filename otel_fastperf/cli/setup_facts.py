@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from otel_fastperf.cli.setup_checks import AppFacts, Facts
 from otel_fastperf.errors import SettingsError, SetupError
+from otel_fastperf.instrumentation.clients import missing_instrumentations
 from otel_fastperf.instrumentation.other_telemetry import is_contrib_applied, native_config
 from otel_fastperf.instrumentation.server_span import chosen_source
 from otel_fastperf.internals.app_loading import load_app
@@ -41,9 +42,10 @@ def gather(target: str | None, *, factory: bool = False) -> Facts:
             wrong = str(error)
     telemetry: Telemetry | None = telemetry_of(app)
     sync, asynchronous = _engines()
+    settings = settings if telemetry is None else telemetry.settings
     return Facts(
         environ=dict(os.environ),
-        settings=settings if telemetry is None else telemetry.settings,
+        settings=settings,
         settings_error=wrong,
         version=installed_version,
         required=_required(),
@@ -51,6 +53,7 @@ def gather(target: str | None, *, factory: bool = False) -> Facts:
         sync_engines=sync,
         async_engines=asynchronous,
         contrib_sqlalchemy=_is_contrib_sqlalchemy_off(),
+        uninstrumented={} if settings is None else missing_instrumentations(settings.clients),
         unreachable=_unreachable,
         is_writable_directory=lambda path: os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK),  # noqa: PTH112
     )

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from otel_fastperf.findings import Finding, Kind, Severity
+from otel_fastperf.findings import CallSite, Finding, Kind, Severity
+from otel_fastperf.internals.frames import may_be_application
 from otel_fastperf.requests.record import Middleware
 from otel_fastperf.settings import MiddlewareSettings
 
 #: consecutive requests of a route that must show it: a single one may have waited for a busy event loop
 REPEATS: Final = 3
+#: Starlette's middleware that compresses, and others of that name
+_COMPRESSING: Final = "GZipMiddleware"
 
 
 class SelfTime(NamedTuple):
@@ -20,6 +23,12 @@ class SelfTime(NamedTuple):
     def is_slow(self, settings: MiddlewareSettings) -> bool:
         """True if it reaches both thresholds."""
         return self.itself >= settings.slow_seconds and self.itself >= settings.slow_share * self.request
+
+
+def _line_of(middleware: Middleware) -> CallSite | None:
+    """Its line; none for a middleware of the framework, which nobody can change."""
+    site = middleware.call_site
+    return site if site is not None and may_be_application(site.file) else None
 
 
 def detect_slow_middleware(
@@ -36,6 +45,8 @@ def detect_slow_middleware(
         "Do the work once instead of for each request, or only in the routes that need it, as a dependency."
         f" Place middleware that rejects requests outside of {middleware.name}."
     )
+    if middleware.name.startswith(_COMPRESSING):
+        remedy = "Let the proxy in front of the app compress, or lower `compresslevel`; page or stream large responses."
     if base_http:
         remedy += " As pure ASGI middleware it would also save the task that BaseHTTPMiddleware starts."
     yield Finding(
@@ -48,6 +59,6 @@ def detect_slow_middleware(
         ),
         remedy=remedy,
         evidence={"self_seconds": itself, "share": share, "base_http_middleware": base_http},
-        call_site=middleware.call_site,
+        call_site=_line_of(middleware),
         seconds=itself,
     )

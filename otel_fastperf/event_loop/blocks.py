@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from otel_fastperf.event_loop.cause import Measurement
 from otel_fastperf.event_loop.stack_sampler import Sight
+from otel_fastperf.internals.thread_schedule import ThreadSchedule
 from otel_fastperf.requests.record import RequestRecord
 
 #: seconds; a thread that wakes up at most this late is on time
@@ -20,30 +21,32 @@ _MOST_MARKS: Final = 16
 
 
 class Moment(NamedTuple):
-    """Readings of three clocks, in seconds.
+    """Readings of the clocks, in seconds.
 
     Attributes:
         at: `time.perf_counter()`.
         cpu: CPU time of the loop's thread.
         process: CPU time of all threads of the process.
+        schedule: How the loop's thread was scheduled; None if unknown.
     """
 
     at: float
     cpu: float
     process: float
+    schedule: ThreadSchedule | None = None
 
 
 class Sample(NamedTuple):
     """One look of the watchdog at the loop's thread.
 
     Attributes:
-        woke: When the loop last woke up, by `time.perf_counter()`: what it runs now began then, or later.
+        since: Since when the loop has run its current iteration, by `time.perf_counter()`; minus infinity if unknown.
         asleep: True if the GIL was free and the loop's thread slept.
     """
 
     moment: Moment
     sight: Sight
-    woke: float
+    since: float
     asleep: bool
 
 
@@ -59,17 +62,19 @@ class BeatInterval:
     """What the watchdog notes between two heartbeats. Its thread writes; the loop's thread reads at the next beat.
 
     Attributes:
-        free: When the loop was last free.
-        first_look: When the watchdog looks first.
+        free: When the loop was last seen free.
+        first_look: When the watchdog takes its first sample.
         look_at: When it looks next.
+        beat_asked: Whether it has asked the loop for a beat.
     """
 
-    __slots__ = ("first_look", "free", "late_wakeups", "look_at", "samples")
+    __slots__ = ("beat_asked", "first_look", "free", "late_wakeups", "look_at", "samples")
 
     def __init__(self, free: Moment, look_at: float) -> None:
         self.free: Moment = free
         self.first_look: float = look_at
         self.look_at: float = look_at
+        self.beat_asked: bool = False
         self.samples: list[Sample] = []
         self.late_wakeups: list[LateWakeup] = []
 
@@ -102,14 +107,24 @@ class LoopRun:
         return next((sample.sight.record for sample in self.samples if sample.sight.record is not None), None)
 
 
-def longest_run(interval: BeatInterval, now: Moment) -> LoopRun | None:
-    """What the loop ran longest; None if the loop itself was stopped meanwhile."""
+def longest_run(
+    interval: BeatInterval, now: Moment, since: float, late_wakeups: Iterable[LateWakeup] = ()
+) -> LoopRun | None:
+    """What the loop ran longest; None if the loop itself was stopped meanwhile. `since` is that of a `Sample`."""
     samples = tuple(interval.samples)
     if not all(sample.sight.running for sample in samples):
         return None
     if not samples:
-        return LoopRun(interval.free.at, now.at, (), interval.free, now)
+        return _unseen_run(interval, now, since, late_wakeups)
     return max(_runs(samples, interval, now), key=lambda run: run.seconds)
+
+
+def _unseen_run(interval: BeatInterval, now: Moment, since: float, late_wakeups: Iterable[LateWakeup]) -> LoopRun:
+    """The longest time in which the loop can have run without a sample: an iteration, or what kept the watchdog too."""
+    cpu = now.cpu - interval.free.cpu
+    unseen = [(since, now.at), *((min(late.due, late.woke - cpu), late.woke) for late in late_wakeups)]
+    start, end = max(((max(start, interval.free.at), end) for start, end in unseen), key=lambda run: run[1] - run[0])
+    return LoopRun(start, end, (), interval.free, now)
 
 
 def _runs(samples: tuple[Sample, ...], interval: BeatInterval, now: Moment) -> Iterable[LoopRun]:
@@ -124,10 +139,10 @@ def _runs(samples: tuple[Sample, ...], interval: BeatInterval, now: Moment) -> I
 
 
 def _began(group: tuple[Sample, ...], interval: BeatInterval) -> float:
-    """Start of the first run: when the loop woke up, or its request last noted something, before the first look."""
+    """Start of the first run: when the iteration began, or its request last noted something, before the first look."""
     first, record = group[0], next((each.sight.record for each in group if each.sight.record is not None), None)
-    latest = min(interval.first_look, first.moment.at)
-    marks = [first.woke]
+    latest = min(interval.first_look + max(0.0, first.since - interval.free.at), first.moment.at)
+    marks = [first.since]
     if record is not None:
         marks.append(record.started)
         marks += (at for at, _ in record.phases[-_MOST_MARKS:])
@@ -145,6 +160,7 @@ def measured(run: LoopRun, late_wakeups: Iterable[LateWakeup], pauses: Sequence[
         waited = min(late.gil_wait, seconds)
         gil_wait = max(gil_wait, waited)
         stopped += seconds - waited if seconds - waited >= _ON_TIME else 0.0
+    then, now = before.schedule, after.schedule
     return Measurement(
         seconds=after.at - before.at,
         cpu=cpu,
@@ -152,6 +168,8 @@ def measured(run: LoopRun, late_wakeups: Iterable[LateWakeup], pauses: Sequence[
         gc=sum(_overlap(start, end, run) for start, end in pauses),
         stopped=stopped,
         gil_wait=gil_wait,
+        starved=None if then is None or now is None else now.starved - then.starved,
+        turns=0 if then is None or now is None else now.turns - then.turns,
         asleep=sum(sample.asleep for sample in run.samples) / len(run.samples) if run.samples else None,
         idle=all(sample.sight.idle for sample in run.samples),
     )

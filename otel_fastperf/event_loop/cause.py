@@ -4,11 +4,14 @@
     cpu           the loop's thread computed, and released the GIL on request
     gil_held      a thread kept the GIL in a call into C code, or other threads had it and computed
     sync_io       the loop's thread slept in a system call, without the GIL
-    descheduled   no thread of the process ran: it was stopped or throttled, or other processes had the processors
+    descheduled   no thread with work got a processor: other processes had them, or the process was stopped or throttled
 
 While the loop is blocked, the watchdog asks for the GIL again and again. A thread that waits for the GIL wakes up every
 5 ms (`sys.getswitchinterval`); a stopped one does not. So the watchdog's voluntary context switches tell how long it
 waited for the GIL.
+
+A thread that is not running sleeps, or is ready and gets no processor; only the kernel can tell (`ThreadSchedule`).
+Where it does not, a thread slept only if the watchdog saw it asleep.
 """
 
 from dataclasses import dataclass
@@ -19,8 +22,8 @@ from typing import Final
 _MOST: Final = 0.5
 #: minimum CPU share of a collection that ran on the loop's thread, however busy the machine is
 _OWN: Final = 0.2
-#: below this CPU share the thread counts as not running
-_FAIR: Final = 0.02
+#: seconds after which a thread that waits for the GIL wakes up
+_GIL_TURN: Final = 0.005
 
 
 class BlockedBy(StrEnum):
@@ -35,7 +38,7 @@ class BlockedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What was measured during a block, in seconds except for the last two.
+    """What was measured during a block, in seconds except for the last three.
 
     Attributes:
         cpu: CPU time of the loop's thread.
@@ -43,6 +46,8 @@ class Measurement:
         gc: Pauses of the garbage collector, in any thread.
         stopped: Time in which the watchdog should have run, did not run, and did not wait for the GIL.
         gil_wait: The watchdog's longest wait for the GIL.
+        starved: Time in which the loop's thread was ready to run and had no processor; None if unknown.
+        turns: How often the loop's thread got a processor.
         asleep: Share of samples in which the GIL was free and the loop's thread slept; None without samples.
         idle: True if no sample shows the loop's thread in a callback.
     """
@@ -53,6 +58,8 @@ class Measurement:
     gc: float = 0.0
     stopped: float = 0.0
     gil_wait: float = 0.0
+    starved: float | None = None
+    turns: int = 0
     asleep: float | None = None
     idle: bool = False
 
@@ -64,23 +71,42 @@ def blocked_by(measured: Measurement, threshold: float) -> BlockedBy:
         return BlockedBy.GC
     if measured.cpu >= min(most, threshold):
         return BlockedBy.GIL_HELD if measured.gil_wait >= most else BlockedBy.CPU
-    if measured.stopped >= most:
-        return BlockedBy.DESCHEDULED
-    if measured.asleep is not None and measured.asleep >= _MOST and not measured.idle:
-        return BlockedBy.SYNC_IO
-    return _kept_from_running(measured, most)
-
-
-def _kept_from_running(measured: Measurement, most: float) -> BlockedBy:
-    """The loop's thread did not run, and another thread may have had the GIL."""
-    if measured.gc >= most:
+    seen_asleep = measured.asleep is not None and measured.asleep >= _MOST and not measured.idle
+    if measured.gc >= most and not seen_asleep:
         return BlockedBy.GC
-    if measured.gil_wait >= most:
-        return BlockedBy.GIL_HELD
-    if measured.asleep is not None and measured.cpu < _FAIR * measured.seconds and not measured.idle:
-        # threads that wait for the GIL get it in turn, so this thread did not wait for it
+    if measured.stopped >= most or (measured.starved is not None and measured.starved >= most):
+        return BlockedBy.DESCHEDULED
+    if _slept(measured, seen_asleep=seen_asleep):
         return BlockedBy.SYNC_IO
-    return BlockedBy.GIL_HELD if measured.others_cpu >= most else BlockedBy.DESCHEDULED
+    return _kept_from_running(measured)
+
+
+def _slept(measured: Measurement, *, seen_asleep: bool) -> bool:
+    """Whether the loop's thread slept in a system call for most of the time, and not in order to get the GIL."""
+    if measured.starved is None:
+        return seen_asleep
+    slept = measured.seconds - measured.cpu - measured.starved
+    if measured.asleep is None or measured.idle or slept < _MOST * measured.seconds:
+        return False
+    return seen_asleep or (measured.gil_wait < _MOST * measured.seconds and not _asked_for_the_gil(measured))
+
+
+def _asked_for_the_gil(measured: Measurement) -> bool:
+    """Whether the loop's thread woke up as often as one that waits for the GIL."""
+    slept = measured.seconds - measured.cpu - (measured.starved or 0.0)
+    return measured.turns * _GIL_TURN >= _MOST * slept
+
+
+def _kept_from_running(measured: Measurement) -> BlockedBy:
+    """The loop's thread did not run, and another thread may have had the GIL."""
+    most = _MOST * measured.seconds
+    if measured.others_cpu >= most:
+        return BlockedBy.GIL_HELD
+    if measured.gil_wait < most:
+        return BlockedBy.DESCHEDULED
+    # the thread that has the GIL does not compute: this one, in C code, or else one that gets no processor
+    waited = measured.starved is not None and _asked_for_the_gil(measured)
+    return BlockedBy.DESCHEDULED if waited or measured.idle else BlockedBy.GIL_HELD
 
 
 def by_other_threads(measured: Measurement) -> bool:
@@ -90,7 +116,9 @@ def by_other_threads(measured: Measurement) -> bool:
 
 
 def lost(measured: Measurement, cause: BlockedBy) -> float:
-    """Seconds not caused by the code: garbage was collected, or the computing thread had no processor."""
-    if cause is BlockedBy.CPU:
-        return measured.seconds - max(0.0, measured.cpu - measured.gc)
-    return measured.gc
+    """Seconds not caused by the code: garbage was collected, or the thread had no processor."""
+    if cause is not BlockedBy.CPU or measured.seconds <= 0:
+        return measured.gc + (measured.starved or 0.0)
+    # a collection waits for a processor as often as the code does, so it has no more than its share of the CPU time
+    collecting = min(1.0, measured.gc / measured.seconds)
+    return measured.seconds - measured.cpu * (1.0 - collecting)

@@ -1,4 +1,4 @@
-"""Two clocks of an event loop: how long it has waited for events so far, and when it last woke up.
+"""Two clocks of an event loop: how long it has waited for events so far, and since when it has been running.
 
 libuv counts both for uvloop; on asyncio's own loops the selector's waits are timed. Other loops have neither.
 """
@@ -20,60 +20,56 @@ _UV_METRICS_IDLE_TIME: Final = 1
 
 
 @contextmanager
-def idle_clock(loop: asyncio.AbstractEventLoop, failed: _Failed) -> Iterator[Clock]:
-    """Seconds that the loop has spent waiting for events. For a loop of another kind, a clock that always runs."""
-    with _clock(_idle_clock_of, loop, time.perf_counter, failed) as clock:
+def idle_clock(loop: asyncio.AbstractEventLoop, failed: _Failed) -> Iterator[Clock | None]:
+    """Seconds that the loop has spent waiting for events. None for a loop of another kind."""
+    with _clock(_idle_clock_of, loop, failed) as clock:
         yield clock
 
 
 @contextmanager
-def wake_clock(loop: asyncio.AbstractEventLoop, failed: _Failed) -> Iterator[Clock]:
-    """When the loop last stopped waiting, by `time.perf_counter()`. What it runs now began after that.
+def run_clock(loop: asyncio.AbstractEventLoop, failed: _Failed) -> Iterator[Clock | None]:
+    """Since when the loop has run its current iteration, by `time.perf_counter()`; the present while the loop waits.
 
-    On uvloop it is exact to a millisecond, and later if code asked the loop for the time meanwhile. Minus infinity for
-    a loop of another kind. Callable from any thread.
+    What the loop runs now began then, or later. On uvloop it is exact to a millisecond, and may be late for the first
+    call in an iteration in which code asks the loop for timers. None for a loop of another kind. Callable from any
+    thread.
     """
-    with _clock(_wake_clock_of, loop, lambda: -inf, failed) as clock:
+    with _clock(_run_clock_of, loop, failed) as clock:
         yield clock
 
 
 @contextmanager
 def _clock(
-    clock_of: Callable[[asyncio.AbstractEventLoop], AbstractContextManager[Clock]],
+    clock_of: Callable[[asyncio.AbstractEventLoop], AbstractContextManager[Clock | None]],
     loop: asyncio.AbstractEventLoop,
-    unknown: Clock,
     failed: _Failed,
-) -> Iterator[Clock]:
+) -> Iterator[Clock | None]:
     with ExitStack() as exits:
+        clock = None
         try:
             clock = exits.enter_context(clock_of(loop))
         except Exception as error:  # noqa: BLE001 - an unknown build of a loop
             failed(error)
-            clock = unknown
         yield clock
 
 
 @contextmanager
-def _idle_clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[Clock]:
+def _idle_clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[Clock | None]:
     if _is_uvloop(loop):
         libuv, pointer = _libuv(loop)
-        # libuv cannot stop counting; it costs one system call per wait that does not end at once
-        libuv.uv_loop_configure(pointer, _UV_METRICS_IDLE_TIME)
         yield lambda: libuv.uv_metrics_idle_time(pointer) / 1e9
         return
     with _timed_select(loop) as timed:
-        yield time.perf_counter if timed is None else lambda: timed.waited
+        yield None if timed is None else lambda: timed.waited
 
 
 @contextmanager
-def _wake_clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[Clock]:
+def _run_clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[Clock | None]:
     if _is_uvloop(loop):
-        libuv, pointer = _libuv(loop)
-        # libuv and `time.perf_counter()` use the same clock on Linux, CLOCK_MONOTONIC
-        yield lambda: libuv.uv_now(pointer) / 1e3
+        yield _UvRunClock(*_libuv(loop))
         return
     with _timed_select(loop) as timed:
-        yield (lambda: -inf) if timed is None else lambda: timed.woke
+        yield None if timed is None else timed.running_since
 
 
 def _is_uvloop(loop: asyncio.AbstractEventLoop) -> bool:
@@ -81,7 +77,7 @@ def _is_uvloop(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _libuv(loop: asyncio.AbstractEventLoop) -> tuple[Any, Any]:
-    """libuv, and the pointer to its loop, which lives as long as uvloop's.
+    """libuv, which counts the loop's idle time, and the pointer to its loop, which lives as long as uvloop's.
 
     uvloop does not expose libuv's counters (MagicStack/uvloop#322), but it does expose the pointer.
     """
@@ -89,12 +85,54 @@ def _libuv(loop: asyncio.AbstractEventLoop) -> tuple[Any, Any]:
     # PyDLL keeps the GIL: the calls are shorter than a release of it
     libuv: Any = ctypes.PyDLL(module.__file__)
     libuv.uv_loop_configure.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    libuv.uv_metrics_info.argtypes = [ctypes.c_void_p, ctypes.POINTER(_UvMetrics)]
     for function in (libuv.uv_metrics_idle_time, libuv.uv_now):
         function.argtypes = [ctypes.c_void_p]
         function.restype = ctypes.c_uint64
     # a function of our own: argument types set on an attribute of `ctypes.pythonapi` would affect all its users
     prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
-    return libuv, prototype(("PyCapsule_GetPointer", ctypes.pythonapi))(module.libuv_get_loop_t_ptr(loop), None)
+    pointer = prototype(("PyCapsule_GetPointer", ctypes.pythonapi))(module.libuv_get_loop_t_ptr(loop), None)
+    # libuv cannot stop counting; it costs one system call per wait that does not end at once
+    libuv.uv_loop_configure(pointer, _UV_METRICS_IDLE_TIME)
+    return libuv, pointer
+
+
+class _UvMetrics(ctypes.Structure):
+    """libuv's `uv_metrics_t`, https://docs.libuv.org/en/v1.x/metrics.html."""
+
+    _fields_ = (
+        ("loop_count", ctypes.c_uint64),
+        ("events", ctypes.c_uint64),
+        ("events_waiting", ctypes.c_uint64),
+        ("reserved", ctypes.c_uint64 * 13),
+    )
+
+
+class _UvRunClock:
+    """`run_clock` of a uvloop. Code that sets timers moves libuv's time, so the first reading of an iteration holds."""
+
+    __slots__ = ("_known", "_libuv", "_loop")
+
+    def __init__(self, libuv: Any, loop: Any) -> None:
+        self._libuv = libuv
+        self._loop = loop
+        #: idle time, number of iterations and result of the last reading
+        self._known = (0, 0, 0.0)
+
+    def __call__(self) -> float:
+        libuv, loop = self._libuv, self._loop
+        idle = libuv.uv_metrics_idle_time(loop)
+        if libuv.uv_metrics_idle_time(loop) != idle:
+            return time.perf_counter()
+        metrics = _UvMetrics()
+        libuv.uv_metrics_info(loop, ctypes.byref(metrics))
+        # libuv and `time.perf_counter()` use the same clock on Linux, CLOCK_MONOTONIC
+        since: float = libuv.uv_now(loop) / 1e3
+        known = self._known
+        if known[:2] == (idle, metrics.loop_count):
+            since = min(since, known[2])
+        self._known = (idle, metrics.loop_count, since)
+        return since
 
 
 @contextmanager
@@ -119,10 +157,12 @@ def _timed_select(loop: asyncio.AbstractEventLoop) -> Iterator["_TimedSelect | N
 class _TimedSelect:
     """`selector.select` with a clock. Shared by all monitors of the loop, which may end in any order."""
 
-    __slots__ = ("_select", "users", "waited", "woke")
+    __slots__ = ("_select", "_waits", "users", "waited", "woke")
 
     def __init__(self, select: Callable[[float | None], Any]) -> None:
         self._select = select
+        #: True while the loop waits
+        self._waits = False
         self.users = 0
         self.waited = 0.0
         self.woke = -inf
@@ -133,7 +173,14 @@ class _TimedSelect:
             self.woke = time.perf_counter()
             return events
         started = time.perf_counter()
-        events = self._select(timeout)
-        self.woke = woke = time.perf_counter()
-        self.waited += woke - started
+        self._waits = True
+        try:
+            events = self._select(timeout)
+        finally:
+            self._waits = False
+            self.woke = woke = time.perf_counter()
+            self.waited += woke - started
         return events
+
+    def running_since(self) -> float:
+        return time.perf_counter() if self._waits else self.woke

@@ -1,4 +1,4 @@
-"""Requests that were delayed by a block of the event loop that they did not cause."""
+"""The blocks of the event loop that delayed a request without being its own, and those that it caused."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -31,6 +31,17 @@ def blocks_that_delayed(
             delaying.append(block._replace(start=max(block.start, since), end=min(block.end, until)))
     delaying.reverse()
     return delaying
+
+
+def own_blocks(record: RequestRecord, blocks: Sequence[Block], since: float) -> list[Block]:
+    """The blocks that a request caused after `since`, latest first."""
+    own: list[Block] = []
+    for block in reversed(blocks):
+        if block.end <= since:
+            break
+        if block.owner is record:
+            own.append(block)
+    return own
 
 
 def _progressed_after(record: RequestRecord, block: Block, until: float) -> bool:

@@ -9,12 +9,13 @@ import gc
 import sys
 import weakref
 from contextvars import Context
+from enum import StrEnum, auto
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from otel_fastperf.findings import CallSite
-from otel_fastperf.internals.frames import application_frames, call_site, is_application
+from otel_fastperf.internals.frames import application_frames, call_site, is_application, is_own
 from otel_fastperf.requests.record import CURRENT, RequestRecord
 
 #: maximum number of application frames in one sample
@@ -22,9 +23,52 @@ _MOST_FRAMES: Final = 10
 #: maximum number of frames that are walked
 _MOST_DEPTH: Final = 500
 
-_ROUTERS: Final = ("/fastapi/routing.py", "/starlette/routing.py")
+#: functions in which the framework works on parameters and on a return value, by end of the file name
+_READING: Final = {
+    "/fastapi/dependencies/utils.py": ("request_body_to_args", "_validate_value_with_model_field"),
+    "/starlette/requests.py": ("json",),
+}
+_SERIALIZING: Final = {
+    "/fastapi/routing.py": ("serialize_response", "_serialize_data", "_serialize_item", "_serialize_sse_item"),
+    "/fastapi/encoders.py": ("jsonable_encoder",),
+    "/starlette/responses.py": ("render",),
+}
+_IMPORTING: Final = "<frozen importlib._bootstrap"
+_LOGGING: Final = ("logging", "logging.handlers")
+_ENDPOINT_CALLER: Final = "/fastapi/routing.py"
+_DEPENDENCY_CALLER: Final = "/fastapi/dependencies/utils.py"
 
 _ASYNC: Final = CO_COROUTINE | CO_ASYNC_GENERATOR
+
+
+class LoopWork(StrEnum):
+    """What the loop's thread does, where that decides on the remedy."""
+
+    #: the framework parses and validates a request
+    READING = auto()
+    #: the framework turns a return value into a response
+    SERIALIZING = auto()
+    #: modules are imported, by code or by a library, usually once
+    IMPORTING = auto()
+    #: a statement of SQLAlchemy is in the database driver
+    IN_DATABASE = auto()
+    #: a log handler writes
+    LOGGING = auto()
+    OTHER = auto()
+
+
+class Coroutine(NamedTuple):
+    """The innermost coroutine of the application.
+
+    Attributes:
+        site: The line that calls what blocks.
+        caller: `endpoint` or `dependency` if FastAPI calls it; else "".
+        awaits: True if this line awaits a library's coroutine, which blocks.
+    """
+
+    site: CallSite
+    caller: str
+    awaits: bool
 
 
 class Sight(NamedTuple):
@@ -37,8 +81,10 @@ class Sight(NamedTuple):
         record: The request that the task serves.
         frames: Lines of the application, innermost first.
         called: The line of the outermost function that a coroutine calls without awaiting, or else of the coroutine.
-        in_router: The router runs without an application line below it: it validates or serializes.
-        in_database: A statement of SQLAlchemy is in the database driver.
+        coroutine: The coroutine that blocks the loop, if it is the application's.
+        library: The function of a library that the innermost line of the application calls, such as `requests.api.get`;
+            without such a line the innermost function. "" if it is written in C.
+        work: What kind of work it is.
     """
 
     running: bool = True
@@ -47,8 +93,9 @@ class Sight(NamedTuple):
     record: RequestRecord | None = None
     frames: tuple[CallSite, ...] = ()
     called: CallSite | None = None
-    in_router: bool = False
-    in_database: bool = False
+    coroutine: Coroutine | None = None
+    library: str = ""
+    work: LoopWork = LoopWork.OTHER
 
 
 def look(loop: asyncio.AbstractEventLoop, thread: int, base: int) -> Sight:
@@ -61,15 +108,16 @@ def look(loop: asyncio.AbstractEventLoop, thread: int, base: int) -> Sight:
     reference = None if task is None else weakref.ref(task)
     if frame is None or (task is None and _is_idle(frame, base)):
         return Sight(idle=True, task=reference, record=record)
-    frames = application_frames(frame, _MOST_FRAMES)
-    chain = _chain(frame)
+    frames = application_frames(frame, _MOST_FRAMES, base)
+    chain = _chain(frame, base)
     return Sight(
         task=reference,
         record=record,
         frames=frames,
         called=_called(chain),
-        in_router=not frames and any(each.f_code.co_filename.endswith(_ROUTERS) for each in chain),
-        in_database=_is_in_database(chain),
+        coroutine=_coroutine(chain),
+        library=_library(chain, blamed=bool(frames)),
+        work=_work(chain, blamed=bool(frames)),
     )
 
 
@@ -80,14 +128,15 @@ def _record_of(task: "asyncio.Task[Any]") -> RequestRecord | None:
     else:
         # before Python 3.12, only the garbage collector can see a task's context
         context = next((each for each in gc.get_referents(task) if isinstance(each, Context)), None)
-    return None if context is None else context.get(CURRENT)
+    record = None if context is None else context.get(CURRENT)
+    return None if record is None or record.is_over else record
 
 
-def _chain(frame: FrameType) -> list[FrameType]:
+def _chain(frame: FrameType, base: int) -> list[FrameType]:
     """`frame` and its callers, up to the event loop."""
     chain: list[FrameType] = []
     each: FrameType | None = frame
-    while each is not None and len(chain) < _MOST_DEPTH and not _is_handle(each):
+    while each is not None and len(chain) < _MOST_DEPTH and not _is_handle(each) and id(each) != base:
         chain.append(each)
         each = each.f_back
     return chain
@@ -124,11 +173,55 @@ def _called(chain: list[FrameType]) -> CallSite | None:
     return call_site(ours)
 
 
-def _is_in_database(chain: list[FrameType]) -> bool:
-    """True while a driver executes a statement; not while it fetches or connects, or while SQLAlchemy computes."""
+def _coroutine(chain: list[FrameType]) -> Coroutine | None:
+    inner: FrameType | None = None
+    for number, frame in enumerate(chain):
+        if is_own(frame.f_code.co_filename):
+            continue
+        if is_application(frame.f_code.co_filename) and frame.f_code.co_flags & _ASYNC:
+            site = call_site(frame)
+            awaits = inner is not None and bool(inner.f_code.co_flags & _ASYNC)
+            return None if site is None else Coroutine(site, _caller(chain[number + 1 :]), awaits)
+        inner = frame
+    return None
+
+
+def _caller(outer: list[FrameType]) -> str:
+    """Who calls a coroutine: FastAPI's router, its solver of dependencies, or something else."""
+    filename = next((frame.f_code.co_filename for frame in outer if not is_own(frame.f_code.co_filename)), "")
+    if filename.endswith(_ENDPOINT_CALLER):
+        return "endpoint"
+    return "dependency" if filename.endswith(_DEPENDENCY_CALLER) else ""
+
+
+def _library(chain: list[FrameType], *, blamed: bool) -> str:
+    called: FrameType | None = None
     for frame in chain:
-        if "/sqlalchemy/" in frame.f_code.co_filename:
-            return frame.f_code.co_name.startswith("do_execute")
         if is_application(frame.f_code.co_filename):
-            return False
-    return False
+            break
+        if called is None or blamed:
+            called = frame
+    return "" if called is None else f"{_module(called)}.{called.f_code.co_name}"
+
+
+def _work(chain: list[FrameType], *, blamed: bool) -> LoopWork:
+    in_application = False
+    for frame in chain:
+        filename, name = frame.f_code.co_filename, frame.f_code.co_name
+        if filename.startswith(_IMPORTING):
+            return LoopWork.IMPORTING
+        if _module(frame) in _LOGGING:
+            return LoopWork.LOGGING
+        in_application = in_application or is_application(filename)
+        if not in_application and "/sqlalchemy/" in filename:
+            # not while it fetches or connects, or while SQLAlchemy computes
+            return LoopWork.IN_DATABASE if name.startswith("do_execute") else LoopWork.OTHER
+        if not blamed and any(filename.endswith(end) and name in names for end, names in _SERIALIZING.items()):
+            return LoopWork.SERIALIZING
+        if not blamed and any(filename.endswith(end) and name in names for end, names in _READING.items()):
+            return LoopWork.READING
+    return LoopWork.OTHER
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

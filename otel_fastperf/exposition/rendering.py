@@ -5,13 +5,16 @@ from copy import copy
 from inspect import signature
 from typing import Final
 
-from prometheus_client import REGISTRY, CollectorRegistry
-from prometheus_client.core import InfoMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest as write_text
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from otel_fastperf.exposition.negotiation import Format
+from otel_fastperf.exposition.reading import read_metrics
+from otel_fastperf.exposition.series import MetricSeries
+from otel_fastperf.exposition.writing import can_write, write
+from otel_fastperf.internals.breath import Breath
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import CATALOGUE, Metrics
 
@@ -38,47 +41,47 @@ class Renderer:
         self._default_registry = default_registry
         self._logged: set[str] = set()
 
-    def body(self, form: Format) -> bytes:
-        """The page in one format. Failures go to the guard. Not safe for concurrent calls."""
-        for error in self._metrics.refresh():
-            self._guard.failed("metrics_refresh", error)
-        return b"".join((*self._parts(form), _END if form.openmetrics else b""))
+    def families(self, breathe: Callable[[], object]) -> Iterator[MetricSeries]:
+        """What this process has measured, each family read when it is due. Our own ones come first."""
+        return read_metrics(self._metrics, self._guard, breathe, default_registry=self._default_registry)
 
-    def _parts(self, form: Format) -> Iterator[bytes]:
+    def body(self, form: Format, families: Iterable[MetricSeries] | None = None) -> bytes:
+        """The page in one format, of these families (own ones first) or this process's. Failures go to the guard.
+
+        Not safe for concurrent calls.
+        """
+        breathe = Breath()
+        found = self.families(breathe) if families is None else families
+        return b"".join((*self._parts(found, form, breathe), _END if form.openmetrics else b""))
+
+    def _parts(self, families: Iterable[MetricSeries], form: Format, breathe: Callable[[], object]) -> Iterator[bytes]:
         taken = set(_RESERVED)
-        for family in self._collected(self._metrics.registry):
-            yield self._rendered(family if form.openmetrics else _without_created(family), form)
-            taken |= _names(family.name, family.type)
-        if self._default_registry:
-            for family in self._collected(REGISTRY):
-                yield self._rendered(family, form, taken)
+        for series in families:
+            yield self._rendered(series, form, breathe, () if series.own else taken)
+            if series.own:
+                taken |= _names(series.name, series.kind)
+            breathe()
 
-    def _collected(self, registry: CollectorRegistry) -> Iterator[Metric]:
-        """Like the registry's own `collect`, which would stop at the first collector that raises."""
-        target_info = registry.get_target_info()
-        if target_info:
-            yield InfoMetricFamily("target", "Target metadata", target_info)
-        for collector in tuple(registry._collector_to_names):  # noqa: SLF001 - there is no other list of them
-            try:
-                yield from collector.collect()
-            except Exception as error:  # noqa: BLE001 - the app's collectors may raise anything
-                self._guard.failed("exposition", error)
-
-    def _rendered(self, family: Metric, form: Format, taken: Collection[str] = ()) -> bytes:
+    def _rendered(
+        self, series: MetricSeries, form: Format, breathe: Callable[[], object], taken: Collection[str]
+    ) -> bytes:
         """The lines of a family; empty if it fails, or if one of its names is taken."""
         try:
-            if _names(family.name, family.type).isdisjoint(taken):
-                return _written(family, form)
-            self._hide(family)
+            if not _names(series.name, series.kind).isdisjoint(taken):
+                self._hide(series)
+            elif can_write(series, form):
+                return write(series, form, breathe)
+            else:
+                return written_by_prometheus_client(series, form)
         except Exception as error:  # noqa: BLE001 - a lone surrogate, an exemplar on a gauge, a non-numeric value
             self._guard.failed("exposition", error)
         return b""
 
-    def _hide(self, family: Metric) -> None:
+    def _hide(self, series: MetricSeries) -> None:
         """Log once that the name is taken, except for the default registry's copies of our process collectors."""
-        if not family.name.startswith(("process_", "python_")) and family.name not in self._logged:
-            self._logged.add(family.name)
-            message = f"{family.name} of prometheus_client's default registry is not shown: otel_fastperf has that name"
+        if not series.name.startswith(("process_", "python_")) and series.name not in self._logged:
+            self._logged.add(series.name)
+            message = f"{series.name} of prometheus_client's default registry is not shown: otel_fastperf has that name"
             self._guard.failed("exposition", ValueError(message))
 
 
@@ -87,6 +90,12 @@ def content_type(form: Format) -> str:
     if not form.openmetrics:
         return "text/plain; version=0.0.4; charset=utf-8"
     return "; ".join((OPENMETRICS, *(f"{key}={value}" for key, value in _escaping(form).items())))
+
+
+def written_by_prometheus_client(series: MetricSeries, form: Format) -> bytes:
+    """The lines of a family."""
+    family = series.as_loose()
+    return _written(_without_created(family) if series.own and not form.openmetrics else family, form)
 
 
 class _Only:

@@ -18,9 +18,11 @@ from otel_fastperf.settings import MetricsSettings
 
 #: idle connections are closed after this; scrapes usually come every 15 s, and rarer ones connect anew
 _IDLE_SECONDS: Final = 30.0
-#: above this number the oldest connection is closed, so slow clients cannot lock out others
-_MAX_CONNECTIONS: Final = 32
+#: above this number the oldest connection is closed, so slow clients cannot lock out others; a crowd may come at once
+_MAX_CONNECTIONS: Final = 128
 _STOP_SECONDS: Final = 2.0
+#: between two attempts to serve a port that another worker serves
+_TRY_SECONDS: Final = 0.5
 
 _NOT_FOUND: Final = Page.of(404, b"Not found.\n")
 
@@ -44,6 +46,25 @@ def serve_on_port(exposition: Exposition, settings: MetricsSettings) -> Iterator
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def serve_when_free(exposition: Exposition, settings: MetricsSettings) -> Iterator[None]:
+    """Serve the page as soon as the port is free: the worker that serves it now may end."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(_TRY_SECONDS):
+            with suppress(SetupError), serve_on_port(exposition, settings):
+                over.wait()
+
+    thread = threading.Thread(target=run, name="otel_fastperf-metrics-waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _bound(exposition: Exposition, settings: MetricsSettings) -> "_Server":

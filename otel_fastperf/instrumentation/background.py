@@ -15,7 +15,7 @@ from starlette.background import BackgroundTask
 from otel_fastperf.internals.patching import Patch, subscribed
 from otel_fastperf.internals.redaction import error_type
 from otel_fastperf.internals.spans import fail_span
-from otel_fastperf.requests.record import CURRENT, RequestRecord
+from otel_fastperf.requests.record import RequestRecord, current_record
 from otel_fastperf.signals import Signals
 
 
@@ -28,18 +28,30 @@ def instrument_background(signals: Signals) -> Iterator[None]:
 
 def _traced(original: Callable[[BackgroundTask], Awaitable[None]], patch: Patch[Signals]) -> Any:
     async def call(self: BackgroundTask) -> None:
-        record = CURRENT.get()
+        record = current_record()
         signals = None if record is None else patch.subscribers.get(id(record.owner))
-        span = None if record is None or signals is None else _start(self, record, signals)
-        if span is None or signals is None:
+        if record is None or signals is None:
             await original(self)
             return
-        with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        record.background_tasks += 1
+        try:
+            await observed(self, record, signals)
+        finally:
+            record.background_tasks -= 1
+
+    async def observed(self: BackgroundTask, record: RequestRecord, signals: Signals) -> None:
+        span = _start(self, record, signals)
+        if span is None:
+            await original(self)
+            return
+        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             try:
                 await original(self)
             except Exception as error:
                 _fail(span, error, signals)
                 raise
+            finally:
+                _end(span, signals)
 
     return call
 
@@ -63,6 +75,13 @@ def _start(task: BackgroundTask, record: RequestRecord, signals: Signals) -> Spa
 
 def _fail(span: Span, error: Exception, signals: Signals) -> None:
     try:
-        fail_span(span, error_type(error), error)
+        fail_span(span, error_type(error), error, signals.exceptions)
     except Exception as failure:  # noqa: BLE001 - the app's own exception must be the one that is raised
+        signals.guard.failed("background", failure)
+
+
+def _end(span: Span, signals: Signals) -> None:
+    try:
+        span.end()
+    except Exception as failure:  # noqa: BLE001 - the task has succeeded
         signals.guard.failed("background", failure)

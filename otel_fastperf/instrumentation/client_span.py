@@ -24,12 +24,12 @@ from weakref import WeakSet
 
 from opentelemetry import metrics
 from opentelemetry.instrumentation.utils import unwrap
-from opentelemetry.trace import INVALID_SPAN, Span, Tracer, TracerProvider, use_span
+from opentelemetry.trace import TracerProvider
 from sqlalchemy import Connection, Dialect, Engine, event
 
 from otel_fastperf.errors import SetupError
 from otel_fastperf.instrumentation.other_telemetry import AGENT
-from otel_fastperf.requests.record import CURRENT
+from otel_fastperf.instrumentation.routed_spans import RoutedProvider
 from otel_fastperf.signals import Signals
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _instrumented(users: list[_User]) -> Iterator[None]:
     chosen: dict[Dialect, Engine] = {}
     for user in users:
         chosen.update(user.engines or {})
-    provider = _RoutedProvider(users)
+    provider = RoutedProvider(tuple(users))
     instrumentor = _instrumentor()
     instrumentor.instrument(tracer_provider=provider, skip_dep_check=True, engines=list(chosen.values()))
     _drop_connect_spans()
@@ -221,38 +221,6 @@ def _every_engine(provider: TracerProvider) -> Iterator[None]:
         yield
     finally:
         event.remove(Engine, "engine_connect", engine_connect)
-
-
-class _RoutedProvider(TracerProvider):
-    """Sends contrib's spans where the telemetry that serves the request sends its own."""
-
-    def __init__(self, users: list[_User]) -> None:
-        self._users = users
-
-    def get_tracer(self, *args: Any, **kwargs: Any) -> Tracer:
-        """Return one tracer for all telemetries."""
-        return _RoutedTracer([(user.signals, user.provider.get_tracer(*args, **kwargs)) for user in self._users])
-
-
-class _RoutedTracer(Tracer):
-    def __init__(self, tracers: list[tuple[Signals, Tracer]]) -> None:
-        self._tracers = tracers
-
-    def start_span(self, *args: Any, **kwargs: Any) -> Span:
-        """Start the span; an invalid one for excluded requests, and for those of telemetries that make their own."""
-        record = CURRENT.get()
-        if record is None:
-            return self._tracers[0][1].start_span(*args, **kwargs)
-        for signals, tracer in self._tracers:
-            if record.owner is signals and not record.excluded:
-                return tracer.start_span(*args, **kwargs)
-        return INVALID_SPAN
-
-    @contextmanager
-    def start_as_current_span(self, *args: Any, end_on_exit: bool = True, **kwargs: Any) -> Iterator[Span]:  # type: ignore[override]
-        """Implement the API; contrib uses this for `connect` spans only."""
-        with use_span(self.start_span(*args, **kwargs), end_on_exit=end_on_exit) as span:
-            yield span
 
 
 def _by_dialect(engines: "Sequence[Engine | AsyncEngine]") -> dict[Dialect, Engine]:

@@ -10,7 +10,6 @@ exist. A request counts as local if all of these hold:
 - It was not sent by another site's page (CSRF).
 """
 
-import asyncio
 import ipaddress
 import json
 import re
@@ -23,8 +22,9 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Scope
 
-from otel_fastperf.exposition.responses import FAILED, NO_THREAD, UNAUTHORIZED, Page, header, is_bearer
+from otel_fastperf.exposition.responses import FAILED, NO_THREAD, UNAUTHORIZED, Pace, Page, header, is_bearer
 from otel_fastperf.internals.guard import Guard
+from otel_fastperf.internals.waiting import result_of
 from otel_fastperf.memory.allocations import LONGEST, SHORTEST
 from otel_fastperf.report.formats import report_as
 from otel_fastperf.report.model import Report
@@ -59,7 +59,7 @@ class DebugEndpoint:
     async def __call__(self, scope: Scope, _receive: Any, send: Any) -> None:
         """Answer one HTTP request, whose body is not read."""
         page = self._refusal(scope) or await self._answer(scope)
-        await page.send(scope, send)
+        await page.send(scope, send, Pace())
 
     def _refusal(self, scope: Scope) -> Page | None:
         if self._token is not None:
@@ -95,7 +95,7 @@ class DebugEndpoint:
         except RuntimeError as error:
             self._guard.failed("debug", error)
             return NO_THREAD
-        return await asyncio.wrap_future(made)
+        return await result_of(made)
 
 
 def is_from_this_machine(scope: Scope) -> bool:

@@ -7,32 +7,33 @@ with the background tasks that follow it.
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, Span, SpanContext, SpanKind
 from starlette.types import Message, Receive, Scope, Send
 
-from otel_fastperf.event_loop.delayed_requests import blocks_that_delayed
+from otel_fastperf.awaiting.reporting import count_awaits, end_awaits, show_awaits
 from otel_fastperf.instrumentation.incoming_trace import IncomingTrace
 from otel_fastperf.instrumentation.request_attributes import RequestAttributes, span_method
+from otel_fastperf.instrumentation.request_metrics import RequestMetrics
+from otel_fastperf.instrumentation.spent_time import MOST_MARKS, budget_of, count_up
+from otel_fastperf.internals.open_labels import status_label
 from otel_fastperf.internals.redaction import error_type
 from otel_fastperf.internals.spans import SPAN_KEY, exemplar_of, fail_span
 from otel_fastperf.requests.record import CURRENT, Middleware, Progress, RequestRecord
-from otel_fastperf.requests.time_budget import Cause, Interval, Phase, split, summed
+from otel_fastperf.requests.route import UNMATCHED, WEBSOCKET, Route
+from otel_fastperf.requests.time_budget import Phase, Segment
 from otel_fastperf.settings import RequestsSettings
-from otel_fastperf.signals import Block, Signals
-from otel_fastperf.tracing.span import DeferredAttributes
+from otel_fastperf.signals import Signals
+from otel_fastperf.tracing.span import DeferredAttributes, LeanSpan
 from otel_fastperf.tracing.tracer import may_end_late
 
 if TYPE_CHECKING:
     from contextvars import Token
-
-#: metric label of a request that no route served; semconv omits `http.route`, but a named value is easier to query
-UNMATCHED: Final = "unmatched"
 
 #: what detectors, and a detector's `RequestView.scope`, find of a request that is examined later
 _KEPT_OF_SCOPE: Final = (
@@ -40,11 +41,29 @@ _KEPT_OF_SCOPE: Final = (
     *("endpoint", "path_params"),
 )
 
-#: changes of phase after which they are summed up: more than an ordinary request has, and 2 kB
-_MOST_MARKS: Final = 24
+_ATTRIBUTE_OF_SEGMENT: Final = {segment: f"fastperf.time.{segment}" for segment in Segment}
+
+#: the media type of server-sent events
+_EVENTS: Final = b"text/event-stream"
 
 #: valid and not sampled, so its children are dropped too
 _SAMPLED_OUT: Final = SpanContext(trace_id=1, span_id=1, is_remote=False)
+
+
+class SilentSpan(NonRecordingSpan):
+    """The span of a request that is not recorded. A task that outlives the request is not silenced for ever by it.
+
+    Attributes:
+        is_over: The request has ended; what starts from now on has no parent.
+    """
+
+    def __init__(self, context: SpanContext) -> None:
+        super().__init__(context)
+        self.is_over: bool = False
+
+    def get_span_context(self) -> SpanContext:
+        """Ids that are not sampled; invalid ones once the request is over."""
+        return INVALID_SPAN_CONTEXT if self.is_over else super().get_span_context()
 
 
 class Requests:
@@ -55,6 +74,7 @@ class Requests:
         self.signals: Final = signals
         self.exemplars: Final = exemplars
         self.attributes: Final = RequestAttributes(settings)
+        self.metrics: Final = RequestMetrics(signals.metrics, signals.recent, exemplars=exemplars)
         #: the app's middlewares, outermost first; set once the chain is built
         self.middlewares: tuple[Middleware, ...] = ()
         self._incoming = IncomingTrace(signals, trust=settings.trust_incoming)
@@ -79,7 +99,7 @@ class Requests:
             links,
             start_time,
         )
-        return span, context
+        return span if span.is_recording() else SilentSpan(span.get_span_context()), context
 
 
 class _ExchangeState:
@@ -164,17 +184,42 @@ class Observed:
         """The app raised `error`."""
         self._guarded(self._finish, error)
 
+    def give_up(self) -> None:
+        """The request goes on unobserved."""
+        self._state = _ExchangeState.ENDED
+        self.record.ended = time.perf_counter()
+        self.leave()
+        self._guarded(self._end_span)
+
     def leave(self) -> None:
         """The app has returned or raised: the context is again what it was. Called last."""
         if self._state != _ExchangeState.ENDED:
             self._guarded(self._finish, None)
+        self._guarded(self._count_out)
+        self.record.is_over = True
+        if type(self.span) is SilentSpan:
+            self.span.is_over = True
         try:
             if self._entered is not None:
                 CURRENT.reset(self._entered)
             if self._attached is not None:
                 otel_context.detach(self._attached)
+            self._forget()
         except Exception as failure:  # noqa: BLE001 - the response is the app's, whatever happens here
             self.requests.signals.guard.failed("requests", failure)
+
+    def _forget(self) -> None:
+        """Keep nothing that would keep the app's objects: others may keep the record, and an exception its frames."""
+        record = self.record
+        record.router_error = None
+        if len(record.scope) > len(_KEPT_OF_SCOPE):
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Keep of the scope what is read later. The rest is the app's, such as the exit stacks of its dependencies."""
+        record = self.record
+        scope, _route = record.scope, record.route  # the route is known from now on
+        record.scope = {key: scope[key] for key in _KEPT_OF_SCOPE if key in scope}
 
     def _guarded(self, call: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -185,13 +230,13 @@ class Observed:
     def _finish(self, error: BaseException | None) -> None:
         raise NotImplementedError
 
+    def _count_out(self) -> None:
+        """It is not active any more; called again, this does nothing."""
+
     def _end_span(self) -> None:
         """End it when the last byte was sent; what telemetry does afterwards is not the request's."""
         if not self._join:
             self.span.end(self.started_ns + int(self.record.seconds * 1e9))
-
-    def _exemplar(self) -> dict[str, str] | None:
-        return exemplar_of(self.span) if self.requests.exemplars else None
 
 
 class Excluded(Observed):
@@ -208,16 +253,17 @@ class Excluded(Observed):
         requests: Requests,  # noqa: ARG002 - all are called alike
         scope: Scope,  # noqa: ARG002
     ) -> tuple[Span, Context | None]:
-        return NonRecordingSpan(_SAMPLED_OUT), None
+        return SilentSpan(_SAMPLED_OUT), None
 
     def _finish(self, error: BaseException | None) -> None:  # noqa: ARG002 - all are called alike
         self._state = _ExchangeState.ENDED
+        self.record.ended = time.perf_counter()
 
 
 class Exchange(Observed):
     """One HTTP request and its response."""
 
-    __slots__ = ("_active", "_chunks", "_first_byte", "_labels", "_outcome", "_received", "_sent")
+    __slots__ = ("_active", "_chunks", "_first_byte", "_headers", "_labels", "_outcome", "_received", "_sent")
 
     def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
         super().__init__(requests, scope, receive, send, join=join)
@@ -226,17 +272,26 @@ class Exchange(Observed):
         scheme = scope.get("scheme", "http")
         self._labels = (requests.attributes.method(scope), scheme if scheme in {"http", "https"} else "_OTHER")
         self._first_byte = 0.0
+        #: those of the response, until it is known whether it comes in several pieces
+        self._headers: Any = ()
         #: `error.type` and exception; empty for a success
         self._outcome: tuple[str, BaseException | None] = ("", None)
         self._chunks = self._received = self._sent = 0
-        self._active = requests.signals.metrics.active_requests.child(*self._labels)
-        self._active.inc()
         record = self.record
+        record.method = self._labels[0]
         record.send = self.send
         record.middlewares = requests.middlewares
+        #: the gauge that counts it; None once it does so no more
+        self._active: Any = requests.signals.metrics.active_requests.child(*self._labels)
+        self._active.inc()
 
     def _start_span(self, requests: Requests, scope: Scope) -> tuple[Span, Context | None]:
         return requests.start_span(scope, span_method(requests.attributes.method(scope)), self.started_ns)
+
+    def enter(self) -> None:
+        """Put span and record into the context, and the record among those in flight."""
+        Observed.enter(self)
+        self.requests.signals.in_flight.add(self.record)
 
     async def receive(self) -> Message:
         """Receive, and note how much the client sent."""
@@ -247,6 +302,10 @@ class Exchange(Observed):
             before = self.record.enter(Phase.SEND)
             message = await self._receive()
             self.record.enter(before)
+        self._guarded(self._note_received, message)
+        return message
+
+    def _note_received(self, message: Message) -> None:
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
             if not message.get("more_body", False):
@@ -254,7 +313,6 @@ class Exchange(Observed):
         elif self._state < _ExchangeState.COMPLETE:
             # after the last byte every server says "disconnect"
             self._client = _Client.IS_GONE
-        return message
 
     async def send(self, message: Message) -> None:
         """Send, and note how far the response has come."""
@@ -266,9 +324,12 @@ class Exchange(Observed):
         await self._send(message)
         self.record.enter(before)
         if self._state == _ExchangeState.COMPLETE:
-            self._guarded(self._last_byte_sent)
-        elif len(self.record.marks) > 2 * _MOST_MARKS:
-            self._guarded(self._count_up)
+            try:
+                self._last_byte_sent()
+            except Exception as failure:  # noqa: BLE001
+                self.requests.signals.guard.failed("requests", failure)
+        elif len(self.record.marks) > MOST_MARKS:
+            count_up(self.record, self.requests.signals)
 
     def _before_send(self, message: Message) -> None:
         kind = message["type"]
@@ -277,23 +338,34 @@ class Exchange(Observed):
         elif kind == "http.response.body":
             self._chunks += 1
             self._sent += len(message.get("body", b""))
+            if self._headers:
+                self._look_for_events(message)
             if not message.get("more_body", False) and self._state < _ExchangeState.TRAILERS_DUE:
                 self._completed()
-        elif kind == "http.response.pathsend" or (
-            kind == "http.response.trailers" and not message.get("more_trailers", False)
-        ):
+        elif kind == "http.response.pathsend":
+            # the server reads the file, and alone sees its bytes
+            length = next((value for name, value in self._headers if name.lower() == b"content-length"), b"")
+            self._sent += int(length) if length.isdigit() else 0
+            self._completed()
+        elif kind == "http.response.trailers" and not message.get("more_trailers", False):
             self._completed()
 
-    def _count_up(self) -> None:
-        """Sum up the time so far, so that a response that streams for hours keeps no more than a short one."""
+    def _look_for_events(self, message: Message) -> None:
+        """Note a route that sends events: before its first piece, since a client may leave before the last."""
+        headers, self._headers = self._headers, ()
+        if not message.get("more_body", False):
+            return
         record = self.record
-        self.requests.signals.delays.catch_up()
-        phases = record.phases
-        since, until = record.counted_until, phases[-1][0]
-        record.count(summed(since, until, phases, self._intervals(since, until)), until)
+        if record.route and any(k.lower() == b"content-type" and v.startswith(_EVENTS) for k, v in headers):
+            self.requests.signals.recent.add_event_stream(Route(self._labels[0], record.route))
 
     def _started(self, message: Message) -> None:
-        self.record.status = message["status"]
+        status = message["status"]
+        self._headers = message.get("headers", ())
+        if status < 500 and self._has_client_left():  # noqa: PLR2004
+            self._client = _Client.IS_GONE  # and this status reaches nobody
+        else:
+            self.record.status = status
         self._state = _ExchangeState.TRAILERS_DUE if message.get("trailers", False) else _ExchangeState.STARTED
         self._first_byte = time.perf_counter() - self.record.started
         if self.requests.attributes.captures_response_headers and self.span.is_recording():
@@ -303,11 +375,21 @@ class Exchange(Observed):
         if self._state == _ExchangeState.ENDED:
             return
         self._state = _ExchangeState.COMPLETE
+        if self._chunks > 1 and self._has_client_left():
+            self._client = _Client.IS_GONE
         if self._join:
             # the span's owner ends it as soon as the message has passed
             self.record.ended = time.perf_counter()
             self.requests.signals.delays.catch_up()
             self._conclude(self.record.route, self._failure(None, complete=True))
+
+    def _has_client_left(self) -> bool:
+        """Whether the client went away before the message that is about to be passed.
+
+        An app that does not ask for it is not told, and its messages vanish: uvicorn's own object is asked.
+        """
+        server = getattr(self._send, "__self__", None)
+        return self._client == _Client.IS_GONE or getattr(server, "disconnected", False) is True
 
     def _last_byte_sent(self) -> None:
         self.record.ended = time.perf_counter()
@@ -332,7 +414,7 @@ class Exchange(Observed):
         if cause is not None:
             return error_type(cause), cause
         if status >= 500:  # noqa: PLR2004
-            return str(status), None
+            return status_label(status), None
         return ("", None) if complete else ("incomplete_response", None)
 
     def _finish(self, error: BaseException | None) -> None:
@@ -343,7 +425,7 @@ class Exchange(Observed):
         record.ended = record.ended or time.perf_counter()
         # breaks the cycle through `send`: reference counts free a request at once, and the collector has nothing to do
         record.send = None
-        self._active.dec()
+        self._count_out()
         try:
             if error is not None or not complete or self._may_have_failed():
                 self._outcome = self._failure(error, complete=complete)
@@ -355,11 +437,11 @@ class Exchange(Observed):
             else:
                 self._derive()
 
-    def _let_go(self) -> None:
-        """Keep of the scope what is read later. The rest is the app's, such as the exit stacks of its dependencies."""
-        record = self.record
-        scope, _route = record.scope, record.route  # the route is known from now on
-        record.scope = {key: scope[key] for key in _KEPT_OF_SCOPE if key in scope}
+    def _count_out(self) -> None:
+        active, self._active = self._active, None
+        if active is not None:
+            active.dec()
+            self.requests.signals.in_flight.remove(self.record)
 
     def _may_be_derived_late(self) -> bool:
         """Whether nobody looks at the request right now, and it keeps nothing that the app wants to have freed."""
@@ -373,100 +455,79 @@ class Exchange(Observed):
             route = record.route
             if record.budget is None:
                 self._conclude(route, self._outcome)
-            self._measure(route or UNMATCHED, self._outcome[0])
+            method, scheme = self._labels
+            labels = (method, route or UNMATCHED, status_label(record.status), self._outcome[0], scheme)
+            # servers send no body in answer to HEAD, whatever the app gives them
+            self.requests.metrics.measure(record, labels, self._received, 0 if method == "HEAD" else self._sent)
+            if record.awaits is not None:
+                count_awaits(record, method, route or UNMATCHED, self.requests.signals)
         except Exception as failure:  # noqa: BLE001 - costs this request's telemetry
             self.requests.signals.guard.failed("requests", failure)
         finally:
             self._guarded(self._end_span)
+            self._outcome = "", None
 
     def _conclude(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
         """Make the budget, look for bottlenecks, and put all that is known on the span."""
         record, signals = self.record, self.requests.signals
-        since, until = record.counted_until, record.ended
-        record.budget = split(since, until, record.phases, self._intervals(since, until), record.counted)
+        if record.awaits is not None:
+            end_awaits(record, record.awaits, signals)
+        record.budget = budget_of(record, signals)
         signals.findings.request_ended(record)
         self._annotate(route, failure)
 
-    def _intervals(self, since: float, until: float) -> list[Interval]:
-        """What it waited for, and what stood in its way."""
-        record, delays = self.record, self.requests.signals.delays
-        intervals = list(record.intervals)
-        pauses = delays.pauses
-        # by number: a collection that begins here appends to it, which ends an iteration with an error
-        for back in range(1, len(pauses) + 1):
-            start, end = pauses[-back]
-            if end <= since:
-                break
-            if start < until:
-                intervals.append((start, end, Cause.GC))
-        if delays.blocks:
-            intervals += self._loop_waits(blocks_that_delayed(record, delays.blocks, since, until))
-        return intervals
-
-    def _loop_waits(self, blocks: Iterable[Block]) -> Iterator[Interval]:
-        """Time in which others blocked the event loop. Adds a link to each span that reports a block."""
-        for block in blocks:
-            if block.span is not None and self.span.is_recording():
-                self.span.add_link(block.span, {"fastperf.link": "event loop blocked"})
-            yield block.start, block.end, Cause.LOOP_WAIT
-
     def _annotate(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
-        span = self.span
+        span, record, attributes = self.span, self.record, self.requests.attributes
         if not span.is_recording():
             return
         if route is not None:
             span.update_name(f"{span_method(self._labels[0])} {route}")
-        span.set_attributes(self._last_attributes(route))
+        if type(span) is LeanSpan and not self._join:
+            scope = record.scope
+            span.settle(attributes.shared(scope, route, record.status), attributes.own(scope) | self._measured())
+        else:
+            span.set_attributes(self._measured())
+            if route is not None:
+                span.set_attribute("http.route", route)
+            if record.status is not None:
+                span.set_attribute("http.response.status_code", record.status)
+        if record.awaits is not None:
+            show_awaits(record, self.started_ns + int(record.seconds * 1e9))
         if failure[0]:
-            fail_span(span, *failure)
+            fail_span(span, *failure, self.requests.signals.exceptions)
 
-    def _last_attributes(self, route: str | None) -> dict[str, Any]:
-        """What is known of a request when it has ended."""
+    def _measured(self) -> dict[str, Any]:
+        """What the request has done, and where its time went."""
         record = self.record
         attributes: dict[str, Any] = {}
-        if route is not None:
-            attributes["http.route"] = route
-        if record.status is not None:
-            attributes["http.response.status_code"] = record.status
         if self._chunks > 1:
             attributes["fastperf.time_to_first_byte"] = self._first_byte
         if record.db_statements:
             attributes["fastperf.db.query_count"] = record.db_statements
             attributes["fastperf.db.time"] = record.db_seconds
         if record.budget is not None:
-            attributes |= {f"fastperf.time.{segment}": spent for segment, spent in record.budget.segments.items()}
+            for segment, seconds in record.budget.segments.items():
+                attributes[_ATTRIBUTE_OF_SEGMENT[segment]] = seconds
         if record.findings:
             attributes["fastperf.findings"] = tuple(dict.fromkeys(record.findings))
         return attributes
-
-    def _measure(self, route: str, kind: str) -> None:
-        metrics, record = self.requests.signals.metrics, self.record
-        method, scheme = self._labels
-        status = "" if record.status is None else str(record.status)
-        metrics.request_duration.child(method, route, status, kind, scheme).observe(record.seconds, self._exemplar())
-        metrics.request_body_size.child(method, route).observe(self._received)
-        metrics.response_body_size.child(method, route).observe(self._sent)
-        metrics.request_db_statements.child(route).observe(record.db_statements)
-        if record.budget is not None:
-            for segment, seconds in record.budget.segments.items():
-                metrics.request_time.child(route, segment).inc(seconds)
-            for middleware, seconds in record.self_times():
-                metrics.middleware_self_time.child(middleware.name).observe(seconds)
 
 
 class Connection(Observed):
     """One websocket connection, from handshake to close."""
 
-    __slots__ = ("_code",)
+    __slots__ = ("_code", "_is_counted")
 
     def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
         super().__init__(requests, scope, receive, send, join=join)
         # 1005: closed without a code, which is orderly
         self._code = 1005
+        self.record.method = WEBSOCKET
         requests.signals.metrics.websocket_active_connections.inc()
+        self._is_counted = True
 
     def _start_span(self, requests: Requests, scope: Scope) -> tuple[Span, Context | None]:
-        return requests.start_span(scope, "WS", self.started_ns)
+        return requests.start_span(scope, WEBSOCKET, self.started_ns)
 
     async def receive(self) -> Message:
         """Receive, and note when the client closes."""
@@ -504,22 +565,36 @@ class Connection(Observed):
         accepted, self._state = self._state == _ExchangeState.STARTED, _ExchangeState.ENDED
         metrics, span, record = self.requests.signals.metrics, self.span, self.record
         record.ended = time.perf_counter()
-        metrics.websocket_active_connections.dec()
+        self._count_out()
+        self._guarded(self._examine)
         kind, cause = self._failure(error, accepted=accepted)
         route = record.route
         if span.is_recording():
+            if record.findings:
+                span.set_attribute("fastperf.findings", tuple(dict.fromkeys(record.findings)))
             if route is not None:
-                span.update_name(f"WS {route}")
+                span.update_name(f"{WEBSOCKET} {route}")
                 span.set_attribute("http.route", route)
             if record.status is not None:
                 span.set_attribute("http.response.status_code", record.status)
             if accepted:
                 span.set_attribute("fastperf.websocket.close_code", self._code)
             if kind:
-                fail_span(span, kind, cause)
-        duration = metrics.websocket_connection_duration.child(route or UNMATCHED, kind)
-        duration.observe(record.seconds, self._exemplar())
+                fail_span(span, kind, cause, self.requests.signals.exceptions)
+        duration = metrics.websocket_connection_duration.child(WEBSOCKET, route or UNMATCHED, kind)
+        duration.observe(record.seconds, exemplar_of(span) if self.requests.exemplars else None)
         self._end_span()
+
+    def _examine(self) -> None:
+        """Look for bottlenecks. A websocket repeats and lasts by nature, but what blocks the loop blocks everybody."""
+        signals = self.requests.signals
+        signals.delays.catch_up()
+        signals.findings.request_ended(self.record)
+
+    def _count_out(self) -> None:
+        if self._is_counted:
+            self._is_counted = False
+            self.requests.signals.metrics.websocket_active_connections.dec()
 
 
 def _alone(error: BaseException | None) -> BaseException | None:

@@ -48,7 +48,7 @@ from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import ExplainSettings
 from otel_fastperf.signals import Signals
 from otel_fastperf.sql.plans.node import Node, PlanDialect, TableFacts
-from otel_fastperf.sql.plans.plan import PLAN_DIALECTS, Plan, plan_of
+from otel_fastperf.sql.plans.plan import PLAN_DIALECTS, Plan, plan_of, remedy_by
 from otel_fastperf.sql.plans.statement import PlannedStatement, statement_of
 from otel_fastperf.sql.read_only import only_reads
 
@@ -158,21 +158,23 @@ class _Plans:
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
-        self._plans: OrderedDict[str, Evidence] = OrderedDict()
+        self._plans: OrderedDict[str, tuple[Evidence, str]] = OrderedDict()
 
     def add(self, fingerprint: str, plan: Plan) -> None:
         """Keep the plan, and attach it to the findings of its statement."""
         self._plans.pop(fingerprint, None)
-        self._plans[fingerprint] = {"plan": plan.text, "plan_hash": plan.hash, "plan_remark": plan.remark}
+        evidence = {"plan": plan.text, "plan_hash": plan.hash, "plan_remark": plan.remark}
+        self._plans[fingerprint] = evidence, remedy_by(plan)
         if len(self._plans) > _MOST_PLANS:
             self._plans.popitem(last=False)
         self.attach(fingerprint)
 
     def attach(self, fingerprint: str) -> None:
         """Add the plan of the statement, if there is one, to its findings that have no plan or an older one."""
-        evidence = self._plans.get(fingerprint)
-        if evidence is None:
+        known = self._plans.get(fingerprint)
+        if known is None:
             return
+        evidence, remedy = known
 
         def lacks_it(finding: Finding) -> bool:
             return (
@@ -181,7 +183,18 @@ class _Plans:
                 and finding.evidence.get("plan") != evidence["plan"]
             )
 
+        def has_another_remedy(finding: Finding) -> bool:
+            return (
+                finding.kind == Kind.SLOW_QUERY
+                and finding.evidence.get(_FINGERPRINT) == fingerprint
+                # rows that an OFFSET skips are read whatever the plan is
+                and "rows_skipped" not in finding.evidence
+                and finding.remedy != remedy
+            )
+
         self._signals.findings.log.annotate(lacks_it, evidence)
+        if remedy:
+            self._signals.findings.log.annotate(has_another_remedy, {}, remedy)
 
 
 class _ExplainThread:
@@ -240,7 +253,7 @@ class _ExplainThread:
         try:
             plan = self._ask(slow)
         except Exception as error:  # noqa: BLE001 - any driver's error; its message may contain values
-            shown = describe_error(error)
+            shown = describe_error(error, self._signals.exceptions)
             self._signals.guard.failed("explain", _ExplainError(f"{error_type(error)}: {shown.message}"))
             return "failed"
         self._plans.add(slow.fingerprint, plan)

@@ -14,6 +14,7 @@ lifespan.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -65,8 +66,27 @@ class Layers:
         self._timer = timer
         self._on_new_loop = on_new_loop
         self._without_agents = without_agents
+        self._guard = requests.signals.guard
         self._made: list[Any] = []
         self._taken: list[tuple[Any, Any]] = []
+
+    def placed(self, chain: Any) -> Any:
+        """Return the middleware chain with our layers in it, or as it is if that fails."""
+        return self._guarded(self.place, chain)
+
+    def placed_in_new(self, chain: Any, *, is_outermost: bool) -> Any:
+        """Like `placed`, for a chain that is being built: see `place_in_new`."""
+        return self._guarded(partial(self.place_in_new, is_outermost=is_outermost), chain)
+
+    def _guarded(self, place: Callable[[Any], Any], chain: Any) -> Any:
+        try:
+            return place(chain)
+        except Exception as error:  # noqa: BLE001 - the app answers unobserved
+            # those that are in the chain already pass requests on
+            for layer in self._made:
+                layer.on = False
+            self._guard.failed("middleware", error)
+            return chain
 
     def place(self, chain: Any) -> Any:
         """Return the middleware chain with our layers in it."""
@@ -100,7 +120,7 @@ class Layers:
         """Answer our pages outside of everything else, even if another package has wrapped the chain."""
         chain = self.app.middleware_stack
         if chain is not None and not any(chain is layer for layer in self._made):
-            self.app.middleware_stack = self._own_pages(chain)
+            self.app.middleware_stack = self._guarded(self._own_pages, chain)
 
     def remove(self) -> None:
         """Take every layer out of its chain. Those that cannot be reached stay, switched off."""
@@ -116,7 +136,7 @@ class Layers:
             self._timer.remove()
 
     def _own_pages(self, inner: Any) -> OwnPages:
-        return self._kept(OwnPages(inner, self.app, self._pages))
+        return self._kept(OwnPages(inner, self.app, self._pages, self._guard))
 
     def _request_layer(self, inner: Any, *, join: bool) -> RequestLayer:
         return self._kept(RequestLayer(inner, self._requests, join=join, on_new_loop=self._on_new_loop))
@@ -139,7 +159,7 @@ def install_layers(app: Starlette, layers: Layers) -> Iterator[None]:
     """Put the layers into the app's middleware chain, now or when it is built."""
     with subscribed(app, "build_middleware_stack", _placing_layers, layers, layers):
         if app.middleware_stack is not None:
-            app.middleware_stack = layers.place(app.middleware_stack)
+            app.middleware_stack = layers.placed(app.middleware_stack)
         layers.place_router()
         try:
             yield
@@ -151,7 +171,7 @@ def _placing_layers(original: Callable[[], Any], patch: Patch[Layers]) -> Any:
     def build() -> Any:
         chain = original()
         for layers in patch.subscribers.values():
-            chain = layers.place_in_new(chain, is_outermost=layers.app.build_middleware_stack is patch.wrapper)
+            chain = layers.placed_in_new(chain, is_outermost=layers.app.build_middleware_stack is patch.wrapper)
         return chain
 
     return build

@@ -3,13 +3,23 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from typing import Any, Final
 
 from starlette.applications import Starlette
 
 from otel_fastperf.internals.patching import Patch, subscribed
+from otel_fastperf.internals.waiting import called_by_trio, running_loop
+
+
+@asynccontextmanager
+async def _some_lifespan() -> Any:
+    yield
+
+
+#: contextlib's context manager around an asynchronous generator
+_GeneratorManager: Final[type[Any]] = type(_some_lifespan())
 
 Around = Callable[[AbstractAsyncContextManager[Any]], AbstractAsyncContextManager[Any]]
 
@@ -41,19 +51,66 @@ def is_inside_lifespan(app: Starlette) -> bool:
     return False
 
 
-async def on_a_thread(call: Callable[[], None]) -> None:
+def at_end_of_running_lifespan(app: Starlette, call: Callable[[], Awaitable[None]]) -> bool:
+    """Have `call()` awaited when the lifespan that is among the callers has ended. False if that cannot be done.
+
+    A lifespan is a generator inside of contextlib's context manager, which reads its attribute `gen` again at the end.
+    """
+    outermost = None
+    frame = sys._getframe()  # noqa: SLF001 - as above
+    while frame is not None:
+        inner = frame.f_locals.get("self")
+        if frame.f_code.co_name == "__aenter__" and isinstance(inner, _GeneratorManager):
+            outermost = inner
+        elif frame.f_code.co_name == "lifespan" and inner is app.router:
+            break
+        frame = frame.f_back  # type: ignore[assignment]
+    if outermost is None:
+        return False
+    outermost.gen = _ThenAwaiting(outermost.gen, call)
+    return True
+
+
+class _ThenAwaiting:
+    """A lifespan's generator whose second half is followed by a call."""
+
+    def __init__(self, generator: Any, call: Callable[[], Awaitable[None]]) -> None:
+        self._generator = generator
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else contextlib asks for."""
+        return getattr(self._generator, name)
+
+    async def __anext__(self) -> Any:
+        """The end of the lifespan."""
+        try:
+            return await self._generator.__anext__()
+        finally:
+            await self._call()
+
+    async def athrow(self, *error: Any) -> Any:
+        """The end of a lifespan whose server failed."""
+        try:
+            return await self._generator.athrow(*error)
+        finally:
+            await self._call()
+
+
+async def on_a_thread(call: Callable[[], object]) -> None:
     """Run a blocking call on a separate thread, because the app's work may occupy the loop's executor."""
-    loop = asyncio.get_running_loop()
+    loop = running_loop()
+    if loop is None:
+        await called_by_trio(call)
+        return
     done = asyncio.Event()
 
     def run() -> None:
         try:
             call()
         finally:
-            loop.call_soon_threadsafe(done.set)
+            with suppress(RuntimeError):  # the loop did not wait for it
+                loop.call_soon_threadsafe(done.set)
 
-    thread = threading.Thread(target=run, name="otel_fastperf-shutdown", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="otel_fastperf-shutdown", daemon=True).start()
     await done.wait()
-    # returns at once, since the thread is ending
-    thread.join()

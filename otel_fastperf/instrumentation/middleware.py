@@ -10,9 +10,9 @@ is not charged to the middleware.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -23,12 +23,16 @@ from starlette.types import Message, Scope
 from otel_fastperf.detectors.slow_middleware import REPEATS, SelfTime, detect_slow_middleware
 from otel_fastperf.findings import Finding
 from otel_fastperf.instrumentation.other_telemetry import nodes_of
+from otel_fastperf.instrumentation.suspension import driving, starting
 from otel_fastperf.internals.frames import definition
 from otel_fastperf.internals.patching import Patch, subscribed
 from otel_fastperf.requests.record import CURRENT, Middleware, RequestRecord
 from otel_fastperf.requests.time_budget import Phase
 from otel_fastperf.settings import MiddlewareSettings
 from otel_fastperf.signals import Signals
+
+if TYPE_CHECKING:
+    from otel_fastperf.requests.route import Route
 
 _CallNext = Callable[[Any], Awaitable[Any]]
 _DispatchFunction = Callable[[Any, _CallNext], Awaitable[Any]]
@@ -71,13 +75,16 @@ class SlowMiddlewares:
 
     def __init__(self, settings: MiddlewareSettings) -> None:
         self._settings = settings
-        self._recent: dict[tuple[str, str], deque[SelfTime]] = {}
+        self._recent: dict[tuple[Route, str], deque[SelfTime]] = {}
 
-    def __call__(self, record: RequestRecord) -> Iterator[Finding]:
-        """Yield the findings of one finished request. Called on the event loop's thread or the backlog's."""
+    def __call__(self, record: RequestRecord) -> Iterable[Finding]:
+        """The findings of one finished request. Called on the event loop's thread or the backlog's."""
+        return self._judged(record) if record.middlewares else ()
+
+    def _judged(self, record: RequestRecord) -> Iterator[Finding]:
         for middleware, seconds in record.self_times():
             spent = SelfTime(seconds, record.seconds)
-            key = (record.route or "", middleware.name)
+            key = (record.route_key, middleware.name)
             if not spent.is_slow(self._settings):
                 self._recent.pop(key, None)
                 continue
@@ -105,12 +112,14 @@ class Boundary:
             return
         if send is not record.send:
             # the outer middleware wrapped the `send` that it received
-            if self._sends:
-                send = _returning_to(self._phase - 1, send)
-            record.send = send
+            record.send = send = _returning_to(self._phase - 1 if self._sends else Phase.HAND_OVER, send)
+        in_other_task = record.suspended
+        if in_other_task:
+            starting(record, self._phase)
         outer = record.enter(self._phase)
+        app = self.app(scope, receive, send)
         try:
-            await self.app(scope, receive, send)
+            await (driving(app, record, self._signals) if in_other_task else app)
         finally:
             record.enter(outer)
 

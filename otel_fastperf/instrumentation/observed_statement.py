@@ -7,7 +7,7 @@ from opentelemetry.context import Context
 from opentelemetry.semconv.attributes.db_attributes import DB_NAMESPACE, DB_SYSTEM_NAME
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.trace import Span
-from sqlalchemy import Dialect
+from sqlalchemy import Dialect, Engine
 from sqlalchemy.engine import URL, ExceptionContext, ExecutionContext
 
 from otel_fastperf.instrumentation.slow_statement import SlowStatement
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 # https://opentelemetry.io/docs/specs/semconv/registry/attributes/db/#db-system-name
 _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
+#: dialects whose synchronous drivers read all rows at once
+_ROWS_KNOWN: Final = frozenset({"postgresql", "cockroachdb", "mysql", "mariadb"})
+#: attributes in which drivers, and SQLAlchemy's adapters of async drivers, keep the database's code; psycopg2: `pgcode`
+_CODES: Final = ("sqlstate", "pgcode", "sqlite_errorname")
+#: systems whose drivers raise `(1062, "Duplicate entry …")`
+_NUMBERED: Final = ("mysql", "mariadb")
 #: attribute of the dialect that carries its `EngineFacts`
 _FACTS: Final = "_fastperf_facts"
 
@@ -30,6 +36,9 @@ class StatementObserver(Protocol):
 
     def emit_late(self, done: "ObservedStatement") -> None:
         """Emit the span and the metric of a statement that has waited for it."""
+
+    def failed(self, failure: ExceptionContext, execution: ExecutionContext) -> None:
+        """Finish a statement that failed or was cancelled."""
 
 
 class ObservedStatement:
@@ -44,9 +53,12 @@ class ObservedStatement:
         started_ns: When it started, by the wall clock: for the span.
         started: The same by `time.perf_counter()`, which is never set back: for durations. `ended` too.
         failure: What SQLAlchemy knows of a statement that failed or was cancelled.
-        slow: Whether it took at least `slow_query` seconds, without the time in which the event loop was blocked.
+        own_seconds: `seconds` without the time in which the garbage collector stopped the process, and for a slow one
+            without that in which the event loop was blocked or the machine did not run the process.
+        slow: Whether it took at least `slow_query` seconds of its own.
         site: The line that ran it, if its span should name it.
-        execution, engine, query, ended, seconds: Set when it has ended. `execution` is deleted before it has to wait.
+        execution, engine, query, ended, seconds, own_seconds: Set when it has ended. `execution` is deleted before the
+            statement has to wait.
     """
 
     __slots__ = (
@@ -58,6 +70,7 @@ class ObservedStatement:
         "failure",
         "many",
         "observer",
+        "own_seconds",
         "query",
         "record",
         "seconds",
@@ -73,6 +86,7 @@ class ObservedStatement:
     query: QueryText
     ended: float
     seconds: float
+    own_seconds: float
 
     def __init__(
         self,
@@ -117,26 +131,48 @@ class ObservedStatement:
 class EngineFacts:
     """Values shared by all statements of an engine."""
 
-    __slots__ = ("attributes", "dialect", "is_async", "namespace", "system")
+    __slots__ = ("attributes", "dialect", "is_async", "namespace", "reads_rows_late", "system")
 
     def __init__(self, dialect: Dialect, url: URL) -> None:
         self.dialect: str = dialect.name
         self.is_async: bool = dialect.is_async
+        #: the driver does not know the number of rows when a statement has ended
+        self.reads_rows_late: bool = not dialect.is_async and dialect.name not in _ROWS_KNOWN
         is_mariadb = getattr(dialect, "is_mariadb", False)
         self.system: str = "mariadb" if is_mariadb else _SYSTEMS.get(dialect.name, dialect.name)
         self.namespace: str = url.database or (":memory:" if dialect.name == "sqlite" else "")
         self.attributes: dict[str, AttributeValue] = {DB_SYSTEM_NAME: self.system}
         # libpq also accepts the host, or the directory of the Unix socket, in the query
         address = url.host or url.query.get("host")
+        if isinstance(address, tuple):  # several to try; which one answered, the driver knows alone
+            address = ",".join(address)
         optional = ((DB_NAMESPACE, self.namespace), (SERVER_ADDRESS, address), (SERVER_PORT, url.port))
         self.attributes |= {name: value for name, value in optional if value}
 
 
 def facts_of(execution: ExecutionContext) -> EngineFacts:
     """The facts of the engine that runs this, kept on its dialect: a look-up by weak keys takes much longer."""
-    dialect = execution.dialect
+    facts: EngineFacts | None = execution.dialect.__dict__.get(_FACTS)
+    return facts_of_engine(execution.engine) if facts is None else facts
+
+
+def facts_of_engine(engine: Engine) -> EngineFacts:
+    """The facts of the engine."""
+    dialect = engine.dialect
     facts: EngineFacts | None = dialect.__dict__.get(_FACTS)
     if facts is None:
-        facts = EngineFacts(dialect, execution.engine.url)
+        facts = EngineFacts(dialect, engine.url)
         setattr(dialect, _FACTS, facts)
     return facts
+
+
+def database_code(error: BaseException, system: str) -> str:
+    """The database's own code of an error; `""` if it has none."""
+    if system in _NUMBERED:
+        number = error.args[0] if error.args else None
+        return str(number) if isinstance(number, int) else ""
+    for name in _CODES:
+        code = getattr(error, name, None)
+        if isinstance(code, str):
+            return code
+    return ""

@@ -8,6 +8,7 @@ from typing import Any, Final
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Scope
 
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.requests.route import has_literal_route
 
 _logger: Final = logging.getLogger("otel_fastperf")
@@ -31,11 +32,12 @@ class OwnPage:
 class OwnPages:
     """ASGI middleware, outside of everything else: answers our paths and passes the rest on untouched."""
 
-    def __init__(self, app: ASGIApp, owner: Starlette, pages: Sequence[OwnPage]) -> None:
+    def __init__(self, app: ASGIApp, owner: Starlette, pages: Sequence[OwnPage], guard: Guard) -> None:
         """Let routes of `owner`, the FastAPI app, take precedence: if it has a route `/metrics`, ours is not served."""
         self.app = app
         self.on: bool = bool(pages)
         self._owner = owner
+        self._guard = guard
         self._pages = pages
         self._ends = tuple(page.path for page in pages)
         self._warned: set[str] = set()
@@ -44,7 +46,10 @@ class OwnPages:
         """Answer one of our paths, or pass the request on."""
         page = None
         if self.on and scope["type"] == "http" and scope["path"].endswith(self._ends):
-            page = self._page(scope)
+            try:
+                page = self._page(scope)
+            except Exception as error:  # noqa: BLE001 - the app answers
+                self._guard.failed("own_pages", error)
         await (self.app if page is None else page.respond)(scope, receive, send)
 
     def _page(self, scope: Scope) -> OwnPage | None:

@@ -5,7 +5,8 @@ FastAPI has no hooks for these, but all versions so far look up two functions in
 through the second one; its handler phase starts right after its dependencies. Plain Starlette routes call neither, so
 all their time belongs to the handler.
 
-FastAPI and Starlette run `def` endpoints and dependencies with `anyio.to_thread.run_sync`, which is wrapped too.
+FastAPI and Starlette run `def` endpoints and dependencies with `anyio.to_thread.run_sync`, which is wrapped too. So is
+`StreamingResponse.stream_response`, because most servers get the pieces from a task of their own.
 """
 
 import time
@@ -16,9 +17,12 @@ from typing import Any, Final
 
 import anyio.to_thread
 from fastapi import routing
+from starlette.responses import StreamingResponse
+from starlette.types import Send
 
+from otel_fastperf.instrumentation.suspension import TURN, driving, starting
 from otel_fastperf.internals.patching import Patch, subscribed
-from otel_fastperf.requests.record import CURRENT, RequestRecord
+from otel_fastperf.requests.record import RequestRecord, current_record
 from otel_fastperf.requests.time_budget import Cause, Phase
 from otel_fastperf.signals import Signals
 
@@ -36,7 +40,7 @@ def instrument_endpoints(signals: Signals) -> Iterator[None]:
 
 def _observed(patch: Patch[Signals]) -> RequestRecord | None:
     """The record of the running request if it belongs to a subscriber."""
-    record = CURRENT.get()
+    record = current_record()
     if record is None or record.ended or id(record.owner) not in patch.subscribers:
         return None
     return record
@@ -74,20 +78,41 @@ def _timing_threads(original: _Function, patch: Patch[Signals]) -> _Function:
         if record is None:
             return await original(func, *arguments, **options)
 
+        ended = 0.0
+
         def timed(*values: Any) -> Any:
+            nonlocal ended
             started = time.perf_counter()
             try:
                 return func(*values)
             finally:
-                record.waited(started, time.perf_counter(), Cause.IN_THREAD)
+                ended = time.perf_counter()
+                record.waited(started, ended, Cause.IN_THREAD)
 
-        return await original(timed, *arguments, **options)
+        result = await original(timed, *arguments, **options)
+        now = time.perf_counter()
+        if now - ended > TURN:
+            record.waited(ended, now, Cause.LOOP_WAIT)
+        return result
 
     return run_sync
 
 
-_PLACES: Final[tuple[tuple[ModuleType, str, Callable[[_Function, Patch[Signals]], _Function]], ...]] = (
+def _driving_stream(original: _Function, patch: Patch[Signals]) -> _Function:
+    async def stream_response(self: StreamingResponse, send: Send) -> None:
+        record = _observed(patch)
+        if record is None or not record.suspended:
+            await original(self, send)
+            return
+        starting(record, Phase.HANDLER)
+        await driving(original(self, send), record, patch.subscribers[id(record.owner)])
+
+    return stream_response
+
+
+_PLACES: Final[tuple[tuple[ModuleType | type, str, Callable[[_Function, Patch[Signals]], _Function]], ...]] = (
     (routing, "solve_dependencies", _timing_dependencies),
     (routing, "run_endpoint_function", _timing_endpoint),
     (anyio.to_thread, "run_sync", _timing_threads),
+    (StreamingResponse, "stream_response", _driving_stream),
 )

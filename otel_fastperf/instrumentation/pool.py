@@ -9,30 +9,37 @@ stored in the `info` dictionary of its connection, and so disappears with it, ho
 detached, invalidated, garbage-collected).
 
 A check-out that has to wait because all connections are in use stores the check-outs that use them, so that the finding
-can name their routes.
+can name their routes. The lines that check connections out are looked up a few times a second, and more often if at
+least half of the connections are in use: a leak fills the pool step by step, so its last check-outs show where it is.
+
+A wait is told as what it is. A blocked event loop delays the users of connections and those that wait for one; what
+this costs counts for the block and not as a wait.
 
 Names and meanings: https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools
 """
 
+import asyncio
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet, ref
 
-from sqlalchemy import Dialect, Engine, Pool, QueuePool, event
+from sqlalchemy import Dialect, Engine, Pool, QueuePool
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from otel_fastperf.detectors.pool_wait import Holders, PoolWait, detect_pool_wait
+from otel_fastperf.detectors.pool_wait import Holders, Leaks, PoolWait, detect_pool_wait
+from otel_fastperf.detectors.repeated_waits import RepeatedWaits
+from otel_fastperf.instrumentation.engine_events import EngineEvents
 from otel_fastperf.internals.frames import call_site
-from otel_fastperf.internals.patching import Patch, subscribed
+from otel_fastperf.internals.patching import Patch, hooked, subscribed
 from otel_fastperf.metrics import Metrics
-from otel_fastperf.requests.record import CURRENT, RequestRecord
+from otel_fastperf.requests.record import RequestRecord, current_record, route_of
 from otel_fastperf.requests.time_budget import Cause
 from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.signals import Signals
@@ -41,10 +48,24 @@ if TYPE_CHECKING:
     # without greenlet SQLAlchemy's asyncio package cannot be imported
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from otel_fastperf.findings import CallSite
+
 _RawConnection = Callable[[Engine], PoolProxiedConnection]
+
+#: the task or thread that checked a connection out
+_Worker = ref[Any] | int
 
 _IDLE: Final = "idle"
 _USED: Final = "used"
+
+#: look-ups of the lines that check connections out, per pool and second: with half of the connections in use, and with
+#: fewer
+_LOOK_UPS_IF_USED: Final = 20
+_LOOK_UPS: Final = 5
+#: waits for a connection that are added to their histogram together, if no scrape comes before
+_MANY: Final = 64
+#: seconds after the end of its request from which a connection that was not given back has leaked
+_LEAKED: Final = 1.0
 
 
 @contextmanager
@@ -59,21 +80,35 @@ def instrument_pool(
     there are several telemetries, each reports all of them.
     """
     pools = _PoolListeners(engines, settings, signals)
-    events = (("connect", pools.connected), ("checkin", pools.returned), ("detach", pools.returned))
     with ExitStack() as exits:
         exits.callback(pools.remove_states)
         exits.callback(signals.metrics.on_refresh(pools.refresh))
-        for name, listener in events:
-            event.listen(Engine, name, listener)
-            exits.callback(event.remove, Engine, name, listener)
+        exits.enter_context(hooked(Engine, "pools", _PoolEvents, pools, pools))
         exits.enter_context(subscribed(Engine, "raw_connection", _timing_connections, pools, pools))
         yield
+
+
+class _PoolEvents(EngineEvents["_PoolListeners"]):
+    """Tells each telemetry of each connection."""
+
+    def __init__(self) -> None:
+        super().__init__(("connect", self.connected), ("checkin", self.returned), ("detach", self.returned))
+
+    def connected(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+        """`connect`: there is a new connection."""
+        for listeners in self.subscribers.values():
+            listeners.connected(connection, entry)
+
+    def returned(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+        """`checkin`, `detach`: a connection is no longer in use, or no longer in the pool."""
+        for listeners in self.subscribers.values():
+            listeners.returned(connection, entry)
 
 
 class _Pool:
     """The pool of one engine. It outlives `dispose()`, which replaces SQLAlchemy's `Pool` object."""
 
-    __slots__ = ("current", "dialect", "name", "pending", "use_times", "used")
+    __slots__ = ("current", "dialect", "long_waits", "look_ups", "name", "pending", "use_times", "used", "wait_times")
 
     def __init__(self, name: str, engine: Engine) -> None:
         self.name = name
@@ -82,19 +117,38 @@ class _Pool:
         self.current: ref[Pool] = ref(engine.pool)
         self.pending: set[_Checkout] = set()
         self.used: WeakSet[_Checkout] = WeakSet()
-        #: use times in seconds that are not in the histogram yet
+        #: times in seconds that are not in their histograms yet. They cannot be added where they are measured: the
+        #: garbage collector may return a connection while this thread holds the histogram's lock
         self.use_times: deque[float] = deque()
+        self.wait_times: deque[float] = deque()
+        self.long_waits = RepeatedWaits()
+        #: the second of the latest look-ups of lines, and their number
+        self.look_ups: tuple[int, int] = (0, 0)
+
+    def may_look_up(self, now: float) -> bool:
+        """Whether the line that checks out a connection may be looked up now; counts it."""
+        second, number = self.look_ups
+        if second != int(now):
+            number = 0
+        if number >= _LOOK_UPS and (number >= _LOOK_UPS_IF_USED or not _is_half_used(self)):
+            return False
+        self.look_ups = (int(now), number + 1)
+        return True
 
 
 class _Checkout:
     """A connection from the moment it is requested until it is returned."""
 
-    __slots__ = ("__weakref__", "exhausted", "holders", "pool", "record", "since", "until")
+    __slots__ = ("__weakref__", "exhausted", "holders", "pool", "record", "since", "site", "until", "worker")
 
     def __init__(self, pool: _Pool, record: RequestRecord | None) -> None:
         self.pool = pool
         #: the request that needs it; None outside of requests
         self.record = record
+        #: None outside of requests
+        self.worker: _Worker | None = None if record is None else _current_worker()
+        #: the line that checked it out, if that was looked up
+        self.site: CallSite | None = None
         #: all connections were in use when this one was requested; `holders` are their check-outs
         self.exhausted = False
         self.holders: list[_Checkout] = []
@@ -136,7 +190,6 @@ class _PoolListeners:
             if checkout is not None:
                 checkout.pool.used.discard(checkout)
                 checkout.until = time.perf_counter()
-                # not to the histogram: the garbage collector may call this while this thread holds its lock
                 checkout.pool.use_times.append(checkout.until - checkout.since)
         except Exception as error:  # noqa: BLE001 - telemetry must not make a check-out fail
             self._signals.guard.failed("pool", error)
@@ -153,6 +206,7 @@ class _PoolListeners:
         """Remove the gauges, which nothing updates any more. Counters and histograms stay."""
         try:
             for pool in self._names.values():
+                self._settle(pool)
                 _remove_states(pool.name, self._signals.metrics)
         except Exception as error:  # noqa: BLE001 - the rest must be undone too
             self._signals.guard.failed("pool", error)
@@ -164,7 +218,7 @@ class _PoolListeners:
                 return None
             pool = self._pools.get(engine.dialect) or self._new(engine)
             pool.current = ref(engine.pool)
-            record = CURRENT.get()
+            record = current_record()
             if record is not None and (record.excluded or record.owner is not self._signals):
                 record = None
             checkout = _Checkout(pool, record)
@@ -194,13 +248,13 @@ class _PoolListeners:
         if record is not None and not record.ended:
             record.waited(checkout.since, now, Cause.POOL_WAIT)
 
-    def _blocked_seconds(self, checkout: _Checkout, now: float) -> float:
-        """Seconds in which the connection may have been available, but the event loop was blocked."""
-        dialect = checkout.pool.dialect()
-        if dialect is None or not dialect.is_async:
-            return 0.0
-        self._signals.delays.catch_up()
-        return self._signals.delays.blocked_seconds(checkout.since, now)
+    def _unexplained(self, checkout: _Checkout, now: float, seconds: float) -> float:
+        """The part of a wait that no block of the event loop explains."""
+        delays, dialect = self._signals.delays, checkout.pool.dialect()
+        if checkout.record is not None and checkout.record.loop_thread == threading.get_ident():
+            delays.catch_up()
+        on_loop = dialect is not None and dialect.is_async
+        return delays.unexplained_seconds(checkout.since, now, seconds, on_loop=on_loop)
 
     def _report(self, checkout: _Checkout, now: float, seconds: float, *, timed_out: bool = False) -> None:
         record, current = checkout.record, checkout.pool.current()
@@ -214,12 +268,17 @@ class _PoolListeners:
             used=len(checkout.holders),
             waiting=len(checkout.pool.pending - {checkout}),
             holders=_by_route(checkout.holders, now),
-            itself=record is not None and any(holder.record is record for holder in checkout.holders),
+            itself=record is not None
+            and any(holder.record is record and holder.worker == checkout.worker for holder in checkout.holders),
+            parallel=_parallel(checkout.holders),
+            leaks=_leaks(checkout.holders, now),
+            repeated=seconds >= self._settings.pool_wait and checkout.pool.long_waits.add(now),
         )
-        route = (record.route if record is not None else None) or ""
         for finding in detect_pool_wait(wait, self._settings):
-            site = call_site(sys._getframe())  # noqa: SLF001 - there is no other way to a frame
-            self._signals.findings.report(replace(finding, route=route, call_site=site), record)
+            if not wait.leaks:
+                site = call_site(sys._getframe())  # noqa: SLF001 - there is no other way to a frame
+                finding = replace(finding, call_site=site)  # noqa: PLW2901
+            self._signals.findings.report(finding, record)
 
     def obtained(self, checkout: _Checkout, connection: PoolProxiedConnection) -> None:
         """Note that the connection was obtained."""
@@ -228,33 +287,35 @@ class _PoolListeners:
             now = time.perf_counter()
             pool, metrics, seconds = checkout.pool, self._signals.metrics, now - checkout.since
             self._note(checkout, now)
-            metrics.pool_wait_time.child(pool.name).observe(seconds)
+            pool.wait_times.append(seconds)
             create_time = connection.info.pop(self._create_time, None)
             if create_time is not None:
                 metrics.pool_create_time.child(pool.name).observe(create_time)
                 seconds -= create_time
             # waits outside of requests, at start-up and in jobs, delay no user
             if checkout.exhausted and checkout.record is not None and not checkout.record.ended:
-                self._report(checkout, now, seconds - self._blocked_seconds(checkout, now))
+                self._report(checkout, now, self._unexplained(checkout, now, seconds))
             # otherwise they, and their requests, would stay in memory until this connection is returned
             checkout.holders = []
             # pools that share a connection (StaticPool, SingletonThreadPool) return one that is already in use
             if self._checkout not in connection.info:
                 checkout.since = now
+                if checkout.record is not None and pool.may_look_up(now):
+                    checkout.site = call_site(sys._getframe())  # noqa: SLF001 - there is no other way to a frame
                 connection.info[self._checkout] = checkout
                 pool.used.add(checkout)
-            self._settle(pool)
+            if len(pool.wait_times) >= _MANY:
+                self._settle(pool)
         except Exception as error:  # noqa: BLE001 - telemetry must not make a check-out fail
             self._signals.guard.failed("pool", error)
 
     def _settle(self, pool: _Pool) -> None:
-        use_time = self._signals.metrics.pool_use_time.child(pool.name)
-        while pool.use_times:
-            try:
-                seconds = pool.use_times.popleft()
-            except IndexError:  # another thread took the last one
-                return
-            use_time.observe(seconds)
+        metrics = self._signals.metrics
+        for times, family in ((pool.wait_times, metrics.pool_wait_time), (pool.use_times, metrics.pool_use_time)):
+            with suppress(IndexError):  # there are no more, or another thread took the last one
+                histogram = family.child(pool.name)
+                while times:
+                    histogram.observe(times.popleft())
 
     def _new(self, engine: Engine) -> _Pool:
         with self._lock:
@@ -324,6 +385,24 @@ def _is_exhausted(pool: Pool) -> bool:
     return most is not None and pool.checkedout() >= most
 
 
+def _is_half_used(pool: _Pool) -> bool:
+    """True if at least half of the connections that the pool may open are in use."""
+    current = pool.current()
+    if not isinstance(current, QueuePool):
+        return False
+    most = _most(current)
+    return most is not None and 2 * current.checkedout() >= most
+
+
+def _current_worker() -> _Worker:
+    """The task, or else the thread, that runs this."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop runs in this thread
+        task = None
+    return threading.get_ident() if task is None else ref(task)
+
+
 def _holders(pool: _Pool) -> list[_Checkout]:
     """The check-outs that use a connection of the pool, or are opening one."""
     opening = [checkout for checkout in tuple(pool.pending) if not checkout.exhausted]
@@ -338,12 +417,41 @@ def _by_route(checkouts: Iterable[_Checkout], now: float) -> tuple[Holders, ...]
     """The users of connections by route, most connections first; "" stands for code outside of requests."""
     found: dict[str, Holders] = {}
     for checkout in checkouts:
-        record = checkout.record
-        route = (record.route if record is not None else None) or ""
+        route = str(route_of(checkout.record))
         before = found.get(route) or Holders(route, 0, 0.0)
         in_use = (checkout.until or now) - checkout.since
         found[route] = Holders(route, before.connections + 1, max(before.seconds, in_use))
     return tuple(sorted(found.values(), key=lambda holders: (-holders.connections, -holders.seconds)))
+
+
+def _parallel(checkouts: Iterable[_Checkout]) -> int:
+    """Most connections that one request uses in different tasks or threads."""
+    # by id, because a reference to a task that is gone has no hash
+    used = {(id(each.record), id(each.worker)) for each in checkouts if each.record is not None}
+    return max(Counter(record for record, _ in used).values(), default=0)
+
+
+def _leaks(checkouts: Iterable[_Checkout], now: float) -> tuple[Leaks, ...]:
+    """The connections that were never given back, by route, most first, each with a line that is known."""
+    found: dict[str, Leaks] = {}
+    for checkout in checkouts:
+        if _has_leaked(checkout, now):
+            route = str(route_of(checkout.record))
+            before = found.get(route) or Leaks(route, 0, 0.0, None)
+            seconds = max(before.seconds, now - checkout.since)
+            found[route] = Leaks(route, before.connections + 1, seconds, before.site or checkout.site)
+    return tuple(sorted(found.values(), key=lambda leaks: (-leaks.connections, -leaks.seconds)))
+
+
+def _has_leaked(checkout: _Checkout, now: float) -> bool:
+    """True if the request has ended, as has all that it started, and the connection is still in use."""
+    record, worker = checkout.record, checkout.worker
+    if checkout.until or record is None or not record.ended or now - record.ended < _LEAKED:
+        return False
+    if record.background_tasks:
+        return False
+    task = worker() if isinstance(worker, ref) else None
+    return task is None or task.done()
 
 
 def _remove(name: str, metrics: Metrics) -> None:

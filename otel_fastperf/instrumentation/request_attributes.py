@@ -9,7 +9,9 @@ from typing import Any, Final
 from opentelemetry.util.http import SanitizeValue, normalise_request_header_name, normalise_response_header_name
 from starlette.types import Message, Scope
 
+from otel_fastperf.internals.urls import redacted_query, without_userinfo
 from otel_fastperf.settings import RequestsSettings
+from otel_fastperf.tracing.shared_attributes import SharedAttributes
 
 #: headers by name in lower case, each with its values in order
 Headers = dict[str, list[str]]
@@ -30,8 +32,9 @@ _ALWAYS_REDACTED: Final = frozenset(
     }
 )
 _DEFAULT_PORTS: Final = {"https": 443, "wss": 443}
-#: headers that become attributes without any setting
-_ALWAYS_READ: Final = frozenset({b"host", b"user-agent"})
+#: shared attributes that are kept, and the most bytes of the client's that each may keep
+_MOST_KEPT: Final = 512
+_LONGEST_KEPT: Final = 1024
 
 
 class RequestAttributes:
@@ -41,10 +44,11 @@ class RequestAttributes:
         """Compile the sanitiser."""
         self._length = settings.attribute_length
         self._methods = frozenset(settings.known_methods)
-        self._query_values = settings.capture_query_values
+        self._kept_of_query: Container[str] = _AllButSigned() if settings.capture_query_values else ()
         self._sanitize = SanitizeValue(list(settings.sanitize_headers))
         self._request_headers = list(settings.capture_request_headers)
         self._response_headers = list(settings.capture_response_headers)
+        self._shared: dict[tuple[object, ...], SharedAttributes] = {}
 
     @property
     def captures_response_headers(self) -> bool:
@@ -58,34 +62,67 @@ class RequestAttributes:
 
     def of_request(self, scope: Scope) -> dict[str, Any]:
         """What is known of a request when it arrives."""
-        headers = decoded(scope["headers"], None if self._request_headers else _ALWAYS_READ)
+        return {**self.shared(scope, None, None), **self.own(scope)}
+
+    def shared(self, scope: Scope, route: str | None, status: int | None) -> SharedAttributes:
+        """The attributes that a request has in common with other requests of its route and its kind of client."""
+        host, agent = _host_and_agent(scope)
+        scheme, version = scope.get("scheme", "http"), scope.get("http_version", "1.1")
+        server = scope.get("server")
+        if type(server) is list:  # ASGI calls it an iterable
+            server = tuple(server)
+        kind = (self.method(scope), scheme, version, host, agent, server, scope["type"], route, status)
+        shared = self._shared.get(kind)
+        if shared is None:
+            shared = SharedAttributes(self._computed(scope, host.decode("latin-1"), agent.decode("latin-1")))
+            if route is not None:
+                shared["http.route"] = route
+            if status is not None:
+                shared["http.response.status_code"] = status
+            if len(host) + len(agent) <= _LONGEST_KEPT:
+                if len(self._shared) >= _MOST_KEPT:
+                    self._shared.clear()
+                self._shared[kind] = shared
+        return shared
+
+    def own(self, scope: Scope) -> dict[str, Any]:
+        """The attributes that differ between requests of one kind."""
         length = self._length
-        attributes: dict[str, Any] = {
-            "http.request.method": self.method(scope),
-            "url.scheme": scope.get("scheme", "http"),
-            "url.path": scope["path"][:length],
-            "network.protocol.version": scope.get("http_version", "1.1"),
-        }
-        if attributes["http.request.method"] == OTHER_METHOD:
-            attributes["http.request.method_original"] = scope["method"][:length]
-        if scope["type"] == "websocket":
-            attributes["network.protocol.name"] = "websocket"
+        # an absolute-form target is the path of some servers: http://user:password@host/path
+        attributes: dict[str, Any] = {"url.path": without_userinfo(scope["path"])[:length]}
         query: bytes = scope.get("query_string", b"")
         if query:
-            attributes["url.query"] = _redacted(query.decode("latin-1"), keep_values=self._query_values)[:length]
-        self._add_server(attributes, headers, scope)
+            attributes["url.query"] = redacted_query(query.decode("latin-1"), self._kept_of_query)[:length]
         client = scope.get("client")
         if client:
             attributes["client.address"] = attributes["network.peer.address"] = client[0]
             attributes["client.port"] = attributes["network.peer.port"] = client[1]
-        agent = headers.get("user-agent")
-        if agent:
-            attributes["user_agent.original"] = agent[0][:length]
+        if self.method(scope) == OTHER_METHOD:
+            attributes["http.request.method_original"] = scope["method"][:length]
         if self._request_headers:
             captured = self._sanitize.sanitize_header_values(
-                headers, self._request_headers, normalise_request_header_name
+                decoded(scope["headers"]), self._request_headers, normalise_request_header_name
             )
-            attributes |= {name: [value[:length] for value in values] for name, values in captured.items()}
+            attributes |= {name: tuple(value[:length] for value in values) for name, values in captured.items()}
+        return attributes
+
+    def _computed(self, scope: Scope, host: str, agent: str) -> dict[str, Any]:
+        scheme, length = scope.get("scheme", "http"), self._length
+        attributes = {
+            "http.request.method": self.method(scope),
+            "url.scheme": scheme,
+            "network.protocol.version": scope.get("http_version", "1.1"),
+        }
+        if scope["type"] == "websocket":
+            attributes["network.protocol.name"] = "websocket"
+        # the Host header, else the socket
+        address, port = _host_and_port(host) if host else (scope.get("server") or ("", None))
+        address = address.rpartition("@")[2]
+        if address:
+            attributes["server.address"] = address[:length]
+            attributes["server.port"] = port or _DEFAULT_PORTS.get(scheme, 80)
+        if agent:
+            attributes["user_agent.original"] = agent[:length]
         return attributes
 
     def of_response(self, message: Message) -> dict[str, Any]:
@@ -94,14 +131,6 @@ class RequestAttributes:
             decoded(message.get("headers", ())), self._response_headers, normalise_response_header_name
         )
         return found
-
-    def _add_server(self, attributes: dict[str, Any], headers: Headers, scope: Scope) -> None:
-        """`server.address` and `server.port` from the Host header, else from the socket."""
-        host = headers.get("host", [""])[0]
-        address, port = _host_and_port(host) if host else (scope.get("server") or ("", None))
-        if address:
-            attributes["server.address"] = address[: self._length]
-            attributes["server.port"] = port or _DEFAULT_PORTS.get(scope.get("scheme", "http"), 80)
 
 
 def span_method(method: str) -> str:
@@ -119,13 +148,23 @@ def decoded(headers: Iterable[tuple[bytes, bytes]], wanted: Container[bytes] | N
     return found
 
 
-def _redacted(query: str, *, keep_values: bool) -> str:
-    shown = []
-    for part in query.split("&"):
-        key, equals, _ = part.partition("=")
-        keep = not equals or (keep_values and key not in _ALWAYS_REDACTED)
-        shown.append(part if keep else f"{key}=REDACTED")
-    return "&".join(shown)
+def _host_and_agent(scope: Scope) -> tuple[bytes, bytes]:
+    """The values of these headers, each the first of several; empty if there is none."""
+    host = agent = b""
+    for name, value in scope["headers"]:
+        key = name.lower()
+        if key == b"host":
+            host = host or value
+        elif key == b"user-agent":
+            agent = agent or value
+    return host, agent
+
+
+class _AllButSigned:
+    """The query parameters that keep their values if settings say so, and parts without a value."""
+
+    def __contains__(self, key: object) -> bool:
+        return key not in _ALWAYS_REDACTED
 
 
 def _host_and_port(host: str) -> tuple[str, int | None]:

@@ -4,12 +4,13 @@
 was routed, and the exceptions that leave the router.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from otel_fastperf.instrumentation.exchanges import Connection, Exchange, Excluded, Observed, Requests
+from otel_fastperf.instrumentation.suspension import driving, starting
+from otel_fastperf.internals.waiting import running_loop
 from otel_fastperf.requests.record import CURRENT, Progress, RequestRecord
 from otel_fastperf.requests.time_budget import Phase
 from otel_fastperf.signals import Signals
@@ -31,7 +32,8 @@ class RequestLayer:
         self.on = True
         self._requests = requests
         self._join = join
-        self._loop: object = None
+        # that of the last request; no loop is None, which stands for trio
+        self._loop: object = self
         self._on_new_loop = on_new_loop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,14 +42,16 @@ class RequestLayer:
         if not self.on or kind not in {"http", "websocket"} or "otel_fastperf" in scope:
             await self.app(scope, receive, send)
             return
-        if self._loop is not _running_loop():
+        if self._loop is not running_loop():
             await self._meet_loop()
         observed = self._open(scope, receive, send)
         if observed is None:
             await self.app(scope, receive, send)
             return
+        app = self.app(scope, observed.receive, observed.send)
         try:
-            await self.app(scope, observed.receive, observed.send)
+            # a websocket has no budget, nor has a request that is excluded
+            await (driving(app, observed.record, self._requests.signals) if isinstance(observed, Exchange) else app)
         except BaseException as error:
             observed.fail(error)
             raise
@@ -55,7 +59,7 @@ class RequestLayer:
             observed.leave()
 
     async def _meet_loop(self) -> None:
-        self._loop = _running_loop()
+        self._loop = running_loop()
         try:
             starting = self._on_new_loop()
             if starting is not None:
@@ -64,7 +68,7 @@ class RequestLayer:
             self._requests.signals.guard.failed("requests", error)
 
     def _open(self, scope: Scope, receive: Receive, send: Send) -> Observed | None:
-        requests = self._requests
+        requests, observed = self._requests, None
         try:
             # keeps others further inside from observing the request again: a mounted app with telemetry of its own,
             # FastAPI's native telemetry of that app, Starlette's OpenTelemetryMiddleware
@@ -76,6 +80,8 @@ class RequestLayer:
             observed.enter()
         except Exception as error:  # noqa: BLE001 - the request goes on untraced
             requests.signals.guard.failed("requests", error)
+            if observed is not None:
+                observed.give_up()
             return None
         return observed
 
@@ -114,9 +120,13 @@ class RouterLayer:
             record.phase = Phase.HANDLER
             await send(message)
 
+        in_other_task = record.suspended
+        if in_other_task:
+            starting(record, Phase.ROUTING)
         outer = record.enter(Phase.ROUTING)
+        app = self.app(scope, receive, answering)
         try:
-            await self.app(scope, receive, answering)
+            await (driving(app, record, self._signals) if in_other_task else app)
         except Exception as error:
             record.router_error = error
             raise
@@ -126,11 +136,3 @@ class RouterLayer:
     def _is_first(self, record: RequestRecord) -> bool:
         """Not the router of an app that is mounted in the one that is observed, and not another telemetry's request."""
         return record.owner is self._signals and record.progress == Progress.ARRIVED
-
-
-def _running_loop() -> object:
-    """The running event loop; None under trio."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

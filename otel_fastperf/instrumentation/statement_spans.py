@@ -20,9 +20,9 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanKind, Status, Status
 from opentelemetry.util.types import AttributeValue
 from sqlalchemy.engine import ExceptionContext
 
-from otel_fastperf.instrumentation.observed_statement import EngineFacts, ObservedStatement
-from otel_fastperf.internals.redaction import describe_error, error_type
-from otel_fastperf.internals.spans import code_attributes, exemplar_of
+from otel_fastperf.instrumentation.observed_statement import EngineFacts, ObservedStatement, database_code
+from otel_fastperf.internals.redaction import ErrorDetail, describe_error, error_type
+from otel_fastperf.internals.spans import Exemplars, code_attributes
 from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.signals import Signals
 from otel_fastperf.tracing.tracer import FinishedSpan, LeanTracer, may_end_late
@@ -30,15 +30,8 @@ from otel_fastperf.tracing.tracer import FinishedSpan, LeanTracer, may_end_late
 if TYPE_CHECKING:
     from otel_fastperf.sql.describe import QueryText
 
-#: attributes in which drivers, and SQLAlchemy's adapters of async drivers, keep the database's code; psycopg2: `pgcode`
-_CODES: Final = ("sqlstate", "pgcode", "sqlite_errorname")
-#: systems whose drivers raise `(1062, "Duplicate entry …")`
-_NUMBERED: Final = ("mysql", "mariadb")
 #: attribute of the execution context that carries the span of opentelemetry-instrumentation-sqlalchemy
 _CONTRIB_SPAN: Final = "_otel_span"
-#: seconds between two exemplars; a statement of at least `_ALWAYS_EXEMPLARY` seconds always gets one
-_EXEMPLAR_PAUSE: Final = 0.1
-_ALWAYS_EXEMPLARY: Final = 0.1
 #: statements whose encoded spans are remembered, as many as the texts that are
 _MOST_TEMPLATES: Final = 512
 
@@ -50,8 +43,7 @@ class StatementSpans:
         """With `exemplars`, durations carry the ids of sampled spans."""
         self._signals = signals
         self._query_text = settings.query_text
-        self._exemplars = exemplars
-        self._next_exemplar = 0.0
+        self._exemplars = Exemplars(on=exemplars)
         #: by the id of the query; the query itself is kept, so that its id stays its own
         self._templates: dict[int, tuple[QueryText, EngineFacts, FinishedSpan]] = {}
 
@@ -82,27 +74,28 @@ class StatementSpans:
             known = self._templates[id(query)] = query, engine, template
         start = done.started_ns
         context = tracer.emit(known[2], done.context, start, start + int(done.seconds * 1e9))
-        exemplar = self._exemplar(NonRecordingSpan(context), done)
-        duration = self._signals.metrics.db_operation_duration
-        duration.child(engine.system, engine.namespace, query.operation, "").observe(done.seconds, exemplar)
+        self._measure(done, NonRecordingSpan(context), "")
+
+    def _measure(self, done: ObservedStatement, span: Span | None, error_kind: str) -> None:
+        engine, duration = done.engine, self._signals.metrics.db_operation_duration
+        exemplar = None if span is None else self._exemplars.of(span, done.seconds, done.started)
+        duration.child(engine.system, engine.namespace, done.query.operation, error_kind).observe(
+            done.seconds, exemplar
+        )
 
     def emit(self, done: ObservedStatement) -> Span | None:
         """Emit the span and the duration; the span, or None if it could not be made."""
         engine = done.engine
         code = error_kind = ""
         if done.failure is not None:
-            code = _status_code(done.failure.original_exception, engine.system)
+            code = database_code(done.failure.original_exception, engine.system)
             error_kind = code or error_type(done.failure.original_exception)
-        exemplar = span = None
+        span = None
         try:
             span = self._trace(done, self._attributes(done, code, error_kind))
-            exemplar = self._exemplar(span, done)
         except Exception as error:  # noqa: BLE001 - a sampler or processor that fails costs the span, not the metric
             self._signals.guard.failed("database", error)
-        duration = self._signals.metrics.db_operation_duration
-        duration.child(engine.system, engine.namespace, done.query.operation, error_kind).observe(
-            done.seconds, exemplar
-        )
+        self._measure(done, span, error_kind)
         return span
 
     def _attributes(self, done: ObservedStatement, code: str, error_kind: str) -> dict[str, AttributeValue]:
@@ -132,34 +125,14 @@ class StatementSpans:
         started_ns = done.started_ns
         span = self._signals.tracer.start_span(name, done.context, SpanKind.CLIENT, attributes, start_time=started_ns)
         if done.failure is not None and span.is_recording():
-            span.set_status(Status(StatusCode.ERROR, _description(done.failure)))
+            span.set_status(Status(StatusCode.ERROR, _description(done.failure, self._signals.exceptions)))
         span.end(started_ns + int(done.seconds * 1e9))
         return span
 
     def _name(self, done: ObservedStatement) -> str:
         return done.query.summary or done.engine.namespace or done.engine.system
 
-    def _exemplar(self, span: Span, done: ObservedStatement) -> dict[str, str] | None:
-        # Prometheus keeps one per series and scrape, and each takes 7 us, a tenth of a statement's telemetry
-        started = done.started
-        if not self._exemplars or (done.seconds < _ALWAYS_EXEMPLARY and started < self._next_exemplar):
-            return None
-        self._next_exemplar = started + _EXEMPLAR_PAUSE
-        return exemplar_of(span)
 
-
-def _status_code(error: BaseException, system: str) -> str:
-    """The database's own code of an error; `""` if it has none."""
-    if system in _NUMBERED:
-        number = error.args[0] if error.args else None
-        return str(number) if isinstance(number, int) else ""
-    for name in _CODES:
-        code = getattr(error, name, None)
-        if isinstance(code, str):
-            return code
-    return ""
-
-
-def _description(failure: ExceptionContext) -> str:
+def _description(failure: ExceptionContext, detail: ErrorDetail) -> str | None:
     """The message without values: SQLAlchemy's exception knows the parameters, so they can be found and removed."""
-    return describe_error(failure.sqlalchemy_exception or failure.original_exception).message
+    return describe_error(failure.sqlalchemy_exception or failure.original_exception, detail).message or None

@@ -6,9 +6,9 @@
 
 These are events of the dialect: one call for each statement, where `before_cursor_execute` and `after_cursor_execute`
 are two, and switch on SQLAlchemy's slower path for statements as a whole. The listeners are registered on the `Engine`
-class. They therefore see engines made earlier and later, and async ones, whose statements run in a greenlet that shares
-the task's context. The text is the one that the application compiled, before a listener that adds comments makes each
-one unique.
+class, once for all apps of the process. They therefore see engines made earlier and later, and async ones, whose
+statements run in a greenlet that shares the task's context. The text is the one that the application compiled, before a
+listener that adds comments makes each one unique.
 
 What is made of a statement: `statement_evidence`, `statement_spans`.
 """
@@ -16,22 +16,24 @@ What is made of a statement: `statement_evidence`, `statement_spans`.
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from sqlalchemy import Dialect, Engine, event
+from sqlalchemy import Dialect, Engine
 from sqlalchemy.engine import ExceptionContext, ExecutionContext
 from sqlalchemy.engine.interfaces import DBAPICursor, ExecuteStyle
 from sqlalchemy.pool.base import _AdhocProxiedConnection
 
-from otel_fastperf.instrumentation.observed_statement import ObservedStatement, facts_of
+from otel_fastperf.instrumentation.engine_events import EngineEvents
+from otel_fastperf.instrumentation.observed_statement import ObservedStatement, facts_of, facts_of_engine
 from otel_fastperf.instrumentation.slow_statement import SlowStatement
 from otel_fastperf.instrumentation.statement_evidence import StatementEvidence
 from otel_fastperf.instrumentation.statement_spans import StatementSpans
+from otel_fastperf.internals.patching import hooked
 from otel_fastperf.internals.spans import SPAN_KEY
-from otel_fastperf.requests.record import CURRENT, RequestRecord
+from otel_fastperf.requests.record import RequestRecord, current_record
 from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.signals import Signals
 from otel_fastperf.sql.describe import QueryTexts
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 #: attribute of the execution context that carries the `ObservedStatement`
 _RUNNING: Final = "_fastperf_statement"
+
+#: seconds from which a statement is examined for time that it did not take itself
+_WORTH_A_LOOK: Final = 0.001
 
 
 @contextmanager
@@ -56,26 +61,69 @@ def instrument_database(
     """Observe the statements of `engines` (None: of every engine of the process) until the context manager exits.
 
     If several telemetries run in one process, exactly one of them observes a statement: the one that serves the
-    request, or outside of requests the one that was set up first. With `exemplars`, durations carry the ids of sampled
+    request, or outside of requests the one that was set up last. With `exemplars`, durations carry the ids of sampled
     spans. `on_slow` is called with each statement above the threshold, on the thread that ran it: usually the event
     loop's.
     """
     listeners = _StatementListeners(engines, settings, signals, exemplars=exemplars, on_slow=on_slow)
-    events = (
-        ("do_execute", listeners.execute),
-        ("do_executemany", listeners.executemany),
-        ("do_execute_no_params", listeners.execute_no_params),
-        ("handle_error", listeners.failed),
-    )
-    with ExitStack() as exits:
-        for name, listener in events:
-            event.listen(Engine, name, listener)
-            exits.callback(event.remove, Engine, name, listener)
+    with hooked(Engine, "statements", _StatementEvents, listeners, listeners):
         yield
 
 
+class _StatementEvents(EngineEvents["_StatementListeners"]):
+    """Passes each statement to the one telemetry that observes it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ("do_execute", self.execute),
+            ("do_executemany", self.executemany),
+            ("do_execute_no_params", self.execute_no_params),
+            ("handle_error", self.failed),
+        )
+
+    def execute(self, cursor: DBAPICursor, text: str, parameters: Any, execution: ExecutionContext) -> bool:
+        """`do_execute`: run the statement if somebody observes it; True if it has been run."""
+        return self._run("do_execute", self.execute, parameters, cursor, text, parameters, execution)
+
+    def executemany(self, cursor: DBAPICursor, text: str, parameters: Any, execution: ExecutionContext) -> bool:
+        """`do_executemany`: the same for several sets of parameters."""
+        return self._run("do_executemany", self.executemany, parameters, cursor, text, parameters, execution)
+
+    def execute_no_params(self, cursor: DBAPICursor, text: str, execution: ExecutionContext) -> bool:
+        """`do_execute_no_params`: the same for a statement without parameters."""
+        return self._run("do_execute_no_params", self.execute_no_params, (), cursor, text, execution)
+
+    def failed(self, failure: ExceptionContext) -> None:
+        """`handle_error`: the statement failed or was cancelled."""
+        if failure.execution_context is not None:
+            done: ObservedStatement | None = getattr(failure.execution_context, _RUNNING, None)
+            if done is not None:
+                done.observer.failed(failure, failure.execution_context)
+            return
+        for listeners in self._newest_first():
+            if listeners.never_began(failure):
+                return
+
+    def _newest_first(self) -> "tuple[_StatementListeners, ...]":
+        return tuple(self.subscribers.values())[::-1]
+
+    def _run(self, name: str, own: Callable[..., bool], parameters: Any, *arguments: Any) -> bool:
+        """Handle the event `name`, called like the dialect's method, with its arguments; `own` listens to it."""
+        text, execution = arguments[1], arguments[-1]
+        for listeners in self._newest_first():
+            if listeners.begins(text, parameters, execution):
+                break
+        else:
+            return False
+        dialect = execution.dialect
+        if not _run_by_another(own, getattr(dialect.dispatch, name), *arguments):
+            getattr(dialect, name)(*arguments)
+        listeners.finish(execution, text, parameters, None)
+        return True
+
+
 class _StatementListeners:
-    """The event listeners of one telemetry. Their failures never reach SQLAlchemy."""
+    """What one telemetry makes of statements. Its failures never reach SQLAlchemy."""
 
     def __init__(
         self,
@@ -92,36 +140,15 @@ class _StatementListeners:
         self._slow_query = settings.slow_query
         self._on_slow = on_slow
         self._queries = QueryTexts(max_length=settings.query_text_length)
-        self._evidence = StatementEvidence(signals, n_plus_one=settings.n_plus_one)
+        #: from here on, the time in which the event loop was blocked, or the machine busy, is left out
+        self._long = min(settings.slow_query, settings.lock_wait, settings.frequent_query)
+        self._evidence = StatementEvidence(signals, settings)
         self._spans = StatementSpans(signals, settings, exemplars=exemplars)
 
-    def execute(self, cursor: DBAPICursor, text: str, parameters: Any, execution: ExecutionContext) -> bool:
-        """`do_execute`: run the statement if it is ours to observe; True if it has been run."""
-        return self._run("do_execute", self.execute, parameters, cursor, text, parameters, execution)
-
-    def executemany(self, cursor: DBAPICursor, text: str, parameters: Any, execution: ExecutionContext) -> bool:
-        """`do_executemany`: the same for several sets of parameters."""
-        return self._run("do_executemany", self.executemany, parameters, cursor, text, parameters, execution)
-
-    def execute_no_params(self, cursor: DBAPICursor, text: str, execution: ExecutionContext) -> bool:
-        """`do_execute_no_params`: the same for a statement without parameters."""
-        return self._run("do_execute_no_params", self.execute_no_params, (), cursor, text, execution)
-
-    def _run(self, name: str, own: Callable[..., bool], parameters: Any, *arguments: Any) -> bool:
-        """Handle the event `name`, called like the dialect's method, with its arguments; `own` listens to it."""
-        text, execution = arguments[1], arguments[-1]
-        if not self._begins(text, parameters, execution):
-            return False
-        dialect = execution.dialect
-        if not _run_by_another(own, getattr(dialect.dispatch, name), *arguments):
-            getattr(dialect, name)(*arguments)
-        self._finish(execution, text, parameters, None)
-        return True
-
-    def _begins(self, text: str, parameters: Any, execution: ExecutionContext) -> bool:
+    def begins(self, text: str, parameters: Any, execution: ExecutionContext) -> bool:
         """Claim the statement, and take the time last. False if it is not ours to observe."""
         try:
-            record = CURRENT.get()
+            record = current_record()
             context = get_current()
             if not self._observes(execution.dialect, record, context, execution):
                 return False
@@ -137,33 +164,49 @@ class _StatementListeners:
             return False
         return True
 
-    def failed(self, failure: ExceptionContext) -> None:
-        """`handle_error`: the statement failed or was cancelled. A failure to connect has no statement."""
-        if failure.execution_context is not None:
-            self._finish(failure.execution_context, failure.statement or "", failure.parameters, failure)
+    def failed(self, failure: ExceptionContext, execution: ExecutionContext) -> None:
+        """Finish a statement that failed or was cancelled."""
+        self.finish(execution, failure.statement or "", failure.parameters, failure)
+
+    def never_began(self, failure: ExceptionContext) -> bool:
+        """Emit a statement whose connection turned out to be dead before the driver got it; False if it is not ours.
+
+        A failure to connect has no statement.
+        """
+        text, engine = failure.statement, failure.engine
+        if not text or failure.connection is None or engine is None:
+            return False
+        try:
+            record, context = current_record(), get_current()
+            if not self._observes(engine.dialect, record, context, None):
+                return False
+            done = ObservedStatement(self, record, context, text, 0, False)  # noqa: FBT003 - as `_begins` makes it
+            done.ended, done.seconds, done.own_seconds = done.started, 0.0, 0.0
+            done.failure, done.engine = failure, facts_of_engine(engine)
+            done.query = self._queries.describe(text, done.engine.dialect)
+            self._spans.emit(done)
+        except Exception as error:  # noqa: BLE001 - telemetry must not make a statement fail
+            self._signals.guard.failed("database", error)
+        return True
 
     def _observes(
-        self, dialect: Dialect, record: RequestRecord | None, context: Context, execution: ExecutionContext
+        self, dialect: Dialect, record: RequestRecord | None, context: Context, execution: ExecutionContext | None
     ) -> bool:
-        """True if this telemetry is the one to observe the statement."""
+        """True if this telemetry is the one to observe the statement; `execution` is None if it never began."""
         if self._dialects is not None and dialect not in self._dialects:
             return False
-        if isinstance(execution.root_connection.connection, _AdhocProxiedConnection):
+        if execution is not None and isinstance(execution.root_connection.connection, _AdhocProxiedConnection):
             return False  # a dialect that asks a new database for its version and settings
-        if record is None:
-            if getattr(execution, _RUNNING, None) is not None:
-                return False
-        elif record.excluded or record.owner is not self._signals:
+        if record is not None and (record.excluded or record.owner is not self._signals):
             return False
         # most contexts have nothing but a span, which suppresses nothing
         return (len(context) == 1 and SPAN_KEY in context) or is_instrumentation_enabled()
 
-    def _finish(
-        self, execution: ExecutionContext, text: str, parameters: Any, failure: ExceptionContext | None
-    ) -> None:
+    def finish(self, execution: ExecutionContext, text: str, parameters: Any, failure: ExceptionContext | None) -> None:
+        """Make of the statement what it means."""
         try:
             done: ObservedStatement | None = getattr(execution, _RUNNING, None)
-            if done is None or done.observer is not self:
+            if done is None:
                 return
             done.ended = time.perf_counter()
             # an execution context runs several statements one after the other: defaults, batches of insertmanyvalues
@@ -172,7 +215,8 @@ class _StatementListeners:
             done.execution, done.failure = execution, failure
             done.engine = engine = facts_of(execution)
             done.query = self._queries.describe(done.text, engine.dialect, batch=done.batch_size > 1)
-            done.slow = seconds >= self._slow_query and self._unblocked_seconds(done) >= self._slow_query
+            done.own_seconds = seconds if seconds < _WORTH_A_LOOK else self._own_seconds(done)
+            done.slow = done.own_seconds >= self._slow_query
             self._evidence.note(done)
             if done.slow and not done.many and self._on_slow is not None:
                 self._on_slow(done.slow_statement(text, parameters, self._spans.emit(done)))
@@ -189,14 +233,14 @@ class _StatementListeners:
         """Emit the span and the metric of a statement that has waited for it."""
         self._spans.emit_late(done)
 
-    def _unblocked_seconds(self, done: ObservedStatement) -> float:
-        """Duration without the time in which the answer may have been there, but the event loop was blocked."""
-        if not done.engine.is_async:
-            return done.seconds
-        delays = self._signals.delays
-        if done.record is not None and done.record.loop_thread == threading.get_ident():
+    def _own_seconds(self, done: ObservedStatement) -> float:
+        """Duration without the time in which the process, or the loop that the answer waits for, stood still."""
+        delays, on_loop = self._signals.delays, done.engine.is_async
+        if done.seconds < self._long:
+            return done.seconds - delays.paused_seconds(done.started, done.ended)
+        if on_loop and done.record is not None and done.record.loop_thread == threading.get_ident():
             delays.catch_up()
-        return done.seconds - delays.blocked_seconds(done.started, done.ended)
+        return delays.own_seconds(done.started, done.ended, on_loop=on_loop)
 
 
 def _run_by_another(own: Callable[..., bool], listeners: Any, *arguments: Any) -> bool:

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from otel_fastperf.internals.redaction import ErrorDetail, describe_error
+
 _logger: Final = logging.getLogger("otel_fastperf")
 
 
@@ -18,23 +20,28 @@ class Guard:
     decorator, a `try` that does not fail costs nothing on the hot path.
     """
 
-    def __init__(self, count: Callable[[str], None]) -> None:
-        """`count(part)` is called for each failure, with the name of the part that failed."""
+    def __init__(self, count: Callable[[str], None], detail: ErrorDetail = "scrubbed") -> None:
+        """`count(part)` is called for each failure, with the name of the part that failed.
+
+        `detail`: how much of the failure the log shows.
+        """
         self._count = count
+        self._detail = detail
         self._logged: set[str] = set()
 
     def failed(self, part: str, error: BaseException) -> None:
-        """Count a failure of `part`, and log the first one of each part with its traceback. Never raises."""
+        """Count a failure of `part`, and log the first one of each part with its stack trace. Never raises."""
         try:
             self._count(part)
             if part not in self._logged:
                 self._logged.add(part)
                 _logger.warning(
                     "otel_fastperf: %s failed and was skipped; the app is not affected. Further failures are only"
-                    " counted, in fastperf_telemetry_errors_total{part=%r}.",
+                    " counted, in fastperf_telemetry_errors_total{part=%r}.\n%s",
                     part,
                     part,
-                    exc_info=error,
+                    # not as `exc_info`: a failure may repeat what a user has sent
+                    describe_error(error, self._detail).stacktrace.rstrip(),
                 )
         except Exception:  # noqa: BLE001, S110 - the app's logging handlers may raise; nothing can report that
             pass

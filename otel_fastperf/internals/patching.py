@@ -1,20 +1,33 @@
-"""Patches of other packages' functions: one wrapper per function, shared by all apps of the process.
+"""Patches of other packages' functions, and hooks into them: one of each in a process, shared by all apps.
 
-Each app subscribes to the wrapper, so a second app adds no second wrapper, and apps may be shut down in any order.
+Each app subscribes, so a second app adds no second wrapper, and apps may be shut down in any order.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 _S = TypeVar("_S")
 
 #: attribute of the patched module, class or object that holds its patches by function name
 _PATCHES: Final = "_otel_fastperf_patches"
-_LOCK: Final = threading.Lock()
+#: the garbage collector may end the subscriptions of an app that is gone while this thread holds the lock
+_LOCK: Final = threading.RLock()
 _NO_SUBSCRIBERS: Final[Mapping[int, Any]] = MappingProxyType({})
+
+
+class Hook(Protocol[_S]):
+    """What a process has once as long as somebody subscribes to it. `subscribers` is as that of `Patch`."""
+
+    subscribers: Mapping[int, _S]
+
+    def apply(self) -> None:
+        """Put it in place, unless it is there already. Called for each subscriber that comes."""
+
+    def remove(self) -> bool:
+        """Take it away. False if it must stay for the next subscriber."""
 
 
 class Patch(Generic[_S]):
@@ -66,20 +79,36 @@ def subscribed(
         owner: Key of the subscriber; must stay alive until the context manager exits.
         subscriber: What the wrapper needs to know of this owner.
     """
+    with hooked(target, name, lambda: Patch(target, name, wrap), owner, subscriber):
+        yield
+
+
+@contextmanager
+def hooked(target: Any, name: str, make: Callable[[], Hook[_S]], owner: object, subscriber: _S) -> Iterator[None]:
+    """Keep `subscriber` among those of the hook `name` of `target`, until the context manager exits.
+
+    `make()` makes the hook, for the first subscriber only. For the others see `subscribed`.
+    """
     with _LOCK:
-        patches = vars(target).get(_PATCHES)
-        if patches is None:
-            patches = {}
-            setattr(target, _PATCHES, patches)
-        patch: Patch[_S] = patches.get(name) or Patch(target, name, wrap)
-        patches[name] = patch
-        patch.subscribers = MappingProxyType({**patch.subscribers, id(owner): subscriber})
-        patch.apply()
+        hooks = vars(target).get(_PATCHES)
+        if hooks is None:
+            hooks = {}
+            setattr(target, _PATCHES, hooks)
+        hook: Hook[_S] = hooks.get(name) or make()
+        hooks[name] = hook
+        hook.subscribers = MappingProxyType({**hook.subscribers, id(owner): subscriber})
+        hook.apply()
     try:
         yield
     finally:
         with _LOCK:
-            rest = {key: value for key, value in patch.subscribers.items() if key != id(owner)}
-            patch.subscribers = MappingProxyType(rest)
-            if not rest and patch.remove():
-                patches.pop(name, None)
+            rest = {key: value for key, value in hook.subscribers.items() if key != id(owner)}
+            hook.subscribers = MappingProxyType(rest)
+            if not rest and hook.remove():
+                hooks.pop(name, None)
+
+
+def subscribers_of(target: Any, name: str) -> tuple[Any, ...]:
+    """The subscribers to a function of `target`, or to a hook, oldest first."""
+    hook = vars(target).get(_PATCHES, {}).get(name)
+    return () if hook is None else tuple(hook.subscribers.values())

@@ -1,13 +1,16 @@
-"""Describes an exception safely: type, message and stack trace without the values of SQL statements.
+"""Describes an exception safely: type, message and stack trace without values.
 
-Database errors contain values: SQLAlchemy adds the bound parameters, PostgreSQL a line `DETAIL:  Key (email)=(…)
-already exists.`, and code that catches an error may repeat its text in a message of its own. So the whole chain of an
-exception is read first. Errors of SQLAlchemy (recognised by `statement`, `params` and `orig`) and of drivers (PEP 249's
-`DatabaseError`, or an SQLSTATE) keep their first lines, without quoted parts. In all other messages of the chain, the
-texts of these errors and the values of their parameters are replaced. A chain without such an error stays unchanged.
+Exceptions contain what users send and what services know. SQLAlchemy adds the bound parameters, PostgreSQL a line
+`DETAIL:  Key (email)=(…) already exists.`, pydantic the input, httpx the URL with its password, and code that catches
+an error may repeat its text in a message of its own. So the whole chain of an exception is read first. Errors of
+SQLAlchemy (recognised by `statement`, `params` and `orig`) and of drivers (PEP 249's `DatabaseError`, or an SQLSTATE)
+keep their first lines; validation errors are written anew, without the inputs. In all other messages of the chain,
+the texts of these errors and the values of parameters are replaced, and what remains is `scrubbed`.
 
-Two kinds of values are not found: those that a message formats differently (rounded, hashed, truncated), and those
-that come from code outside of the chain.
+Two kinds of values are not found: those that a message formats differently (rounded, hashed, truncated), and unquoted
+ones that look like any word.
+
+The setting `exceptions` chooses: `scrubbed` is this; `full` changes nothing; `type` leaves out all messages.
 """
 
 import re
@@ -19,9 +22,13 @@ from linecache import getline
 from textwrap import indent
 from traceback import walk_tb
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
+from otel_fastperf.internals.scrubbing import QUOTED, scrubbed, scrubbed_source, validation_message
 from otel_fastperf.internals.text_safety import encodable
+
+#: how much of an exception is shown; see the setting `exceptions`
+ErrorDetail: TypeAlias = Literal["full", "scrubbed", "type"]
 
 #: Maximum number of exceptions per chain, including causes and members of groups.
 MOST_EXCEPTIONS: Final = 32
@@ -29,7 +36,7 @@ MOST_EXCEPTIONS: Final = 32
 MOST_VALUES: Final = 1000
 #: Maximum number of frames shown per exception: half of them from the start, half from the end.
 MOST_FRAMES: Final = 40
-#: In a chain with SQL errors, longer messages are neither searched nor shown. In characters.
+#: Longer messages are neither searched nor shown. In characters.
 LONGEST_SEARCHED: Final = 64 * 1024
 #: Maximum length of a message or a note in a stack trace, in characters.
 LONGEST_LINE: Final = 4096
@@ -56,19 +63,31 @@ def error_type(error: BaseException) -> str:
     return encodable(f"{module}.{name}" if module and module != "builtins" else name)
 
 
-def describe_error(error: BaseException, *, max_length: int = 4096, max_stacktrace: int = 16 * 1024) -> ErrorText:
-    """The exception without values. `max_length` and `max_stacktrace` are in characters. Never raises.
+def describe_error(
+    error: BaseException, detail: ErrorDetail = "scrubbed", *, max_length: int = 4096, max_stacktrace: int = 16 * 1024
+) -> ErrorText:
+    """The exception in this detail. `max_length` and `max_stacktrace` are in characters. Never raises.
 
     The stack trace has Python's format: oldest frame first, after those of its causes. If it is too long, its middle is
     left out.
     """
     try:
-        shown = _Shown(error)
+        shown = _Shown(error, detail)
         stacktrace = encodable("".join(_stacktrace(error, shown, set())))
         message = _cut(shown.message(error), max_length)
         return ErrorText(error_type(error), message, _cut_middle(stacktrace, max_stacktrace))
     except Exception:  # noqa: BLE001 - an exception whose attributes raise must not hide itself
         return ErrorText(error_type(error), "", "")
+
+
+def describe_text(text: str, detail: ErrorDetail = "scrubbed") -> str:
+    """A text that may repeat an exception's message, in this detail; of `type` only the type before a colon is left."""
+    if detail == "full":
+        return text
+    if detail == "type":
+        kind, colon, _ = text.partition(":")
+        return kind if colon and kind.replace(".", "").isidentifier() else ""
+    return _Shown(Exception(), detail).safe(text)
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
@@ -132,9 +151,10 @@ _DRIVER_ERRORS: Final = frozenset({"DatabaseError", "InterfaceError"})
 
 
 class _Shown:
-    """The messages of one chain, without the values of its SQL errors."""
+    """The messages of one chain, without values."""
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException, detail: ErrorDetail) -> None:
+        self._detail = detail
         chain = _reachable((error,), ("__cause__", "__context__", "orig"))
         statement_errors = [linked for linked in chain if _is_statement_error(linked)]
         origins = _reachable([_attribute(linked, "orig") for linked in statement_errors], ("__cause__", "orig"))
@@ -142,14 +162,21 @@ class _Shown:
         #: keeps the exceptions alive, so that no other one gets the same id
         self._chain = {id(linked): linked for linked in chain}
         self._sql_errors = {id(linked): linked for linked in (*statement_errors, *origins, *drivers)}
+        validations = ((linked, validation_message(linked)) for linked in chain)
+        self._validations = {id(linked): message for linked, message in validations if message is not None}
         self._values = _spellings(_attribute(linked, "params") for linked in statement_errors)
         self._embedded = self._texts()
 
     def _texts(self) -> list[tuple[str, str]]:
-        """The texts of the SQL errors, as other messages may contain them, and their replacements; longest first."""
+        """The texts of SQL and validation errors, as other messages may contain them, and what replaces them.
+
+        Longest first.
+        """
         texts: dict[str, str] = {}
-        for error in self._sql_errors.values():
-            shown = self.message(error)
+        for error in self._chain.values():
+            if id(error) not in self._sql_errors and id(error) not in self._validations:
+                continue
+            shown = self._known(error)
             for raw in (_raw_message(error), *(text for text in error.args if isinstance(text, str))):
                 texts[raw] = texts[repr(raw)[1:-1]] = shown
         return sorted(((raw, shown) for raw, shown in texts.items() if len(raw) > SHORTEST), key=_longest_first)
@@ -160,33 +187,50 @@ class _Shown:
 
     def message(self, error: BaseException) -> str:
         """The message of an exception of the chain."""
-        text = _raw_message(error)
-        if id(error) not in self._sql_errors:
-            return self._other(text)
-        return self._without_values(text, without_quoted=True)
+        if self._detail == "type":
+            return ""
+        if self._detail == "full":
+            return encodable(_raw_message(error))
+        if id(error) in self._sql_errors or id(error) in self._validations:
+            return self._known(error)
+        return self.safe(_raw_message(error))
+
+    def _known(self, error: BaseException) -> str:
+        """The message of an SQL or validation error."""
+        validation = self._validations.get(id(error))
+        if validation is not None:
+            return encodable(validation)
+        return scrubbed(self._without_values(_raw_message(error), without_quoted=True))
 
     def notes(self, error: BaseException) -> Iterator[str]:
         """The notes of an exception of the chain (PEP 678)."""
-        notes = _attribute(error, "__notes__")
+        notes = None if self._detail == "type" else _attribute(error, "__notes__")
         for note in notes[:MOST_NOTES] if isinstance(notes, list) else ():
             if isinstance(note, str):
-                yield self._other(note)
+                yield encodable(note) if self._detail == "full" else self.safe(note)
 
-    def _other(self, text: str) -> str:
-        """Redact a text that is not the message of an SQL error, but may contain one."""
+    def safe(self, text: str) -> str:
+        """Scrub a text that is not the message of an SQL or validation error, but may contain one."""
         for raw, shown in self._embedded if len(text) <= LONGEST_SEARCHED else ():
             text = text.replace(raw, shown)
         foreign = _MARKS.search(text) is not None
-        return self._without_values(text, without_quoted=foreign) if foreign or self._sql_errors else encodable(text)
+        if foreign or self._sql_errors:
+            text = self._without_values(text, without_quoted=foreign)
+        elif len(text) > LONGEST_SEARCHED:
+            text = _NOT_SHOWN.format(len(text))
+        return encodable(scrubbed(text))
 
     def _without_values(self, text: str, *, without_quoted: bool) -> str:
         text = _first_lines(text)
         if len(text) > LONGEST_SEARCHED:
-            return f"({len(text)} characters, not searched for values and not shown)"
+            return _NOT_SHOWN.format(len(text))
         text = _without(self._values, text)
         if without_quoted:
-            text = _QUOTED.sub(_identifier, _unwrapped(text))
+            text = QUOTED.sub(_identifier, _unwrapped(text))
         return encodable(_ROW.sub(_without_row, text))
+
+
+_NOT_SHOWN: Final = "({} characters, not searched for values and not shown)"
 
 
 def _longest_first(pair: tuple[str, str]) -> int:
@@ -220,15 +264,6 @@ def _first_lines(text: str) -> str:
     return "\n".join(kept).rstrip()
 
 
-#: A quoted text, with the word before it if that word shows that the text is a name. Without a closing quote, the rest
-#: of the message counts as quoted. A quote inside of a word is an apostrophe.
-_QUOTED: Final = re.compile(
-    r"(?P<name>(?:\b(?:relation|table|column|constraint|index|schema|function|procedure|type|role|database|sequence|view"
-    r"|trigger|extension|collation|cursor|savepoint|for key|server at|bind parameter)|<class) )?"
-    r"(?<!\w)(?:[bBuUrR]{1,2}(?='))?"
-    r"""(?:'(?:[^']|'(?=\w))*+(?:'|\Z)|"(?:[^"]|"(?=\w))*+(?:"|\Z))""",
-    re.IGNORECASE,
-)
 #: Start of `(1062, "Duplicate entry …")`: MySQL's drivers show their arguments.
 _NUMBERED: Final = re.compile(r"""\((\d+), (["'])""")
 #: A row in parentheses: `Key (email)=(…)`, `The duplicate key value is (…)`, `Failing row contains (…)`.
@@ -355,4 +390,4 @@ def _frames(traceback: TracebackType) -> Iterator[str]:
         yield f'  File "{code.co_filename}", line {line}, in {code.co_name}\n'
         source = getline(code.co_filename, line, frame.f_globals).strip()
         if source:
-            yield f"    {source}\n"
+            yield f"    {scrubbed_source(source)}\n"

@@ -17,8 +17,12 @@ _ROUNDING: Final = 0.001
 
 
 @contextmanager
-def ticking(interval: float, tick: Callable[[float], object], failed: Callable[[Exception], None]) -> Iterator[None]:
+def ticking(
+    interval: float | Callable[[], float], tick: Callable[[float], object], failed: Callable[[Exception], None]
+) -> Iterator[None]:
     """Call `tick(late)` on the running loop every `interval` seconds until the context manager exits.
+
+    A function is asked for the interval before each tick.
 
     `late` is the timer's delay in seconds, at least 0; asyncio and uvloop round timers to a millisecond. The next timer
     starts when `tick` returns, so a loop that was blocked is late once, not once per interval. An exception of `tick`
@@ -36,7 +40,7 @@ class _Ticker:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        interval: float,
+        interval: float | Callable[[], float],
         tick: Callable[[float], object],
         failed: Callable[[Exception], None],
     ) -> None:
@@ -52,7 +56,7 @@ class _Ticker:
 
     def schedule(self) -> None:
         """Set the timer to the next multiple of the interval, so that tickers of one interval share a wake-up."""
-        now, interval = time.perf_counter(), self._interval
+        now, interval = time.perf_counter(), self._interval() if callable(self._interval) else self._interval
         # loops round timers to a millisecond, so this tick may have come a little before its multiple
         self._due = (max(now, self._due + _ROUNDING) // interval + 1) * interval
         self._handle = self._loop.call_later(self._due - now, self._run, context=self._context)

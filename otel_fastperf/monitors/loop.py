@@ -7,11 +7,11 @@ which the loop waits for events.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
-from otel_fastperf.event_loop.clocks import idle_clock
+from otel_fastperf.event_loop.clocks import Clock, idle_clock
 from otel_fastperf.internals.ticker import ticking
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import LoopSettings
@@ -19,6 +19,10 @@ from otel_fastperf.signals import Signals
 
 #: seconds over which `fastperf_event_loop_utilization_ratio` is measured
 _WINDOW: Final = 1.0
+
+#: seconds between two beats of a loop that is busy for less than this share of its time
+_IDLE_INTERVAL: Final = 0.25
+_IDLE: Final = 0.1
 
 #: asyncio and libuv wait for whole milliseconds: lag up to this is rounding, not a blocked loop
 _TIMER_STEP: Final = 0.001
@@ -29,33 +33,45 @@ _COUNTING_SHARE: Final = 0.004
 
 @asynccontextmanager
 async def monitor_loop(settings: LoopSettings, signals: Signals) -> AsyncIterator[None]:
-    """Measure the running loop, asyncio's or uvloop's, with a heartbeat every `settings.interval` seconds."""
+    """Measure the running loop, asyncio's or uvloop's, with a heartbeat every `settings.interval` seconds.
+
+    A loop that is mostly idle has a slower one, which costs less and sees the same lag: a late timer is as likely.
+    """
     loop, metrics = asyncio.get_running_loop(), signals.metrics
 
     def failed(error: Exception) -> None:
         signals.guard.failed("loop_monitor", error)
 
     with ExitStack() as exits:
-        heartbeat = _Heartbeat(metrics, exits.enter_context(idle_clock(loop, failed)))
+        heartbeat = _Heartbeat(settings, metrics, exits.enter_context(idle_clock(loop, failed)))
         tasks = _TaskCount(loop, metrics)
         exits.callback(metrics.on_refresh(heartbeat.refresh))
-        exits.enter_context(ticking(settings.interval, heartbeat.tick, failed))
+        exits.enter_context(ticking(heartbeat.interval, heartbeat.tick, failed))
         exits.enter_context(ticking(_WINDOW, tasks.tick, failed))
         yield
 
 
 class _Heartbeat:
-    """Updates the loop's metrics at each beat. `idle()` is the time that the loop has waited so far, in seconds."""
+    """Updates the loop's metrics at each beat. `idle` is the loop's `idle_clock`."""
 
-    def __init__(self, metrics: Metrics, idle: Callable[[], float]) -> None:
+    def __init__(self, settings: LoopSettings, metrics: Metrics, idle: Clock | None) -> None:
+        self._fastest = settings.interval
+        # without the clock, only lag shows that the loop was blocked
+        self._slowest = settings.interval if idle is None else max(settings.interval, _IDLE_INTERVAL)
+        self._is_idle = False
         self._metrics = metrics
-        self._idle_clock = idle
-        self._wall, self._cpu, self._idle = time.perf_counter(), time.thread_time(), idle()
+        self._idle_clock = idle or time.perf_counter
+        self._wall, self._cpu, self._idle = time.perf_counter(), time.thread_time(), self._idle_clock()
         self._window_wall = self._window_busy = 0.0
+
+    def interval(self) -> float:
+        """Seconds to the next beat."""
+        return self._slowest if self._is_idle else self._fastest
 
     def tick(self, late: float) -> None:
         self._metrics.loop_lag.observe(late)
         wall, busy = self._since_last_beat(late)
+        self._is_idle = busy < _IDLE * wall
         self._metrics.loop_busy.inc(busy)
         self._window_wall += wall
         self._window_busy += busy

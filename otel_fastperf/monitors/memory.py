@@ -1,7 +1,8 @@
 """Memory unique to this process (USS), the headroom of its cgroup (container), and steady growth.
 
 prometheus_client already exports RSS as `process_resident_memory_bytes`, which counts pages shared between workers once
-for each worker. USS excludes shared pages. Linux only: on other systems, and without a limit, the series are absent.
+for each worker. USS excludes shared pages. The RSS of the same reading is measured beside it: two figures of different
+moments may contradict each other. Linux only: on other systems, and without a limit, the series are absent.
 """
 
 import gc
@@ -47,9 +48,6 @@ _COUNTS: Final = 6
 _MOST_NAMED: Final = 3
 _NAMED_SHARE: Final = 0.1
 
-#: longest time to wait at shutdown for a reading in progress
-_JOIN_SECONDS: Final = 1.0
-
 
 @asynccontextmanager
 async def monitor_memory(settings: MemorySettings, signals: Signals) -> AsyncIterator[None]:
@@ -80,8 +78,8 @@ async def monitor_memory(settings: MemorySettings, signals: Signals) -> AsyncIte
         yield
     finally:
         forget()
+        # the thread is not joined: this is the event loop, which must not wait for a reading
         stop.set()
-        thread.join(_JOIN_SECONDS)
 
 
 class _Usage(NamedTuple):
@@ -92,9 +90,12 @@ class _Usage(NamedTuple):
 
 
 def _measure(metrics: Metrics, proc: Path) -> _Usage:
-    unique = unique_bytes(_read(proc / "smaps_rollup"))
+    rollup = _read(proc / "smaps_rollup")
+    unique, resident = unique_bytes(rollup), resident_bytes(rollup)
     if unique is not None:
         metrics.memory_unique.set(unique)
+    if resident is not None:
+        metrics.memory_resident.set(resident)
     group = tightest(memory_cgroups(_read(proc / "cgroup"), _read(proc / "mountinfo")))
     if group is not None:
         metrics.memory_limit.set(group.limit)
@@ -183,6 +184,12 @@ def unique_bytes(smaps_rollup: str) -> int | None:
     """Sum up the `Private_*` lines of `/proc/<pid>/smaps_rollup`, which is the USS; None without any."""
     kilobytes = re.findall(r"^Private_\w+:\s+(\d+) kB$", smaps_rollup, re.MULTILINE)
     return sum(map(int, kilobytes)) * 1024 if kilobytes else None
+
+
+def resident_bytes(smaps_rollup: str) -> int | None:
+    """The `Rss` line of `/proc/<pid>/smaps_rollup`; None without one."""
+    found = re.search(r"^Rss:\s+(\d+) kB$", smaps_rollup, re.MULTILINE)
+    return None if found is None else int(found[1]) * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,31 +2,47 @@
 
 The limiter knows how many tasks wait, but not for how long. So while the monitor runs, the loop's default limiter
 *object* gets a subclass of its own class that measures waits; anyio's classes and all other limiters are unchanged.
+
+The request that waits is the victim. When a wait has lasted for the threshold, one look at the stacks of anyio's
+threads tells what occupies them; waits at about the same time share it.
 """
 
+import asyncio
+import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from otel_fastperf.detectors.threadpool_wait import ThreadWait, detect_threadpool_wait
-from otel_fastperf.internals.frames import definition
+from otel_fastperf.detectors.repeated_waits import RepeatedWaits
+from otel_fastperf.detectors.threadpool_wait import Occupant, ThreadWait, detect_threadpool_wait
+from otel_fastperf.internals.frames import application_frames, definition
 from otel_fastperf.internals.ticker import ticking
-from otel_fastperf.requests.record import CURRENT
+from otel_fastperf.requests.record import current_record
 from otel_fastperf.requests.time_budget import Cause
 from otel_fastperf.settings import ThreadsSettings
 from otel_fastperf.signals import Signals
 
+if TYPE_CHECKING:
+    from otel_fastperf.findings import CallSite
+
 #: seconds between two readings without a scrape
 _INTERVAL: Final = 1.0
 
+#: seconds for which a look at the threads is shared by all waits
+_SHARED_FOR: Final = 0.25
+#: most frames of the application on a thread's stack that are read
+_MOST_FRAMES: Final = 20
+#: name of anyio's threads; on trio it is followed by more
+_WORKER: Final = ("AnyIO worker thread", "Trio thread")
+
 #: class attribute of a timed limiter: the listeners of all monitors
 _LISTENERS: Final = "_otel_fastperf_listeners"
-
-_WaitListener = Callable[[float], None]
 
 
 @asynccontextmanager
@@ -40,47 +56,94 @@ async def monitor_threads(settings: ThreadsSettings, signals: Signals) -> AsyncI
         metrics.threadpool_borrowed.set(now.borrowed_tokens)
         metrics.threadpool_waiting.set(now.tasks_waiting)
 
+    listener = _WaitListener(limiter, settings, signals)
     with ExitStack() as exits:
-        exits.enter_context(_waits_timed(limiter, settings, signals))
+        exits.enter_context(_waits_timed(limiter, listener, signals))
         exits.callback(metrics.on_refresh(read))
         exits.enter_context(ticking(_INTERVAL, read, lambda error: signals.guard.failed("threads_monitor", error)))
         yield
 
 
-def _listener(limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> _WaitListener:
-    """A listener called with each wait, in the task that waited, so `record.CURRENT` is its request. Never raises."""
+class _WaitListener:
+    """Takes the waits of one telemetry, in the tasks that wait: `current_record` is their request. Never raises."""
 
-    def waited(seconds: float) -> None:
+    def __init__(self, limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> None:
+        self._limiter = limiter
+        self._settings = settings
+        self._signals = signals
+        self._occupants: tuple[Occupant, ...] = ()
+        self._long = RepeatedWaits()
+        #: when the threads were last looked at, by `time.perf_counter()`
+        self._looked = 0.0
+
+    def begins(self) -> asyncio.TimerHandle | None:
+        """Have the threads looked at when the wait that begins has reached the threshold; the timer of that."""
         try:
-            signals.metrics.threadpool_wait.observe(seconds)
+            return asyncio.get_running_loop().call_later(self._settings.wait, self._look)
+        except Exception:  # noqa: BLE001 - not an asyncio event loop: the finding names no line
+            return None
+
+    def waited(self, seconds: float) -> None:
+        """Note a wait that has ended."""
+        try:
+            self._signals.metrics.threadpool_wait.observe(seconds)
             if seconds:
-                _note(seconds, limiter, settings, signals)
+                self._note(seconds)
         except Exception as error:  # noqa: BLE001 - the caller has a token, which it must return
-            signals.guard.failed("threadpool_wait", error)
+            self._signals.guard.failed("threadpool_wait", error)
 
-    return waited
+    def _note(self, seconds: float) -> None:
+        """Note the wait on its request; report it if it is over the threshold."""
+        record, signals = current_record(), self._signals
+        if record is None or record.owner is not signals or record.excluded:
+            return
+        now = time.perf_counter()
+        record.waited(now - seconds, now, Cause.THREADPOOL_WAIT)
+        if seconds >= self._settings.wait and not record.ended:
+            signals.delays.catch_up()
+            own = signals.delays.unexplained_seconds(now - seconds, now, seconds, on_loop=True)
+            pool = self._limiter.statistics()
+            occupants = self._occupants if self._looked >= now - seconds - _SHARED_FOR else ()
+            repeated = own >= self._settings.wait and self._long.add(now)
+            facts = ThreadWait(own, int(pool.total_tokens), pool.tasks_waiting, occupants, repeated)
+            for finding in detect_threadpool_wait(facts, self._settings):
+                signals.findings.report(finding, record)
+
+    def _routes(self) -> dict[tuple[str, str], str]:
+        """The routes of the requests in flight by file and function of their endpoints."""
+        routes: dict[tuple[str, str], str] = {}
+        for record in tuple(self._signals.in_flight.records):
+            endpoint = definition(record.scope.get("endpoint"))
+            if endpoint is not None:
+                routes[endpoint.file, endpoint.function] = str(record.route_key)
+        return routes
+
+    def _look(self) -> None:
+        now = time.perf_counter()
+        try:
+            if now - self._looked >= _SHARED_FOR or not self._occupants:
+                self._looked, self._occupants = now, _occupants(self._routes())
+        except Exception as error:  # noqa: BLE001 - costs the lines of a finding
+            self._signals.guard.failed("threadpool_wait", error)
 
 
-def _note(seconds: float, limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> None:
-    """Note the wait on its request; report it if it is over the threshold."""
-    record = CURRENT.get()
-    if record is None or record.owner is not signals or record.excluded:
-        return
-    now = time.perf_counter()
-    record.waited(now - seconds, now, Cause.THREADPOOL_WAIT)
-    if seconds >= settings.wait and not record.ended:
-        pool = limiter.statistics()
-        facts = ThreadWait(
-            seconds, int(pool.total_tokens), pool.tasks_waiting, definition(record.scope.get("endpoint"))
-        )
-        for finding in detect_threadpool_wait(facts, settings):
-            signals.findings.report(finding, record)
+def _occupants(routes: Mapping[tuple[str, str], str]) -> tuple[Occupant, ...]:
+    """What anyio's threads are doing, most threads first."""
+    frames = sys._current_frames()  # noqa: SLF001 - there is no other way to the frames of other threads
+    found: Counter[tuple[str, CallSite, str]] = Counter()
+    for thread in threading.enumerate():
+        if not thread.name.startswith(_WORKER):
+            continue
+        sites = application_frames(frames.get(thread.ident or 0), _MOST_FRAMES)
+        if sites:
+            function = sites[-1].function
+            found[function, sites[0], routes.get((sites[-1].file, function), "")] += 1
+    return tuple(Occupant(function, threads, site, route) for (function, site, route), threads in found.most_common())
 
 
 @contextmanager
-def _waits_timed(limiter: CapacityLimiter, settings: ThreadsSettings, signals: Signals) -> Iterator[None]:
+def _waits_timed(limiter: CapacityLimiter, listener: _WaitListener, signals: Signals) -> Iterator[None]:
     """Measure each wait for a token of `limiter` until the context manager exits."""
-    waited = _listener(limiter, settings, signals)
     listeners: list[_WaitListener] | None = getattr(type(limiter), _LISTENERS, None)
     if listeners is None:
         listeners = []
@@ -90,11 +153,11 @@ def _waits_timed(limiter: CapacityLimiter, settings: ThreadsSettings, signals: S
             signals.guard.failed("threadpool_wait", error)
             yield
             return
-    listeners.append(waited)
+    listeners.append(listener)
     try:
         yield
     finally:
-        listeners.remove(waited)
+        listeners.remove(listener)
         if not listeners and getattr(type(limiter), _LISTENERS, None) is listeners:
             limiter.__class__ = type(limiter).__mro__[1]
 
@@ -108,16 +171,20 @@ def _timed(base: type[CapacityLimiter], listeners: list[_WaitListener]) -> type[
             await base.acquire_on_behalf_of(self, borrower)
             waited(0.0)
             return
+        timers = [listener.begins() for listener in tuple(listeners)]
         started = time.perf_counter()
         try:
             await base.acquire_on_behalf_of(self, borrower)
         finally:
             # includes tasks that were cancelled while they waited
             waited(time.perf_counter() - started)
+            for timer in timers:
+                if timer is not None:
+                    timer.cancel()
 
     def waited(seconds: float) -> None:
         for listener in tuple(listeners):
-            listener(seconds)
+            listener.waited(seconds)
 
     body: dict[str, Any] = {
         "__slots__": (),

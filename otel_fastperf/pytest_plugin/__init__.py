@@ -223,7 +223,7 @@ def _written(run: _Run) -> Iterator[str]:
         yield f"baseline {run.baseline_path.name}: {len(updated.known)} known, {fresh} of them new; {gone} removed"
     elif stale:
         yield f"stale entries of the baseline (--fastperf-update-baseline removes them from {run.baseline_path}):"
-        yield from (f"  {name.kind} {name.route}: {name.subject}" for name in stale)
+        yield from (f"  {' '.join(filter(None, name[:3]))}: {name.subject}".removesuffix(": ") for name in stale)
     if run.report_path is not None:
         run.report_path.write_text(session.report(run.seen, run.baseline.known, run.names), "utf-8")
         yield f"report: {run.report_path}"

@@ -28,14 +28,14 @@ class Baseline:
         """Whether the violation is known and not worse than before."""
         return violation.name in self.known and violation.queries <= self.known[violation.name]
 
-    def stale(self, seen: Collection[Name], routes: Collection[str]) -> list[Name]:
+    def stale(self, seen: Collection[Name], routes: Collection[tuple[str, str]]) -> list[Name]:
         """The entries that were not seen again although their routes were requested; sorted.
 
         A violation on a route that this run did not request may still exist.
         """
         return sorted(name for name in self.known if name not in seen and _judged(name, routes))
 
-    def updated(self, adopted: Mapping[Name, int], routes: Collection[str]) -> "Baseline":
+    def updated(self, adopted: Mapping[Name, int], routes: Collection[tuple[str, str]]) -> "Baseline":
         """The violations of this run, and the entries that it could not judge."""
         kept = {name: queries for name, queries in self.known.items() if not _judged(name, routes)}
         return Baseline({**kept, **adopted})
@@ -78,8 +78,8 @@ def adopted(violations: Iterable[Violation]) -> dict[Name, int]:
     return entries
 
 
-def _judged(name: Name, routes: Collection[str]) -> bool:
-    return name.route in routes or (not name.route and bool(routes))
+def _judged(name: Name, routes: Collection[tuple[str, str]]) -> bool:
+    return (name.method, name.route) in routes or (not name.route and bool(routes))
 
 
 def _entry(name: Name, queries: int) -> dict[str, Any]:

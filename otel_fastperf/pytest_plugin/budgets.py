@@ -78,7 +78,7 @@ class Limits:
         over = [request for request in requests if request.queries > self.max_queries]
         for worst, times in _worst(over, lambda request: request.queries):
             head = f"{worst}: {worst.queries} SQL statements, at most {self.max_queries}{_times(times)}"
-            name = Name(MAX_QUERIES, worst.route, worst.method, "", "")
+            name = Name(MAX_QUERIES, worst.method, worst.route, "", "", "")
             yield Violation(name, "\n".join((head, *_statements(worst, names))), worst.queries)
 
     def _too_slow(self, requests: Sequence[Request]) -> Iterator[Violation]:
@@ -87,7 +87,7 @@ class Limits:
         over = [request for request in requests if request.seconds > self.max_seconds]
         for worst, times in _worst(over, lambda request: request.seconds):
             text = f"{worst}: {worst.seconds:.3f} s, at most {self.max_seconds:g} s{_times(times)}"
-            yield Violation(Name(MAX_SECONDS, worst.route, worst.method, "", ""), text)
+            yield Violation(Name(MAX_SECONDS, worst.method, worst.route, "", "", ""), text)
 
     def _forbidden(self, findings: Sequence[Finding], names: Names) -> Iterator[Violation]:
         merged: dict[Name, Finding] = {}
@@ -174,7 +174,7 @@ def _statements(request: Request, names: Names) -> Iterator[str]:
 
 def _finding(finding: Finding, names: Names) -> str:
     lines = [
-        f"{finding.kind}{f' in {finding.route}' if finding.route else ''}{_occurrences(finding.count)}",
+        f"{finding.kind}{f' in {finding.where}' if finding.route else ''}{_occurrences(finding.count)}",
         f"    {finding.message}",
     ]
     if finding.call_site is not None:

@@ -11,6 +11,7 @@ class Name(NamedTuple):
     """The identity of a finding: everything but the line number."""
 
     kind: str
+    method: str
     route: str
     subject: str
     #: relative to the root of the tests, with slashes; "" if no line is known
@@ -28,7 +29,7 @@ class Names:
         """The name of a finding."""
         site = finding.call_site
         file, function = ("", "") if site is None else (self.file(site.file), site.function)
-        return Name(str(finding.kind), finding.route, finding.subject, file, function)
+        return Name(str(finding.kind), finding.method, finding.route, finding.subject, file, function)
 
     def site(self, site: CallSite) -> str:
         """`shop/orders.py:41 in list_orders`, for people."""

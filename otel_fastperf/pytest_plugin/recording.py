@@ -3,12 +3,15 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from otel_fastperf.findings import CallSite, Finding
 
 if TYPE_CHECKING:
     from otel_fastperf.requests.view import RequestView
+
+#: `requests.route.UNMATCHED`, whose module is slow to import
+_UNMATCHED: Final = "unmatched"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +31,9 @@ class Statement:
 class Request:
     """One finished request."""
 
+    #: `_OTHER` if it is not one of `requests.known_methods`, `WS` for a WebSocket
     method: str
-    #: the route's template, `/orders/{order_id}`; "" if no route matched
+    #: the route's template, `/orders/{order_id}`, or `unmatched`
     route: str
     path: str
     #: None if there was no response
@@ -45,7 +49,7 @@ class Request:
 
     def __str__(self) -> str:
         """`GET /orders/{order_id}`."""
-        return f"{self.method} {self.route or self.path}"
+        return f"{self.method} {self.path if self.route == _UNMATCHED else self.route}"
 
 
 @dataclass(slots=True)
@@ -65,7 +69,9 @@ class Recorder:
         self._findings: list[Finding] = []
 
     def ended(self, record: "RequestView") -> None:
-        """Record a finished request."""
+        """Record a finished request. A websocket is none: it lasts, and may run any number of statements."""
+        if record.scope["type"] == "websocket":
+            return
         request = _request(record)
         with self._lock:
             self._of(record).request = request
@@ -105,8 +111,8 @@ class Recorder:
 def _request(record: "RequestView") -> Request:
     scope = record.scope
     return Request(
-        method=scope.get("method", "GET"),
-        route=record.route or "",
+        method=record.method,
+        route=record.route or _UNMATCHED,
         path=scope.get("path", ""),
         status=record.status,
         seconds=record.seconds,

@@ -16,7 +16,7 @@ _VERSION: Final = 1
 
 
 @dataclass(slots=True)
-class Route:
+class RouteFigures:
     """Requests of one method and route, in all tests."""
 
     requests: int = 0
@@ -25,7 +25,7 @@ class Route:
     #: maximum of a request
     seconds: float = 0.0
 
-    def add(self, other: "Route") -> None:
+    def add(self, other: "RouteFigures") -> None:
         """Merge the numbers of another process or test."""
         self.requests += other.requests
         self.queries = max(self.queries, other.queries)
@@ -40,15 +40,15 @@ class Session:
     #: the tests in which each finding was seen
     tests: dict[Name, list[str]] = field(default_factory=dict)
     #: by method and route
-    routes: dict[tuple[str, str], Route] = field(default_factory=dict)
+    routes: dict[tuple[str, str], RouteFigures] = field(default_factory=dict)
     #: exceeded budgets, with the number of statements of a request that had too many
     exceeded: dict[Name, int] = field(default_factory=dict)
 
     def note(self, test: str, requests: Iterable[Request], findings: Iterable[Finding], names: Names) -> None:
         """Add the requests and findings of a test."""
         for request in requests:
-            route = self.routes.setdefault((request.method, request.route), Route())
-            route.add(Route(1, request.queries, request.seconds))
+            route = self.routes.setdefault((request.method, request.route), RouteFigures())
+            route.add(RouteFigures(1, request.queries, request.seconds))
         for finding in findings:
             self._add(names.of(finding), finding, [test])
 
@@ -62,16 +62,16 @@ class Session:
         for name, finding in other.findings.items():
             self._add(name, finding, other.tests[name])
         for key, route in other.routes.items():
-            self.routes.setdefault(key, Route()).add(route)
+            self.routes.setdefault(key, RouteFigures()).add(route)
         self.exceed(other.exceeded)
 
     def seen(self) -> set[Name]:
         """The names of all findings and exceeded budgets."""
         return {*self.findings, *self.exceeded}
 
-    def requested(self) -> set[str]:
-        """The templates of the requested routes."""
-        return {route for _, route in self.routes}
+    def requested(self) -> set[tuple[str, str]]:
+        """Method and template of the requested routes."""
+        return set(self.routes)
 
     def worst_first(self) -> list[tuple[Name, Finding]]:
         """Findings by severity, then by count."""
@@ -101,7 +101,7 @@ def loads(text: str) -> Session:
     for name, finding, tests in content["findings"]:
         session.findings[Name(*name)] = _finding(finding)
         session.tests[Name(*name)] = tests
-    session.routes = {(method, route): Route(**figures) for (method, route), figures in content["routes"]}
+    session.routes = {(method, route): RouteFigures(**figures) for (method, route), figures in content["routes"]}
     session.exceeded = {Name(*name): queries for name, queries in content["exceeded"]}
     return session
 
@@ -125,7 +125,7 @@ def summary(session: Session, known: Collection[Name], names: Names) -> Iterator
         where = "" if finding.call_site is None else f", {names.site(finding.call_site)}"
         tests = len(session.tests[name])
         notes = f"{tests} test{'s' if tests > 1 else ''}{', known' if name in known else ''}"
-        yield f"{finding.kind} {finding.route or 'outside of requests'}: {finding.subject}{where} ({notes})"
+        yield f"{finding.kind} {finding.where or 'outside of routes'}: {finding.subject}{where} ({notes})"
     if len(findings) > _MOST_SHOWN:
         yield f"and {len(findings) - _MOST_SHOWN} more; --fastperf-report=FILE.json writes all of them"
 
@@ -135,6 +135,7 @@ def _row(name: Name, finding: Finding, session: Session, known: Collection[Name]
     return {
         "kind": str(finding.kind),
         "severity": finding.severity.value,
+        "method": finding.method,
         "route": finding.route,
         "subject": finding.subject,
         "message": finding.message,

@@ -5,10 +5,10 @@ Heavy modules are imported only when an app is watched: the plugin is part of ev
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from otel_fastperf.findings import Finding
 from otel_fastperf.pytest_plugin.budgets import Limits, told
@@ -18,6 +18,8 @@ from otel_fastperf.pytest_plugin.recording import Recorder, Request
 if TYPE_CHECKING:
     from otel_fastperf.settings import Settings
     from otel_fastperf.telemetry import Telemetry
+
+_R = TypeVar("_R", Request, Finding)
 
 #: Tests have three rows where production has three thousand, so counts matter and durations do not.
 THRESHOLDS: Final[Mapping[str, str]] = {
@@ -81,16 +83,16 @@ class FastPerf:
         self._settle()
         return self._recorder.findings()
 
-    def assert_queries(self, *, at_most: int, route: str | None = None) -> None:
-        """Assert that no request (of this route) ran more SQL statements. Fails if there was no such request."""
+    def assert_queries(self, *, at_most: int, route: str | None = None, method: str | None = None) -> None:
+        """Assert that no request (of this route and method) ran more SQL statements. Fails if there was none."""
         __tracebackhide__ = True
-        self._assert(Limits(max_queries=at_most), self._on(route), ())
+        self._assert(Limits(max_queries=at_most), _on(route, method, self.requests), ())
 
-    def assert_no(self, *kinds: str, route: str | None = None) -> None:
-        """Assert that there are no findings of these kinds (in this route). Fails if there was no such request."""
+    def assert_no(self, *kinds: str, route: str | None = None, method: str | None = None) -> None:
+        """Assert that no findings of these kinds exist (in this route and method). Fails if there was no request."""
         __tracebackhide__ = True
-        found = tuple(each for each in self.findings if route is None or each.route == route)
-        self._assert(Limits(forbid=kinds), self._on(route), found)
+        found = _on(route, method, self.findings)
+        self._assert(Limits(forbid=kinds), _on(route, method, self.requests), found)
 
     @contextmanager
     def budget(
@@ -110,9 +112,6 @@ class FastPerf:
     def close(self) -> None:
         """Stop watching; shut down telemetry that was set up for the test."""
         self._stack.close()
-
-    def _on(self, route: str | None) -> tuple[Request, ...]:
-        return tuple(request for request in self.requests if route is None or request.route == route)
 
     def _assert(self, budget: Limits, requests: tuple[Request, ...], findings: tuple[Finding, ...]) -> None:
         __tracebackhide__ = True
@@ -148,6 +147,11 @@ class FastPerf:
             time.sleep(0.002)
         for telemetry in self.watches:
             telemetry.findings()  # derives what is still pending
+
+
+def _on(route: str | None, method: str | None, those: Iterable[_R]) -> tuple[_R, ...]:
+    """Requests or findings of a route and a method; None stands for all."""
+    return tuple(one for one in those if route in {None, one.route} and method in {None, one.method})
 
 
 def _telemetry_of(app: Any) -> "tuple[Telemetry, bool]":

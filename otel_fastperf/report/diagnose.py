@@ -4,22 +4,39 @@ Pure: samples of this process's metrics and its findings in, a `Report` out. The
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeAlias
 
 from otel_fastperf.findings import Finding
+from otel_fastperf.report.advice import advice, culprit, named
+from otel_fastperf.report.consequences import told
 from otel_fastperf.report.formatting import number, seconds, size
 from otel_fastperf.report.histograms import EMPTY, Histogram, Quantile, Sample, Samples
 from otel_fastperf.report.labels import PLAIN
-from otel_fastperf.report.model import Report, RouteVerdict, WorkerVerdict
+from otel_fastperf.report.model import AwaitedLine, Report, RouteVerdict, WorkerVerdict
+from otel_fastperf.report.rows import NOTHING, together
+from otel_fastperf.report.savings import RouteSegments, Saving, savings
+from otel_fastperf.requests.awaits import Awaited
+from otel_fastperf.requests.recent import Segments
+from otel_fastperf.requests.route import Route
+
+#: seconds by what was awaited, most first, by method and route
+RouteAwaits: TypeAlias = Mapping[tuple[str, str], Mapping[Awaited, float]]
 
 REQUESTS: Final = "http_server_request_duration_seconds"
+_ROUTE: Final = ("http_request_method", "http_route")
 
 #: a route's sentence names segments until they explain this share of its time
 _EXPLAINED: Final = 0.8
 #: smaller segments are not named
 _LEAST: Final = 0.01
+
+#: share of a route's time from which one awaited line explains it
+_MUCH: Final = 0.3
+#: requests from which a route's 95th percentile means something
+_FEW: Final = 3
 
 # Thresholds from which the worker's sentence complains.
 _BUSY: Final = 0.8
@@ -43,39 +60,109 @@ _TROUBLES: Final = (
 _WELL: Final = frozenset({"exported"})
 
 
-def diagnose(
+class KnownOfRoutes(NamedTuple):
+    """What no metric has.
+
+    Attributes:
+        awaits: Seconds by what slow requests awaited, by method and route.
+        recent: Time budgets of each route's last requests.
+        slow: Seconds of a 95th percentile from which a route is slow.
+        uninstrumented: Client libraries whose calls have no spans, and what pip has to install.
+        event_streams: Routes that send events for as long as their clients listen: they last, and are not slow.
+    """
+
+    awaits: RouteAwaits = MappingProxyType({})
+    recent: Mapping[Route, Sequence[Segments]] = MappingProxyType({})
+    slow: float = 0.5
+    uninstrumented: Mapping[str, str] = MappingProxyType({})
+    event_streams: Collection[Route] = ()
+
+
+class WorkerProcess(NamedTuple):
+    """One worker of several.
+
+    Attributes:
+        number: Its label `worker`.
+        pid: Its process id.
+        started: Since when it measures, in Unix seconds.
+        silent: Seconds since it has told this, if it does not answer now; None if it does.
+        samples: Its own metrics.
+        findings: Its own findings.
+    """
+
+    number: int
+    pid: int
+    started: float
+    silent: float | None
+    samples: Sequence[Sample]
+    findings: Sequence[Finding]
+
+
+def diagnose(  # noqa: PLR0913 - all but three by name
     samples: Iterable[Sample],
     findings: Sequence[Finding],
+    known_of_routes: KnownOfRoutes | None = None,
     *,
     service: str,
     versions: Mapping[str, str],
     now: float,
     pid: int,
     started: float,
+    workers: Sequence[WorkerProcess] = (),
 ) -> Report:
-    """The report of one process, from everything measured since `started` (Unix seconds, like `now`).
+    """The report of a process or of all `workers`, from everything since `started` (Unix seconds, like `now`).
 
-    `samples` are those of `Metrics.samples()`. `findings`, worst first, keep their order.
+    `samples` are those of `Metrics.samples()`, or the sum over all workers. The report has the findings that save most
+    first.
     """
-    known = Samples(samples)
+    kept = known_of_routes or KnownOfRoutes()
+    known, uptime = Samples(samples), max(now - started, 0.0)
+    segments = _segments(known)
+    own = told(findings)
+    saved = savings(known, own.findings, segments, own.consequences)
+    findings = [saving.finding for saving in saved]
+    total = sum(sum(those.values()) for those in segments.values())
+    routes = _routes(known, segments, saved, kept)
+    rows = tuple(_row(process, now) for process in workers)
+    whole = _worker(known, findings, pid=pid, uptime=uptime)
     return Report(
         service=service,
         versions=dict(versions),
         made_at=now,
-        worker=_worker(known, findings, pid=pid, uptime=max(now - started, 0.0)),
-        routes=tuple(sorted(_routes(known, findings), key=lambda route: (-route.seconds, route.route, route.method))),
+        worker=together(whole, rows) if rows else whole,
+        routes=tuple(sorted(routes, key=lambda route: (-route.seconds, route.route, route.method))),
         findings=tuple(findings),
+        consequences=own.consequences,
+        advice=advice(saved, kept.recent, total=total, uptime=uptime),
+        savings={saving.finding.fingerprint: saving.seconds for saving in saved if saving.seconds},
+        uninstrumented=dict(kept.uninstrumented),
         troubles=dict(_troubles(known)),
+        workers=rows,
     )
 
 
-def _routes(known: Samples, findings: Sequence[Finding]) -> Iterator[RouteVerdict]:
+def _row(process: WorkerProcess, now: float) -> WorkerVerdict:
+    uptime = max(now - process.started, 0.0)
+    verdict = _worker(Samples(process.samples), process.findings, pid=process.pid, uptime=uptime)
+    return replace(verdict, number=process.number, silent_seconds=process.silent)
+
+
+def _routes(
+    known: Samples, segments: RouteSegments, saved: Sequence[Saving], kept: KnownOfRoutes
+) -> Iterator[RouteVerdict]:
     errors = _errors(known)
-    statements = known.histograms("fastperf_request_db_statements", "http_route")
-    segments = _segments(known)
-    for key, duration in known.histograms(REQUESTS, "http_request_method", "http_route").items():
+    statements = known.histograms("fastperf_request_db_statements", *_ROUTE)
+    durations = known.histograms(REQUESTS, *_ROUTE)
+    starved = _starved(known, sum(duration.sum for duration in durations.values()))
+    for key, duration in durations.items():
         method, route = key
-        those = segments.get(route, {})
+        those = segments.get(key, {})
+        awaited = tuple(_awaited(kept.awaits.get((method, route), {}), duration.sum))
+        p95 = _value(duration.quantile(0.95))
+        lasts = Route(method, route) in kept.event_streams
+        is_slow = p95 is not None and p95 >= kept.slow and duration.count >= _FEW and not lasts
+        found = [saving.finding for saving in saved if (saving.finding.method, saving.finding.route) == key]
+        because = None if found else culprit(saved, key, duration.sum)
         yield RouteVerdict(
             method=method,
             route=route,
@@ -83,31 +170,57 @@ def _routes(known: Samples, findings: Sequence[Finding]) -> Iterator[RouteVerdic
             errors=round(errors.get(key, 0.0)),
             seconds=duration.sum,
             p50=_value(duration.quantile(0.5)),
-            p95=_value(duration.quantile(0.95)),
+            p95=p95,
             p99=_value(duration.quantile(0.99)),
-            statements=statements.get((route,), EMPTY).mean or 0.0,
+            statements=statements.get(key, EMPTY).mean or 0.0,
             segments=those,
-            sentence=_route_sentence(those, [finding for finding in findings if finding.route == route]),
+            awaited=awaited,
+            slow=is_slow,
+            unexplained=is_slow and not found and because is None and not starved,
+            sentence=_route_sentence(those, awaited, found, because, slow=is_slow, starved=starved),
         )
 
 
+def _starved(known: Samples, total: float) -> float:
+    """Seconds for which the event loop got no processor, if that may explain why routes are slow; else 0."""
+    starved = _blocked(known).get("descheduled", 0.0)
+    return starved if starved >= _MUCH * total else 0.0
+
+
+def _awaited(seconds: Mapping[Awaited, float], total: float) -> Iterator[AwaitedLine]:
+    for awaited, spent in seconds.items():
+        if total and spent >= _LEAST * total:
+            yield AwaitedLine(
+                text=str(awaited),
+                seconds=spent,
+                share=min(spent / total, 1.0),
+                library=awaited.library,
+                function=awaited.function,
+                computing=awaited.computing,
+                call_site=awaited.call_site,
+            )
+
+
 def _errors(known: Samples) -> dict[tuple[str, ...], float]:
-    """Failed requests by method and route. `error_type` also marks responses that were cut short after a 200."""
+    """Failed requests by method and route. `error_type` also marks responses that were cut short after a 200.
+
+    A client that goes away is no failure of the service.
+    """
     sums: dict[tuple[str, ...], float] = {}
     for labels, value in known.samples(f"{REQUESTS}_count", {}):
-        if labels.get("error_type"):
-            key = labels.get("http_request_method", ""), labels.get("http_route", "")
+        if labels.get("error_type") not in {None, "", "ClientDisconnect"}:
+            key = tuple(labels.get(label, "") for label in _ROUTE)
             sums[key] = sums.get(key, 0.0) + value
     return sums
 
 
-def _segments(known: Samples) -> dict[str, dict[str, float]]:
-    """Seconds by route and segment, largest first."""
-    sums = known.total("fastperf_request_time_seconds_total", ("http_route", "segment"), {})
-    routes: dict[str, dict[str, float]] = {}
-    for (route, segment), spent in sorted(sums.items(), key=lambda pair: -pair[1]):
+def _segments(known: Samples) -> dict[tuple[str, ...], dict[str, float]]:
+    """Seconds by method, route and segment, largest first."""
+    sums = known.total("fastperf_request_time_seconds_total", (*_ROUTE, "segment"), {})
+    routes: dict[tuple[str, ...], dict[str, float]] = {}
+    for (*route, segment), spent in sorted(sums.items(), key=lambda pair: -pair[1]):
         if spent:
-            routes.setdefault(route, {})[segment] = spent
+            routes.setdefault(tuple(route), {})[segment] = spent
     return routes
 
 
@@ -115,9 +228,26 @@ def _value(found: Quantile | None) -> float | None:
     return None if found is None else found.value
 
 
-def _route_sentence(segments: Mapping[str, float], findings: Sequence[Finding]) -> str:
+def _route_sentence(
+    segments: Mapping[str, float],
+    awaited: Sequence[AwaitedLine],
+    findings: Sequence[Finding],
+    because: Finding | None,
+    *,
+    slow: bool,
+    starved: float,
+) -> str:
     shares = ", ".join(_shares(segments))
-    return "; ".join(filter(None, (shares, _worst(findings))))
+    if findings:
+        return "; ".join(filter(None, (shares, _worst(findings))))
+    if because is not None:
+        return f"{shares}; because of {named(because)}"
+    if not slow:
+        return shares
+    if starved:
+        return f"{shares}; slow because the process got no processor for {seconds(starved)}"
+    most = next((f"{line.share:.0%} {line.text}" for line in awaited if line.share >= _MUCH), shares)
+    return f"slow, and none of the known reasons: {most}"
 
 
 def _shares(segments: Mapping[str, float]) -> Iterator[str]:
@@ -142,6 +272,10 @@ def _worst(findings: Sequence[Finding]) -> str:
 def _worker(known: Samples, findings: Sequence[Finding], *, pid: int, uptime: float) -> WorkerVerdict:
     lag = _whole(known, "fastperf_event_loop_lag_seconds")
     collecting = _sum(known, "fastperf_gc_pause_seconds_sum")
+    resident = _number(known, "fastperf_memory_resident_bytes")
+    if resident is None:
+        # not read together with the process's own: of this moment, and the only one that there is
+        resident = _number(known, "process_resident_memory_bytes")
     figures = WorkerVerdict(
         pid=pid,
         uptime_seconds=uptime,
@@ -153,7 +287,7 @@ def _worker(known: Samples, findings: Sequence[Finding], *, pid: int, uptime: fl
         threads_limit=_number(known, "fastperf_threadpool_limit"),
         threads_borrowed=_number(known, "fastperf_threadpool_borrowed"),
         threads_waiting=_number(known, "fastperf_threadpool_waiting"),
-        resident_bytes=_number(known, "process_resident_memory_bytes"),
+        resident_bytes=resident,
         unique_bytes=_number(known, "fastperf_memory_unique_bytes"),
         headroom_bytes=_number(known, "fastperf_memory_headroom_bytes"),
         gc_share=None if collecting is None or not uptime else collecting / uptime,
@@ -193,9 +327,9 @@ def _worker_sentence(worker: WorkerVerdict, known: Samples, findings: Sequence[F
     wrong = [fact.words for fact in facts if fact.wrong]
     right = ", ".join(fact.words for fact in facts if not fact.wrong)
     found = _worst([finding for finding in findings if not finding.route])
-    found = f"found outside of requests: {found}" if found else ""
+    found = f"found outside of routes: {found}" if found else ""
     if not wrong and not found:
-        wrong = ["nothing stands out"]
+        wrong = [NOTHING]
     sentence = "; ".join(filter(None, (*wrong, found, right)))
     return sentence[:1].upper() + sentence[1:]
 

@@ -8,8 +8,22 @@ from typing import Final
 
 from otel_fastperf.findings import Finding, Severity
 from otel_fastperf.report.formatting import TIMES, number, quantile, seconds, size
-from otel_fastperf.report.labels import PLAIN, REMARK, evidence, headline, latency, moment, place, rate, subline
+from otel_fastperf.report.labels import (
+    PLAIN,
+    REMARK,
+    awaited_lines,
+    consequences,
+    evidence,
+    headline,
+    latency,
+    moment,
+    place,
+    rate,
+    subline,
+    without_spans,
+)
 from otel_fastperf.report.model import Report, RouteVerdict, WorkerVerdict
+from otel_fastperf.report.rows import HEADS, cells, silence, stands_out
 from otel_fastperf.report.svg import budget_bar, gauge, latency_axis, latency_plot, plain, safe, segment_class
 
 #: maximum number of routes; JSON has all
@@ -23,6 +37,8 @@ _MARKS: Final = (("p50", "good"), ("p95", "warning"), ("p99", "critical"))
 #: shares from which a gauge is yellow and red
 _LEVELS: Final = (0.6, 0.85)
 _MUCH_GC: Final = (0.02, 0.05)
+
+_UNEXPLAINED: Final = '<p class="note">Some routes are slow, and for none of the known reasons: see above.</p>'
 
 #: nothing may be loaded or run, even if a name contained HTML
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
@@ -55,19 +71,24 @@ def _sections(report: Report) -> Iterator[str]:
     yield f'<h1>{safe(headline(report))}</h1>\n<p class="soft">{safe(subline(report))}</p>'
     yield _verdict(report)
     yield f'<dl class="tiles">{"".join(_tiles(report.worker))}</dl>'
+    if report.workers:
+        yield _workers(report.workers)
     if report.routes:
         yield _routes(report)
-    yield from _findings(report.findings)
+    yield from _findings(report)
     if report.routes:
         yield _latencies(report.routes)
     yield _footer(report)
 
 
 def _verdict(report: Report) -> str:
-    worst = report.findings[0].severity.value if report.findings else ""
-    points = "".join(
+    worst = max((finding.severity for finding in report.findings), key=lambda each: each.rank, default="")
+    first = f"<li><b>{safe(report.advice)}</b></li>" if report.advice else ""
+    points = first + "".join(
         f"<li>{safe(part[:1].upper() + part[1:])}</li>" for part in report.worker.sentence.split("; ") if part
     )
+    if report.uninstrumented:
+        points += f"<li>{safe(without_spans(report))}</li>"
     none = "" if report.routes else "<li>No request has been measured yet.</li>"
     return f'<section class="card verdict {worst}" aria-label="Verdict"><ul>{points}{none}</ul></section>'
 
@@ -131,6 +152,21 @@ def _tile(name: str, value: str, plot: str, more: str) -> str:
     return f'<div class="card tile"><dt>{safe(name)}</dt><dd class="value">{safe(value)}</dd>{bar}{below}</div>'
 
 
+def _workers(workers: Sequence[WorkerVerdict]) -> str:
+    first, *others = HEADS
+    head = f'<th scope="col">{first}</th>' + "".join(f'<th scope="col" class="n">{name}</th>' for name in others)
+    rows = "".join(map(_worker, workers))
+    return f'<section>\n<h2 id="workers">Workers</h2>\n<div class="card scroll">{_rows(head, [rows])}</div>\n</section>'
+
+
+def _worker(worker: WorkerVerdict) -> str:
+    name, *others = cells(worker)
+    silent = f'<div class="said">{safe(silence(worker))}</div>' if worker.silent_seconds is not None else ""
+    marked = " bad" if stands_out(worker) else ""
+    figures = "".join(f'<td class="n">{safe(cell)}</td>' for cell in others)
+    return f'<tr><th scope="row" class="name{marked}">{safe(name)}{silent}</th>{figures}</tr>\n'
+
+
 def _routes(report: Report) -> str:
     total = sum(route.seconds for route in report.routes)
     rows = [_route(route, report.findings, total) for route in report.routes[:MOST_ROUTES]]
@@ -141,7 +177,7 @@ def _routes(report: Report) -> str:
     )
     return (
         '<section>\n<h2 id="routes">Where the time goes</h2>\n'
-        '<p class="note">Most time first. Cool colours are work, warm ones are waiting.</p>\n'
+        '<p class="note">Most time first. Cool colours are work, pale ones what it awaits, warm ones are waiting.</p>\n'
         f"{_legend(report.routes[:MOST_ROUTES])}\n{_table(head, rows, len(report.routes))}\n</section>"
     )
 
@@ -177,14 +213,15 @@ def _route(route: RouteVerdict, findings: Sequence[Finding], total: float) -> st
     chips = "".join(
         f'<a class="chip {finding.severity.value}" href="#finding-{count}">{safe(finding.kind)}</a>'
         for count, finding in enumerate(findings)
-        if finding.route == route.route
+        if (finding.method, finding.route) == (route.method, route.route)
     )
+    said = "".join(f'<div class="said">{safe(line)}</div>' for line in (route.sentence, *awaited_lines(route)))
     return (
         f'<tr><th scope="row">{_name(route)}<div class="chips">{chips}</div></th>'
         f'<td class="n">{number(route.requests)}</td>'
         f'<td class="n{" bad" if route.errors else ""}">{number(route.errors)}</td>'
         f'<td class="n">{seconds(route.seconds)}</td><td class="n">{_share(share)}</td>'
-        f'<td class="bar">{budget_bar(route.segments)}<div class="said">{safe(route.sentence)}</div></td></tr>\n'
+        f'<td class="bar">{budget_bar(route.segments)}{said}</td></tr>\n'
     )
 
 
@@ -221,29 +258,32 @@ def _latency(route: RouteVerdict) -> str:
     )
 
 
-def _findings(findings: Sequence[Finding]) -> Iterator[str]:
+def _findings(report: Report) -> Iterator[str]:
     yield '<section>\n<h2 id="findings">What was found</h2>'
-    if not findings:
-        yield '<p class="note">No bottleneck was seen.</p>'
+    if not report.findings:
+        unexplained = any(route.unexplained for route in report.routes)
+        yield '<p class="note">No bottleneck was seen.</p>' if not unexplained else _UNEXPLAINED
     else:
-        yield '<p class="note">Worst first, each with its remedy.</p>'
-    for count, finding in enumerate(findings):
-        yield _finding(count, finding)
+        yield '<p class="note">What saves most time over all requests first, each with its remedy.</p>'
+    for count, finding in enumerate(report.findings):
+        yield _finding(report, count, finding)
     yield "</section>"
 
 
-def _finding(count: int, finding: Finding) -> str:
+def _finding(report: Report, count: int, finding: Finding) -> str:
     severity = finding.severity.value
     site = f'<p class="site">{safe(str(finding.call_site))}</p>' if finding.call_site is not None else ""
     remedy = f'<p class="remedy"><b>Remedy:</b> {_prose(finding.remedy)}</p>' if finding.remedy else ""
     said = finding.evidence.get(REMARK)
-    remark = f'<p class="message">{_prose(said)}</p>' if isinstance(said, str) else ""
+    # the remedy may be the remark
+    remark = f'<p class="message">{_prose(said)}</p>' if isinstance(said, str) and said != finding.remedy else ""
+    hence = "".join(f'<p class="message"><b>Hence:</b> {_prose(text)}</p>' for text in consequences(report, finding))
     return (
         f'<article class="card finding {severity}" id="finding-{count}" aria-labelledby="finding-{count}-name">'
         f'<header><span class="chip {severity}">{severity}</span>'
         f'<h3 id="finding-{count}-name">{safe(finding.kind)} <span class="soft">{_where(finding)}</span></h3>'
         f'<span class="seen">{_seen(finding)}</span></header>'
-        f'{site}<p class="message">{_prose(finding.message)}</p>{remark}{remedy}{_evidence(finding)}</article>'
+        f'{site}<p class="message">{_prose(finding.message)}</p>{remark}{remedy}{hence}{_evidence(finding)}</article>'
     )
 
 
@@ -258,7 +298,7 @@ def _prose(text: str) -> str:
 
 
 def _where(finding: Finding) -> str:
-    return f"in {safe(finding.route)}" if finding.route else safe(place(finding))
+    return f"in {safe(place(finding))}" if finding.route else safe(place(finding))
 
 
 def _evidence(finding: Finding) -> str:

@@ -1,22 +1,31 @@
 """Shared by text and HTML reports: the headline, the names of segments, numbers with units."""
 
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 from otel_fastperf.findings import Finding, Severity
 from otel_fastperf.report.formatting import number, seconds, size
 from otel_fastperf.report.histograms import Quantile
-from otel_fastperf.report.model import Report, WorkerVerdict
+from otel_fastperf.report.model import Report, RouteVerdict, WorkerVerdict
 from otel_fastperf.requests.time_budget import Segment
 
 #: segments in plain words
 PLAIN: Final[Mapping[str, str]] = {
     Segment.MIDDLEWARE: "middleware",
+    Segment.MIDDLEWARE_AWAIT: "awaiting in middleware",
     Segment.DEPENDENCIES: "routing and dependencies",
+    Segment.DEPENDENCIES_AWAIT: "awaiting in dependencies",
     Segment.HANDLER: "the endpoint itself",
+    Segment.HANDLER_AWAIT: "awaiting in the endpoint",
     Segment.DB: "database",
+    Segment.COMMIT: "commit and rollback",
+    Segment.HTTP_CLIENT: "HTTP calls of other services",
+    Segment.RPC: "remote procedure calls",
+    Segment.CACHE: "cache",
+    Segment.MESSAGING: "messages to a broker",
     Segment.POOL_WAIT: "waiting for a connection",
     Segment.THREADPOOL_WAIT: "waiting for a thread",
     Segment.LOOP_WAIT: "waiting for the event loop",
@@ -31,6 +40,10 @@ REMARK: Final = "plan_remark"
 #: seconds: lowest and highest bound of the buckets of latency
 LATENCY_BOUNDS: Final = (0.005, 10.0)
 
+#: awaited lines of one route, and the smallest share of its time
+MOST_AWAITED: Final = 3
+LEAST_AWAITED: Final = 0.1
+
 _MINUTE: Final = 60.0
 _HOUR: Final = 3600.0
 _DAY: Final = 86400.0
@@ -40,7 +53,10 @@ def headline(report: Report) -> str:
     """`shop: 2 critical bottlenecks, 1 warning`."""
     counts = Counter(finding.severity for finding in report.findings)
     said = ", ".join(_counted(counts[severity], severity) for severity in reversed(Severity) if counts[severity])
-    return f"{report.service or 'This service'}: {said or 'no bottleneck was seen'}"
+    unexplained = sum(route.unexplained for route in report.routes)
+    slow = f"{unexplained} slow route{'s' if unexplained > 1 else ''} without a known reason" if unexplained else ""
+    parts = ", ".join(filter(None, (said, slow)))
+    return f"{report.service or 'This service'}: {parts or 'no bottleneck was seen'}"
 
 
 def _counted(count: int, severity: Severity) -> str:
@@ -57,7 +73,31 @@ def subline(report: Report) -> str:
     """The process and its load: `pid 4711, measured for 2 h 5 min, 20.7 requests and 1,050 SQL statements a second`."""
     worker = report.worker
     rates = f"{rate(worker.requests_per_second)} requests and {rate(worker.statements_per_second)} SQL statements"
-    return f"pid {worker.pid}, measured for {duration(worker.uptime_seconds)}, {rates} a second"
+    process = f"{len(report.workers)} workers" if len(report.workers) > 1 else f"pid {worker.pid}"
+    return f"{process}, measured for {duration(worker.uptime_seconds)}, {rates} a second"
+
+
+def awaited_lines(route: RouteVerdict) -> Iterator[str]:
+    """`62 % awaiting httpx AsyncClient.get at shop/prices.py:14 in price`: what takes most of a route's time.
+
+    Without what the route's sentence says.
+    """
+    for line in route.awaited[:MOST_AWAITED]:
+        if line.share >= LEAST_AWAITED and line.text not in route.sentence:
+            yield f"{line.share:.0%} {line.text}"
+
+
+def without_spans(report: Report) -> str:
+    """`The calls of httpx have no spans: pip install 'otel-fastperf[httpx]'`; "" if all have."""
+    if not report.uninstrumented:
+        return ""
+    names = ", ".join(sorted(report.uninstrumented))
+    return f"The calls of {names} have no spans: {pip_install(report.uninstrumented.values())}"
+
+
+def pip_install(packages: Iterable[str]) -> str:
+    """`pip install 'otel-fastperf[httpx]' opentelemetry-instrumentation-grpc`, as a shell takes it."""
+    return " ".join(("pip install", *map(shlex.quote, sorted(set(packages)))))
 
 
 def rate(value: float) -> str:
@@ -94,7 +134,16 @@ def latency(value: float | None) -> Quantile | None:
 
 def place(finding: Finding) -> str:
     """The route of a finding, in words."""
-    return finding.route or "outside of requests"
+    return finding.where or "outside of routes"
+
+
+def consequences(report: Report, finding: Finding) -> Iterator[str]:
+    """`threadpool_wait in GET /price, 12 times, 1.68 s in all: A request waited …`: what follows from a finding."""
+    for each in report.consequences.get(finding.fingerprint, ()):
+        cost = f", {seconds(each.seconds)} in all" if each.seconds else ""
+        where = f"in {place(each)}" if each.route else place(each)
+        times = f"{number(each.count)} times" if each.count > 1 else "once"
+        yield f"{each.kind} {where}, {times}{cost}: {each.message}"
 
 
 def evidence(name: str, value: str | float | tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from otel_fastperf.errors import ReportError
-from otel_fastperf.findings import Finding
+from otel_fastperf.findings import CallSite, Finding
 from otel_fastperf.internals.text_safety import escape_surrogates
 
 #: version of the JSON; increased when a field changes its name or meaning, not when one is added
@@ -18,21 +18,47 @@ SCHEMA: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitedLine:
+    """What slow requests of a route awaited, or computed in a thread, and at which line; estimated from samples.
+
+    Attributes:
+        text: `awaiting httpx AsyncClient.get at shop/prices.py:14 in price`.
+        seconds: Total time.
+        share: Share of the time of all requests of the route, 0 to 1.
+        library: The package that the application calls; `""` for the application's own code.
+        function: Its function; `""` if unknown.
+        computing: True if a thread computes, False if the request waits.
+        call_site: The line of the application; None if no code of it was seen.
+    """
+
+    text: str
+    seconds: float
+    share: float
+    library: str = ""
+    function: str = ""
+    computing: bool = False
+    call_site: CallSite | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteVerdict:
     """Where the time of one route's requests went.
 
     Attributes:
-        method: HTTP method.
+        method: HTTP method, `_OTHER` for an unknown one.
         route: Route template, or `unmatched`.
         requests: Number of requests.
-        errors: Number of requests with a 5xx status, an exception, or a truncated response.
+        errors: Number of requests with a 5xx status, an exception, or a truncated response; a client that
+            went away does not count.
         seconds: Total duration of the requests.
         p50: Median duration in seconds; None if unknown.
         p95: The same for 95 %.
         p99: The same for 99 %.
         statements: Mean number of SQL statements per request.
-        segments: Seconds by segment of the time budget, largest first. They are those of all methods of the route, and
-            add up to the seconds of these.
+        segments: Seconds by segment of the time budget, largest first. They add up to `seconds`.
+        awaited: What its slow requests awaited and at which line, most time first; empty if none was slow.
+        slow: Whether p95 reaches `findings.slow_route`.
+        unexplained: It is slow, and no finding is the reason.
         sentence: What to look at first.
     """
 
@@ -46,6 +72,9 @@ class RouteVerdict:
     p99: float | None = None
     statements: float = 0.0
     segments: Mapping[str, float] = field(default_factory=dict)
+    awaited: tuple[AwaitedLine, ...] = ()
+    slow: bool = False
+    unexplained: bool = False
     sentence: str = ""
 
 
@@ -64,12 +93,14 @@ class WorkerVerdict:
         threads_limit: Maximum number of threads for `def` endpoints.
         threads_borrowed: Number of threads in use.
         threads_waiting: Number of tasks waiting for a thread.
-        resident_bytes: Resident memory (RSS).
+        resident_bytes: Resident memory (RSS), of the same reading as `unique_bytes` if there is one.
         unique_bytes: Memory unique to this process (USS).
         headroom_bytes: Memory left until the container's limit.
         gc_share: Share of the uptime in which the garbage collector stopped the process, 0 to 1.
         statements_per_second: Mean number of SQL statements per second over the uptime.
         sentence: What to look at first.
+        number: The smallest one that was free when it started: the label `worker` of metrics. 0 if it has no siblings.
+        silent_seconds: Seconds since it has told its figures, if it does not answer now; None if it does.
     """
 
     pid: int
@@ -88,6 +119,8 @@ class WorkerVerdict:
     gc_share: float | None = None
     statements_per_second: float = 0.0
     sentence: str = ""
+    number: int = 0
+    silent_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +131,16 @@ class Report:
         service: `service.name`, or "".
         versions: Versions by name, of otel-fastperf, Python, FastAPI, SQLAlchemy and the OpenTelemetry SDK.
         made_at: Time of the report, in Unix seconds.
-        worker: State of the process.
+        worker: State of the process; of several workers, that of all of them together.
         routes: The routes, those with the most seconds first.
-        findings: The findings, worst first.
+        findings: The findings, first those whose remedies save most time over all requests, then by severity.
+        consequences: Findings that follow from one of these, by the fingerprint of their cause.
+        advice: What to fix first, and what that would give back; "" if nothing is worth it.
+        savings: Seconds that the remedy of a finding would have saved over all requests, by fingerprint.
+        uninstrumented: Client libraries that the application uses without their OpenTelemetry instrumentation, and what
+            pip has to install; their calls have no spans.
         troubles: Number of losses and failures of telemetry, by outcome or part; empty if there are none.
+        workers: State of each worker process; empty if the service has only one process.
     """
 
     service: str
@@ -110,11 +149,16 @@ class Report:
     worker: WorkerVerdict
     routes: tuple[RouteVerdict, ...]
     findings: tuple[Finding, ...]
+    consequences: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
+    advice: str = ""
+    savings: Mapping[str, float] = field(default_factory=dict)
+    uninstrumented: Mapping[str, str] = field(default_factory=dict)
     troubles: Mapping[str, float] = field(default_factory=dict)
+    workers: tuple[WorkerVerdict, ...] = ()
 
     def to_json(self) -> str:
         """Write one JSON object, in ASCII: the fields by their names here, and `"schema": 1`."""
-        return json.dumps({"schema": SCHEMA, **_plain(asdict(self))}, allow_nan=False)
+        return json.dumps({"schema": SCHEMA, **plain(asdict(self))}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
@@ -158,7 +202,7 @@ def _why(error: Exception) -> str:
             return str(error)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Convert a value for JSON. Infinity, which JSON lacks, is written as text, and read as a number again."""
     match value:
         case str():
@@ -166,8 +210,8 @@ def _plain(value: Any) -> Any:
         case float() if not math.isfinite(value):
             return str(value)
         case Mapping():
-            return {_plain(str(key)): _plain(part) for key, part in value.items()}
+            return {plain(str(key)): plain(part) for key, part in value.items()}
         case list() | tuple():
-            return [_plain(part) for part in value]
+            return [plain(part) for part in value]
         case _:
             return value

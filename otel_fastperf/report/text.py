@@ -17,8 +17,22 @@ from otel_fastperf.report.formatting import (
     width,
     wrapped,
 )
-from otel_fastperf.report.labels import PLAIN, REMARK, evidence, gauges, headline, latency, moment, place, subline
+from otel_fastperf.report.labels import (
+    PLAIN,
+    REMARK,
+    awaited_lines,
+    consequences,
+    evidence,
+    gauges,
+    headline,
+    latency,
+    moment,
+    place,
+    subline,
+    without_spans,
+)
 from otel_fastperf.report.model import Report, RouteVerdict
+from otel_fastperf.report.rows import HEADS, cells, stands_out
 from otel_fastperf.requests.time_budget import Segment
 
 COLUMNS: Final = 100
@@ -32,18 +46,28 @@ _NOT_HERE: Final = ("fingerprint", "hash", REMARK)
 MOST_ROWS: Final = 50
 _INDENT: Final = "  "
 _REMEDY: Final = "Remedy: "
+_CONSEQUENCE: Final = "Hence: "
 _NAME: Final = 14
 _BAR: Final = 16
+_WORKER_COLUMNS: Final = (-11, 8, 10, 6, 8, 8, 7, 9)
 _ROUTE_COLUMNS: Final = (-29, 8, 6, 7, 7, 7, 6, -_BAR)
 
-#: work is shaded; a wait is a letter or a sign
+#: work is shaded; a wait is a letter or a sign. The first letter of a part of the app: it awaits something
 _CHARACTERS: Final[Mapping[str, str]] = {
     Segment.DB: "█",
+    Segment.COMMIT: "■",
     Segment.HANDLER: "▓",
+    Segment.HANDLER_AWAIT: "e",
     Segment.DEPENDENCIES: "▒",
+    Segment.DEPENDENCIES_AWAIT: "d",
     Segment.SERIALIZATION: "░",
     Segment.MIDDLEWARE: "=",
+    Segment.MIDDLEWARE_AWAIT: "m",
     Segment.SEND: ">",
+    Segment.HTTP_CLIENT: "h",
+    Segment.RPC: "r",
+    Segment.CACHE: "k",
+    Segment.MESSAGING: "q",
     Segment.POOL_WAIT: "c",
     Segment.THREADPOOL_WAIT: "t",
     Segment.LOOP_WAIT: "!",
@@ -55,7 +79,8 @@ _OTHER: Final = "?"
 def to_text(report: Report, *, colour: bool) -> str:
     """Lines of at most 100 columns, without a final line break; `colour` adds a terminal's colours."""
     paint = Paint(colour=colour)
-    return _joined(_verdict(report, paint), _findings(report, paint), _routes(report, paint), _end(report, paint))
+    parts = (_verdict, _findings, _routes, _workers, _end)
+    return _joined(*(part(report, paint) for part in parts))
 
 
 def verdict(report: Report, *, colour: bool) -> str:
@@ -72,7 +97,11 @@ def _verdict(report: Report, paint: Paint) -> Iterator[str]:
     yield paint.bold(shorten(printable(headline(report)), COLUMNS))
     yield paint.dim(subline(report))
     yield ""
+    if report.advice:
+        yield from (paint.bold(line) for line in _indented(report.advice))
     yield from _indented(report.worker.sentence)
+    if report.uninstrumented:
+        yield from _indented(without_spans(report))
     if not report.routes:
         yield from _indented("No request has been measured yet.")
         return
@@ -83,7 +112,8 @@ def _verdict(report: Report, paint: Paint) -> Iterator[str]:
         room = COLUMNS - width(head) - 2 * len(GAP)
         first, *rest = wrapped(printable(route.sentence), room) or [""]
         yield f"{_INDENT}{head}{GAP}{first}".rstrip()
-        yield from (f"{' ' * (COLUMNS - room)}{line}" for line in rest)
+        lines = [*rest, *(line for text in awaited_lines(route) for line in wrapped(printable(text), room))]
+        yield from (f"{' ' * (COLUMNS - room)}{line}" for line in lines)
 
 
 def _name(route: RouteVerdict) -> str:
@@ -98,10 +128,10 @@ def _findings(report: Report, paint: Paint) -> Iterator[str]:
     for count, finding in enumerate(report.findings):
         if count:
             yield ""
-        yield from _finding(finding, paint)
+        yield from _finding(report, finding, paint)
 
 
-def _finding(finding: Finding, paint: Paint) -> Iterator[str]:
+def _finding(report: Report, finding: Finding, paint: Paint) -> Iterator[str]:
     severity = finding.severity.upper()
     head = f"{finding.kind} in {place(finding)}" if finding.route else f"{finding.kind} {place(finding)}"
     cost = f", {seconds(finding.seconds)} in all" if finding.seconds else ""
@@ -112,16 +142,22 @@ def _finding(finding: Finding, paint: Paint) -> Iterator[str]:
         yield _INDENT + paint.cyan(shorten(printable(f"at {finding.call_site}"), COLUMNS - len(_INDENT)))
     yield from _indented(finding.message)
     remark = finding.evidence.get(REMARK)
-    if isinstance(remark, str):
+    if isinstance(remark, str) and remark != finding.remedy:  # the remedy may be the remark
         yield from _indented(remark)
-    first, *rest = wrapped(printable(finding.remedy), COLUMNS - len(_INDENT) - len(_REMEDY)) or [""]
-    yield f"{_INDENT}{paint.green(_REMEDY)}{first}"
-    yield from (f"{_INDENT}{' ' * len(_REMEDY)}{line}" for line in rest)
+    yield from _labelled(_REMEDY, finding.remedy, paint.green)
+    for text in consequences(report, finding):
+        yield from _labelled(_CONSEQUENCE, text, paint.yellow)
     facts = _facts(finding.evidence)
     if facts:
         yield _INDENT + paint.dim(shorten(facts, COLUMNS - len(_INDENT)))
     if finding.trace_ids:
         yield _INDENT + paint.dim(shorten(printable(f"trace {finding.trace_ids[-1]}"), COLUMNS - len(_INDENT)))
+
+
+def _labelled(label: str, text: str, colour: Callable[[str], str]) -> Iterator[str]:
+    first, *rest = wrapped(printable(text), COLUMNS - len(_INDENT) - len(label)) or [""]
+    yield f"{_INDENT}{colour(label)}{first}"
+    yield from (f"{_INDENT}{' ' * len(label)}{line}" for line in rest)
 
 
 def _severity(finding: Finding, paint: Paint) -> Callable[[str], str]:
@@ -180,6 +216,14 @@ def _legend(report: Report, paint: Paint) -> Iterator[str]:
     text = " ".join(entry.replace(" ", "\N{NO-BREAK SPACE}") for entry in entries)
     for line in wrapped(text, COLUMNS):
         yield paint.dim(line.replace(" ", GAP).replace("\N{NO-BREAK SPACE}", " "))
+
+
+def _workers(report: Report, paint: Paint) -> Iterator[str]:
+    if not report.workers:
+        return
+    title, *lines = columns([HEADS, *map(cells, report.workers)], _WORKER_COLUMNS)
+    yield paint.bold(title)
+    yield from (paint.red(line) if stands_out(each) else line for line, each in zip(lines, report.workers, strict=True))
 
 
 def _end(report: Report, paint: Paint) -> Iterator[str]:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from opentelemetry.trace import Span
 
 from otel_fastperf.findings import CallSite
+from otel_fastperf.requests.awaits import Awaited
 from otel_fastperf.requests.time_budget import Budget
 from otel_fastperf.sql.describe import QueryText
 
@@ -56,6 +57,7 @@ class RequestView(Protocol):
     """One finished request. Read it while the detector runs; do not keep it, and change nothing in it.
 
     Attributes:
+        method: The method: `_OTHER` if it is not one of `requests.known_methods`, `WS` for a WebSocket.
         scope: The ASGI scope that the router saw: `method`, `path`, `headers`, `type` and so on.
         route: The route template, such as `/items/{item_id}`; None if no route matched.
         status: The response status; None if no response was started.
@@ -64,12 +66,16 @@ class RequestView(Protocol):
         db_statements: Number of SQL statements.
         db_seconds: Their total duration.
         statements: The SQL statements by fingerprint, the first 256 different ones.
+        awaited: Seconds by what it awaited and at which line, estimated from samples; empty for a request that is
+            shorter than `awaiting.after`.
         budget: `budget.segments` maps each segment of the time budget to its seconds. None for websockets.
         span: The SERVER span, which still takes attributes and events.
     """
 
     @property
-    def scope(self) -> Mapping[str, Any]: ...  # noqa: D102 - see the class
+    def method(self) -> str: ...  # noqa: D102 - see the class
+    @property
+    def scope(self) -> Mapping[str, Any]: ...  # noqa: D102
     @property
     def route(self) -> str | None: ...  # noqa: D102
     @property
@@ -84,6 +90,8 @@ class RequestView(Protocol):
     def db_seconds(self) -> float: ...  # noqa: D102
     @property
     def statements(self) -> Mapping[str, StatementView]: ...  # noqa: D102
+    @property
+    def awaited(self) -> Mapping[Awaited, float]: ...  # noqa: D102
     @property
     def budget(self) -> Budget | None: ...  # noqa: D102
     @property

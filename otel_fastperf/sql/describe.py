@@ -7,7 +7,7 @@ statement, so a sub-query reads `SELECT orders SELECT users`. We differ in three
 left out, because they are not tables.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
@@ -22,6 +22,16 @@ SUMMARY_LENGTH: Final = 255
 STATEMENT_LENGTH: Final = 16 * 1024
 
 
+class ExecutionCounts:
+    """How often a statement has run, and how often it was slow. Threads may lose a few counts to each other."""
+
+    __slots__ = ("all", "slow")
+
+    def __init__(self) -> None:
+        self.all: int = 0
+        self.slow: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class QueryText:
     """The presentable description of a statement.
@@ -34,6 +44,7 @@ class QueryText:
         collection: `db.collection.name`: the table, if the statement has exactly one.
         fingerprint: 16 hex digits; equal for statements that differ only in literals, bind markers or the length of
             lists of values.
+        counts: Of executions in requests.
     """
 
     text: str
@@ -41,6 +52,7 @@ class QueryText:
     operation: str
     collection: str
     fingerprint: str
+    counts: ExecutionCounts = field(default_factory=ExecutionCounts, compare=False, repr=False)
 
 
 def describe(statement: str, dialect: str = "", *, batch: bool = False, max_length: int = 4096) -> QueryText:

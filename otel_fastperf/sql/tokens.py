@@ -17,7 +17,9 @@ def tokens_of(statement: str, dialect: str = "") -> list[Token]:
 
     `IN (?, ?, ?)` becomes `IN (?)`, and only the first row of a `VALUES` list is kept.
     """
-    return _collapsed(_tokens(statement, _grammar(_DIALECTS.get(dialect, _UNKNOWN))))
+    rules = _DIALECTS.get(dialect, _UNKNOWN)
+    tokens = _tokens(statement, _grammar(rules))
+    return _collapsed(_told_apart(tokens) if rules.doubtful else tokens)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -28,6 +30,9 @@ _STANDARD: Final = r"'(?:[^']++|'')*+'?"
 _ESCAPED: Final = r"'(?:[^'\\]++|''|\\.)*+\\?'?"
 _AMBIGUOUS: Final = r"'(?:[^'\\]++|''|\\(?:\\|(?!')))*+(?:'|.*)"
 _ESCAPED_DOUBLE: Final = r'"(?:[^"\\]++|""|\\.)*+\\?"?'
+#: BigQuery's: three quotes of a kind, and prefixes for raw text and for bytes
+_TRIPLE: Final = r"""[rRbB]{0,2}+(?:'''.*?(?:'''|\Z)|\"\"\".*?(?:\"\"\"|\Z))"""
+_PREFIXED: Final = rf"[rRbB]{{1,2}}+(?:{_ESCAPED}|{_ESCAPED_DOUBLE})"
 _DOLLAR: Final = r"\$(?P<tag>(?:[^\W\d]\w*+)?)\$.*?(?:\$(?P=tag)\$|\Z)"
 _ORACLE: Final = (
     r"[nN]?[qQ]'(?:\[.*?(?:\]'|\Z)|\{.*?(?:\}'|\Z)|<.*?(?:>'|\Z)|\(.*?(?:\)'|\Z)|(?P<quote>\S).*?(?:(?P=quote)'|\Z))"
@@ -52,6 +57,8 @@ class _Rules:
     strings: tuple[str, ...] = ()
     #: identifiers in quotes
     quotes: tuple[str, ...] = (_DOUBLE, _BACKTICK)
+    #: what is in double quotes may be a string
+    doubtful: bool = False
     #: a comment to the end of the line
     comment: str = r"--[^\n]*+"
     #: block comments can be nested
@@ -67,13 +74,23 @@ _MYSQL: Final = _Rules(
     quotes=(_BACKTICK,),
     comment=r"--(?=[\s\x00-\x20]|\Z)[^\n]*+|#[^\n]*+",
 )
-_UNKNOWN: Final = _Rules(string=_AMBIGUOUS, strings=(_DOLLAR,))
+#: dialects of Google's and Hadoop's warehouses: strings in both kinds of quotes
+_WAREHOUSE: Final = _Rules(
+    string=_ESCAPED,
+    strings=(_TRIPLE, _PREFIXED, _ESCAPED_DOUBLE),
+    quotes=(_BACKTICK,),
+    comment=r"(?:--|#)[^\n]*+",
+    numbered=r":\d++",
+)
+_UNKNOWN: Final = _Rules(string=_AMBIGUOUS, strings=(_DOLLAR,), doubtful=True)
 _DIALECTS: Final = {
     "postgresql": _POSTGRESQL,
     "cockroachdb": _POSTGRESQL,
     "mysql": _MYSQL,
     "mariadb": _MYSQL,
-    "sqlite": _Rules(quotes=(_DOUBLE, _BACKTICK, _BRACKET), numbered=r"\?\d++|:\d++"),
+    # a name in double quotes that no column has is a string there: https://www.sqlite.org/quirks.html#dblquote
+    "sqlite": _Rules(quotes=(_DOUBLE, _BACKTICK, _BRACKET), numbered=r"\?\d++|:\d++", doubtful=True),
+    **dict.fromkeys(("bigquery", "spark", "databricks", "hive", "impala"), _WAREHOUSE),
     # `$12` is an amount of money there, never a bind marker
     "mssql": _Rules(quotes=(_DOUBLE, _BRACKET), nested=True, numbered=r":\d++"),
     "oracle": _Rules(strings=(_ORACLE,), quotes=(_DOUBLE,), numbered=r":\d++"),
@@ -140,6 +157,57 @@ def _comment_end(statement: str, start: int) -> int:
         if not depth:
             return edge.end()
     return len(statement)
+
+
+# --- names or strings -------------------------------------------------------------------------------------------------
+
+#: words after which names follow, to the next of these words
+_NAMES_FOLLOW: Final = frozenset(
+    {"FROM", "JOIN", "INTO", "UPDATE", "TABLE", "INDEX", "VIEW", "TRIGGER", "BY", "WITH", "USING", "RETURNING"}
+    | {"CONFLICT", "PRAGMA", "SAVEPOINT", "REFERENCES", "COLUMN"}
+)
+_VALUES_FOLLOW: Final = frozenset(
+    {"SELECT", "VALUES", "WHERE", "HAVING", "ON", "LIMIT", "OFFSET", "SET", "DEFAULT", "CHECK", "WHEN", "THEN", "ELSE"}
+)
+#: words before a single name
+_BEFORE_A_NAME: Final = frozenset({"AS", "COLLATE", "EXISTS"})
+#: words whose parentheses hold arguments, not names
+_SOURCES: Final = frozenset({"FROM", "JOIN", "BY"})
+#: what follows a column in a condition
+_AFTER_A_COLUMN: Final = frozenset(
+    {"=", "==", "<", ">", "<=", ">=", "<>", "!=", "IN", "NOT", "IS", "LIKE", "GLOB", "BETWEEN", "REGEXP", "MATCH"}
+)
+_BEFORE_A_COLUMN: Final = frozenset({"WHERE", "AND", "OR", "NOT", "ON", "HAVING", "SET", "WHEN", "(", ","})
+
+
+def _told_apart(tokens: list[Token]) -> list[Token]:
+    """Replace what stands in double quotes by `?`, except where only a name can stand."""
+    if not any(shown[0] == '"' for _, shown, _ in tokens):
+        return tokens
+    told: list[Token] = []
+    clause, outer, before = "", [], ""
+    for number, (kind, shown, gap) in enumerate(tokens):
+        told.append((kind, shown, gap))
+        word = shown.upper()
+        if shown == "(":
+            outer.append(clause)
+            clause = "ARGUMENTS" if clause in _SOURCES and number and tokens[number - 1][0] == "name" else clause
+        elif shown == ")":
+            clause = outer.pop() if outer else ""
+        elif word in _NAMES_FOLLOW or word in _VALUES_FOLLOW:
+            clause = word
+        elif kind == "name" and _is_lone(shown):
+            following = tokens[number + 1][1].upper() if number + 1 < len(tokens) else ""
+            compared = following in _AFTER_A_COLUMN and before in _BEFORE_A_COLUMN
+            if not (compared or before in _BEFORE_A_NAME or clause in _NAMES_FOLLOW):
+                told[-1] = ("value", "?", gap)
+        before = word
+    return told
+
+
+def _is_lone(name: str) -> bool:
+    """True for a name in double quotes without a qualifier."""
+    return name[0] == name[-1] == '"' and '"' not in name[1:-1].replace('""', "")
 
 
 # --- value lists ------------------------------------------------------------------------------------------------------

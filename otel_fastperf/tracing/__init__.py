@@ -2,6 +2,7 @@
 
     setup          chooses the provider and the span processor
     provider       our TracerProvider;  safe_sdk: its sampler and processors;  store: spans kept in this process
+    watched_calls  tells of outgoing calls
     propagators    the headers that carry a trace between services
     sender         the span processor that exports;  worker: its threads;  delivery: one batch, until it is settled
     buffer         waiting spans, all accounted for;  packer: encodes them;  otlp_encoder, encoded_queue: as bytes

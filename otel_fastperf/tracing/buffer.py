@@ -7,6 +7,7 @@ which no call is under way: spans put == exported + dropped_* + queued.
 import math
 import threading
 from collections import deque
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -100,13 +101,13 @@ class Buffer:
                 self._encoded.append(spans)
                 self._trim()
 
-    def put_one_encoded(self, span: EncodedSpan) -> None:
-        """Append a span that was encoded elsewhere; what has no room is dropped, oldest first."""
+    def put_encoded_elsewhere(self, spans: Sequence[EncodedSpan]) -> None:
+        """Append spans that were encoded elsewhere; what has no room is dropped, oldest first."""
         with self._lock:
             if self._closed:
-                self._count(1, Outcome.EXIT)
+                self._count(len(spans), Outcome.EXIT)
             else:
-                self._encoded.append((span,))
+                self._encoded.append(spans)
                 self._trim()
 
     def take(self, number: int, size: int) -> list[EncodedSpan]:

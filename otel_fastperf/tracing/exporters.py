@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Final, Literal
 
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -10,6 +12,12 @@ from otel_fastperf.errors import SetupError
 from otel_fastperf.settings import TracesSettings
 from otel_fastperf.tracing.otlp_encoder import EncodedSpan, encode_span
 from otel_fastperf.tracing.transport import Answer, Destination, Verdict
+
+#: signal -> module and class
+_SDK_EXPORTERS: Final = {
+    "metrics": ("metric_exporter", "OTLPMetricExporter"),
+    "logs": ("_log_exporter", "OTLPLogExporter"),
+}
 
 
 def destination(settings: TracesSettings) -> Destination:
@@ -27,10 +35,31 @@ def destination(settings: TracesSettings) -> Destination:
             return Destination(_as_otlp, lambda: OtlpGrpc(settings))
         from otel_fastperf.tracing.otlp_http import OtlpHttp
     except ImportError as error:
-        package = "opentelemetry-exporter-otlp-proto-" + settings.protocol.removesuffix("/protobuf")
-        message = f"otel_fastperf: cannot export over OTLP {settings.protocol}: {error}. Remedy: pip install {package}"
-        raise SetupError(message) from error
+        raise _missing(settings.protocol, error) from error
     return Destination(_as_otlp, lambda: OtlpHttp(settings))
+
+
+def sdk_exporter(signal: Literal["metrics", "logs"], protocol: str) -> Any:
+    """The class of the SDK's OTLP exporter for a signal that is not hot.
+
+    It reads headers, certificates, timeout and compression from OpenTelemetry's variables.
+
+    Raises:
+        SetupError: The exporter's package is missing.
+    """
+    module, name = _SDK_EXPORTERS[signal]
+    transport = protocol.removesuffix("/protobuf")
+    try:
+        return getattr(import_module(f"opentelemetry.exporter.otlp.proto.{transport}.{module}"), name)
+    except ImportError as error:
+        raise _missing(protocol, error, signal) from error
+
+
+def _missing(protocol: str, error: ImportError, signal: str = "spans") -> SetupError:
+    package = "opentelemetry-exporter-otlp-proto-" + protocol.removesuffix("/protobuf")
+    return SetupError(
+        f"otel_fastperf: cannot export {signal} over OTLP {protocol}: {error}. Remedy: pip install {package}"
+    )
 
 
 def _as_otlp(span: ReadableSpan) -> EncodedSpan:

@@ -92,6 +92,36 @@ class Notices:
         _logger.warning(text, number, self._where, seconds, why)
 
 
+class OutageNotice:
+    """Says, once a minute at most, that a receiver does not take what the SDK sends, and that it does again."""
+
+    def __init__(self, what: str, where: str, fate: str) -> None:
+        """`what` does not reach `where`, without secrets; `fate` is what becomes of it, in a clause."""
+        self._what = what
+        self._where = where
+        self._fate = fate
+        self._in_trouble = self._said = False
+        self._last_said = -_QUIET
+
+    def sent(self, *, accepted: bool) -> None:
+        """An attempt has ended."""
+        if accepted and self._in_trouble and self._said:
+            _logger.info("otel_fastperf: %s reach %s again", self._what, self._where)
+        elif not accepted and not self._in_trouble:
+            now = time.monotonic()
+            self._said = now - self._last_said >= _QUIET
+            if self._said:
+                self._last_said = now
+                _logger.warning(
+                    "otel_fastperf: %s do not reach %s; %s. %s. This is said once.",
+                    self._what,
+                    self._where,
+                    self._fate,
+                    _REMEDIES[Verdict.RETRY],
+                )
+        self._in_trouble = not accepted
+
+
 @contextmanager
 def exporters_hushed(is_own_thread: Callable[[], bool]) -> Iterator[None]:
     """Hold back what the exporters and their libraries log on the sender's threads: `Notices` says it, once.

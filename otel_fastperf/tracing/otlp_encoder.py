@@ -39,6 +39,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceState
 from opentelemetry.util.types import Attributes
 
+from otel_fastperf.tracing.shared_attributes import SharedAttributes
+
 #: `KeyValue` messages kept by (key, value), one dict per type because 1 == True == 1.0.
 _kept_key_values: Final[dict[type, dict[tuple[str, object], bytes]]] = {str: {}, int: {}, bool: {}, float: {}}
 #: A full dict is cleared. Key, value and message take some 300 bytes.
@@ -51,9 +53,12 @@ _KEPT_ORIGINS: Final = 64
 _DOUBLE: Final = struct.Struct("<d").pack
 _FIXED64: Final = struct.Struct("<Q").pack
 
+#: by `_value_`, since `value` is computed by a function
 _KINDS: Final = tuple(bytes((0x30, kind.value + 1)) for kind in SpanKind)
 _UNSET: Final = StatusCode.UNSET
 
+#: what follows the attributes of a span without events, links and status: an empty status
+_NOTHING_MORE: Final = b"\x7a\x00"
 #: Span.flags and Span.Link.flags, fixed32: whether the parent is remote is known (bit 8), and it is (bit 9).
 _LOCAL: Final = struct.pack("<I", 0x100)
 _REMOTE: Final = struct.pack("<I", 0x300)
@@ -77,23 +82,40 @@ def encode_span(span: ReadableSpan) -> bytes:
         AttributeError, TypeError, OverflowError: Not a span as the SDK makes it: no context, a name that is not text.
     """
     context, parent = span.context, span.parent
-    attributes, left_out = _attributes(b"\x4a", span.attributes)
+    # only our span has shared attributes
+    in_common: SharedAttributes | None = getattr(span, "shared_attributes", None)
+    if in_common is not None and in_common.keys().isdisjoint(span.own_attributes):  # type: ignore[attr-defined]
+        shared, own = _shared(in_common), span.own_attributes  # type: ignore[attr-defined]
+    else:
+        shared, own = b"", span.attributes
+    attributes, left_out = _attributes(b"\x4a", own)
+    is_plain = bool(shared) and not left_out and span.is_plain  # type: ignore[attr-defined]
     return _message(
         b"\x12",
         _ids(context, parent),
         _text(b"\x2a", span.name),
-        _KINDS[span.kind.value],
+        _KINDS[span.kind._value_],
         _time(b"\x39", span.start_time),
         _time(b"\x41", span.end_time),
+        shared,
         attributes,
-        _count(b"\x50", span.dropped_attributes + left_out),
-        *map(_event, span.events),
-        _count(b"\x60", span.dropped_events),
-        *map(_link, span.links),
-        _count(b"\x70", span.dropped_links),
-        _status(span.status),
+        _NOTHING_MORE if is_plain else _after_attributes(span, left_out),
         b"\x85\x01",
         _flags(parent),
+    )
+
+
+def _after_attributes(span: ReadableSpan, left_out: int) -> bytes:
+    """The fields of `Span` from its dropped attributes to its status."""
+    return b"".join(
+        (
+            _count(b"\x50", span.dropped_attributes + left_out),
+            *map(_event, span.events),
+            _count(b"\x60", span.dropped_events),
+            *map(_link, span.links),
+            _count(b"\x70", span.dropped_links),
+            _status(span.status),
+        )
     )
 
 
@@ -106,7 +128,7 @@ class SpanTemplate:
         """Take name, kind, attributes and status of `span`, which has no events and no links."""
         attributes, left_out = _attributes(b"\x4a", span.attributes)
         dropped = _count(b"\x50", span.dropped_attributes + left_out)
-        self._name_and_kind = _text(b"\x2a", span.name) + _KINDS[span.kind.value]
+        self._name_and_kind = _text(b"\x2a", span.name) + _KINDS[span.kind._value_]
         self._attributes_to_flags = b"".join((attributes, dropped, _status(span.status), b"\x85\x01"))
 
     def encode(self, context: SpanContext, parent: SpanContext | None, start: int, end: int) -> bytes:
@@ -197,7 +219,7 @@ def _status(status: Status | None) -> bytes:
     if status is None:
         return b""
     if status.status_code is _UNSET and not status.description:
-        return b"\x7a\x00"
+        return _NOTHING_MORE
     return _message(b"\x7a", _text(b"\x12", status.description), _count(b"\x18", status.status_code.value))
 
 
@@ -225,8 +247,8 @@ def _attributes(tag: bytes, attributes: Attributes) -> tuple[bytes, int]:
             kept = _kept_key_values.get(kind)
             if kept is None:
                 fields.append(_key_value(key, value))
-            elif kind is float:  # seldom repeats: the key is kept, with a zero in place of the last eight bytes
-                fields.append((kept.get((key, 0.0)) or _keep(kept, key, 0.0))[:-8] + _DOUBLE(value))
+            elif kind is float:  # seldom repeats: what is kept is all but its eight bytes, at the end
+                fields.append((kept.get((key, 0.0)) or _keep(kept, key, 0.0)) + _DOUBLE(value))
             else:
                 fields.append(kept.get((key, value)) or _keep(kept, key, value))
         except Exception:  # noqa: BLE001 - a subclass or mapping of the user's can raise anything
@@ -234,8 +256,17 @@ def _attributes(tag: bytes, attributes: Attributes) -> tuple[bytes, int]:
     return tag.join(fields), left_out
 
 
+def _shared(attributes: SharedAttributes) -> bytes:
+    """The same for attributes that many spans share, none of which is left out."""
+    if attributes.encoded is None:
+        attributes.encoded, _ = _attributes(b"\x4a", attributes)
+    return attributes.encoded
+
+
 def _keep(kept: dict[tuple[str, object], bytes], key: str, value: object) -> bytes:
     field = _key_value(key, value)
+    if type(value) is float:
+        field = field[:-8]
     if len(field) <= _KEPT_LENGTH:
         if len(kept) >= _KEPT_KEY_VALUES:
             kept.clear()

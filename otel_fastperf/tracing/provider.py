@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import PROCESS_PID, SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanProcessor, Tracer, TracerProvider
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.util.types import Attributes
 
 from otel_fastperf.internals.forks import on_fork
@@ -18,17 +20,24 @@ from otel_fastperf.internals.guard import Guard
 from otel_fastperf.internals.versions import installed_version
 from otel_fastperf.settings import Settings
 from otel_fastperf.tracing.safe_sdk import GuardedProcessors, sampler_of
-from otel_fastperf.tracing.tracer import LeanTracer, made_lean
+from otel_fastperf.tracing.tracer import LeanTracer, made_lean, processors_at
 
+#: name of the tracer of this package
+OUR_SCOPE: Final = "otel_fastperf"
 _SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
+
+
+#: those that are not retired, by their processors, oldest first
+_LIVING: "Final[dict[GuardedProcessors, FastPerfTracerProvider]]" = {}
 
 
 class FastPerfTracerProvider(TracerProvider):
     """The SDK's provider, guarded, that knows its process.
 
-    A tracer that was got from it outlives it: once the provider is retired, the tracer starts its spans with whatever
-    provider is the global one then. So a module-level `tracer = trace.get_tracer(__name__)` works on after `shutdown()`
-    and a second `setup_telemetry`, as test suites do it.
+    A tracer that was got from it belongs to the process: once there is a second provider, or this one is retired, a
+    span goes where its parent goes, and without a parent to whatever provider is the global one then. So a module-level
+    `tracer = trace.get_tracer(__name__)` serves each app of a process, and works on after `shutdown()` and a second
+    `setup_telemetry`, as test suites do it.
     """
 
     def __init__(self, settings: Settings, guard: Guard) -> None:
@@ -36,7 +45,7 @@ class FastPerfTracerProvider(TracerProvider):
         self._settings = settings
         self._tracers_out: weakref.WeakKeyDictionary[Tracer, tuple[Any, ...]] = weakref.WeakKeyDictionary()
         self._tracers_out_lock = threading.Lock()
-        self._retired = False
+        self._retired = self._shared = False
         super().__init__(
             sampler=sampler_of(settings.traces, guard),
             resource=_resource(settings).merge(_process(settings)),
@@ -56,32 +65,57 @@ class FastPerfTracerProvider(TracerProvider):
         scope = (instrumenting_module_name, instrumenting_library_version, schema_url, attributes)
         if self._retired:
             return self._heir().get_tracer(*scope)
+        tracer = self.own_tracer(*scope)
+        if isinstance(tracer, Tracer) and self._shared and instrumenting_module_name != OUR_SCOPE:
+            self._share(tracer, scope)
+        return tracer
+
+    def own_tracer(self, *scope: Any) -> trace.Tracer:
+        """A tracer whose spans go here, whatever becomes of those of other tracers."""
         tracer = super().get_tracer(*scope)
         if isinstance(tracer, Tracer):
             with self._tracers_out_lock:
                 if not isinstance(tracer, LeanTracer):
-                    made_lean(tracer)
+                    made_lean(tracer, self._settings.exceptions)
                 self._tracers_out[tracer] = scope
         return tracer
 
+    def share(self) -> None:
+        """From now on its tracers make spans of whatever provider a span belongs to."""
+        if not self._shared:
+            self._shared = True
+            for tracer, scope in self._tracers_and_scopes():
+                if scope[0] != OUR_SCOPE:
+                    self._share(tracer, scope)
+
     def retire(self) -> None:
-        """From now on its tracers are the global provider's."""
+        """From now on its tracers make spans of other providers only."""
         self._retired = True
+        for tracer, scope in self._tracers_and_scopes():
+            self._share(tracer, scope)
+
+    def _tracers_and_scopes(self) -> list[tuple[Tracer, tuple[Any, ...]]]:
         with self._tracers_out_lock:
-            tracers = list(self._tracers_out.items())
-        for tracer, scope in tracers:
-            # start_as_current_span goes through start_span too
-            tracer.start_span = self._starter(scope)  # type: ignore[method-assign]
+            return list(self._tracers_out.items())
+
+    def _share(self, tracer: Tracer, scope: tuple[Any, ...]) -> None:
+        # start_as_current_span goes through start_span too
+        tracer.start_span = self._starter(scope)  # type: ignore[method-assign]
 
     def _starter(self, scope: tuple[Any, ...]) -> Callable[..., trace.Span]:
-        def start_span(*arguments: Any, **options: Any) -> trace.Span:
-            return self._heir().get_tracer(*scope).start_span(*arguments, **options)
+        def start_span(name: str, context: Context | None = None, *arguments: Any, **options: Any) -> trace.Span:
+            provider = _LIVING.get(processors_at(context)) or self._heir()  # type: ignore[arg-type]
+            if not isinstance(provider, FastPerfTracerProvider):
+                return provider.get_tracer(*scope).start_span(name, context, *arguments, **options)
+            tracer = provider.own_tracer(*scope)
+            # the class's: the tracer's own may be this function
+            return type(tracer).start_span(tracer, name, context, *arguments, **options)
 
         return start_span
 
     def _heir(self) -> trace.TracerProvider:
         current = trace.get_tracer_provider()
-        return trace.NoOpTracerProvider() if current is self else current
+        return trace.NoOpTracerProvider() if current is self and self._retired else current
 
     def _after_in_child(self) -> None:
         self._tracers_out_lock = threading.Lock()
@@ -92,7 +126,18 @@ class FastPerfTracerProvider(TracerProvider):
 
 def our_tracer(provider: trace.TracerProvider) -> trace.Tracer:
     """The tracer of this package: scope, version, semantic conventions."""
-    return provider.get_tracer("otel_fastperf", installed_version("otel-fastperf"), _SCHEMA_URL)
+    return provider.get_tracer(OUR_SCOPE, installed_version("otel-fastperf"), _SCHEMA_URL)
+
+
+def our_scope() -> InstrumentationScope:
+    """The same for metrics."""
+    return InstrumentationScope("otel_fastperf", installed_version("otel-fastperf"), _SCHEMA_URL)
+
+
+def resource_of(provider: trace.TracerProvider, settings: Settings) -> Resource:
+    """What the spans of a provider say of this process; what the settings say, if the provider does not tell."""
+    known = provider.resource if isinstance(provider, TracerProvider) else _resource(settings)
+    return known if SERVICE_INSTANCE_ID in known.attributes else known.merge(_process(settings))
 
 
 def service_name(provider: trace.TracerProvider) -> str | None:
@@ -105,20 +150,36 @@ def service_name(provider: trace.TracerProvider) -> str | None:
 
 @contextmanager
 def as_global(provider: FastPerfTracerProvider) -> Iterator[None]:
-    """Make it the global provider if there is none, so that the users' own `trace.get_tracer()` joins.
+    """Make it the global provider if there is none but ours, so that the users' own `trace.get_tracer()` joins.
 
-    Afterwards there is none again. The API has no way to take a provider back: these are its private names, touched
-    only while they hold what is ours.
+    Of several apps, the newest that lives has the place; afterwards there is none again. The API has no way to take a
+    provider back: these are its private names, touched only while they hold what is ours.
     """
+    _LIVING[provider.guarded] = provider
+    if len(_LIVING) > 1:
+        for living in tuple(_LIVING.values()):
+            living.share()
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         trace.set_tracer_provider(provider)
+    elif _has_place():
+        trace._TRACER_PROVIDER = provider  # noqa: SLF001
     try:
         yield
     finally:
-        if vars(trace).get("_TRACER_PROVIDER") is provider and "_TRACER_PROVIDER_SET_ONCE" in vars(trace):
-            once = type(trace._TRACER_PROVIDER_SET_ONCE)  # noqa: SLF001
-            trace._TRACER_PROVIDER = None  # noqa: SLF001
-            trace._TRACER_PROVIDER_SET_ONCE = once()  # noqa: SLF001
+        _LIVING.pop(provider.guarded, None)
+        provider.retire()
+        if _has_place() and vars(trace)["_TRACER_PROVIDER"] is provider:
+            heir = next(reversed(_LIVING.values()), None)
+            trace._TRACER_PROVIDER = heir  # noqa: SLF001
+            if heir is None:
+                once = type(trace._TRACER_PROVIDER_SET_ONCE)  # noqa: SLF001
+                trace._TRACER_PROVIDER_SET_ONCE = once()  # noqa: SLF001
+
+
+def _has_place() -> bool:
+    """Whether the global provider is one of ours, in the place where this version of the API keeps it."""
+    names = vars(trace)
+    return isinstance(names.get("_TRACER_PROVIDER"), FastPerfTracerProvider) and "_TRACER_PROVIDER_SET_ONCE" in names
 
 
 def processors_of(provider: trace.TracerProvider) -> tuple[SpanProcessor, ...] | None:

@@ -6,7 +6,7 @@ The SDK calls both unguarded: one that raises fails the request, or the user's o
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -149,6 +149,8 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
     Attributes:
         reads_late: Whether all of them do; false as soon as there is one that is not ours.
         take_encoded: That of the only processor, if it is ours and has it.
+        call_watcher: Told of each outgoing call; see `CallWatcher` in `span`.
+        starting, ending: Those that look at spans when they start, or just before they end, which few do.
     """
 
     def __init__(self, guard: Guard) -> None:
@@ -156,6 +158,9 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
         self._guard = guard
         self.reads_late: bool = True
         self.take_encoded: TakeEncoded | None = None
+        self.call_watcher: Callable[[str, bool], Any] | None = None
+        self.starting: tuple[SpanProcessor, ...] = ()
+        self.ending: tuple[SpanProcessor, ...] = ()
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         """Call it last."""
@@ -163,6 +168,14 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
         late = [processor for processor in self._span_processors if isinstance(processor, ReadsLate)]
         self.reads_late = len(late) == len(self._span_processors)
         self.take_encoded = late[0].take_encoded if self.reads_late and len(late) == 1 else None
+        if type(span_processor).on_start is not SpanProcessor.on_start:
+            self.starting = (*self.starting, span_processor)
+        if getattr(type(span_processor), "_on_ending", None) is not _SDK_ON_ENDING:
+            self.ending = (*self.ending, span_processor)
+
+    def failed(self, part: str, error: Exception) -> None:
+        """Count a failure inside of a span; see `Guard`."""
+        self._guard.failed(part, error)
 
     @property
     def processors(self) -> tuple[SpanProcessor, ...]:
@@ -171,18 +184,14 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Pass on."""
-        for processor in self._span_processors:
-            if type(processor).on_start is SpanProcessor.on_start:
-                continue
+        for processor in self.starting:
             try:
                 processor.on_start(span, parent_context=parent_context)
             except Exception as error:  # noqa: BLE001 - the user's processor
                 self._guard.failed("span_processor", error)
 
     def _on_ending(self, span: Span) -> None:
-        for processor in self._span_processors:
-            if getattr(type(processor), "_on_ending", None) is _SDK_ON_ENDING:
-                continue
+        for processor in self.ending:
             try:
                 processor._on_ending(span)  # noqa: SLF001 - the SDK's hook
             except Exception as error:  # noqa: BLE001

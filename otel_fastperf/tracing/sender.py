@@ -33,6 +33,8 @@ class Sender(ReadsLate):
         self._new_worker = partial(Worker, settings, destination, metrics, guard)
         self._worker = self._new_worker()
         self._takes_otlp = destination.takes_otlp
+        #: encoded in the batch of the backlog that is under way: put together, they take one lock
+        self._of_batch: list[EncodedSpan] = []
         if backlog is not None:
             backlog.after_batch(self.encode)
         on_fork(before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child)
@@ -56,13 +58,22 @@ class Sender(ReadsLate):
         return self._take_encoded if self._takes_otlp else None
 
     def _take_encoded(self, span: EncodedSpan) -> None:
+        if self._backlog is not None and self._backlog.works_here:
+            self._of_batch.append(span)
+        else:
+            self._put_encoded([span])
+
+    def _put_encoded(self, spans: list[EncodedSpan]) -> None:
         try:
-            self._worker.put_encoded(span)
+            self._worker.put_encoded(spans)
         except Exception as error:  # noqa: BLE001 - most likely: no thread can be started any more
             self._guard.failed("sender", error)
 
     def encode(self) -> None:
         """Encode what has ended, on this thread. Never raises."""
+        if self._of_batch:
+            spans, self._of_batch = self._of_batch, []
+            self._put_encoded(spans)
         try:
             self._worker.encode()
         except Exception as error:  # noqa: BLE001 - the encoder's thread tries again
@@ -96,5 +107,6 @@ class Sender(ReadsLate):
 
     def _after_in_child(self) -> None:
         """Spans that wait belong to the parent, which sends them; the threads have not come along."""
+        self._of_batch = []
         if not self._worker.is_closed:
             self._worker = self._new_worker()

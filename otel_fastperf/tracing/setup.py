@@ -116,7 +116,6 @@ def _on_own_provider(
     stack: ExitStack, settings: Settings, metrics: Metrics, guard: Guard, backlog: Backlog | None
 ) -> Tracing:
     provider = FastPerfTracerProvider(settings, guard)
-    stack.callback(provider.retire)
     stack.enter_context(as_global(provider))
     processor = _processor(stack, settings.traces, metrics, guard, backlog)
     provider.add_span_processor(processor)

@@ -7,10 +7,10 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType, TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
@@ -25,13 +25,19 @@ from opentelemetry.semconv.attributes.exception_attributes import (
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes, AttributeValue
 
+from otel_fastperf.internals.redaction import ErrorDetail, describe_error, describe_text
 from otel_fastperf.tracing.safe_sdk import GuardedProcessors
+from otel_fastperf.tracing.shared_attributes import SharedAttributes
 
 _logger: Final = logging.getLogger("otel_fastperf")
 
 _UNSET: Final = Status(StatusCode.UNSET)
 #: types whose values need no check and no copy
 _PLAIN: Final = frozenset({int, float, bool})
+#: the same where the length of a text has no limit
+_PLAIN_OR_TEXT: Final = _PLAIN | {str}
+_TEXT: Final = frozenset({str})
+_NO_ATTRIBUTES: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class DeferredAttributes(Mapping[str, Any]):
@@ -53,6 +59,10 @@ class DeferredAttributes(Mapping[str, Any]):
         """The attributes, as samplers of old SDKs copy them."""
         return dict(self._values())
 
+    def values_at_once(self) -> Mapping[str, Any]:
+        """The attributes as they were computed, without a call for each of them."""
+        return self._values()
+
     def __getitem__(self, key: str) -> Any:
         """The value of an attribute."""
         return self._values()[key]
@@ -70,11 +80,12 @@ class SpanOrigin:
     """What the spans of one tracer share.
 
     Attributes:
+        exceptions: How much of an exception the spans show.
         resource: Replaced after a fork.
         processor: Gets each span at its start and at its end.
     """
 
-    __slots__ = ("info", "limits", "processor", "resource", "scope")
+    __slots__ = ("exceptions", "info", "limits", "processor", "resource", "scope")
 
     def __init__(
         self,
@@ -83,7 +94,9 @@ class SpanOrigin:
         info: InstrumentationInfo,
         limits: SpanLimits,
         processor: GuardedProcessors,
+        exceptions: ErrorDetail,
     ) -> None:
+        self.exceptions: ErrorDetail = exceptions
         self.resource: Resource = resource
         self.scope: InstrumentationScope = scope
         self.info: InstrumentationInfo = info
@@ -108,8 +121,10 @@ class LeanSpan(SdkSpan):
         "_origin",
         "_parent",
         "_record_exception",
+        "_recorded",
         "_resource",
         "_set_status_on_exception",
+        "_shared",
         "_start_time",
         "_status",
     )
@@ -136,11 +151,14 @@ class LeanSpan(SdkSpan):
         self._end_time: int | None = None
         self._status = _UNSET
         self._attributes: dict[str, Any] | None = None
+        self._shared: SharedAttributes | None = None
         self._deferred: DeferredAttributes | None = None
         self._events: list[Event] | None = None  # type: ignore[assignment]
         self._links: list[Link] | None = None  # type: ignore[assignment]
         #: numbers of attributes, events and links that the limits dropped; None for none
         self._dropped: list[int] | None = None
+        #: the message of the last exception that was recorded, and how it is shown
+        self._recorded: tuple[str, str] | None = None
         self._origin = origin
         self._resource = origin.resource
         self._record_exception = record_exception
@@ -177,8 +195,41 @@ class LeanSpan(SdkSpan):
             return
         self._set(attributes)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the span has no event, no link and no status, and lost nothing to the limits."""
+        return not (self._events or self._links or self._dropped) and self._status is _UNSET
+
+    def settle(self, shared: SharedAttributes, own: dict[str, Any]) -> None:
+        """Set attributes of plain types in place of the deferred ones. What the user has set stays.
+
+        The span keeps both dicts; the caller changes them no more.
+        """
+        if self._end_time is not None:
+            return
+        before, self._attributes = self._attributes, None
+        self._deferred = None
+        limits = self._origin.limits
+        most = limits.max_span_attributes
+        if limits.max_span_attribute_length is None and (most is None or len(shared) + len(own) <= most):
+            self._shared = shared
+            self._attributes = own
+        else:
+            self._set(shared)
+            self._set(own)
+        if before:
+            self._set(before)
+
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         """Append an event; the limits keep the newest."""
+        try:
+            if name == "exception" and attributes and self._origin.exceptions != "full":
+                attributes = self._shown_event(attributes)
+            self._append_event(name, attributes, timestamp)
+        except Exception as error:  # noqa: BLE001 - costs the event
+            self._origin.processor.failed("span", error)
+
+    def _append_event(self, name: str, attributes: Attributes, timestamp: int | None) -> None:
         if self._has_ended():
             return
         limits = self._origin.limits
@@ -189,6 +240,29 @@ class LeanSpan(SdkSpan):
             self._events = []
         self._events.append(Event(name=name, attributes=kept, timestamp=timestamp))
         self._trim(self._events, limits.max_events, 1)
+
+    def _shown_event(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """An event that somebody has made of an exception; its message stands in the stack trace too."""
+        shown = dict(attributes)
+        message, stacktrace = shown.get(EXCEPTION_MESSAGE), shown.get(EXCEPTION_STACKTRACE)
+        if isinstance(message, str) and message:
+            shown[EXCEPTION_MESSAGE] = self._shown_text(message)
+            if isinstance(stacktrace, str) and message in stacktrace:
+                shown[EXCEPTION_STACKTRACE] = stacktrace.replace(message, shown[EXCEPTION_MESSAGE])
+        return shown
+
+    def _shown_text(self, text: str) -> str:
+        """A text that may contain the message of an exception, in the detail that settings ask for."""
+        if self._recorded is not None and self._recorded[0] and text.endswith(self._recorded[0]):
+            text = (text.removesuffix(self._recorded[0]) + self._recorded[1]).removesuffix(": ")
+        return describe_text(text, self._origin.exceptions)
+
+    def _safe_text(self, text: str) -> str | None:
+        try:
+            return self._shown_text(text) or None
+        except Exception as error:  # noqa: BLE001 - a text that cannot be searched is not shown
+            self._origin.processor.failed("span", error)
+            return None
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
         """Append a link; the limits keep the newest."""
@@ -207,8 +281,10 @@ class LeanSpan(SdkSpan):
         if isinstance(status, StatusCode):
             status = Status(status, description)
         elif description is not None:
-            _logger.warning("Description %s ignored. Use either `Status` or `(StatusCode, Description)`", description)
+            _logger.warning("A description is ignored. Use either `Status` or `(StatusCode, Description)`")
         if status.status_code is not StatusCode.UNSET:
+            if status.description and self._origin.exceptions != "full":
+                status = Status(status.status_code, self._safe_text(status.description))
             self._status = status
 
     def record_exception(
@@ -218,16 +294,21 @@ class LeanSpan(SdkSpan):
         timestamp: int | None = None,
         escaped: bool = False,  # noqa: FBT001, FBT002 - the API's signature
     ) -> None:
-        """Append an event of the exception."""
-        kind = type(exception)
-        module = kind.__module__
-        named: dict[str, Any] = {
-            EXCEPTION_TYPE: f"{module}.{kind.__qualname__}" if module != "builtins" else kind.__qualname__,
-            EXCEPTION_MESSAGE: str(exception),
-            EXCEPTION_STACKTRACE: "".join(traceback.format_exception(exception)),
-            "exception.escaped": str(escaped),
-        }
-        self.add_event("exception", named | dict(attributes or {}), timestamp)
+        """Append an event of the exception, in the detail that settings ask for."""
+        try:
+            shown = describe_error(exception, self._origin.exceptions)
+            # the API puts the message into the status too
+            with suppress(Exception):
+                self._recorded = str(exception), shown.message
+            named: dict[str, Any] = {
+                EXCEPTION_TYPE: shown.type,
+                EXCEPTION_MESSAGE: shown.message,
+                EXCEPTION_STACKTRACE: shown.stacktrace,
+                "exception.escaped": str(escaped),
+            }
+            self._append_event("exception", named | dict(attributes or {}), timestamp)
+        except Exception as error:  # noqa: BLE001 - costs the event
+            self._origin.processor.failed("span", error)
 
     def end(self, end_time: int | None = None) -> None:
         """End the span and pass it to the processors."""
@@ -238,10 +319,15 @@ class LeanSpan(SdkSpan):
             _logger.warning("Calling end() on an ended span.")
             return
         processor = self._origin.processor
-        processor._on_ending(self)  # noqa: SLF001 - the SDK's hook
+        if processor.ending:
+            processor._on_ending(self)  # noqa: SLF001 - the SDK's hook
         if self._deferred is not None:
             # a span that is kept must not keep what its attributes are computed from
-            self._compute()
+            try:
+                self._compute()
+            except Exception as error:  # noqa: BLE001 - costs these attributes
+                self._origin.processor.failed("span", error)
+        self._recorded = None
         self._end_time = time.time_ns() if end_time is None else end_time
         processor.on_end(self)
 
@@ -266,7 +352,18 @@ class LeanSpan(SdkSpan):
         """Read-only; computes what was deferred."""
         if self._deferred is not None:
             self._compute()
-        return MappingProxyType(self._attributes or {})
+        own = self._attributes or {}
+        return MappingProxyType(own if self._shared is None else {**self._shared, **own})
+
+    @property
+    def shared_attributes(self) -> SharedAttributes | None:
+        """The part of `attributes` that `own_attributes` lacks, or None."""
+        return self._shared
+
+    @property
+    def own_attributes(self) -> Mapping[str, Any]:
+        """The attributes of this span alone. They take precedence over the shared ones."""
+        return self._attributes or _NO_ATTRIBUTES
 
     @property
     def events(self) -> Sequence[Event]:
@@ -308,6 +405,25 @@ class LeanSpan(SdkSpan):
         """Number of links that the limits dropped."""
         return self._dropped[2] if self._dropped else 0
 
+    def to_json(self, indent: int | None = 4) -> str:
+        """As the SDK writes its spans, which reads what this one has not got."""
+        written = ReadableSpan(
+            name=self._name,
+            context=self._context,
+            parent=self._parent,
+            resource=self._resource,
+            attributes=self.attributes,
+            events=self.events,
+            links=self.links,
+            kind=self._kind,
+            instrumentation_scope=self._origin.scope,
+            status=self._status,
+            start_time=self._start_time,
+            end_time=self._end_time,
+        )
+        text: str = written.to_json(indent)
+        return text
+
     def _readable_span(self) -> ReadableSpan:
         return self
 
@@ -321,7 +437,8 @@ class LeanSpan(SdkSpan):
         """Compute the deferred attributes; what was set meanwhile wins."""
         deferred, self._deferred = self._deferred, None
         own, self._attributes = self._attributes, None
-        self._set(deferred or {})
+        if deferred is not None:
+            self._set(deferred.values_at_once())
         if own:
             self._set(own)
 
@@ -329,7 +446,27 @@ class LeanSpan(SdkSpan):
         limits, own = self._origin.limits, self._attributes
         if own is None:
             own = self._attributes = {}
-        length, most = limits.max_span_attribute_length, limits.max_span_attributes
+        most = limits.max_span_attributes
+        number = len(own) + len(attributes) + (0 if self._shared is None else len(self._shared))
+        if (
+            # what nearly all attributes are is seen without a step of the interpreter for each of them
+            limits.max_span_attribute_length is None
+            and _PLAIN_OR_TEXT.issuperset(map(type, attributes.values()))
+            and _TEXT.issuperset(map(type, attributes))
+            and "" not in attributes
+            and (most is None or number <= most)
+        ):
+            own.update(attributes)
+        else:
+            if self._shared is not None:
+                # the oldest attributes are the first to make room
+                own = self._attributes = {**self._shared, **own}
+                self._shared = None
+            self._set_each(attributes, own, limits.max_span_attribute_length, most)
+
+    def _set_each(
+        self, attributes: Mapping[str, Any], own: dict[str, Any], length: int | None, most: int | None
+    ) -> None:
         for key, value in attributes.items():
             kind = type(value)
             if kind is str:
@@ -371,6 +508,60 @@ class LeanSpan(SdkSpan):
         if self._dropped is None:
             self._dropped = [0, 0, 0]
         self._dropped[what] += number
+
+
+#: what can be read of a span that has ended
+EndedSpan: TypeAlias = ReadableSpan
+
+
+#: the kinds of an outgoing call's span. A tuple, because the hash of an enum's member is a call in Python
+OUTGOING: Final = (SpanKind.CLIENT, SpanKind.PRODUCER)
+
+
+class OpenCall(Protocol):
+    """An outgoing call whose span is open."""
+
+    def end(self, span: EndedSpan) -> None:
+        """The call has ended. A span of ours still takes attributes. Must not raise."""
+
+
+#: Called at the start of each CLIENT and PRODUCER span with the name of its scope, and whether it is inside of another
+#: such span. Returns None if the call is not to be watched. Must not raise.
+CallWatcher: TypeAlias = Callable[[str, bool], OpenCall | None]
+
+
+class CallSpan(LeanSpan):
+    """The span of an outgoing call that is watched.
+
+    The watcher wants to know of every call, so there is a span even if the sampler drops it: one that no processor
+    gets.
+    """
+
+    __slots__ = ("_call", "_is_dropped")
+
+    def watched(self, call: OpenCall, *, is_dropped: bool) -> "CallSpan":
+        """Tell `call` of the span's end. `is_dropped`: the sampler does not want the span."""
+        self._call: OpenCall | None = call
+        self._is_dropped = is_dropped
+        return self
+
+    @property
+    def call(self) -> OpenCall | None:
+        """Whom it tells; None once it has ended."""
+        return self._call
+
+    def end(self, end_time: int | None = None) -> None:
+        """Tell the watcher, then end."""
+        call, self._call = self._call, None
+        if call is not None:
+            try:
+                call.end(self)
+            except Exception as error:  # noqa: BLE001 - the span is the application's
+                self._origin.processor.failed("clients", error)
+        if not self._is_dropped:
+            super().end(end_time)
+        elif self._end_time is None:
+            self._end_time = time.time_ns() if end_time is None else end_time
 
 
 def _checked(value: Any, length: int | None) -> Any:

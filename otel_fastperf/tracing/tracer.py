@@ -5,22 +5,35 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Tracer
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes, AttributeValue
 
+from otel_fastperf.internals.redaction import ErrorDetail
+from otel_fastperf.internals.spans import SPAN_KEY
 from otel_fastperf.tracing.otlp_encoder import EncodedSpan, SpanTemplate
 from otel_fastperf.tracing.safe_sdk import GuardedProcessors, GuardedSampler
-from otel_fastperf.tracing.span import LeanSpan, SpanOrigin
+from otel_fastperf.tracing.span import OUTGOING, CallSpan, CallWatcher, LeanSpan, OpenCall, SpanOrigin
 
 _SAMPLED: Final = TraceFlags.SAMPLED
 #: W3C trace context level 2: the trace id is random; unknown to OpenTelemetry < 1.42
 _RANDOM: Final = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
 _FLAGS: Final = tuple(TraceFlags(number) for number in range(4))
 _NO_STATE: Final = TraceState()
+
+
+def _local_context(trace_id: int, span_id: int, flags: TraceFlags, state: TraceState) -> SpanContext:
+    """A `SpanContext` of valid ids, in a quarter of the constructor's time: the API's is a tuple of these fields."""
+    fields: tuple[object, ...] = (trace_id, span_id, False, flags, state, True)
+    return tuple.__new__(SpanContext, fields)
+
+
+_ONE: Final = (1, 2, False, _FLAGS[1], _NO_STATE)
+_is_such_a_tuple: Final = SpanContext(*_ONE) == _local_context(1, 2, _FLAGS[1], _NO_STATE)
 
 
 class LeanTracer(Tracer):
@@ -51,10 +64,15 @@ class LeanTracer(Tracer):
     ) -> Span:
         """Start a span; a `NonRecordingSpan` if the sampler drops it."""
         started = self._started(context, name, kind, attributes, links)
+        call = self._watched(context) if kind in OUTGOING else None
+        is_dropped = isinstance(started, NonRecordingSpan)
         if isinstance(started, NonRecordingSpan):
-            return started
-        span_context, parent, attributes = started
-        span = LeanSpan(
+            if call is None:
+                return started
+            span_context, parent = started.get_span_context(), None
+        else:
+            span_context, parent, attributes = started
+        span = (LeanSpan if call is None else CallSpan)(
             name,
             span_context,
             parent,
@@ -66,8 +84,24 @@ class LeanTracer(Tracer):
             record_exception,
             set_status_on_exception,
         )
-        self._origin.processor.on_start(span, context)
+        if call is not None:
+            assert isinstance(span, CallSpan)  # noqa: S101 - made above
+            span.watched(call, is_dropped=is_dropped)
+        if self._origin.processor.starting and not is_dropped:
+            self._origin.processor.on_start(span, context)
         return span
+
+    def _watched(self, context: Context | None) -> OpenCall | None:
+        """Whoever wants to know of the end of the outgoing call that starts."""
+        watcher: CallWatcher | None = self._origin.processor.call_watcher
+        if watcher is None:
+            return None
+        is_inner = type(trace.get_current_span(context)) is CallSpan
+        try:
+            return watcher(self._origin.scope.name, is_inner)
+        except Exception as error:  # noqa: BLE001 - the span is the application's
+            self._origin.processor.failed("clients", error)
+            return None
 
     def emit(self, template: "FinishedSpan", context: Context, start: int, end: int) -> SpanContext:
         """Emit a span that has ended, from its template; returns its ids. Times are in nanoseconds."""
@@ -103,10 +137,9 @@ class LeanTracer(Tracer):
         self, context: Context | None, name: str, kind: SpanKind, attributes: Attributes, links: Sequence[Link] | None
     ) -> "tuple[SpanContext, SpanContext | None, Attributes] | NonRecordingSpan":
         """The ids of a span, its parent and the attributes that the sampler leaves; or that it is not recorded."""
-        parent: SpanContext | None = trace.get_current_span(context).get_span_context()
+        parent = _parent_in(get_current() if context is None else context)
         ids = self.id_generator
-        if parent is None or not parent.is_valid:
-            parent = None
+        if parent is None:
             trace_id = ids.generate_trace_id()
             flags = _RANDOM if self._random_ids else 0
         else:
@@ -121,8 +154,23 @@ class LeanTracer(Tracer):
             attributes, state = result.attributes, result.trace_state or _NO_STATE
         if sampled:
             flags |= _SAMPLED
-        span_context = SpanContext(trace_id, ids.generate_span_id(), False, _FLAGS[flags], state)  # noqa: FBT003
+        span_id = ids.generate_span_id()
+        if _is_such_a_tuple and type(ids) is RandomIdGenerator:
+            span_context = _local_context(trace_id, span_id, _FLAGS[flags], state)
+        else:
+            span_context = SpanContext(trace_id, span_id, False, _FLAGS[flags], state)  # noqa: FBT003
         return (span_context, parent, attributes) if records else NonRecordingSpan(span_context)
+
+
+def _parent_in(context: Context) -> SpanContext | None:
+    """The context's current span; None if there is none, or an invalid one. What the API does, without its calls."""
+    current = context.get(SPAN_KEY)
+    if current is None:
+        return None
+    if type(current) is LeanSpan:
+        return current.get_span_context()
+    parent = trace.get_current_span(context).get_span_context()
+    return parent if parent.is_valid else None
 
 
 class FinishedSpan:
@@ -141,16 +189,26 @@ class FinishedSpan:
         self.encoded: Callable[[SpanContext, SpanContext | None, int, int], bytes] | None = None
 
 
-def made_lean(tracer: Tracer) -> LeanTracer:
-    """Turn an SDK tracer into ours. The same object: the SDK's provider keeps it, and updates its resource."""
+def made_lean(tracer: Tracer, exceptions: ErrorDetail) -> LeanTracer:
+    """Turn an SDK tracer into ours. The same object: the SDK's provider keeps it, and updates its resource.
+
+    `exceptions`: how much of an exception its spans show.
+    """
     resource = tracer.resource
     tracer.__class__ = LeanTracer
     assert isinstance(tracer, LeanTracer)  # noqa: S101 - tells type checkers what the line above does
     scope, info = tracer._instrumentation_scope, tracer.instrumentation_info  # noqa: SLF001 - ours since the line above
     assert isinstance(tracer.span_processor, GuardedProcessors)  # noqa: S101 - as our provider sets it
-    tracer._origin = SpanOrigin(resource, scope, info, tracer._span_limits, tracer.span_processor)  # noqa: SLF001
+    limits = tracer._span_limits  # noqa: SLF001
+    tracer._origin = SpanOrigin(resource, scope, info, limits, tracer.span_processor, exceptions)  # noqa: SLF001
     tracer._random_ids = getattr(tracer.id_generator, "is_trace_id_random", bool)()  # noqa: SLF001
     return tracer
+
+
+def processors_at(context: Context | None) -> GuardedProcessors | None:
+    """The processors that get the context's current span; None if it is not one of ours."""
+    current = (get_current() if context is None else context).get(SPAN_KEY)
+    return current._origin.processor if isinstance(current, LeanSpan) else None  # noqa: SLF001 - ours
 
 
 def may_end_late(source: Span | trace.Tracer) -> bool:

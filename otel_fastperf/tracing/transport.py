@@ -69,7 +69,12 @@ def address(settings: TracesSettings) -> str:
     """Where spans go, fit for a log: without user, password and query."""
     if settings.exporter == "console":
         return "the console"
-    url = urlsplit(settings.url)
+    return without_secrets(settings.url)
+
+
+def without_secrets(address: str) -> str:
+    """A URL without user, password and query."""
+    url = urlsplit(address)
     return url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 

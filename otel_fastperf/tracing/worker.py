@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextvars import Context
 from typing import Final
 
@@ -81,9 +82,9 @@ class Worker:
         if not soon:
             self._packer.came()
 
-    def put_encoded(self, span: EncodedSpan) -> None:
-        """Take a finished span that has been encoded."""
-        self.buffer.put_one_encoded(span)
+    def put_encoded(self, spans: Sequence[EncodedSpan]) -> None:
+        """Take finished spans that have been encoded, oldest first."""
+        self.buffer.put_encoded_elsewhere(spans)
         if self._thread is None:
             self._start()
         self._on_packed()

@@ -79,12 +79,12 @@ def test_a_cache_without_a_limit_has_no_evictions() -> None:
     assert adapter.read() == Reading(hits=0, misses=1, evictions=None, size=1, maxsize=None)
 
 
-def test_a_function_is_named_after_its_module_and_located_at_its_decorator() -> None:
+def test_a_function_is_named_after_its_module_and_located_at_its_def() -> None:
     adapter = adapter_of(double)
     assert adapter.name == f"{__name__}.double"
     assert adapter.call_site is not None
     line = Path(__file__).read_text().splitlines()[adapter.call_site.line - 1]
-    assert line == "@functools.lru_cache(maxsize=2)"
+    assert line.startswith("def double(")
 
 
 def test_a_function_is_not_kept_alive() -> None:

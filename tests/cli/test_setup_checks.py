@@ -56,6 +56,15 @@ def test_all_checks_of_a_sound_set_up_are_ok() -> None:
     }
 
 
+def test_client_libraries_without_instrumentation_are_named_with_what_to_install() -> None:
+    missing = {"httpx": "otel-fastperf[httpx]", "grpc": "opentelemetry-instrumentation-grpc"}
+    check = wrong(facts(app=app(), uninstrumented=missing))["outgoing calls"]
+    assert "grpc, httpx" in check.what
+    assert check.remedy == "pip install opentelemetry-instrumentation-grpc 'otel-fastperf[httpx]'"
+    assert "outgoing calls" not in found(facts(app=app()))
+    assert "outgoing calls" not in found(facts(uninstrumented=missing))
+
+
 def test_each_check_that_is_not_ok_has_a_remedy() -> None:
     for given in (with_every_problem(), facts(app=app())):
         for check in run_checks(given):
@@ -67,7 +76,12 @@ def test_each_check_that_is_not_ok_has_a_remedy() -> None:
 def with_every_problem() -> Facts:
     return facts(
         versions={"uvloop": "", "greenlet": "", "asyncpg": "0.30", "sqlalchemy": "2.0.1"},
-        settings={"service_name": None, "traces": {**COLLECTOR, "sampler": "always_off"}, "server_span": "native"},
+        settings={
+            "service_name": None,
+            "traces": {**COLLECTOR, "sampler": "always_off"},
+            "server_span": "native",
+            "workers": {"enabled": False},
+        },
         environ={
             "FASTAPI_OTEL_AUTO_CONFIGURE": "True",
             "WEB_CONCURRENCY": "4",
@@ -275,21 +289,21 @@ def test_a_sampler_that_drops_everything_is_reported(sampler: str, argument: str
 
 
 @pytest.mark.parametrize(
-    ("workers", "metrics", "says"),
+    ("workers", "settings", "is_told"),
     [
-        ("4", {}, "a scrape of /metrics reaches a random one"),
-        ("4", {"port": 9464}, "only the first gets port 9464"),
-        ("4", {"enabled": False}, None),
-        ("1", {}, None),
-        ("many", {}, None),
+        ("4", {"workers": {"enabled": False}}, True),
+        ("4", {}, False),
+        ("4", {"workers": {"enabled": False}, "metrics": {"enabled": False}}, False),
+        ("1", {"workers": {"enabled": False}}, False),
+        ("many", {"workers": {"enabled": False}}, False),
     ],
 )
 def test_separate_metrics_of_several_workers_are_reported(
-    workers: str, metrics: dict[str, Any], says: str | None
+    workers: str, settings: dict[str, Any], is_told: bool
 ) -> None:
-    check = found(facts(environ={"WEB_CONCURRENCY": workers}, settings={"metrics": metrics})).get("workers")
-    assert (says is None) is (check is None)
-    assert check is None or says is None or says in check.what
+    check = found(facts(environ={"WEB_CONCURRENCY": workers}, settings=settings)).get("workers")
+    assert (check is not None) is is_told
+    assert check is None or "a scrape of /metrics reaches one of them" in check.what
 
 
 @pytest.mark.parametrize("variable", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])

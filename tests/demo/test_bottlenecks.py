@@ -14,11 +14,23 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 
-from demo.bottlenecks import cache_inefficient, memory_growth, pool_wait, slow_middleware, threadpool_wait
+from demo.bottlenecks import (
+    cache_inefficient,
+    large_result,
+    lock_wait,
+    memory_growth,
+    n_plus_one,
+    pool_wait,
+    slow_commit,
+    slow_middleware,
+    threadpool_wait,
+)
 from demo.catalogue import CATALOGUE, Bottleneck
 from demo.database import SMALL_POOL
+from demo.models import Visit
+from demo.partner import ANSWER_SECONDS, CONNECT_SECONDS
 from demo.service import THREADS
 
 pytestmark = pytest.mark.anyio
@@ -140,6 +152,59 @@ async def test_the_faulty_query_is_slow(shop: httpx.AsyncClient) -> None:
     assert min(fixed.seconds) < faulty.seconds[0] / 2
 
 
+async def test_the_faulty_endpoint_loads_thousands_of_objects(shop: httpx.AsyncClient) -> None:
+    with rows_loaded() as faulty:
+        slow = await call(shop, "/slow/large-result")
+    with rows_loaded() as fixed:
+        fast = await best(lambda: call(shop, "/fast/large-result"))
+    assert len(faulty) >= large_result.FEWEST_ROWS
+    assert not fixed
+    assert fast < slow / 2
+
+
+@contextmanager
+def rows_loaded() -> Iterator[list[None]]:
+    seen: list[None] = []
+
+    def loaded(_visit: Visit, _context: Any) -> None:
+        seen.append(None)
+
+    event.listen(Visit, "load", loaded)
+    try:
+        yield seen
+    finally:
+        event.remove(Visit, "load", loaded)
+
+
+@on_sqlite
+async def test_requests_wait_for_the_lock_at_the_faulty_endpoint(shop: httpx.AsyncClient) -> None:
+    slow = await call(shop, "/slow/lock-wait", 4)
+    assert slow >= 4 * lock_wait.CARRIER_SECONDS
+    assert await best(lambda: call(shop, "/fast/lock-wait", 4)) < slow / 2
+
+
+async def test_the_faulty_endpoint_commits_again_and_again(shop: httpx.AsyncClient) -> None:
+    with commits_seen() as faulty:
+        await call(shop, "/slow/slow-commit")
+    with commits_seen() as fixed:
+        await call(shop, "/fast/slow-commit")
+    assert (len(faulty), len(fixed)) == (slow_commit.ROWS // slow_commit.PORTION, 1)
+
+
+@contextmanager
+def commits_seen() -> Iterator[list[None]]:
+    seen: list[None] = []
+
+    def commit(_connection: Connection) -> None:
+        seen.append(None)
+
+    event.listen(Engine, "commit", commit)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "commit", commit)
+
+
 async def test_requests_wait_for_a_connection_at_the_faulty_endpoint(shop: httpx.AsyncClient) -> None:
     at_once = 4 * SMALL_POOL
     slow = await call(shop, "/slow/pool-wait", at_once)
@@ -209,3 +274,27 @@ async def test_the_faulty_cache_never_hits(shop: httpx.AsyncClient) -> None:
         await call(shop, "/fast/cache-inefficient")
     assert cache_inefficient.shipping_at.cache_info().hits == 0
     assert cache_inefficient.shipping.cache_info()[:2] == (40, 20)
+
+
+async def test_one_call_takes_the_place_of_many(shop: httpx.AsyncClient) -> None:
+    slow = await call(shop, "/slow/n-plus-one-calls")
+    assert slow >= len(n_plus_one.PRODUCTS) * ANSWER_SECONDS["warehouse"]
+    assert await best(lambda: call(shop, "/fast/n-plus-one-calls")) < slow / 2
+
+
+async def test_an_answer_that_is_kept_is_not_waited_for(shop: httpx.AsyncClient) -> None:
+    assert await call(shop, "/slow/slow-dependency") >= ANSWER_SECONDS["carrier"]
+    await call(shop, "/fast/slow-dependency")
+    assert await best(lambda: call(shop, "/fast/slow-dependency")) < ANSWER_SECONDS["carrier"] / 2
+
+
+async def test_calls_at_the_same_time_take_as_long_as_the_longest(shop: httpx.AsyncClient) -> None:
+    slow = await call(shop, "/slow/serial-calls")
+    assert slow >= 3 * ANSWER_SECONDS["prices"]
+    assert await best(lambda: call(shop, "/fast/serial-calls")) < slow * 2 / 3
+
+
+async def test_a_shared_client_uses_its_connections_again(shop: httpx.AsyncClient) -> None:
+    slow = await best(lambda: call(shop, "/slow/client-per-request"))
+    assert slow >= CONNECT_SECONDS
+    assert await best(lambda: call(shop, "/fast/client-per-request")) < slow - CONNECT_SECONDS / 2

@@ -21,11 +21,11 @@ def speed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> fl
 
 
 @every_speed
-@pytest.mark.timeout(240)  # a second run if something was wrong with the first
+@pytest.mark.timeout(300)  # a run of all bottlenecks takes a minute, and is repeated if something was wrong
 def test_the_demo_finds_every_bottleneck_and_no_twin_on_slow_and_fast_machines(speed: str, tmp_path: Path) -> None:
     run = findings_of_a_run(tmp_path, f"sqlite:///{tmp_path}/shop.sqlite3", "asyncio", {"DEMO_SPEED": speed})
     assert run.wrong() == [], run.findings
-    assert len(CATALOGUE) == 11
+    assert len(CATALOGUE) >= 17
 
 
 def cpu_seconds(work: object, *arguments: int) -> float:

@@ -16,6 +16,9 @@ from demo.seed import clear
 from tests.demo.findings import OF_THE_PROCESS, Findings, expected, findings_of, findings_of_a_run, served
 from tests.postgresql import postgresql_url
 
+#: a run of all bottlenecks takes a minute, and is repeated once if something was wrong
+pytestmark = pytest.mark.timeout(300)
+
 __all__ = ["postgresql_url"]
 
 every_bottleneck = pytest.mark.parametrize("bottleneck", CATALOGUE, ids=lambda bottleneck: bottleneck.name)

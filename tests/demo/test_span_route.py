@@ -21,7 +21,7 @@ async def test_a_span_keeps_the_parts_that_a_waterfall_needs(probe: Probe) -> No
     tracer = probe.signals.tracer
     with tracer.start_as_current_span("GET /orders", kind=SpanKind.SERVER, start_time=1_000) as request:
         statement = tracer.start_span("SELECT orders", kind=SpanKind.CLIENT, start_time=2_000)
-        statement.set_attribute("error.type", "42P01")
+        statement.set_attributes({"error.type": "42P01", "db.query.summary": "SELECT orders"})
         statement.set_status(Status(StatusCode.ERROR))
         statement.end(3_500)
     app = FastAPI()
@@ -31,6 +31,7 @@ async def test_a_span_keeps_the_parts_that_a_waterfall_needs(probe: Probe) -> No
     assert (root.name, root.kind, root.start, root.parent_id, root.error) == ("GET /orders", "SERVER", 1_000, "", "")
     assert root.span_id == f"{request.get_span_context().span_id:016x}" == child.parent_id
     assert (child.trace_id, child.error, child.seconds) == (root.trace_id, "42P01", 1.5e-6)
+    assert (root.statement, child.statement) == (False, True)
 
 
 async def test_only_clients_on_this_machine_get_spans_and_the_schema_omits_the_route() -> None:

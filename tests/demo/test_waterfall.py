@@ -12,8 +12,9 @@ def span(
     number: int, parent: int, name: str, start: float, end: float, kind: str = "CLIENT", error: str = "", trace: int = 1
 ) -> SpanRecord:
     """Start and end in ms."""
-    parent_id = f"{parent:016x}" if parent else ""
-    return SpanRecord(f"{trace:032x}", f"{number:016x}", parent_id, name, kind, int(start * MS), int(end * MS), error)
+    parent_id, times = f"{parent:016x}" if parent else "", (int(start * MS), int(end * MS))
+    is_statement = kind == "CLIENT" and name not in {"COMMIT", "GET"}
+    return SpanRecord(f"{trace:032x}", f"{number:016x}", parent_id, name, kind, *times, error, is_statement)
 
 
 def request(
@@ -66,6 +67,11 @@ def test_a_failed_span_shows_its_error() -> None:
 def test_a_span_that_outlives_the_response_shortens_the_request_s_bar() -> None:
     lines = waterfall(request(span(2, 1, "send_confirmation", 44, 88, "INTERNAL")), PLAIN)
     assert lines[0].count("█") == lines[1].count("█") == BAR // 2
+
+
+def test_commits_and_calls_of_other_services_are_no_statements() -> None:
+    trace = request(span(2, 1, "SELECT orders", 0, 2), span(3, 1, "COMMIT", 2, 4), span(4, 1, "GET", 4, 8))
+    assert trace.statements == 1
 
 
 def test_the_slowest_of_each_route_are_shown_slowest_first() -> None:

@@ -14,6 +14,7 @@ from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from otel_fastperf.findings import Kind
+from otel_fastperf.metrics import CATALOGUE
 from otel_fastperf.requests.time_budget import Segment
 from tests.deploy.panels import Window, flat
 from tests.deploy.promql import COUNTERS, KNOWN, OURS, missing, selectors
@@ -37,7 +38,7 @@ QUERIES: Final = [
     for target in panel.get("targets", ())
 ]
 #: values of the variables with a chosen service and route
-WINDOW: Final = Window(0, 3600, {"job": "shop", "instance": ".+", "route": "/orders"})
+WINDOW: Final = Window(0, 3600, {"job": "shop", "instance": ".+", "route": "/orders", "method": "GET"})
 
 
 def test_there_is_a_file_for_each_dashboard() -> None:
@@ -78,7 +79,7 @@ def test_a_dashboard_can_be_provisioned_into_any_grafana(name: str) -> None:
 def test_a_dashboard_has_the_variables_that_alerts_and_links_set(name: str) -> None:
     variables = {one["name"]: one for one in BOARDS[name]["templating"]["list"]}
     assert {"datasource", "job", "instance"} <= variables.keys()
-    assert ("route" in variables) == (name == "route")
+    assert {"route", "method"} & set(variables) == ({"route", "method"} if name == "route" else set())
     assert variables["datasource"]["label"] == "Data Source"
     assert (variables["datasource"]["type"], variables["datasource"]["query"]) == ("datasource", "prometheus")
     for one in variables.values():
@@ -159,6 +160,22 @@ def test_a_counter_is_inside_a_rate_or_counted_since_its_creation(expr: str) -> 
 def test_a_rate_has_a_window_that_grows_with_the_time_range(expr: str) -> None:
     windows = re.findall(r"(?:rate|increase)\([^\[]*\[([^\]]+)\]", expr)
     assert set(windows) <= {"$__rate_interval", "$__range"}
+
+
+LINES: Final = [
+    pytest.param(target["expr"], target["legendFormat"], id=f"{name}-{panel['title']}-{target['refId']}")
+    for name, board in BOARDS.items()
+    for panel in flat(board)
+    for target in panel.get("targets", ())
+    if "legendFormat" in target
+]
+OF_EACH_WORKER: Final = {metric.name for metric in CATALOGUE if metric.merge == "worker"}
+
+
+@pytest.mark.parametrize(("expr", "legend"), LINES)
+def test_the_legend_tells_workers_apart_where_their_values_are_not_summed(expr: str, legend: str) -> None:
+    shown = {selector.metric for selector in selectors(WINDOW.substituted(expr))} & OF_EACH_WORKER
+    assert bool(shown and " by (" not in expr) == ("{{worker}}" in legend)
 
 
 def test_every_segment_has_a_colour_and_every_kind_of_finding_a_meaning() -> None:

@@ -94,7 +94,9 @@ def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
 
 def request(route: str = "/items/{id}", *, error: str | None = None) -> list[Sent]:
     """A request with one statement."""
-    root = Sent(f"GET {route}", milliseconds=40, attributes={"http.route": route}, error=error)
+    root = Sent(
+        f"GET {route}", milliseconds=40, attributes={"http.request.method": "GET", "http.route": route}, error=error
+    )
     statement = Sent(
         "SELECT items",
         trace_id=root.trace_id,
@@ -227,7 +229,7 @@ def test_a_span_links_to_the_dashboard_of_its_service_and_route(jaeger: Jaeger, 
     tags = {span["operationName"]: {tag["key"]: tag["value"] for tag in span["tags"]} for span in trace["spans"]}
     grafana = "http://localhost:3000/d"
     assert links(tags[root.name], resource) == [
-        f"{grafana}/fastperf-route?var-job=my%20shop&var-route=%2Fitems%2F%7Bid%7D",
+        f"{grafana}/fastperf-route?var-job=my%20shop&var-method=GET&var-route=%2Fitems%2F%7Bid%7D",
         f"{grafana}/fastperf-findings?var-job=my%20shop",
         f"{grafana}/fastperf-overview?var-job=my%20shop",
     ]

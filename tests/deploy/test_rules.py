@@ -210,6 +210,17 @@ def test_every_runbook_belongs_to_an_alert_and_is_in_the_index() -> None:
     assert sorted(set(re.findall(r"\]\((\w+)\.md\)", (RUNBOOKS / "README.md").read_text()))) == NAMES
 
 
+def test_the_runbook_of_findings_explains_each_kind() -> None:
+    text = (RUNBOOKS / "FastperfFinding.md").read_text()
+    rows = re.findall(r"^\| \[`(\w+)`\]\(../../docs/findings/(\w+)\.md\)", text, re.MULTILINE)
+    assert rows == [(kind, kind) for kind in Kind]
+
+
+def test_findings_page_nobody() -> None:
+    """FastperfLatencyBurn does, if users notice."""
+    assert {alert["labels"]["severity"] for alert in ALERTS if alert["alert"] == "FastperfFinding"} == {"ticket"}
+
+
 @pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=lambda page: page.stem)
 def test_links_of_runbooks_point_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)]+)\)", page.read_text())

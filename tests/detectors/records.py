@@ -40,7 +40,7 @@ def repeated(
     group = StatementGroup(describe(text, dialect), dialect, dialect, "shop")
     for number in range(times):
         start = 0.0 if parallel else number * (seconds + pause)
-        group.add(start, start + seconds, 1)
+        group.add(start, start + seconds, 1, seconds)
     group.load = load
     group.lines = lines if lines is not None else {LINE: [times, times * seconds]}
     return group

@@ -6,7 +6,7 @@ from otel_fastperf.detectors.n_plus_one import detect_n_plus_one
 from otel_fastperf.findings import CallSite, Finding, Severity
 from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import DatabaseSettings
-from otel_fastperf.sql.orm_loads import Load, LoadKind
+from otel_fastperf.sql.orm_loads import Load, LoadKind, Missing, PathStep
 from tests.detectors.records import LINE, changed, ended, repeated
 
 ITEMS = Load(LoadKind.LAZY, "Order", "items", many=True)
@@ -61,10 +61,12 @@ def test_if_only_libraries_run_the_endpoint_is_the_call_site() -> None:
     ("statement", "load", "remedy"),
     [
         ("SELECT * FROM items WHERE items.id = ?", LoadKind.QUERY, "WHERE items.id IN (…), or a JOIN"),
-        ("SELECT count(*) FROM items", LoadKind.QUERY, "WHERE … IN (…), or a JOIN"),
+        ("SELECT count(*) FROM items", LoadKind.QUERY, "Run it once before the loop and keep the result"),
+        ("SELECT count(*) FROM items WHERE id > ?", LoadKind.QUERY, "a JOIN, or GROUP BY for a figure per item"),
+        ("SELECT * FROM items WHERE $1::INTEGER = items.order_id", LoadKind.QUERY, "WHERE items.order_id IN (…)"),
+        ("DELETE FROM items", LoadKind.QUERY, "one statement for all of them"),
         ("UPDATE items SET a = ? WHERE id = ?", LoadKind.QUERY, "Change all rows at once: WHERE id IN (…)"),
         ("INSERT INTO items (a) VALUES (?)", LoadKind.QUERY, "Insert all rows at once"),
-        ("SELECT biography FROM customers WHERE id = ?", LoadKind.REFRESH, "with undefer() for deferred attributes"),
     ],
 )
 def test_the_remedy_fits_the_statement(statement: str, load: LoadKind, remedy: str) -> None:
@@ -78,8 +80,77 @@ def test_eager_loads_flushes_and_pages_are_not_reported(kind: LoadKind) -> None:
     assert found(ended(repeated(times=100, load=Load(kind)))) == []
 
 
-def test_parallel_executions_are_not_reported() -> None:
-    assert found(ended(repeated(times=100, parallel=True))) == []
+@pytest.mark.parametrize(
+    ("load", "remedy"),
+    [
+        (Load(LoadKind.REFRESH, "Customer", missing=Missing.DEFERRED, names=("cv",)), "undefer(Customer.cv)"),
+        (Load(LoadKind.REFRESH, "Customer", missing=Missing.EXPIRED), "expire_on_commit=False"),
+        (Load(LoadKind.REFRESH, "Customer", missing=Missing.EXPIRED, expires=False), "by a rollback or by expire()"),
+        (Load(LoadKind.REFRESH, "Customer", missing=Missing.REFRESHED), "Leave out refresh() in the loop"),
+        (Load(LoadKind.REFRESH, "Customer", missing=Missing.COMPUTED, names=("at",)), '"eager_defaults": True'),
+        (
+            Load(LoadKind.REFRESH, "Cat", missing=Missing.SUBCLASS, names=("name",), base="Animal"),
+            "select(Animal).options(selectin_polymorphic(Animal, [Cat]))",
+        ),
+        (
+            Load(LoadKind.LAZY, "Item", "product", path=(PathStep("Order", "items", many=True),)),
+            "select(Order).options(selectinload(Order.items).joinedload(Item.product))",
+        ),
+        (
+            Load(LoadKind.LAZY, "Cat", "toys", many=True, path=(PathStep("Zoo", "animals", many=True, of_type="Cat"),)),
+            "select(Zoo).options(selectinload(Zoo.animals.of_type(Cat)).selectinload(Cat.toys))",
+        ),
+        (
+            Load(LoadKind.LAZY, "Cat", "toys", many=True, base="Animal"),
+            "select(Animal).options(selectin_polymorphic(Animal, [Cat]), selectinload(Cat.toys))",
+        ),
+        (
+            Load(LoadKind.LAZY, "Node", "children", many=True, path=(PathStep("Node", "children", many=True),)),
+            "select(Node).options(selectinload(Node.children, recursion_depth=-1))",
+        ),
+    ],
+)
+def test_the_remedy_fits_what_is_loaded(load: Load, remedy: str) -> None:
+    (finding,) = found(ended(repeated(load=load)))
+    assert remedy in finding.remedy
+
+
+def test_the_same_values_each_time_are_read_once() -> None:
+    (finding,) = found(ended(changed(repeated(), values=17)))
+    assert "with the same values each time" in finding.message
+    assert finding.remedy.startswith("Run it once before the loop and keep the result")
+
+
+def test_the_loop_of_the_caller_is_named() -> None:
+    loop = CallSite("/srv/shop/service.py", 40, "report")
+    (finding,) = found(ended(changed(repeated(), loop=loop)))
+    assert finding.call_site == loop
+    assert finding.message.endswith(
+        "one after the other, in shop/orders.py:41 in list_orders, called in a loop at shop/service.py:40 in report."
+    )
+    assert finding.evidence["statement_line"] == "shop/orders.py:41 in list_orders"
+    assert finding.evidence["loop"] == "shop/service.py:40 in report"
+    assert "loop" not in found(ended(changed(repeated(), loop=LINE)))[0].evidence
+
+
+def test_a_flush_for_each_row_is_reported_and_one_flush_is_not() -> None:
+    group = repeated("INSERT INTO items (a) VALUES (?)", load=Load(LoadKind.FLUSH))
+    assert found(ended(group)) == []
+    (finding,) = found(ended(changed(group, loop=LINE)))
+    assert "Flush once, after the loop" in finding.remedy
+
+
+def test_parallel_executions_that_one_statement_could_replace_are_reported() -> None:
+    (finding,) = found(ended(repeated(times=100, parallel=True, load=ITEMS)))
+    assert finding.seconds == pytest.approx(0.01)
+    (finding,) = found(ended(repeated(times=100, parallel=True)))
+    assert "once per item, in parallel" in finding.message
+    ranges = repeated("SELECT count(*) FROM t WHERE a > ?", times=100, parallel=True)
+    assert found(ended(ranges)) == []
+    assert len(found(ended(changed(ranges, loop=LINE)))) == 1
+    waiting = changed(repeated(times=12, seconds=0.001, parallel=True), last=5.0)
+    assert len(found(ended(waiting, seconds=5.0))) == 1
+    assert found(ended(repeated(times=5, parallel=True))) == []
 
 
 def test_few_or_cheap_repeats_are_not_reported() -> None:

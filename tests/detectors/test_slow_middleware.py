@@ -1,6 +1,7 @@
 """`slow_middleware`: the self time is large in seconds and in share, in each of the last requests of a route."""
 
 import pytest
+from starlette.middleware import gzip
 
 from otel_fastperf.detectors.slow_middleware import SelfTime, detect_slow_middleware
 from otel_fastperf.findings import CallSite, Finding
@@ -28,6 +29,13 @@ def test_the_finding_has_line_share_and_remedy() -> None:
 def test_the_remedy_for_pure_asgi_middleware_does_not_suggest_pure_asgi() -> None:
     (finding,) = detect(SLOW, SLOW, SLOW, middleware=SIGNER._replace(kind="asgi"))
     assert "pure ASGI" not in finding.remedy
+
+
+def test_a_middleware_of_the_framework_has_no_line_and_compression_a_remedy_of_its_own() -> None:
+    site = CallSite(gzip.__file__, 25, "GZipMiddleware.__call__")
+    (finding,) = detect(SLOW, SLOW, SLOW, middleware=Middleware("GZipMiddleware", "asgi", site))
+    assert finding.call_site is None
+    assert "compresslevel" in finding.remedy
 
 
 @pytest.mark.parametrize(

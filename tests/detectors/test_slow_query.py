@@ -6,6 +6,7 @@ from otel_fastperf.detectors.slow_query import detect_slow_query
 from otel_fastperf.findings import Finding, Severity
 from otel_fastperf.requests.record import StatementGroup
 from otel_fastperf.settings import DatabaseSettings
+from otel_fastperf.sql.look_ups import LookUp
 from tests.detectors.records import LINE, changed, ended, repeated
 
 STATEMENT = "SELECT orders.id FROM orders WHERE orders.customer = 'ada' AND orders.total > 12"
@@ -19,8 +20,8 @@ def slow(
         group,
         slow_count=times,
         slow_seconds=times * seconds,
-        slowest=seconds,
-        slow_call_site=LINE,
+        longest=seconds,
+        long_call_site=LINE,
         slow_rows=3,
     )
 
@@ -34,7 +35,7 @@ def test_the_finding_has_call_site_rows_and_remedy() -> None:
     assert (finding.kind, finding.subject, finding.call_site) == ("slow_query", "SELECT orders", LINE)
     assert finding.message == "'SELECT orders' took 0.750 s for 3 rows."
     assert finding.seconds == pytest.approx(0.75)
-    assert "Add an index on (orders.customer, orders.total), or limit() the number of rows." in finding.remedy
+    assert "Add an index on (orders.customer, orders.total)." in finding.remedy
     assert finding.evidence["rows"] == 3
     assert finding.evidence["db.query.fingerprint"] == slow().query.fingerprint
 
@@ -94,8 +95,86 @@ def test_ten_times_the_threshold_is_critical() -> None:
     assert found(slow(seconds=4.9))[0].severity is Severity.WARNING
 
 
+def test_a_statement_that_is_fast_as_a_rule_is_not_reported() -> None:
+    query = slow().query
+    fast = [changed(repeated(STATEMENT, times=10), query=query) for _ in range(5)]
+    assert found(*fast) == []
+    assert found(changed(slow(), query=query)) == []
+    assert found(*(changed(slow(), query=query) for _ in range(5))) != []
+
+
 def test_a_fast_statement_is_not_reported() -> None:
     assert found(repeated()) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "look_up", "rows", "remedy"),
+    [
+        (
+            "SELECT * FROM t WHERE t.a = ? ORDER BY t.at DESC LIMIT ? OFFSET ?",
+            LookUp(skipped=120_000),
+            20,
+            "reads 120,000 rows to throw them away: WHERE t.at < :last ORDER BY t.at DESC LIMIT n, with an index",
+        ),
+        (
+            "SELECT * FROM t ORDER BY t.at, t.id LIMIT ? OFFSET ?",
+            LookUp(skipped=9_000),
+            -1,
+            "WHERE (t.at, t.id) > (:last, …) ORDER BY t.at, t.id LIMIT n",
+        ),
+        ("SELECT * FROM t WHERE a = ? LIMIT ? OFFSET ?", LookUp(skipped=40), 20, "Add an index on (a)."),
+        ("SELECT * FROM t WHERE t.id = ? FOR UPDATE", LookUp(unique=frozenset({"id"})), 1, "waits for: a lock"),
+        ("UPDATE t SET a = ? WHERE t.id = ?", LookUp(unique=frozenset({"id"})), 1, "t.id has a unique index"),
+        ("SELECT * FROM t WHERE t.a = ?", LookUp(indexed=frozenset({"a"})), 1, "t.a has an index already"),
+        (
+            "SELECT * FROM t WHERE t.a = ? AND t.b = ?",
+            LookUp(indexed=frozenset({"a"})),
+            1,
+            "Add an index on (t.a, t.b).",
+        ),
+        ("INSERT INTO t (a) VALUES (?)", LookUp(), 1, "An INSERT looks up no rows"),
+        (
+            "SELECT * FROM t WHERE t.id = ? OR t.a = ?",
+            LookUp(unique=frozenset({"id"})),
+            1,
+            "Add an index on each of t.id, t.a: they are alternatives (OR).",
+        ),
+        (
+            "SELECT * FROM t WHERE t.id IN (SELECT u.t_id FROM u WHERE u.name = ?)",
+            LookUp(unique=frozenset({"id"}), indexed=frozenset({"id"})),
+            1,
+            "Add an index on (u.name).",
+        ),
+        ("SELECT * FROM t ORDER BY t.at DESC LIMIT ?", LookUp(), 20, "Add an index on (t.at): in its order"),
+        ("SELECT * FROM t ORDER BY t.at LIMIT ?", LookUp(indexed=frozenset({"at"})), 20, "no condition that an index"),
+        ("UPDATE t SET a = a + ?", LookUp(), 20, "It changes all rows"),
+        ("SELECT * FROM t WHERE t.tags @> ?", LookUp(), 1, "Run EXPLAIN to see which rows it reads"),
+        ("SELECT pg_sleep(?)", LookUp(), 1, "Run EXPLAIN to see what it does."),
+        ("SELECT count(*) FROM t", LookUp(), 1, "no condition that an index could serve"),
+        ("SELECT * FROM t WHERE a LIKE ?", LookUp(wildcard=True), 3, "full-text or trigram"),
+        ("SELECT * FROM t WHERE lower(t.mail) = ?", LookUp(), 1, "Add an index on (lower(t.mail))."),
+        ("SELECT * FROM t WHERE t.b > ? AND t.a = $1::INTEGER", LookUp(), 1, "Add an index on (t.a, t.b)."),
+        ("SELECT * FROM t WHERE t.a <> ? AND t.b > ?", LookUp(), 1, "Add an index on (t.b)."),
+        (
+            "SELECT * FROM t JOIN u ON u.id = t.u_id WHERE u.mail = ?",
+            LookUp(unique=frozenset({"id"}), indexed=frozenset({"id"})),
+            1,
+            "Add an index on (u.mail).",
+        ),
+        ("SELECT t.a, u.b FROM t JOIN u ON u.k = t.k_id", LookUp(), 3, "Add an index on (u.k)."),
+    ],
+)
+def test_the_remedy_fits_the_way_in_which_rows_are_looked_up(
+    statement: str, look_up: LookUp, rows: int, remedy: str
+) -> None:
+    (finding,) = found(changed(slow(statement), slow_look_up=look_up, slow_rows=rows))
+    assert remedy in finding.remedy
+    assert ("Add an index" in finding.remedy) == ("Add an index" in remedy)
+
+
+def test_many_rows_are_named_as_a_reason() -> None:
+    assert "limit() the number of rows" in found(changed(slow(), slow_rows=5_000))[0].remedy
+    assert "limit()" not in found(changed(slow("SELECT count(*) FROM t WHERE a = 1"), slow_rows=-1))[0].remedy
 
 
 def test_the_text_can_be_disabled() -> None:

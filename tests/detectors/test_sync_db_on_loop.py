@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from otel_fastperf.detectors.sync_db_on_loop import detect_sync_db_on_loop
+from otel_fastperf.detectors.sync_db_on_loop import Homes, detect_sync_db_on_loop
 from otel_fastperf.findings import CallSite, Finding, Severity
-from otel_fastperf.requests.record import StatementGroup
+from otel_fastperf.requests.record import BlockedCaller, StatementGroup
+from otel_fastperf.requests.time_budget import Phase
 from otel_fastperf.settings import DatabaseSettings
 from tests.detectors.records import LINE, changed, ended, repeated
 
@@ -41,6 +42,39 @@ def test_several_statements_are_one_finding_at_the_first_line_above_the_threshol
     assert finding.seconds == pytest.approx(0.039)
     assert finding.evidence["statements"] == 6
     assert len(finding.evidence["lines"]) == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("by_framework", "phase", "remedy"),
+    [
+        (True, Phase.HANDLER, "declare the endpoint current_user with `def`"),
+        (True, Phase.DEPENDENCIES, "declare the dependency current_user with `def`"),
+        (False, Phase.HANDLER, "run list_orders in a thread: `await run_in_threadpool(…)` in current_user"),
+        (True, Phase.MIDDLEWARE, "run list_orders in a thread: `await run_in_threadpool(…)` in current_user"),
+    ],
+)
+def test_the_coroutine_that_called_is_named(by_framework: bool, phase: int, remedy: str) -> None:
+    caller = BlockedCaller(OTHER_LINE, by_framework, phase)
+    (finding,) = found(changed(blocking(0.02), caller=caller))
+    assert finding.call_site == (LINE if phase == Phase.HANDLER else OTHER_LINE)
+    assert remedy in finding.remedy
+    assert finding.evidence["lines"] == ("shop/orders.py:41 in list_orders",)
+
+
+def test_a_dependency_of_several_routes_is_one_finding() -> None:
+    homes: Homes = {}
+
+    def routes(phase: int) -> list[str]:
+        found = []
+        for path in ("/carts", "/orders"):
+            record = ended(changed(blocking(0.02), caller=BlockedCaller(OTHER_LINE, True, phase)))
+            record.scope["method"] = "GET"
+            record._route, record._is_route_final = path, True
+            found += [finding.route for finding in detect_sync_db_on_loop(record, DatabaseSettings(), homes)]
+        return found
+
+    assert routes(Phase.DEPENDENCIES) == ["/carts", "/carts"]
+    assert routes(Phase.HANDLER) == ["", ""]  # that of the request
 
 
 def test_the_remedy_names_a_driver_of_the_database() -> None:

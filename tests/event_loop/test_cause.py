@@ -70,7 +70,37 @@ def test_other_threads_that_compute_hold_the_gil() -> None:
 
 
 def test_a_thread_that_never_requested_the_gil_slept_even_if_others_computed() -> None:
-    assert cause(cpu=0.0005, others_cpu=0.38, gil_wait=0.02, asleep=0.0) == "sync_io"
+    assert cause(cpu=0.0005, others_cpu=0.38, gil_wait=0.02, asleep=0.0, starved=0.0, turns=2) == "sync_io"
+
+
+def test_a_thread_that_was_ready_and_got_no_processor_did_not_wait_for_io() -> None:
+    """Other processes had the processors; its line, often an `await`, is where it happened to be."""
+    assert cause(cpu=0.002, asleep=0.0, starved=0.39, turns=8) == "descheduled"
+    assert cause(cpu=0.06, others_cpu=0.3, asleep=0.0, starved=0.3, turns=30) == "descheduled"
+
+
+def test_a_thread_that_slept_on_a_busy_machine_waited_for_io() -> None:
+    assert cause(cpu=0.002, asleep=0.3, starved=0.1, turns=3) == "sync_io"
+
+
+def test_a_thread_that_woke_up_all_the_time_to_ask_for_the_gil_did_not_wait_for_io() -> None:
+    """The thread that has the GIL gets no processor."""
+    assert cause(cpu=0.002, gil_wait=0.05, asleep=0.0, starved=0.01, turns=70) == "descheduled"
+    assert cause(cpu=0.002, gil_wait=0.36, asleep=0.0, starved=0.01, turns=70) == "descheduled"
+    assert cause(cpu=0.002, others_cpu=0.39, gil_wait=0.36, asleep=0.0, starved=0.01, turns=70) == "gil_held"
+
+
+def test_a_thread_that_slept_in_one_call_with_the_gil_is_in_c_code() -> None:
+    assert cause(cpu=0.002, gil_wait=0.36, asleep=0.0, starved=0.001, turns=2) == "gil_held"
+
+
+def test_without_the_kernel_s_figures_only_a_thread_that_was_seen_asleep_waited_for_io() -> None:
+    assert cause(cpu=0.0005, asleep=0.0) == "descheduled"
+    assert cause(cpu=0.0005, asleep=0.9) == "sync_io"
+
+
+def test_a_collection_in_another_thread_is_the_cause_though_the_watchdog_did_not_run_either() -> None:
+    assert cause(cpu=0.002, others_cpu=0.2, stopped=0.3, gc=0.38, idle=True, starved=0.0, turns=50) == "gc"
 
 
 def test_threads_that_compute_without_the_gil_are_not_blamed() -> None:
@@ -84,9 +114,16 @@ def test_an_idle_loop_that_woke_up_late_was_prevented_from_running(others_cpu: f
 
 
 def test_computation_is_charged_its_cpu_time() -> None:
-    measured = Measurement(seconds=0.5, cpu=0.3, gc=0.1)
-    assert lost(measured, BlockedBy.CPU) == pytest.approx(0.3)
+    assert lost(Measurement(seconds=0.5, cpu=0.5, gc=0.1), BlockedBy.CPU) == pytest.approx(0.1)
+    assert lost(Measurement(seconds=0.5, cpu=0.3), BlockedBy.CPU) == pytest.approx(0.2)
+
+
+def test_a_collection_that_waits_for_a_processor_takes_no_more_than_its_share_of_the_cpu_time() -> None:
+    # a machine that gave it a quarter of a processor: of 0.6 s, the collector had 30 %
+    measured = Measurement(seconds=2.4, cpu=0.6, gc=0.72, starved=1.8)
+    assert lost(measured, BlockedBy.CPU) == pytest.approx(2.4 - 0.42)
 
 
 def test_waiting_is_charged_the_time_without_collections() -> None:
     assert lost(Measurement(seconds=0.5, cpu=0.01, gc=0.1), BlockedBy.SYNC_IO) == pytest.approx(0.1)
+    assert lost(Measurement(seconds=0.5, cpu=0.01, gc=0.1, starved=0.2), BlockedBy.SYNC_IO) == pytest.approx(0.3)

@@ -1,15 +1,14 @@
-"""When an event loop last woke up. The tests of the loop monitor cover how long it has been idle."""
+"""Since when an event loop has been running. The tests of the loop monitor cover how long it has been idle."""
 
 import asyncio
 import time
 from collections.abc import Callable
-from math import inf
 from typing import Any
 
 import pytest
 
 from otel_fastperf.event_loop import clocks as loopclocks
-from otel_fastperf.event_loop.clocks import idle_clock, wake_clock
+from otel_fastperf.event_loop.clocks import idle_clock, run_clock
 
 
 def _asyncio() -> asyncio.AbstractEventLoop:
@@ -31,46 +30,85 @@ def no_failure(error: Exception) -> None:
     raise error
 
 
-def test_the_last_wake_up_of_a_blocked_loop_is_the_start_of_the_block(
+def test_a_blocked_loop_has_run_since_the_start_of_the_block(
     factory: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     async def main() -> None:
-        with wake_clock(asyncio.get_running_loop(), no_failure) as woke:
+        with run_clock(asyncio.get_running_loop(), no_failure) as since:
+            assert since is not None
             before = time.perf_counter()
             await asyncio.sleep(0.1)
             began = time.perf_counter()
             time.sleep(0.2)
-            assert before + 0.09 <= woke() <= began
+            assert before + 0.09 <= since() <= began
             await asyncio.sleep(0.1)
-            assert woke() - began >= 0.29
+            assert since() - began >= 0.29
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main())
 
 
-def test_a_loop_that_never_idles_wakes_up_at_each_iteration() -> None:
-    async def main() -> None:
-        with wake_clock(asyncio.get_running_loop(), no_failure) as woke:
-            await asyncio.sleep(0)
-            first = woke()
-            await asyncio.sleep(0)
-            assert woke() > first
+def test_timers_that_code_sets_do_not_move_the_start_of_its_block(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """With uvloop, libuv updates its time when a timer is set."""
 
-    # asyncio's own loop: uvloop's clock has a resolution of 1 ms, and older uvicorns leave its policy behind
-    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with run_clock(loop, no_failure) as since:
+            assert since is not None
+            await asyncio.sleep(0.1)
+            first = since()
+            time.sleep(0.1)
+            loop.call_later(1, print).cancel()
+            assert since() == first
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+
+
+def test_another_thread_sees_that_a_loop_waits(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def main() -> None:
+        with run_clock(asyncio.get_running_loop(), no_failure) as since:
+            assert since is not None
+
+            def look() -> float:
+                time.sleep(0.2)
+                return time.perf_counter() - since()
+
+            assert await asyncio.to_thread(look) < 0.1
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+
+
+def test_an_iteration_of_a_loop_that_never_waits_begins_at_its_own_time(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def main() -> None:
+        with run_clock(asyncio.get_running_loop(), no_failure) as since:
+            assert since is not None
+            await asyncio.sleep(0)
+            first = since()
+            time.sleep(0.01)
+            await asyncio.sleep(0)
+            assert since() > first
+
+    with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main())
 
 
 def test_both_clocks_of_a_loop_can_be_removed_in_any_order(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
-        idle, woke = idle_clock(loop, no_failure), wake_clock(loop, no_failure)
+        idle, running = idle_clock(loop, no_failure), run_clock(loop, no_failure)
         idle.__enter__()
-        clock = woke.__enter__()
+        clock = running.__enter__()
+        assert clock is not None
         idle.__exit__(None, None, None)
         await asyncio.sleep(0.01)
         assert time.perf_counter() - clock() < 5
-        woke.__exit__(None, None, None)
+        running.__exit__(None, None, None)
         assert "select" not in vars(getattr(loop, "_selector", object))
 
     with asyncio.Runner(loop_factory=factory) as runner:
@@ -83,11 +121,11 @@ def test_an_unknown_kind_of_loop_has_neither_clock(monkeypatch: pytest.MonkeyPat
     def unknown(loop: asyncio.AbstractEventLoop) -> Any:
         raise AttributeError(loop)
 
-    monkeypatch.setattr(loopclocks, "_wake_clock_of", unknown)
+    monkeypatch.setattr(loopclocks, "_run_clock_of", unknown)
     monkeypatch.setattr(loopclocks, "_idle_clock_of", unknown)
     loop = asyncio.new_event_loop()
-    with wake_clock(loop, failures.append) as woke, idle_clock(loop, failures.append) as idle:
-        assert woke() == -inf
-        assert abs(idle() - time.perf_counter()) < 1
+    with run_clock(loop, failures.append) as since, idle_clock(loop, failures.append) as idle:
+        assert since is None
+        assert idle is None
     loop.close()
     assert len(failures) == 2

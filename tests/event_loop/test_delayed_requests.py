@@ -1,5 +1,7 @@
 """Which requests were delayed by a block that another one caused."""
 
+from weakref import ref
+
 from opentelemetry.trace import INVALID_SPAN
 
 from otel_fastperf.event_loop.delayed_requests import blocks_that_delayed
@@ -19,7 +21,7 @@ def delays_of(record: RequestRecord, *blocks: Block) -> list[tuple[float, float]
 
 
 def block(start: float, end: float, owner: RequestRecord | None = None) -> Block:
-    return Block(start, end, owner, None)
+    return Block(start, end, None if owner is None else ref(owner), None)
 
 
 def test_a_request_that_ended_right_after_a_block_was_delayed_by_all_of_it() -> None:

@@ -22,6 +22,7 @@ from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import MetricsSettings
 from tests.filled import filled
 from tests.serving import Answer, Served, serve
+from tests.threads import new_threads
 
 PROMETHEUS_2: Final = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
@@ -299,18 +300,48 @@ async def test_close_waits_for_the_page_being_rendered(gate: Gate) -> None:
     await scraping
 
 
+def no_more_threads(_thread: threading.Thread) -> None:
+    message = "can't start new thread"
+    raise RuntimeError(message)
+
+
 @pytest.mark.anyio
 async def test_a_failure_to_start_a_thread_is_answered_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_more_threads(thread: threading.Thread) -> None:
-        message = "can't start new thread"
-        raise RuntimeError(message)
-
     failures: list[str] = []
     page = exposition(failures)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_more_threads)
         assert b"No thread" in await scrape(page)
     assert failures == ["exposition"]
+    assert b"fastperf_spans_queued" in await scrape(page)
+
+
+class Siblings:
+    """A worker whose siblings ask nothing by themselves."""
+
+    is_alone = False
+
+    def __init__(self) -> None:
+        self.topics: dict[str, Callable[[str], bytes]] = {}
+
+    def join(self) -> bool:
+        return False
+
+
+@pytest.mark.anyio
+async def test_a_failure_to_start_a_thread_leaves_the_page_that_a_sibling_waits_for(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    siblings: Any = Siblings()
+    page = Exposition(filled(Metrics()), MetricsSettings(), Guard(print), siblings)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(siblings.topics["page"], '[false, "", false]')
+        await until(gate.entered.is_set)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_more_threads)
+            assert b"No thread" in await scrape(page)
+        gate.opened.set()
+        assert b"fastperf_spans_queued" in await asyncio.wrap_future(asked)
     assert b"fastperf_spans_queued" in await scrape(page)
 
 
@@ -324,8 +355,8 @@ def test_the_blocking_call_gives_the_same_page(server: Served) -> None:
 
 
 def test_no_thread_runs_between_scrapes() -> None:
-    page = exposition()
+    page, before = exposition(), threading.enumerate()
     for _ in range(3):
         page.page(accept="", accept_encoding="", authorization="")
     page.close()
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("otel_fastperf")] == []
+    assert new_threads(before) == []

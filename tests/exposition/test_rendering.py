@@ -1,5 +1,6 @@
 """The page is correct in both formats, and one bad metric never breaks it."""
 
+import gc
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from prometheus_client.samples import Exemplar
 
 from otel_fastperf.exposition.negotiation import Format
 from otel_fastperf.exposition.rendering import Renderer, content_type
+from otel_fastperf.exposition.series import read, written
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
 from tests.filled import EXEMPLAR, filled
@@ -93,6 +95,7 @@ def test_exemplars_are_in_openmetrics_and_not_in_text(sheet: Sheet) -> None:
         "http_server_request_duration_seconds_bucket",
         "http_server_request_body_size_bytes_bucket",
         "http_server_response_body_size_bytes_bucket",
+        "http_client_request_duration_seconds_bucket",
     }
     assert {sample.exemplar.labels["trace_id"] for sample in buckets if sample.exemplar} == {EXEMPLAR["trace_id"]}
     assert "trace_id" not in sheet.text(TEXT)
@@ -262,3 +265,27 @@ def test_gauges_are_refreshed_first_and_failures_of_that_are_counted() -> None:
     sheet.metrics.on_refresh(lambda: sheet.metrics.loop_tasks.set(7))
     assert sheet.value("fastperf_event_loop_tasks") == 7
     assert sheet.failures == ["metrics_refresh"]
+
+
+# thousands of series
+
+
+@pytest.mark.parametrize("form", [TEXT, OPENMETRICS], ids=["text", "openmetrics"])
+def test_a_large_page_gives_the_garbage_collector_nothing_to_do(form: Format) -> None:
+    metrics = Metrics()
+    for number in range(1999):
+        metrics.gc_pause.child(str(number)).observe(0.01, EXEMPLAR)
+    renderer = Renderer(metrics, Guard(pytest.fail), default_registry=False)
+    renderer.body(form)
+    collections: list[str] = []
+    gc.callbacks.append(lambda phase, _info: collections.append(phase))
+    try:
+        page = renderer.body(form)
+        snapshot = written(renderer.families(bool), bool)
+        pieces = sum(len(series.rows) for series in read(snapshot, bool))
+    finally:
+        gc.callbacks.pop()
+    assert page.count(b"fastperf_gc_pause_seconds_count") == 1999
+    assert pieces > 2000
+    # with an object or more for each series, it would start ten times
+    assert len(collections) <= 4

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
+from prometheus_client import REGISTRY
+from prometheus_client.core import Metric
 
 from otel_fastperf.errors import SetupError
 from otel_fastperf.exposition import Exposition, serve_on_port
@@ -21,6 +23,7 @@ from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import MetricsSettings
 from tests.filled import filled
 from tests.serving import Served, free_port, wait_until
+from tests.threads import new_threads
 
 OPENMETRICS = "application/openmetrics-text"
 
@@ -39,10 +42,6 @@ def served(failures: list[str] | None = None, **settings: Any) -> Iterator[Serve
 def server() -> Iterator[Served]:
     with served() as server:
         yield server
-
-
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("otel_fastperf")]
 
 
 def test_the_page_is_at_the_returned_url() -> None:
@@ -116,13 +115,14 @@ def test_the_page_is_served_while_the_event_loop_is_blocked(server: Served) -> N
 
 
 def test_a_port_in_use_is_an_error_with_port_and_remedy() -> None:
+    before = threading.enumerate()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(SetupError, match=rf"metrics.port={port}: .*in use.*OTEL_FASTPERF_METRICS_PORT"):
             served(port=port).__enter__()
-    assert threads() == []
+    assert new_threads(before) == []
 
 
 def test_a_host_of_another_machine_is_an_error_with_a_remedy() -> None:
@@ -144,6 +144,7 @@ def test_the_server_listens_on_ipv6() -> None:
 
 
 def test_silent_connections_do_not_lock_other_clients_out(server: Served) -> None:
+    before = threading.enumerate()
     with ExitStack() as stack:
         silent = [
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
@@ -153,7 +154,39 @@ def test_silent_connections_do_not_lock_other_clients_out(server: Served) -> Non
             connection.sendall(b"GET /metrics HT")
         assert server.get("/metrics").status == 200
         assert silent[0].recv(1) == b""  # the oldest was closed
-        assert len(threads()) <= _MAX_CONNECTIONS + 2
+        assert len(new_threads(before)) <= _MAX_CONNECTIONS + 2
+
+
+def test_a_crowd_of_scrapers_at_once_gets_whole_pages(server: Served) -> None:
+    over = threading.Event()
+
+    class Slow:
+        def describe(self) -> list[Metric]:
+            return []
+
+        def collect(self) -> list[Metric]:
+            over.wait(60)
+            return []
+
+    slow = Slow()
+    with ExitStack() as stack:
+        REGISTRY.register(slow)
+        stack.callback(REGISTRY.unregister, slow)
+        stack.callback(over.set)
+        crowd = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60)) for _ in range(60)
+        ]
+        for connection in crowd:
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        wait_until(lambda: len(serving()) >= len(crowd), what="all are served")
+        over.set()
+        pages = [stack.enter_context(connection.makefile("rb")).read() for connection in crowd]
+    assert {b"\nfastperf_spans_queued 1.0\n" in page for page in pages} == {True}
+
+
+def serving() -> list[threading.Thread]:
+    """Threads that serve connections."""
+    return [thread for thread in threading.enumerate() if thread.name == "otel_fastperf-metrics-connection"]
 
 
 def test_invalid_requests_are_refused_and_not_counted_as_failures() -> None:
@@ -174,13 +207,14 @@ def test_invalid_requests_are_refused_and_not_counted_as_failures() -> None:
 
 
 def test_afterwards_the_port_is_free_and_all_threads_have_ended() -> None:
+    before = threading.enumerate()
     with served() as server:
         idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
         idle.request("GET", "/metrics")
         idle.getresponse().read()
         started = time.monotonic()
     assert time.monotonic() - started < 10
-    wait_until(lambda: threads() == [], what="threads end")
+    wait_until(lambda: not new_threads(before), what="threads end")
     with pytest.raises(ConnectionRefusedError):
         server.get("/metrics")
     idle.close()

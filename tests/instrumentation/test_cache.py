@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -217,4 +218,5 @@ def test_caches_of_python_and_installed_packages_are_not_discovered(probe: Probe
     with instrument_caches(caches, probe.signals):
         caches.discover()
         roots = {state.name.partition(".")[0] for state in caches.states()}
-    assert not roots & {"re", "functools", "fastapi", "pydantic", "otel_fastperf", "_pytest"}
+    assert not roots & {"re", "functools", "fastapi", "pydantic", "otel_fastperf", "_pytest", "urllib"}
+    assert hasattr(urlsplit, "cache_info")

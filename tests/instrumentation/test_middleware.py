@@ -155,10 +155,35 @@ def test_the_chunks_of_a_stream_are_time_of_the_endpoint(kind: Any) -> None:
         client.get("/stream")
         (span,) = telemetry.spans()
         assert span.attributes is not None
-        handler = float(span.attributes["fastperf.time.handler"])  # type: ignore[arg-type]
+        handler = float(span.attributes["fastperf.time.handler_await"])  # type: ignore[arg-type]
         # while `Slow` works, the endpoint makes its next chunk
         assert handler >= 0.048
         assert self_times(telemetry)[kind.__name__] <= request_without(telemetry, handler)
+
+
+@pytest.mark.parametrize("kind", [GZipMiddleware, Inner])
+def test_the_wait_until_another_task_takes_the_response_is_nobodys_self_time(kind: Any) -> None:
+    """Inside of `BaseHTTPMiddleware`, `send` waits for the outer task, which waits for its turn on a busy loop."""
+    app = FastAPI()
+
+    @app.get("/busy")
+    async def busy() -> str:
+        # runs when the request is suspended next
+        asyncio.get_running_loop().call_soon(time.sleep, 0.06)
+        return "done"
+
+    app.add_middleware(kind)
+
+    @app.middleware("http")
+    async def pass_on(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    with observed(app) as (client, telemetry):
+        client.get("/busy")
+        (span,) = telemetry.spans()
+        assert span.attributes is not None
+        assert float(span.attributes["fastperf.time.loop_wait"]) >= 0.055  # type: ignore[arg-type]
+        assert max(self_times(telemetry).values()) < request_without(telemetry, 0.055)
 
 
 def test_middleware_is_named_after_its_function_or_class_and_duplicates_are_numbered() -> None:

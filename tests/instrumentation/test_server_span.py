@@ -58,6 +58,8 @@ def under_the_agent(folder: Path, *arguments: str, **environment: str) -> list[l
     script = folder / "service.py"
     script.write_text(textwrap.dedent(SERVICE))
     exporters = dict.fromkeys(("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER"), "none")
+    # OpenTelemetry's own distro; ours is tested in tests/zero_code
+    exporters |= {"OTEL_PYTHON_DISTRO": "distro", "OTEL_PYTHON_CONFIGURATOR": "configurator"}
     done = subprocess.run(
         [str(Path(sys.executable).parent / "opentelemetry-instrument"), sys.executable, str(script), *arguments],
         env={**os.environ, **exporters, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},

@@ -12,7 +12,7 @@ from typing import Any
 import anyio.to_thread
 import pytest
 from opentelemetry.trace import SpanKind
-from sqlalchemy import Engine, create_engine, delete, event, insert, select, text, update
+from sqlalchemy import Engine, create_engine, delete, event, func, insert, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, joinedload, selectinload, subqueryload
@@ -220,6 +220,11 @@ def pragmas(session: Session) -> None:
         session.execute(text("PRAGMA user_version"))
 
 
+def batches_of_values(session: Session) -> None:
+    for number in range(9):
+        session.scalars(select(Item).where(Item.id.in_(range(20 * number, 20 * number + 20)))).all()
+
+
 def different_statements(session: Session) -> None:
     for column in (Item.id, Item.name, Item.order_id, Order.id, Order.customer_id, Customer.id, Customer.name):
         session.scalars(select(column)).all()
@@ -242,6 +247,7 @@ SILENT: dict[str, Callable[[Session], None]] = {
             refresh_of_one,
             savepoints,
             pragmas,
+            batches_of_values,
             different_statements,
         )
     },
@@ -331,8 +337,17 @@ async def test_the_line_that_awaits_is_found_under_async_drivers(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("how", ["gather", "task group", "one by one"])
-async def test_a_fan_out_over_several_sessions_is_not_reported(observed: Probe, async_url: str, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        ("gather", "await asyncio.gather(*map(one, range(1, 21)))"),
+        ("task group", "async with asyncio.TaskGroup() as group:"),
+        ("one by one", "await one(number)"),
+    ],
+)
+async def test_a_statement_per_item_is_reported_with_the_line_that_awaits_all(
+    observed: Probe, async_url: str, how: str, line: str
+) -> None:
     async with async_engine(async_url) as engine:
 
         async def one(number: int) -> None:
@@ -349,7 +364,58 @@ async def test_a_fan_out_over_several_sessions_is_not_reported(observed: Probe, 
             else:
                 for number in range(1, 21):
                     await one(number)
-    assert [finding.evidence["repeats"] for finding in n_plus_one(record)] == ([20] if how == "one by one" else [])
+    (finding,) = n_plus_one(record)
+    assert finding.evidence["repeats"] == 20
+    assert line_of(finding.call_site) == line
+    assert str(finding.evidence["statement_line"]).endswith("in one")
+    assert ("called in a loop at" in finding.message) == (how == "one by one")
+    assert "WHERE fastperf_items.id IN (…)" in finding.remedy
+
+
+class Items:
+    """A repository that every caller shares."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def item(self, number: int) -> Item | None:
+        for _attempt in range(3):
+            try:
+                return self.session.get(Item, number)
+            except OperationalError:
+                continue
+        return None
+
+
+def test_the_loop_of_a_caller_is_reported_with_the_line_of_the_repository(observed: Probe, engine: Engine) -> None:
+    def work(session: Session) -> None:
+        items = Items(session)
+        for number in range(1, ROWS + 1):
+            items.item(number)
+
+    (finding,) = found_by(observed, engine, work)
+    assert line_of(finding.call_site) == "items.item(number)"
+    assert str(finding.evidence["statement_line"]).endswith("in Items.item")
+
+
+def test_a_statement_with_the_same_values_is_to_be_run_once(observed: Probe, engine: Engine) -> None:
+    def work(session: Session) -> None:
+        for _ in range(ROWS):
+            session.scalar(select(Item.name).where(Item.id == 3))
+
+    (finding,) = found_by(observed, engine, work)
+    assert finding.remedy.startswith("Run it once before the loop")
+
+
+def test_a_flush_for_each_row_is_reported(observed: Probe, engine: Engine) -> None:
+    def work(session: Session) -> None:
+        for _ in range(ROWS):
+            session.add(Item(order_id=1))
+            session.flush()
+
+    (finding,) = found_by(observed, engine, work)
+    assert finding.subject == "INSERT fastperf_items"
+    assert line_of(finding.call_site) == "session.flush()"
 
 
 @pytest.mark.anyio
@@ -447,8 +513,93 @@ async def test_time_while_the_event_loop_was_blocked_does_not_count(observed: Pr
         event.listen(engine.sync_engine, "before_cursor_execute", lambda *_: loop.call_soon(block))
         with request(observed) as record:
             await connection.execute(text("SELECT 1"))
-    assert max(group.seconds for group in record.statements.values()) >= 0.5
+    assert record.db_seconds >= 0.5
     assert list(detect_slow_query(record, SETTINGS)) == []
+
+
+def test_time_of_the_garbage_collector_does_not_count(observed: Probe, engine: Engine) -> None:
+    """Whoever caused it: it stops every thread, and the statement that is running is not slow by itself."""
+
+    def collected(seconds: float) -> float:
+        start = time.perf_counter()
+        time.sleep(seconds)
+        observed.signals.delays.pauses.append((start, time.perf_counter()))
+        return seconds
+
+    event.listen(engine, "connect", lambda connection, _: connection.create_function("collected", 1, collected))
+    engine.dispose()
+    settings = DatabaseSettings(n_plus_one_seconds=0.1, sync_on_loop=0.1)
+    with request(observed) as record, engine.connect() as connection:
+        connection.execute(text("SELECT collected(0.3)"))
+        for _ in range(9):
+            connection.execute(text("SELECT collected(0.03)"))
+    assert record.db_seconds >= 0.5
+    assert list(detect_slow_query(record, settings)) == []
+    assert list(detect_n_plus_one(record, settings)) == []
+    assert list(detect_sync_db_on_loop(record, settings)) == []
+
+
+def test_time_in_which_the_machine_ran_other_processes_does_not_count(
+    observed: Probe, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is half of the time here; a statement that is slow by itself is still found."""
+    monkeypatch.setattr(observed.signals.delays.starvation, "seconds", lambda start, end: (end - start) / 2)
+    sleeping(engine)
+    with request(observed) as quick, engine.connect() as connection:
+        connection.execute(text("SELECT fastperf_sleep(0.3)"))
+    assert quick.db_seconds >= 0.3
+    assert list(detect_slow_query(quick, SETTINGS)) == []
+    (group,) = quick.statements.values()
+    assert group.seconds == pytest.approx(quick.db_seconds / 2)
+    with request(observed) as slow, engine.connect() as connection:
+        connection.execute(text("SELECT fastperf_sleep(0.7)"))
+    (finding,) = detect_slow_query(slow, SETTINGS)
+    assert finding.kind == "slow_query"
+
+
+def test_a_pause_that_is_not_recorded_yet_does_not_count(observed: Probe, engine: Engine) -> None:
+    """The collecting thread lets others run before it has recorded its pause."""
+
+    def collected(seconds: float) -> float:
+        observed.signals.delays.collecting_since = time.perf_counter()
+        time.sleep(seconds)
+        return seconds
+
+    event.listen(engine, "connect", lambda connection, _: connection.create_function("collected", 1, collected))
+    engine.dispose()
+    with request(observed) as record, engine.connect() as connection:
+        connection.execute(text("SELECT collected(0.3)"))
+    assert record.db_seconds >= 0.3
+    assert list(detect_slow_query(record, SETTINGS)) == []
+
+
+def slowly(engine: Engine, statement: Any, probe: Probe) -> Finding:
+    """The finding of a statement to which a function adds 0.25 s."""
+    sleeping(engine)
+    with request(probe) as record, engine.connect() as connection:
+        record.loop_thread = -1
+        connection.execute(statement.where(func.fastperf_sleep(0.25) > 0))
+    (finding,) = detect_slow_query(record, SETTINGS)
+    return finding
+
+
+def test_a_deep_page_by_offset_gets_a_page_by_keyset(observed: Probe, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(insert(Item), [{"order_id": 1} for _ in range(2)])
+    statement = select(Item).order_by(Item.id.desc()).limit(20)
+    assert "keyset" not in slowly(engine, statement.where(Item.id == 1).offset(40), observed).remedy
+    finding = slowly(engine, statement.where(Item.id == 1).offset(50_000), observed)
+    assert "WHERE fastperf_items.id < :last ORDER BY fastperf_items.id DESC LIMIT n" in finding.remedy
+    assert finding.evidence["rows_skipped"] == 50_000
+
+
+def test_a_statement_that_finds_its_row_by_the_primary_key_gets_no_index(observed: Probe, engine: Engine) -> None:
+    finding = slowly(engine, select(Item).where(Item.id == 1).with_for_update(), observed)
+    assert finding.remedy.startswith("fastperf_items.id has a unique index, so another one does not help.")
+    assert (
+        "Add an index on (fastperf_items.name)."
+        in slowly(engine, select(Item).where(Item.name == "pen"), observed).remedy
+    )
 
 
 @pytest.fixture

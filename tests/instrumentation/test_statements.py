@@ -50,12 +50,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 from starlette.testclient import TestClient
 
 from otel_fastperf import setup_telemetry
-from otel_fastperf.instrumentation import statement_spans
-from otel_fastperf.instrumentation.observed_statement import EngineFacts
+from otel_fastperf.instrumentation.observed_statement import EngineFacts, database_code
 from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.metrics import Metrics
-from otel_fastperf.requests.record import CURRENT, RequestRecord
+from otel_fastperf.requests.record import CURRENT, RequestRecord, StatementGroup
 from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.signals import Signals
 from tests.conftest import Probe, signals_of
@@ -252,6 +251,7 @@ def test_a_statement_without_a_known_verb_is_named_after_its_database(observed: 
         ("mysql://user:secret@h/shop", "mysql", {"server.address": "h", "db.namespace": "shop"}),
         ("mariadb:///shop", "mariadb", {"db.namespace": "shop"}),
         ("postgresql://?host=/run/db", "postgresql", {"server.address": "/run/db"}),
+        ("postgresql:///shop?host=a:5432&host=b", "postgresql", {"server.address": "a:5432,b", "db.namespace": "shop"}),
     ],
 )
 def test_system_names_follow_the_conventions(url: str, system: str, others: dict[str, Any]) -> None:
@@ -314,16 +314,21 @@ def test_nothing_is_observed_after_the_end(probe: Probe, engine: Engine) -> None
     assert names(probe) == ["SELECT"]
 
 
-def test_no_listener_is_left_after_the_end(probe: Probe, engine: Engine) -> None:
+def test_listeners_are_shared_and_stay_for_the_next(probe: Probe, engine: Engine) -> None:
+    """To remove one while a statement runs in another thread would make that fail: SQLAlchemy takes no lock."""
+
     def listeners() -> list[int]:
         dispatch = engine.dialect.dispatch
         events = (dispatch.do_execute, dispatch.do_executemany, dispatch.do_execute_no_params, dispatch.handle_error)
         return [len(each) for each in events]
 
-    before = listeners()
     with instrument_database(None, DatabaseSettings(), probe.signals):
-        assert listeners() == [number + 1 for number in before]
+        before = listeners()
+        with instrument_database(None, DatabaseSettings(), second(probe)):
+            assert listeners() == before
     assert listeners() == before
+    with instrument_database(None, DatabaseSettings(), probe.signals):
+        assert listeners() == before
 
 
 def test_a_deleted_engine_is_not_kept_alive(observed: Probe) -> None:
@@ -459,12 +464,14 @@ def test_the_telemetry_that_serves_the_request_observes_its_statements(
         assert count == (1 if signals is serving else None)
 
 
-def test_outside_of_requests_only_one_of_two_telemetries_observes(observed: Probe, engine: Engine) -> None:
+def test_outside_of_requests_only_the_newest_of_two_telemetries_observes(observed: Probe, engine: Engine) -> None:
     with instrument_database(None, DatabaseSettings(), second(observed)):
         run(engine)
         with suppress(DBAPIError):
             run(engine, "SELECT nonsense")
     assert names(observed) == ["SELECT", "SELECT"]
+    assert counted(observed, "SELECT") == 0
+    run(engine)
     assert counted(observed, "SELECT") == 1
 
 
@@ -480,6 +487,17 @@ def test_executemany_is_one_batch(observed: Probe, engine: Engine) -> None:
     assert attributes(span)["db.operation.name"] == "BATCH INSERT"
     assert attributes(span)["db.operation.batch.size"] == 3
     assert counted(observed, "BATCH INSERT") == 1
+
+
+def test_executemany_is_one_of_the_request_s_statements_however_quick(observed: Probe, engine: Engine) -> None:
+    """Which rows it has locked tells for what another request waits."""
+    with request(observed.signals) as record, engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (a INTEGER)"))
+        connection.execute(text("INSERT INTO t VALUES (:a)"), [{"a": 1}])
+        for _ in range(2):
+            connection.execute(text("INSERT INTO t VALUES (:a)"), [{"a": 1}, {"a": 2}])
+    counts = [(group.query.text, group.count) for group in record.statements.values()]
+    assert counts[1:] == [("INSERT INTO t VALUES (?)", 1), ("INSERT INTO t VALUES (?)", 2)]
 
 
 def test_executemany_with_one_parameter_set_is_not_a_batch(observed: Probe, engine: Engine) -> None:
@@ -601,7 +619,7 @@ def test_an_error_after_the_statement_does_not_count_it_twice(observed: Probe, e
     ],
 )
 def test_the_code_is_found_in_the_errors_of_all_drivers(error: Exception, system: str, code: str) -> None:
-    assert statement_spans._status_code(error, system) == code
+    assert database_code(error, system) == code
 
 
 class Slow:
@@ -708,6 +726,26 @@ def test_contrib_s_span_of_a_failed_statement_is_joined(observed: Probe, engine:
     assert span.status.status_code is StatusCode.ERROR
     assert attributes(span)["error.type"] == "SQLITE_ERROR"
     assert counted(observed, "SELECT", "SQLITE_ERROR") == 1
+
+
+# the line that blocks the event loop
+
+
+def test_each_request_knows_the_line_that_blocked_the_loop_though_it_is_looked_up_few_times_a_second(
+    observed: Probe, engine: Engine
+) -> None:
+    started, groups = time.monotonic(), list[StatementGroup]()
+    for _ in range(300):
+        with request(observed.signals) as record:
+            run(engine)
+            groups += record.statements.values()
+    seconds = int(time.monotonic()) - int(started) + 1
+    (line,) = {group.call_site for group in groups}
+    assert line is not None
+    assert line.function == "run"
+    assert all(group.loop_count == 1 for group in groups)
+    named = [span for span in sql(observed) if "code.line.number" in attributes(span)]
+    assert 50 <= len(named) <= 50 * seconds
 
 
 # exemplars

@@ -3,7 +3,6 @@
 import gc
 import os
 import threading
-import time
 import weakref
 from functools import partial
 
@@ -14,8 +13,9 @@ from otel_fastperf.internals.backlog import Backlog
 from tests.serving import wait_until
 
 
-def running(name: str = "otel_fastperf-backlog") -> int:
-    return sum(thread.name == name for thread in threading.enumerate())
+def runs(backlog: Backlog) -> bool:
+    """Whether its thread runs. Threads of other backlogs, which earlier tests have left, may run too."""
+    return backlog._thread is not None and backlog._thread.is_alive()
 
 
 def test_items_are_called_soon_and_in_order() -> None:
@@ -83,7 +83,7 @@ def test_the_thread_ends_without_work_and_starts_again_with_it(monkeypatch: pyte
     for number in range(3):
         backlog.put(partial(done.append, number))
         wait_until(partial(done.__contains__, number), what="the item")
-        wait_until(lambda: running() == 0, what="the end of the thread")
+        wait_until(lambda: not runs(backlog), what="the end of the thread")
 
 
 def test_stopping_calls_what_waits_and_ends_the_thread() -> None:
@@ -91,7 +91,7 @@ def test_stopping_calls_what_waits_and_ends_the_thread() -> None:
     backlog.put(lambda: done.append(1))
     backlog.stop()
     assert done == [1]
-    assert running() == 0
+    assert not runs(backlog)
     backlog.put(lambda: done.append(2))
     backlog.stop()
     assert done == [1, 2]
@@ -109,13 +109,14 @@ def test_a_backlog_that_nobody_uses_is_freed(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_child_starts_with_an_empty_backlog_of_its_own() -> None:
     backlog = Backlog()
-    slow = threading.Event()
+    begun, slow = threading.Event(), threading.Event()
 
     def wait() -> None:
+        begun.set()
         slow.wait(0.3)
 
     backlog.put(wait)
-    time.sleep(0.05)
+    assert begun.wait(20)
     backlog.put(lambda: None)
     child = os.fork()
     if child == 0:

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import sys
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,19 @@ def test_a_project_that_contains_its_venv_or_is_named_like_a_library_is_the_appl
     assert sites_of(own) == [own]
 
 
+@pytest.mark.parametrize(("folder", "is_own"), [("/srv", True), ("/srv/.venv/lib/python3.12/site-packages", False)])
+def test_a_module_that_cython_compiled_belongs_to_its_package(
+    folder: str, *, is_own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path that Cython compiles in is relative to the folder of the package."""
+    package = types.ModuleType("compiled_pricing")
+    package.__path__ = [f"{folder}/compiled_pricing"]
+    monkeypatch.setitem(sys.modules, "compiled_pricing", package)
+    monkeypatch.setattr(stack, "_origin", stack._origin.__wrapped__)
+    found = sites_of("/srv/shop/orders.py", "compiled_pricing/rates.pyx")
+    assert found[0] == ("compiled_pricing/rates.pyx" if is_own else "/srv/shop/orders.py")
+
+
 SITE = "/usr/lib/python3.12/site-packages"
 
 
@@ -129,12 +143,31 @@ def test_an_installed_application_is_the_package_that_the_framework_called() -> 
     assert sites_of(*files) == [f"{SITE}/shop/orders.py", f"{SITE}/shop/routes.py"]
 
 
+@pytest.mark.parametrize("library", ["pydantic", "pydantic_core", "typing_inspection", "typing_extensions"])
+def test_models_that_the_framework_validates_or_describes_are_not_the_application(library: str) -> None:
+    files = (sys.modules["fastapi"].__file__ or "", pytest.importorskip(library).__file__ or "")
+    assert sites_of(*files) == []
+
+
+def test_what_models_call_is_not_the_application() -> None:
+    """FastAPI describes all models at the first `/openapi.json`, and pydantic calls whatever their types need."""
+    fastapi, pydantic = (sys.modules[name].__file__ or "" for name in ("fastapi", "pydantic"))
+    assert sites_of(fastapi, pydantic, f"{SITE}/email_validator/syntax.py") == []
+    routes = f"{SITE}/shop/routes.py"
+    assert sites_of(fastapi, routes, pydantic, f"{SITE}/email_validator/syntax.py") == [routes]
+    assert sites_of(fastapi, pydantic, "/srv/shop/models.py") == ["/srv/shop/models.py"]
+
+
 def test_middleware_that_waits_for_the_router_is_not_found() -> None:
     routing = sys.modules["fastapi.routing"].__file__ or ""
     sqlalchemy = sys.modules["sqlalchemy"].__file__ or ""
     assert sites_of("/srv/shop/middleware.py", routing, sqlalchemy) == []
     assert sites_of("/srv/shop/middleware.py", routing, "/srv/shop/orders.py", sqlalchemy) == ["/srv/shop/orders.py"]
     assert sites_of("/srv/shop/middleware.py", sqlalchemy) == ["/srv/shop/middleware.py"]
+
+
+def _as_it_is(*_arguments: str) -> Callable[[Any], Any]:
+    return lambda function: function
 
 
 def test_a_definition_is_found_below_decorators() -> None:
@@ -149,11 +182,21 @@ def test_a_definition_is_found_below_decorators() -> None:
     def wrapper() -> None:
         endpoint()
 
+    @_as_it_is()
+    @_as_it_is(
+        "on two lines",
+    )
+    async def decorated() -> None:
+        pass
+
     wrapped = functools.partial(wrapper)
     for function in (endpoint, wrapped):
         site = stack.definition(function)
         assert site is not None
         assert (site.file, site.function) == (HERE, "endpoint")
+    site = stack.definition(decorated)
+    assert site is not None
+    assert Path(site.file).read_text().splitlines()[site.line - 1].strip() == "async def decorated() -> None:"
     site = stack.definition(Callable())
     assert site is not None
     assert site.function == "Callable.__call__"

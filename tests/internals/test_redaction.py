@@ -1,4 +1,4 @@
-"""Telemetry shows everything helpful about an exception, but no value of a SQL statement."""
+"""Telemetry shows everything helpful about an exception, but no value. Validation and URLs: `tests/hostile`."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import IntegrityError, PendingRollbackError, StatementError
@@ -100,9 +100,9 @@ def test_error_type_is_the_qualified_class_name() -> None:
     assert error_type(IntegrityError("", None, Exception())) == "sqlalchemy.exc.IntegrityError"
 
 
-def test_an_exception_without_sql_is_shown_unchanged() -> None:
+def test_an_exception_is_shown_unchanged_if_settings_say_so() -> None:
     error = raised(lambda: int("it's 'me', \"(x)=(y)\""))
-    shown = describe_error(error)
+    shown = describe_error(error, "full")
     assert (shown.type, shown.message) == ("ValueError", str(error))
     assert shown.stacktrace.startswith("Traceback (most recent call last):\n")
     assert shown.stacktrace.endswith(f"ValueError: {error}\n")
@@ -114,10 +114,10 @@ def test_the_stack_trace_has_python_s_format() -> None:
     def fail() -> None:
         try:
             try:
-                int("one")
+                raise ValueError("one")  # noqa: TRY301 - as short as it gets
             except ValueError:
-                raise KeyError("two")  # noqa: B904 - raises with a context instead of a cause
-        except KeyError as error:
+                raise LookupError("two")  # noqa: B904 - raises with a context instead of a cause
+        except LookupError as error:
             raise RuntimeError("three") from error
 
     error = raised(fail)
@@ -153,7 +153,7 @@ def test_members_of_a_group_are_shown() -> None:
 
     shown = describe_error(raised(lambda: asyncio.run(fail())))
     assert shown.type == "ExceptionGroup"
-    for line in (r"  \+-+ 1 -+", r"  \| ValueError: one", r"  \+-+ 2 -+", r"  \| KeyError: 'two'"):
+    for line in (r"  \+-+ 1 -+", r"  \| ValueError: one", r"  \+-+ 2 -+", r"  \| KeyError: \?"):
         assert re.search(f"^{line}$", shown.stacktrace, re.MULTILINE), line
 
 
@@ -171,7 +171,10 @@ def test_a_deep_stack_keeps_its_first_and_last_frames() -> None:
 
 
 def test_message_and_stack_trace_have_a_maximum_length() -> None:
-    shown = describe_error(raised(lambda: int("x" * 10_000)), max_length=100, max_stacktrace=500)
+    def fail() -> None:
+        raise ValueError("x" * 10_000)
+
+    shown = describe_error(raised(fail), max_length=100, max_stacktrace=500)
     assert len(shown.message) == 100
     assert shown.message.endswith("…")
     assert len(shown.stacktrace) == 500
@@ -214,7 +217,6 @@ def test_an_exception_that_cannot_be_read_is_still_named() -> None:
     assert describe_error(HostileError("a message")).type == f"{__name__}.HostileError"
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(codec=None, exclude_categories=())) | st.text(st.sampled_from("ab \n'\"\ud800")))
 def test_everything_shown_can_be_encoded(message: str) -> None:
     everything(describe_error(ValueError(message), max_stacktrace=64)).encode("utf-8")
@@ -317,7 +319,7 @@ CONSTRAINT: Final = "(sqlite3.IntegrityError) UNIQUE constraint failed: users.em
     ("message", "expected"),
     [
         (lambda error: f"cannot add: {error}; sorry", f"cannot add: {CONSTRAINT}; sorry"),
-        (lambda error: f"cannot add: {error!r}; sorry", f"cannot add: IntegrityError('{CONSTRAINT}'); sorry"),
+        (lambda error: f"cannot add: {error!r}; sorry", "cannot add: IntegrityError(?); sorry"),
         (lambda error: f"cannot add: {error.orig}", "cannot add: UNIQUE constraint failed: users.email"),
         (lambda error: f"cannot add: {str(error)[:150]}", f"cannot add: {CONSTRAINT}"),
         (lambda error: f"cannot add <{SECRET}>, it's there", "cannot add <?>, it's there"),
@@ -394,7 +396,7 @@ def test_the_repr_of_an_error_is_redacted_like_its_text() -> None:
     cause = statement_error('cannot read "s3cret"\nnor write')
     error = RuntimeError(f"what is {cause.__cause__!r}?")
     error.__cause__ = cause
-    assert describe_error(error).message == "what is UniqueError('cannot read ?\nnor write')?"
+    assert describe_error(error).message == "what is UniqueError(?)?"
 
 
 def test_short_values_are_replaced_as_whole_words_only() -> None:

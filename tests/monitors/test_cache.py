@@ -16,6 +16,7 @@ from otel_fastperf.monitors.cache import monitor_caches
 from otel_fastperf.settings import CacheSettings
 from tests.conftest import Probe
 from tests.monitors.conftest import Run
+from tests.threads import new_threads
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
@@ -114,10 +115,10 @@ def test_clearing_a_cache_starts_a_new_period(run: Run, probe: Probe, until: Unt
 
 def test_the_monitor_stops_completely(run: Run, probe: Probe) -> None:
     async def main() -> None:
-        before = threading.enumerate(), asyncio.all_tasks()
+        threads, tasks = threading.enumerate(), asyncio.all_tasks()
         async with monitor_caches(Caches(), SETTINGS, probe.signals):
             pass
-        assert (threading.enumerate(), asyncio.all_tasks()) == before
+        assert (new_threads(threads), asyncio.all_tasks()) == ([], tasks)
 
     run(main())
 

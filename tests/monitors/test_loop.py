@@ -5,7 +5,7 @@ import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +17,7 @@ from otel_fastperf.monitors.loop import monitor_loop
 from otel_fastperf.settings import LoopSettings
 from tests.conftest import Probe
 from tests.monitors.conftest import Run
+from tests.threads import new_threads
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
@@ -50,7 +51,25 @@ def test_a_block_between_two_scrapes_is_one_sample_of_its_length(run: Run, probe
 
     run(main())
     assert beats_later_than(probe, "0.5") == 1
-    assert (probe.value("fastperf_event_loop_lag_seconds_sum") or 0.0) >= 0.84
+    # the timer was due at most 0.25 s after the block began
+    assert (probe.value("fastperf_event_loop_lag_seconds_sum") or 0.0) >= 0.64
+
+
+def test_the_heart_of_an_idle_loop_beats_slowly_and_of_a_busy_one_as_set(run: Run, probe: Probe) -> None:
+    async def main() -> tuple[float, float]:
+        async with monitor_loop(LoopSettings(interval=0.02), probe.signals):
+            await asyncio.sleep(1.5)
+            idle = beats(probe)
+            deadline = time.monotonic() + 1.5
+            while time.monotonic() < deadline:
+                time.sleep(0.005)
+                await asyncio.sleep(0.005)
+            return idle, beats(probe) - idle
+
+    idle, busy = run(main())
+    # 6 on an idle machine; 75 if it did not slow down
+    assert 1 <= idle <= 30
+    assert busy >= 25
 
 
 def test_an_idle_loop_is_not_busy(run: Run, probe: Probe) -> None:
@@ -174,14 +193,14 @@ def test_many_tasks_are_counted_so_rarely_that_the_cost_is_negligible(
 
 def test_the_monitor_stops_completely_and_can_be_restarted(run: Run, probe: Probe, until: Until) -> None:
     async def main() -> None:
-        before = traces()
+        before, threads = traces(), threading.enumerate()
         for _ in range(2):
             async with monitor_loop(FAST, probe.signals):
                 await one_more_beat(probe, until)
             ended = beats(probe)
             await asyncio.sleep(0.05)
             assert beats(probe) == ended
-            assert traces() == before
+            assert (traces(), new_threads(threads)) == (before, [])
 
     run(main())
 
@@ -191,12 +210,12 @@ def traces() -> list[Any]:
     loop = asyncio.get_running_loop()
     selector = getattr(loop, "_selector", None)
     changed_selector = [] if selector is None else list(vars(selector))
-    return [asyncio.all_tasks(), threading.enumerate(), vars(type(loop)).copy(), changed_selector]
+    return [asyncio.all_tasks(), vars(type(loop)).copy(), changed_selector]
 
 
 def test_two_monitors_of_one_loop_can_stop_in_any_order(run: Run, probe: Probe, until: Until) -> None:
     async def main() -> None:
-        before = traces()
+        before, threads = traces(), threading.enumerate()
         first, second = AsyncExitStack(), AsyncExitStack()
         await first.enter_async_context(monitor_loop(FAST, probe.signals))
         await second.enter_async_context(monitor_loop(FAST, probe.signals))
@@ -206,7 +225,7 @@ def test_two_monitors_of_one_loop_can_stop_in_any_order(run: Run, probe: Probe, 
         await one_more_beat(probe, until)
         assert busy(probe) - started >= 0.15
         await second.aclose()
-        assert traces() == before
+        assert (traces(), new_threads(threads)) == (before, [])
 
     run(main())
 
@@ -241,6 +260,17 @@ def test_an_unknown_kind_of_loop_is_measured_by_cpu_time_and_lag(
     run(main())
     assert probe.failures == ["loop_monitor"]
     assert busy(probe) >= 0.25
+
+
+def test_a_loop_without_an_idle_clock_keeps_its_beat(run: Run, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loopclocks, "_idle_clock_of", lambda _loop: nullcontext(None))
+
+    async def main() -> None:
+        async with monitor_loop(FAST, probe.signals):
+            await asyncio.sleep(1)
+
+    run(main())
+    assert beats(probe) >= 20
 
 
 def test_closing_a_monitored_loop_causes_no_warning(run: Run, probe: Probe) -> None:

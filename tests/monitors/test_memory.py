@@ -6,7 +6,7 @@ import mmap
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +19,7 @@ from otel_fastperf.monitors.memory import (
     limited_group,
     memory_cgroups,
     monitor_memory,
+    resident_bytes,
     tightest,
     unique_bytes,
 )
@@ -26,6 +27,7 @@ from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import MemorySettings
 from tests.conftest import Probe
 from tests.monitors.conftest import Run
+from tests.threads import new_threads
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
@@ -81,6 +83,7 @@ def test_unique_memory_is_the_sum_of_all_private_pages() -> None:
 
 def test_without_smaps_rollup_unique_memory_is_unknown() -> None:
     assert unique_bytes("") is None
+    assert resident_bytes("") is None
 
 
 def test_the_cgroup_of_a_container_is_the_root_of_its_mount() -> None:
@@ -180,6 +183,7 @@ def test_a_limited_process_has_series_for_limit_and_headroom(tmp_path: Path) -> 
     metrics = Metrics()
     memory_module._measure(metrics, proc)
     assert metrics.registry.get_sample_value("fastperf_memory_unique_bytes") == 40380 * 1024
+    assert metrics.registry.get_sample_value("fastperf_memory_resident_bytes") == 48332 * 1024
     assert metrics.registry.get_sample_value("fastperf_memory_limit_bytes") == 512 * MB
     assert metrics.registry.get_sample_value("fastperf_memory_headroom_bytes") == 362 * MB
 
@@ -208,14 +212,15 @@ def test_memory_unique_to_this_process_is_measured(run: Run, probe: Probe, until
     assert unique() <= (probe.value("process_resident_memory_bytes") or 0.0) * 1.2
 
 
-def test_the_monitor_stops_completely_and_can_be_restarted(run: Run, probe: Probe) -> None:
+def test_the_monitor_stops_completely_and_can_be_restarted(run: Run, until: Until, probe: Probe) -> None:
     async def main() -> None:
-        before = threading.enumerate(), asyncio.all_tasks()
+        threads, tasks = threading.enumerate(), asyncio.all_tasks()
         for _ in range(2):
             async with monitor_memory(MemorySettings(interval=3600), probe.signals):
-                assert len(threading.enumerate()) == len(before[0]) + 1
+                assert len(new_threads(threads)) == 1
+            await until(lambda: not new_threads(threads))
             listeners = probe.signals.findings._request_listeners.registered
-            assert (threading.enumerate(), asyncio.all_tasks(), listeners) == (*before, ())
+            assert (asyncio.all_tasks(), listeners) == (tasks, ())
 
     run(main())
 
@@ -261,14 +266,23 @@ def test_memory_is_read_off_the_event_loop(run: Run, probe: Probe, until: Until)
 GROWTH = MemorySettings(interval=0.1, growth_window=5, growth_bytes=8 * MB)
 
 
+@pytest.fixture
+def _without_objects_of_earlier_tests() -> Iterator[None]:
+    """Collections would walk them too, and on a busy machine each takes seconds, in which memory does not grow."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @linux
+@pytest.mark.usefixtures("_without_objects_of_earlier_tests")
 def test_memory_that_grows_and_survives_full_collections_is_found(run: Run, probe: Probe, until: Until) -> None:
     kept: list[mmap.mmap] = []
     started = time.monotonic()
 
     def grow() -> object:
         # by the clock: a busy machine too fills a window with more than `growth_bytes`
-        if len(kept) < 8 * (time.monotonic() - started):
+        while len(kept) < 8 * (time.monotonic() - started):
             # memory of its own pages: objects would reuse what earlier tests have freed, and memory would not grow
             page = mmap.mmap(-1, MB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             page.write(b"x" * MB)

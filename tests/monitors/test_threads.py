@@ -7,17 +7,22 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
+from types import SimpleNamespace
 
 import anyio
 import httpx
 import pytest
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
+from opentelemetry.trace import INVALID_SPAN
 from starlette.responses import PlainTextResponse
 
 from otel_fastperf.monitors import threads as threads_module
 from otel_fastperf.monitors.threads import monitor_threads
+from otel_fastperf.requests.record import CURRENT, RequestRecord
 from otel_fastperf.settings import ThreadsSettings
+from otel_fastperf.signals import Block
 from tests.conftest import Probe
 from tests.monitors.conftest import Run
 
@@ -171,12 +176,85 @@ def test_the_wait_is_observed_in_the_context_of_the_request(run: Run, probe: Pro
         limiter = current_default_thread_limiter()
         limiter.total_tokens = 1
         async with monitor_threads(SETTINGS, probe.signals):
-            getattr(limiter, threads_module._LISTENERS).append(lambda _seconds: seen.append(current.get()))
+            listener = SimpleNamespace(begins=lambda: None, waited=lambda _seconds: seen.append(current.get()))
+            getattr(limiter, threads_module._LISTENERS).append(listener)
             await asyncio.gather(request("first"), request("second"))
             getattr(limiter, threads_module._LISTENERS).pop()
 
     run(main())
     assert sorted(seen) == ["first", "second"]
+
+
+def test_a_victim_of_a_full_pool_is_told_what_occupies_it(run: Run, probe: Probe, until: Until) -> None:
+    finish = threading.Event()
+
+    def export() -> None:
+        assert_set(finish)
+
+    async def main() -> None:
+        async with monitor_threads(SETTINGS, probe.signals), shop(export) as client:
+            slow = [asyncio.create_task(client.get("/")) for _ in range(2)]
+            await until(lambda: refreshed(probe, "fastperf_threadpool_borrowed") == 2)
+            victim = asyncio.create_task(served(probe, lambda: anyio.to_thread.run_sync(int)))
+            await asyncio.sleep(0.2)
+            finish.set()
+            await asyncio.gather(victim, *slow)
+
+    run(main())
+    (finding,) = probe.findings()
+    assert "all of them busy, 2 in handler at monitors/test_threads.py:" in finding.message
+    assert finding.call_site is not None
+    assert finding.call_site.function == "assert_set"
+
+
+def test_a_wait_that_a_blocked_loop_explains_is_not_reported(run: Run, probe: Probe, until: Until) -> None:
+    """Tokens are given back on the event loop, and requests that piled up behind the block wait for each other."""
+    finish = threading.Event()
+
+    async def main() -> None:
+        async with monitor_threads(SETTINGS, probe.signals):
+            current_default_thread_limiter().total_tokens = 1
+            work = partial(anyio.to_thread.run_sync, lambda: assert_set(finish))
+            requests = [asyncio.create_task(served(probe, work)) for _ in range(2)]
+            await until(lambda: refreshed(probe, "fastperf_threadpool_waiting") == 1)
+            finish.set()
+            started = time.perf_counter()
+            time.sleep(0.2)
+            probe.signals.delays.blocks.append(Block(started, time.perf_counter(), None, None))
+            await asyncio.gather(*requests)
+
+    run(main())
+    assert waited(probe) >= 0.2
+    assert not probe.findings()
+
+
+@pytest.mark.parametrize(("lost", "kinds"), [(0.38, []), (0.05, ["threadpool_wait"])])
+def test_a_wait_that_a_busy_machine_explains_is_not_reported(
+    run: Run, probe: Probe, until: Until, monkeypatch: pytest.MonkeyPatch, lost: float, kinds: list[str]
+) -> None:
+    starvation = probe.signals.delays.starvation
+    monkeypatch.setattr(starvation, "seconds", lambda start, end: end - start - 0.4 + lost)
+    finish = threading.Event()
+
+    async def main() -> None:
+        async with monitor_threads(SETTINGS, probe.signals):
+            current_default_thread_limiter().total_tokens = 1
+            work = partial(anyio.to_thread.run_sync, lambda: assert_set(finish))
+            requests = [asyncio.create_task(served(probe, work)) for _ in range(2)]
+            await until(lambda: refreshed(probe, "fastperf_threadpool_waiting") == 1)
+            await asyncio.sleep(0.4)
+            finish.set()
+            await asyncio.gather(*requests)
+
+    run(main())
+    assert waited(probe) >= 0.4
+    assert [finding.kind for finding in probe.findings()] == kinds
+
+
+async def served(probe: Probe, work: Callable[[], Awaitable[object]]) -> None:
+    """A request that does `work`."""
+    CURRENT.set(RequestRecord(probe.signals, {"type": "http"}, INVALID_SPAN, time.perf_counter()))
+    await work()
 
 
 def test_the_monitor_stops_completely_and_can_be_restarted(run: Run, probe: Probe) -> None:
@@ -248,7 +326,8 @@ def test_a_limiter_whose_class_cannot_be_replaced_is_left_alone(run: Run, probe:
                 raise TypeError
 
         limiter = Final(1)
-        with threads_module._waits_timed(limiter, SETTINGS, probe.signals):
+        listener = threads_module._WaitListener(limiter, SETTINGS, probe.signals)
+        with threads_module._waits_timed(limiter, listener, probe.signals):
             async with limiter:
                 assert type(limiter) is Final
 

@@ -39,9 +39,10 @@ def requests(route: str, count: float, seconds: float, *, method: str = "GET", e
     yield from histogram(REQUESTS, {"0.1": count / 2, "1.0": count, "+Inf": count}, seconds, **labels)
 
 
-def spent(route: str, **segments: float) -> Iterator[Sample]:
+def spent(route: str, method: str = "GET", /, **segments: float) -> Iterator[Sample]:
     for segment, seconds in segments.items():
-        yield "fastperf_request_time_seconds_total", {"http_route": route, "segment": segment}, seconds
+        labels = {"http_request_method": method, "http_route": route, "segment": segment}
+        yield "fastperf_request_time_seconds_total", labels, seconds
 
 
 def report_of(*groups: Iterable[Sample], findings: tuple[Finding, ...] = ()) -> Report:
@@ -68,7 +69,9 @@ def test_a_process_without_measurements_has_an_empty_report() -> None:
 
 
 def test_a_route_has_its_figures() -> None:
-    statements = histogram("fastperf_request_db_statements", {"10": 12, "+Inf": 12}, 36.0, http_route="/orders")
+    statements = histogram(
+        "fastperf_request_db_statements", {"10": 12, "+Inf": 12}, 36.0, http_request_method="GET", http_route="/orders"
+    )
     route = route_of(requests("/orders", 10, 4.0), requests("/orders", 2, 1.0, error="500"), statements)
     assert (route.method, route.route, route.requests, route.errors, route.seconds) == ("GET", "/orders", 12, 2, 5.0)
     assert [route.p50, route.p95, route.p99] == pytest.approx([0.1, 0.91, 0.982])
@@ -84,7 +87,7 @@ def test_segments_are_named_in_plain_words_until_most_of_the_time_is_explained()
     segments = spent("/orders", handler=0.8, db=6.2, pool_wait=1.8, gc=0.7, send=0.5)
     route = route_of(requests("/orders", 10, 10.0), segments)
     assert list(route.segments) == ["db", "pool_wait", "handler", "gc", "send"]
-    assert route.sentence == "62% database, 18% waiting for a connection"
+    assert route.sentence.endswith(": 62% database, 18% waiting for a connection")
 
 
 def test_negligible_segments_are_not_named() -> None:
@@ -101,6 +104,29 @@ def test_the_worst_finding_of_a_route_is_named_with_its_line() -> None:
     assert route_of(requests("/orders", 1, 1.0), findings=(mild,)).sentence == "slow_query"
 
 
+def test_the_methods_of_a_path_have_their_own_figures_and_findings() -> None:
+    statements = [
+        histogram("fastperf_request_db_statements", {"+Inf": 10}, total, http_request_method=method, http_route="/r")
+        for method, total in (("GET", 30.0), ("POST", 280.0))
+    ]
+    report = report_of(
+        requests("/r", 10, 1.0),
+        requests("/r", 10, 2.0, method="POST"),
+        spent("/r", db=1.0),
+        spent("/r", "POST", handler=2.0),
+        *statements,
+        findings=(replace(N_PLUS_ONE, route="/r", method="POST"),),
+    )
+    post, get = report.routes
+    assert (get.statements, get.segments, get.sentence) == (
+        3.0,
+        {"db": 1.0},
+        "slow, and none of the known reasons: 100% database",
+    )
+    assert (post.statements, post.segments) == (28.0, {"handler": 2.0})
+    assert post.sentence == "100% the endpoint itself; n_plus_one at shop/orders.py:41"
+
+
 def gauges(**values: float) -> list[Sample]:
     return [(name, {}, value) for name, value in values.items()]
 
@@ -112,6 +138,17 @@ WELL = gauges(
     fastperf_threadpool_waiting=0,
     process_resident_memory_bytes=143 * 1024**2,
 )
+
+
+def test_resident_and_unshared_memory_are_of_one_reading() -> None:
+    """The process's own memory would else be more than all of it, if some was freed between two readings."""
+    known = gauges(
+        process_resident_memory_bytes=117 * 1024**2,
+        fastperf_memory_resident_bytes=270 * 1024**2,
+        fastperf_memory_unique_bytes=254 * 1024**2,
+    )
+    worker = report_of(known).worker
+    assert (worker.resident_bytes, worker.unique_bytes) == (270 * 1024**2, 254 * 1024**2)
 
 
 def test_a_healthy_worker_is_reported_as_healthy() -> None:
@@ -159,7 +196,7 @@ def test_problems_of_a_worker_come_first(wrong: Iterable[Sample], words: str) ->
 
 
 def test_a_finding_outside_of_requests_belongs_to_the_worker() -> None:
-    assert worker_sentence(findings=(N_PLUS_ONE, GROWTH)) == "Found outside of requests: memory_growth"
+    assert worker_sentence(findings=(N_PLUS_ONE, GROWTH)) == "Found outside of routes: memory_growth"
 
 
 def test_a_worker_has_its_figures() -> None:
@@ -226,9 +263,9 @@ def test_telemetry_diagnoses_the_app_it_observes(app: FastAPI) -> None:
     assert set(report.versions) == {"python", "otel-fastperf", "fastapi", "sqlalchemy", "opentelemetry-sdk"}
     slow = report.routes[0]
     assert (slow.method, slow.route, slow.requests, slow.errors) == ("GET", "/slow", 5, 0)
-    assert next(iter(slow.segments)) == "handler"
+    assert next(iter(slow.segments)) == "handler_await"
     assert sum(slow.segments.values()) == pytest.approx(slow.seconds, rel=0.01)
-    assert "the endpoint itself" in slow.sentence
+    assert "awaiting in the endpoint" in slow.sentence
     assert {(route.route, route.errors) for route in report.routes} == {("/slow", 0), ("/broken", 1), ("unmatched", 0)}
     assert report.worker.resident_bytes
     assert abs(report.made_at - time.time()) < 60

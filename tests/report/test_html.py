@@ -64,7 +64,7 @@ def test_the_page_is_well_formed_and_complete() -> None:
         "seen 100 times, 38 s in all",
         "4bf92f3577b34da6a3ce929d0e0e4736",
         "81.0%",
-        "memory_growth outside of requests",
+        "memory_growth outside of routes",
         "Telemetry's own failures: 12 \N{MULTIPLICATION SIGN} dropped_queue_full",
         "otel-fastperf 0.1.0",
     ):

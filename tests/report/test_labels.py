@@ -7,9 +7,20 @@ import pytest
 from otel_fastperf import Report, Severity
 from otel_fastperf.metrics import HTTP_SECONDS
 from otel_fastperf.report.histograms import Quantile
-from otel_fastperf.report.labels import LATENCY_BOUNDS, PLAIN, duration, evidence, headline, latency, moment, subline
+from otel_fastperf.report.labels import (
+    LATENCY_BOUNDS,
+    PLAIN,
+    awaited_lines,
+    duration,
+    evidence,
+    headline,
+    latency,
+    moment,
+    subline,
+)
+from otel_fastperf.report.model import AwaitedLine
 from otel_fastperf.requests.time_budget import Segment
-from tests.reports import GROWTH, N_PLUS_ONE, SHOP
+from tests.reports import GROWTH, N_PLUS_ONE, ORDERS, SHOP
 
 
 def test_a_quantile_at_the_end_of_the_buckets_is_marked() -> None:
@@ -40,6 +51,17 @@ def test_the_headline_counts_the_findings() -> None:
 
 def test_the_subline_has_process_duration_and_rates() -> None:
     assert subline(SHOP) == "pid 4711, measured for 1 min, 20.7 requests and 1,050 SQL statements a second"
+
+
+def test_what_a_route_awaits_is_not_told_twice() -> None:
+    lines = tuple(
+        AwaitedLine(text=f"awaiting {what}", seconds=share, share=share)
+        for what, share in (("httpx", 0.5), ("redis", 0.3), ("sleep", 0.01))
+    )
+    route = replace(ORDERS, awaited=lines, sentence="slow")
+    assert list(awaited_lines(route)) == ["50% awaiting httpx", "30% awaiting redis"]
+    said = replace(route, sentence="slow, and none of the known reasons: 50% awaiting httpx")
+    assert list(awaited_lines(said)) == ["30% awaiting redis"]
 
 
 @pytest.mark.parametrize(

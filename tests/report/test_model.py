@@ -87,7 +87,7 @@ reports = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(reports)
 def test_reading_returns_any_report_that_was_written(report: Report) -> None:
     assert Report.from_json(report.to_json()) == report

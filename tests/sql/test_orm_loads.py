@@ -4,10 +4,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, StaticPool, create_engine, event, insert, select, text, update
-from sqlalchemy.orm import Session, immediateload, joinedload, lazyload, selectinload, subqueryload
+from sqlalchemy import Engine, ForeignKey, StaticPool, create_engine, event, insert, select, text, update
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    immediateload,
+    joinedload,
+    lazyload,
+    mapped_column,
+    selectinload,
+    subqueryload,
+)
 
-from otel_fastperf.sql.orm_loads import Load, LoadKind, load_of
+from otel_fastperf.sql.orm_loads import Load, LoadKind, Missing, PathStep, load_of
 from tests.models import Customer, Item, Order, fill
 
 Work = Callable[[Session], Any]
@@ -97,7 +107,8 @@ def test_reloading_an_instance_is_a_refresh(engine: Engine, how: str) -> None:
         else:
             session.refresh(customer)
 
-    assert loads(engine, work)[1:] == [Load(LoadKind.REFRESH, "Customer")]
+    names = ("biography",) if how == "deferred" else ()
+    assert loads(engine, work)[1:] == [Load(LoadKind.REFRESH, "Customer", missing=Missing(how), names=names)]
 
 
 def test_a_flush_differs_from_dml_of_the_application(engine: Engine) -> None:
@@ -131,3 +142,87 @@ def test_a_large_limit_or_an_offset_marks_a_page(
     assert [load.kind for load in loads(engine, lambda session: session.scalars(statement).all())] == [kind]
     core = select(Item.id).limit(limit).offset(offset)
     assert [load.kind for load in loads(engine, lambda session: session.connection().execute(core))] == [kind]
+
+
+def test_a_nested_lazy_load_has_the_way_from_the_query(engine: Engine) -> None:
+    def work(session: Session) -> None:
+        for customer in session.scalars(select(Customer).limit(1)):
+            for order in customer.orders:
+                assert order.note.id
+
+    found = loads(engine, work)
+    assert found[-1] == Load(LoadKind.LAZY, "Order", "note", path=(PathStep("Customer", "orders", many=True),))
+
+
+def test_a_lazy_load_below_an_eager_load_has_the_way_from_the_query(engine: Engine) -> None:
+    def work(session: Session) -> None:
+        for customer in session.scalars(select(Customer).limit(1).options(selectinload(Customer.orders))):
+            assert customer.orders[0].items
+
+    found = loads(engine, work)
+    assert found[-1] == Load(
+        LoadKind.LAZY, "Order", "items", many=True, path=(PathStep("Customer", "orders", many=True),)
+    )
+
+
+def test_the_way_of_an_instance_that_was_selected_itself_is_empty(engine: Engine) -> None:
+    def work(session: Session) -> None:
+        for order in session.scalars(select(Order).limit(1)):
+            assert order.customer.id
+            assert order.note.id
+
+    assert loads(engine, work)[-1] == Load(LoadKind.LAZY, "Order", "note")
+
+
+def test_attributes_of_one_table_of_a_hierarchy_are_those_of_the_subclass(engine: Engine) -> None:
+    def work(session: Session) -> None:
+        for animal in session.scalars(select(Animal)):
+            assert animal.name  # type: ignore[attr-defined]
+
+    animals(engine)
+    found = loads(engine, work)
+    assert found[-1] == Load(LoadKind.REFRESH, "Cat", missing=Missing.SUBCLASS, names=("name",), base="Animal")
+
+
+def test_values_that_the_database_computes_are_read_back(engine: Engine) -> None:
+    def work(session: Session) -> None:
+        cat = Cat(name="tom")
+        session.add(cat)
+        session.flush()
+        assert cat.born
+
+    animals(engine)
+    found = loads(engine, work)
+    assert found[-1] == Load(LoadKind.REFRESH, "Cat", missing=Missing.COMPUTED, names=("born",))
+
+
+@pytest.mark.parametrize(("values", "kind"), [(20, LoadKind.PAGE), (2, LoadKind.QUERY)])
+def test_many_values_are_a_batch(engine: Engine, values: int, kind: LoadKind) -> None:
+    statement = select(Item).where(Item.id.in_(range(values)))
+    assert loads(engine, lambda session: session.scalars(statement))[-1].kind is kind
+
+
+class AnimalBase(DeclarativeBase):
+    pass
+
+
+class Animal(AnimalBase):
+    __tablename__ = "fastperf_animals"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    born: Mapped[str] = mapped_column(server_default=text("'today'"))
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "animal", "eager_defaults": False}  # noqa: RUF012
+
+
+class Cat(Animal):
+    __tablename__ = "fastperf_cats"
+    id: Mapped[int] = mapped_column(ForeignKey("fastperf_animals.id"), primary_key=True)
+    name: Mapped[str]
+    __mapper_args__ = {"polymorphic_identity": "cat"}  # noqa: RUF012
+
+
+def animals(engine: Engine) -> None:
+    with Session(engine) as session:
+        AnimalBase.metadata.create_all(session.connection())
+        session.add(Cat(name="tom"))
+        session.commit()

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_fastperf.sql.plans.node import TableFacts
@@ -630,7 +630,6 @@ _ANSWERS = st.one_of(
 )
 
 
-@settings(deadline=None)  # a loaded machine is slow, and the first example is slower still
 @given(st.sampled_from(sorted(PLAN_DIALECTS)), _ANSWERS, _TEXT, st.integers(64, 1000))
 def test_any_answer_is_read_without_error_and_texts_have_the_maximum_length(
     dialect: str, rows: list[Any], sql: str, length: int
@@ -647,7 +646,6 @@ def test_any_answer_is_read_without_error_and_texts_have_the_maximum_length(
         seen.remark.encode()
 
 
-@settings(deadline=None)
 @given(st.text(min_size=4).filter(lambda text: text.isalnum()))
 def test_no_value_of_a_condition_is_shown(value: str) -> None:
     secret = f"zz{value}zz"

@@ -1,7 +1,7 @@
 """Statements that may be sent to the database again: a single SELECT that neither writes nor locks."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_fastperf.sql.read_only import LONGEST, only_reads
@@ -78,13 +78,11 @@ def test_a_function_in_quotes_is_a_function() -> None:
     assert not only_reads("SELECT `sleep`(1)", "mysql")
 
 
-@settings(deadline=None)
 @given(st.text(), st.sampled_from(["postgresql", "mysql", "sqlite", ""]))
 def test_any_text_is_judged_without_error(statement: str, dialect: str) -> None:
     assert only_reads(statement, dialect) in {True, False}
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="abc ();'\"`-/*!\n$", max_size=40))
 def test_a_second_statement_is_never_hidden(text: str) -> None:
     """A DELETE outside of quotes and comments is detected after any text."""

@@ -17,7 +17,7 @@ from otel_fastperf.tracing.exporters import destination
 from otel_fastperf.tracing.transport import Answer, Transport, Verdict
 from tests.certificates import self_signed
 from tests.encoded import encoded
-from tests.hostile import OK, Hostile, hostile
+from tests.hostile.receiver import OK, Hostile, hostile
 from tests.otlp import seconds_of
 from tests.serving import free_port, wait_until
 

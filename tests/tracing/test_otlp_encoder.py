@@ -7,7 +7,7 @@ from enum import Enum, IntEnum, StrEnum
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -132,6 +132,7 @@ def span_with(attributes: Mapping[str, Any] | None = None, **more: Any) -> Reada
     return ReadableSpan("name", LOCAL, resource=Resource({}), attributes=attributes, **more)
 
 
+@settings(max_examples=50)
 @given(spans())
 def test_a_span_has_the_bytes_of_the_official_encoder(span: ReadableSpan) -> None:
     expected = official([span])
@@ -139,6 +140,7 @@ def test_a_span_has_the_bytes_of_the_official_encoder(span: ReadableSpan) -> Non
     assert ours([span]) == expected  # from the messages that are kept
 
 
+@settings(max_examples=50)
 @given(spans(), contexts, st.none() | contexts, times, times)
 def test_a_span_from_a_template_has_the_fields_of_one_that_was_encoded_whole(
     span: ReadableSpan, context: SpanContext, parent: SpanContext | None, start: int, end: int
@@ -160,6 +162,7 @@ def test_a_span_from_a_template_has_the_fields_of_one_that_was_encoded_whole(
     )
 
 
+@settings(max_examples=50)
 @given(st.lists(st.tuples(resources, st.none() | scopes, texts), max_size=4), st.data())
 def test_a_request_is_the_official_one(origins: list[tuple[Resource, Any, str]], data: st.DataObject) -> None:
     """Runs of equal origins, in the order of the spans: the official encoder collects all of an origin."""

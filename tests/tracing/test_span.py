@@ -129,19 +129,19 @@ def test_ok_is_final_and_unset_is_ignored(tracer: Tracer, kept: Kept) -> None:
 
 
 def test_a_with_block_records_the_exception_and_ends_the_span(tracer: Tracer, kept: Kept) -> None:
-    with pytest.raises(KeyError), tracer.start_as_current_span("current"):
-        raise KeyError("missing")
-    with pytest.raises(KeyError), tracer.start_span("direct"):
-        raise KeyError("missing")
-    with pytest.raises(KeyError), tracer.start_span("silent", record_exception=False, set_status_on_exception=False):
-        raise KeyError("missing")
+    with pytest.raises(LookupError), tracer.start_as_current_span("current"):
+        raise LookupError("missing")
+    with pytest.raises(LookupError), tracer.start_span("direct"):
+        raise LookupError("missing")
+    with pytest.raises(LookupError), tracer.start_span("silent", record_exception=False, set_status_on_exception=False):
+        raise LookupError("missing")
     current, direct, silent = kept.ended
     for span in (current, direct):
         (event,) = span.events
         assert event.name == "exception"
-        assert (event.attributes or {})["exception.type"] == "KeyError"
+        assert (event.attributes or {})["exception.type"] == "LookupError"
         assert "in test_a_with_block" in str((event.attributes or {})["exception.stacktrace"])
-        assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "KeyError: 'missing'")
+        assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "LookupError: missing")
     assert len(silent.events) == 0
     assert silent.status.status_code is StatusCode.UNSET
 
@@ -271,3 +271,8 @@ def test_other_providers_read_deferred_attributes_at_once() -> None:
     span: Any = TracerProvider().get_tracer("user").start_span("first", attributes=DeferredAttributes(dict, {"a": 1}))
     assert dict(span.attributes) == {"a": 1}
     assert SpanLimits().max_span_attributes == 128
+
+
+def test_a_span_without_events_and_links_is_written_as_json(tracer: Tracer, kept: Kept) -> None:
+    tracer.start_span("bare").end()
+    assert '"name": "bare"' in kept.ended[0].to_json()

@@ -2,17 +2,18 @@
 
 import threading
 
+from tests.threads import new_threads
 from tests.tracing.conftest import Log, Open
 
 
 def test_without_an_endpoint_finished_spans_are_kept_in_the_process(open_it: Open, log: Log) -> None:
-    threads = threading.active_count()
+    before = threading.enumerate()
     opened = open_it()
     opened.emit(3)
     assert opened.tracing.store is not None
     assert [span.name for span in opened.tracing.store.spans()] == ["span"] * 3
     assert opened.tracing.description == "kept in this process (2048 spans; no OTLP endpoint configured)"
-    assert threading.active_count() == threads
+    assert new_threads(before) == []
     assert log() == []
 
 

@@ -6,7 +6,20 @@ from grafana_foundation_sdk.models import dashboard as models
 
 from tools.dashboards import links
 from tools.dashboards.panels import NONE_SEEN, SEGMENTS, Column, Query, cells, lines, rows
-from tools.dashboards.promql import FAILED, RANGE, REQUESTS, buckets, events, increase, mean, quantile, rate, share
+from tools.dashboards.promql import (
+    FAILED,
+    RANGE,
+    REQUESTS,
+    ROUTE_LABELS,
+    buckets,
+    by,
+    events,
+    increase,
+    mean,
+    quantile,
+    rate,
+    share,
+)
 
 #: causes of a block of the event loop: otel_fastperf/event_loop/cause.py
 CAUSES: Final = (
@@ -15,11 +28,12 @@ CAUSES: Final = (
 )
 TIME: Final = "fastperf_request_time_seconds_total"
 FINDINGS: Final = "fastperf_findings_total"
-ROUTE: Final = 'http_route=~"$route"'
+ROUTE: Final = 'http_request_method=~"$method", http_route=~"$route"'
 
 
-SERIES_TO_ROUTE: Final = links.route_dashboard("__field.labels.job", "__field.labels.http_route")
-SERIES_TO_TRACES: Final = links.traces("__field.labels.job", tags=links.tag("http.route", "__field.labels.http_route"))
+_LABELS: Final = ("__field.labels.http_request_method", "__field.labels.http_route")
+SERIES_TO_ROUTE: Final = links.route_dashboard("__field.labels.job", *_LABELS)
+SERIES_TO_TRACES: Final = links.traces("__field.labels.job", tags=links.tags_of_route(*_LABELS))
 
 
 def mean_by_segment(*matchers: str, width: int = 12, height: int = 9) -> models.Panel:
@@ -32,7 +46,7 @@ def mean_by_segment(*matchers: str, width: int = 12, height: int = 9) -> models.
         "Time of a mean request, by segment",
         "Every moment of a request belongs to one segment, so the height of the stack is the mean duration. Start "
         "with the largest segment. Good: mostly db and handler, hardly any pool_wait, threadpool_wait, loop_wait or"
-        " gc. docs/time-budget.md describes the segments.",
+        " gc. Pale colours: the part of the app awaits something. docs/time-budget.md describes the segments.",
         "s",
         Query(per_request, "{{segment}}"),
         stacked=True,
@@ -93,16 +107,17 @@ def findings_table(*matchers: str, width: int = 24, height: int = 9, title: str 
     return rows(
         title,
         "Bottlenecks that the service detected in the time range. The log and the trace name the line of code and "
-        "the remedy; the Findings dashboard explains each kind. A finding without a route is outside of requests or"
+        "the remedy; the Findings dashboard explains each kind. A finding without a route is outside of routes or"
         " affects many. Good: empty.",
         {
-            f"{events(FINDINGS, *matchers, per=('job', 'kind', 'http_route'))} > 0": Column(
+            f"{events(FINDINGS, *matchers, per=('job', 'kind', *ROUTE_LABELS))} > 0": Column(
                 "times seen", bar=True, decimals=0
             )
         },
         {
             "kind": Column("kind", width=220),
             "job": Column("service", width=180),
+            "http_request_method": Column("method", width=90),
             "http_route": Column("route", links=(TO_ROUTE_ROW, TO_TRACES_ROW)),
         },
         order="times seen",
@@ -136,12 +151,9 @@ def failed_share(*matchers: str, per: tuple[str, ...] = ("job",)) -> str:
 
 def verdict_table(*, width: int = 12, height: int = 9) -> models.Panel:
     """The largest segment of each route."""
-    per = ("job", "http_route")
+    per = ("job", *ROUTE_LABELS)
     whole = f"({increase(TIME, per=per)} > 0)"
-    largest = (
-        f"topk by (job, http_route) (1, {increase(TIME, per=(*per, 'segment'))} "
-        f"/ ignoring (segment) group_left () {whole})"
-    )
+    largest = f"topk{by(*per)} (1, {increase(TIME, per=(*per, 'segment'))} / ignoring (segment) group_left () {whole})"
     return rows(
         "Largest segment of each route",
         "The largest segment of each route in the time range, and the total time of all its requests: a faster "
@@ -151,6 +163,7 @@ def verdict_table(*, width: int = 12, height: int = 9) -> models.Panel:
             increase(TIME, per=per): Column("total time", unit="s", bar=True, width=190),
         },
         {
+            "http_request_method": Column("method", width=90),
             "http_route": Column("route", links=(TO_ROUTE_ROW, TO_TRACES_ROW)),
             "job": Column("service", width=90),
             "segment": Column("largest segment", width=140),
@@ -163,7 +176,7 @@ def verdict_table(*, width: int = 12, height: int = 9) -> models.Panel:
 
 def routes_table(*, width: int = 24, height: int = 10) -> models.Panel:
     """Rate, errors and duration by route."""
-    per = ("job", "http_route")
+    per = ("job", *ROUTE_LABELS)
     count = f"{REQUESTS}_count"
     failed = share(increase(count, FAILED, per=per), increase(count, per=per))
     return rows(
@@ -178,6 +191,7 @@ def routes_table(*, width: int = 24, height: int = 10) -> models.Panel:
             mean("fastperf_request_db_statements", per=per, over=RANGE): Column("statements", unit="short", width=110),
         },
         {
+            "http_request_method": Column("method", width=90),
             "http_route": Column("route", links=(TO_ROUTE_ROW, TO_TRACES_ROW)),
             "job": Column("service", width=140),
         },
@@ -188,5 +202,6 @@ def routes_table(*, width: int = 24, height: int = 10) -> models.Panel:
 
 
 # Links of a table use the titles of its columns, because Grafana renames columns before it makes links.
-TO_ROUTE_ROW: Final = links.route_dashboard("__data.fields.service", "__data.fields.route")
-TO_TRACES_ROW: Final = links.traces("__data.fields.service", tags=links.tag("http.route", "__data.fields.route"))
+_FIELDS: Final = ("__data.fields.method", "__data.fields.route")
+TO_ROUTE_ROW: Final = links.route_dashboard("__data.fields.service", *_FIELDS)
+TO_TRACES_ROW: Final = links.traces("__data.fields.service", tags=links.tags_of_route(*_FIELDS))

@@ -2,18 +2,28 @@
 
 from typing import Final
 
-from tools.dashboards import links
-from tools.dashboards.common import FINDINGS, findings_table
+from tools.dashboards.common import FINDINGS, SERIES_TO_ROUTE, findings_table
 from tools.dashboards.layout import Board
 from tools.dashboards.panels import GREEN, NONE_SEEN, RED, Query, Row, gauges, lines, numbers, ok_below
-from tools.dashboards.promql import INTERVAL, RANGE, events, increase, mean, quantile, rate, series
+from tools.dashboards.promql import (
+    INTERVAL,
+    RANGE,
+    ROUTE_LABELS,
+    ROUTE_LEGEND,
+    events,
+    increase,
+    mean,
+    quantile,
+    rate,
+    series,
+)
 
 _SQL: Final = "db_client_operation_duration_seconds"
 _STATEMENTS: Final = "fastperf_request_db_statements"
 _POOL: Final = "db_client_connection_pool_name"
 _OF_POOL: Final = "{{db_client_connection_pool_name}}"
-_OF_SQL: Final = 'kind=~"n_plus_one|slow_query|sync_db_on_loop"'
-_OF_DATABASE: Final = 'kind=~"n_plus_one|slow_query|sync_db_on_loop|pool_wait"'
+_OF_SQL: Final = 'kind=~"n_plus_one|slow_query|large_result|sync_db_on_loop"'
+_OF_DATABASE: Final = 'kind=~"n_plus_one|slow_query|large_result|sync_db_on_loop|pool_wait"'
 _RAISED: Final = 'error_type!=""'
 _OPERATION: Final = ("db_operation_name",)
 
@@ -110,11 +120,9 @@ _SQL_ROW: Final = Row(
             "Mean in the time range, for the fifteen routes with the most. Look at routes with more than ten: a "
             "page with fifty statements waits for fifty round trips.",
             "short",
-            Query(
-                f"topk(15, {mean(_STATEMENTS, per=('job', 'http_route'), over=RANGE)}) > 0", "{{job}} {{http_route}}"
-            ),
+            Query(f"topk(15, {mean(_STATEMENTS, per=('job', *ROUTE_LABELS), over=RANGE)}) > 0", ROUTE_LEGEND),
             limits=ok_below(10, 50),
-            links=(links.route_dashboard("__field.labels.job", "__field.labels.http_route"),),
+            links=(SERIES_TO_ROUTE,),
         ),
         lines(
             "N+1 and slow statements",

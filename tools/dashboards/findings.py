@@ -5,14 +5,17 @@ from typing import Final
 from tools.dashboards.common import FINDINGS, SERIES_TO_ROUTE, SERIES_TO_TRACES, findings_table
 from tools.dashboards.layout import Board
 from tools.dashboards.panels import NONE_SEEN, Query, Row, gauges, lines, numbers, ok_below, words
-from tools.dashboards.promql import INTERVAL, OF_ROUTE, REQUESTS, events, increase, rate
+from tools.dashboards.promql import INTERVAL, OF_ROUTE, REQUESTS, ROUTE_LABELS, ROUTE_LEGEND, events, increase, rate
 
 #: kind -> meaning and remedy; docs/findings has a page for each
 MEANINGS: Final = {
     "blocking_call": ("Code blocked the event loop.", "An async client, or a thread."),
     "sync_db_on_loop": ("A synchronous driver blocked the event loop.", "An async engine, or a `def` endpoint."),
-    "n_plus_one": ("A statement ran once for each row.", "`selectinload`, a join, or one `IN`."),
+    "n_plus_one": ("A statement or call ran once for each item.", "`selectinload`, one `IN`, one call for all."),
     "slow_query": ("A single statement took too long.", "An index; the finding has the plan."),
+    "large_result": ("A statement returned thousands of rows.", "Fewer rows and columns; streaming."),
+    "lock_wait": ("A lock was kept for long: of a row, or of the process.", "No other work while it is kept."),
+    "slow_commit": ("COMMITs took long.", "One transaction instead of one for each row."),
     "pool_wait": ("All connections were in use.", "Shorter transactions; a larger pool."),
     "threadpool_wait": ("All threads were busy.", "`async def`; a higher limit."),
     "slow_middleware": (
@@ -25,6 +28,9 @@ MEANINGS: Final = {
     ),
     "gc_pause": ("The garbage collector stopped the process.", "`gc.freeze()`; no `gc.collect()`."),
     "cache_inefficient": ("A cache mostly misses, or grows without limit.", "A better key, a limit, or no cache."),
+    "slow_dependency": ("Another service took most of a route.", "Keep its answer; a timeout; call it beside others."),
+    "serial_calls": ("Independent calls ran one after the other.", "`asyncio.gather()`."),
+    "client_per_request": ("Each request made a client or an engine.", "One for the process, in the lifespan."),
 }
 
 
@@ -64,7 +70,7 @@ _SUMMARY: Final = Row(
             "Number of routes with findings in the time range. Good: 0.",
             "short",
             Query(
-                f"count by (job) ({events(FINDINGS, OF_ROUTE, per=('job', 'http_route'))} > 0) or {_NONE}",
+                f"count by (job) ({events(FINDINGS, OF_ROUTE, per=('job', *ROUTE_LABELS))} > 0) or {_NONE}",
                 "{{job}}",
             ),
             width=6,
@@ -100,12 +106,10 @@ _WHEN: Final = Row(
         ),
         lines(
             "Findings by route",
-            "Findings by route. A finding without a route is outside of requests or affects many. Click for the "
+            "Findings by route. A finding without a route is outside of routes or affects many. Click for the "
             "route or its traces. Good: none.",
             "short",
-            Query(
-                f"topk(10, {events(FINDINGS, per=('job', 'http_route'), over=INTERVAL)} > 0)", "{{job}} {{http_route}}"
-            ),
+            Query(f"topk(10, {events(FINDINGS, per=('job', *ROUTE_LABELS), over=INTERVAL)} > 0)", ROUTE_LEGEND),
             bars=True,
             stacked=True,
             no_value=NONE_SEEN,

@@ -72,7 +72,11 @@ def _variables(*, by_route: bool) -> Any:
     ]
     if by_route:
         routes = 'label_values(http_server_request_duration_seconds_count{job=~"$job"}, http_route)'
-        listed.append(_query("route", "Route", routes))
+        methods = (
+            'label_values(http_server_request_duration_seconds_count{job=~"$job", http_route=~"$route"},'
+            " http_request_method)"
+        )
+        listed += [_query("route", "Route", routes), _query("method", "Method", methods)]
     return listed
 
 

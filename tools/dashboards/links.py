@@ -27,9 +27,10 @@ class Link:
         return {"title": self.title, "url": self.url, "targetBlank": self.new_tab}
 
 
-def route_dashboard(job: str, route: str) -> Link:
-    """The dashboard of one route; `job` and `route` are names of Grafana's variables."""
-    return Link("Dashboard of this route", f"/d/fastperf-route?var-job={_put(job)}&var-route={_put(route)}&{_CONTEXT}")
+def route_dashboard(job: str, method: str, route: str) -> Link:
+    """The dashboard of one route; the parameters are names of Grafana's variables."""
+    chosen = f"var-job={_put(job)}&var-method={_put(method)}&var-route={_put(route)}"
+    return Link("Dashboard of this route", f"/d/fastperf-route?{chosen}&{_CONTEXT}")
 
 
 def dashboard(uid: str, title: str) -> Link:
@@ -65,6 +66,11 @@ def traces(job: str, *, tags: str = "", new_tab: bool = True) -> Link:
 def tag(name: str, variable: str) -> str:
     """`name=value` of a search for traces; Grafana fills in the value."""
     return f"{quote(f'{name}=', safe='')}{_put(variable)}"
+
+
+def tags_of_route(method: str, route: str) -> str:
+    """The tags of a search for one route's traces."""
+    return f"{tag('http.request.method', method)}{quote(' ')}{tag('http.route', route)}"
 
 
 def _put(variable: str) -> str:

@@ -17,7 +17,18 @@ from tools.dashboards.common import (
 )
 from tools.dashboards.layout import Board
 from tools.dashboards.panels import STATUSES, Query, Row, lines, numbers, ok_above, ok_below
-from tools.dashboards.promql import JOB, REQUESTS, events, quantile, rate, series, slowest, up
+from tools.dashboards.promql import (
+    JOB,
+    REQUESTS,
+    ROUTE_LABELS,
+    ROUTE_LEGEND,
+    events,
+    quantile,
+    rate,
+    series,
+    slowest,
+    up,
+)
 
 _COUNT: Final = f"{REQUESTS}_count"
 _USED: Final = 'db_client_connection_state="used"'
@@ -121,7 +132,7 @@ _RED: Final = Row(
             stacked=True,
             colours=STATUSES,
         ),
-        failures(per=("job", "http_route"), legend="{{job}} {{http_route}}"),
+        failures(per=("job", *ROUTE_LABELS), legend=ROUTE_LEGEND),
         durations(),
         duration_cells(width=12),
         lines(
@@ -129,7 +140,7 @@ _RED: Final = Row(
             "The ten routes with the highest p95. Click one to open its dashboard. Good: only routes that are known"
             " to be slow, such as exports.",
             "s",
-            Query(slowest(10, 0.95, REQUESTS, per=("job", "http_route")), "{{job}} {{http_route}}"),
+            Query(slowest(10, 0.95, REQUESTS, per=("job", *ROUTE_LABELS)), ROUTE_LEGEND),
             width=12,
             fill=0,
             links=(SERIES_TO_ROUTE,),
@@ -150,7 +161,7 @@ _SATURATION: Final = Row(
             "Share of time in which the loop of each process ran code. A process has one loop: at 100 % requests "
             "queue up. Good: below 70 %.",
             "percentunit",
-            Query(series("fastperf_event_loop_utilization_ratio"), "{{job}} {{instance}}"),
+            Query(series("fastperf_event_loop_utilization_ratio"), "{{job}} {{instance}} {{worker}}"),
             maximum=1,
             width=6,
             limits=ok_below(0.7, 0.9),
@@ -191,7 +202,7 @@ _SATURATION: Final = Row(
             "Memory that the end of the process would free (USS). Good: stable after the first hours; steady growth"
             " is a leak. The Runtime dashboard forecasts when it reaches the limit.",
             "bytes",
-            Query(series("fastperf_memory_unique_bytes"), "{{job}} {{instance}}"),
+            Query(series("fastperf_memory_unique_bytes"), "{{job}} {{instance}} {{worker}}"),
             width=6,
             links=_RUNTIME,
         ),

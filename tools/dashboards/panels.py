@@ -27,12 +27,20 @@ STATUSES: Final[Mapping[str, str]] = {
     "/4..$/": "yellow",
     "/5..$/": "red",
 }
-#: one colour per segment of the time budget, the same on every dashboard
+#: one colour per segment of the time budget, the same on every dashboard; what awaits is the pale shade of what runs
 SEGMENTS: Final[Mapping[str, str]] = {
     "middleware": "purple",
-    "dependencies": "light-blue",
+    "middleware_await": "super-light-purple",
+    "dependencies": "#1fa7a0",
+    "dependencies_await": "#a6dedb",
     "handler": "blue",
+    "handler_await": "super-light-blue",
     "db": "orange",
+    "commit": "dark-orange",
+    "http_client": "dark-yellow",
+    "rpc": "semi-dark-yellow",
+    "cache": "light-yellow",
+    "messaging": "super-light-yellow",
     "pool_wait": "red",
     "threadpool_wait": "light-red",
     "loop_wait": "dark-red",

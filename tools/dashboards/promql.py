@@ -19,6 +19,10 @@ REQUESTS: Final = "http_server_request_duration_seconds"
 FAILED: Final = 'error_type!~"|ClientDisconnect|_OVERFLOW"'
 #: every service, for rules and scrapes
 ANY_JOB: Final = 'job=~".+"'
+#: labels of a route
+ROUTE_LABELS: Final = ("http_request_method", "http_route")
+#: legend of a graph by service and route
+ROUTE_LEGEND: Final = "{{job}} {{http_request_method}} {{http_route}}"
 #: observed while a request was served
 OF_ROUTE: Final = 'http_route!=""'
 
@@ -94,6 +98,11 @@ def own(expr: str) -> str:
     Otherwise `process_*` of Prometheus and the collector would be included when all services are chosen.
     """
     return f"{expr} and{on('job', 'instance')} {series(EVERY_APP)}"
+
+
+def per_worker(expr: str) -> str:
+    """The mean of an instance's workers: their counters are summed. `expr` has the labels `job` and `instance`."""
+    return f"{expr} / on (job, instance) {series('fastperf_workers')}"
 
 
 def up() -> str:

@@ -17,12 +17,13 @@ from tools.dashboards.common import (
 )
 from tools.dashboards.layout import Board
 from tools.dashboards.panels import NONE_SEEN, STATUSES, Query, Row, lines, numbers, ok_below
-from tools.dashboards.promql import RANGE, REQUESTS, increase, mean, quantile, rate
+from tools.dashboards.promql import RANGE, REQUESTS, ROUTE_LABELS, increase, mean, quantile, rate
 
 _COUNT: Final = f"{REQUESTS}_count"
 _STATEMENTS: Final = "fastperf_request_db_statements"
+_AWAIT: Final = "fastperf_request_await_seconds_total"
 _BLOCKED: Final = "fastperf_event_loop_blocked_seconds"
-_TAGS: Final = links.tag("http.route", "route")
+_TAGS: Final = links.tags_of_route("method", "route")
 
 _SUMMARY: Final = Row(
     "Summary",
@@ -118,7 +119,26 @@ BOARD: Final = Board(
     description="One route, or several: time budget, rate, errors, duration, statements, findings.",
     rows=(
         _SUMMARY,
-        Row("Time budget", [mean_by_segment(ROUTE, width=12, height=10), share_by_segment(ROUTE, width=12, height=10)]),
+        Row(
+            "Time budget",
+            [
+                mean_by_segment(ROUTE, width=12, height=10),
+                share_by_segment(ROUTE, width=12, height=10),
+                lines(
+                    "What slow requests await",
+                    "Mean number of requests over 0.1 s that await this function, or compute it in a thread. The "
+                    "report and the spans have the lines. Good: what the route is there for, and little of it.",
+                    "short",
+                    Query(
+                        f"topk(10, {rate(_AWAIT, ROUTE, per=('activity', 'library', 'function'))} > 0)",
+                        "{{activity}} {{library}} {{function}}",
+                    ),
+                    stacked=True,
+                    width=24,
+                    no_value=NONE_SEEN,
+                ),
+            ],
+        ),
         Row(
             "Rate, errors, duration",
             [
@@ -134,7 +154,7 @@ BOARD: Final = Board(
                     colours=STATUSES,
                     width=6,
                 ),
-                failures(ROUTE, per=("job", "http_route", "error_type"), legend="{{error_type}}", width=6),
+                failures(ROUTE, per=("job", *ROUTE_LABELS, "error_type"), legend="{{error_type}}", width=6),
                 durations(ROUTE, width=6),
                 duration_cells(ROUTE, width=6),
             ],

@@ -5,7 +5,17 @@ from typing import Final
 from tools.dashboards.common import CAUSES, SERIES_TO_ROUTE, SERIES_TO_TRACES
 from tools.dashboards.layout import Board
 from tools.dashboards.panels import NONE_SEEN, Column, Query, Row, cells, lines, numbers, ok_above, ok_below, rows
-from tools.dashboards.promql import buckets, increase, own, quantile, rate, series
+from tools.dashboards.promql import (
+    ROUTE_LABELS,
+    ROUTE_LEGEND,
+    buckets,
+    increase,
+    own,
+    per_worker,
+    quantile,
+    rate,
+    series,
+)
 
 _LAG: Final = "fastperf_event_loop_lag_seconds"
 _BLOCKED: Final = "fastperf_event_loop_blocked_seconds"
@@ -13,6 +23,8 @@ _WAIT: Final = "fastperf_threadpool_wait_seconds"
 _GC: Final = "fastperf_gc_pause_seconds"
 _EACH: Final = ("job", "instance")
 _PROCESS: Final = "{{job}} {{instance}}"
+#: of metrics that several workers do not sum; one process has no label `worker`
+_WORKER: Final = f"{_PROCESS} {{{{worker}}}}"
 
 _SUMMARY: Final = Row(
     "Summary",
@@ -37,9 +49,9 @@ _SUMMARY: Final = Row(
         ),
         numbers(
             "Paused by GC",
-            "Share of time in which the garbage collector paused the process, in the worst process. Good: below 1 %.",
+            "Share of time in which the garbage collector paused a process, in the worst instance. Good: below 1 %.",
             "percentunit",
-            Query(f"max by (job) ({rate(f'{_GC}_sum', per=_EACH)})", "{{job}}"),
+            Query(f"max by (job) ({per_worker(rate(f'{_GC}_sum', per=_EACH))})", "{{job}}"),
             width=5,
             limits=ok_below(0.01, 0.05),
             decimals=2,
@@ -83,17 +95,18 @@ _LOOP: Final = Row(
         ),
         cells(
             "Distribution of lag",
-            "Every measurement of the lag, ten per second as shipped: darker means more. Good: all in the lowest rows.",
+            "Every measurement of the lag, 20 per second, or 4 of an idle loop: darker means more. Good: all in the"
+            " lowest rows.",
             "s",
             Query(buckets(_LAG), "{{le}}"),
             width=8,
         ),
         lines(
             "Busy",
-            "Share of time in which the loop ran code or was blocked. At 100 % work arrives faster than it is done:"
-            " add processes, or find the computation. Good: below 70 %.",
+            "Share of time in which the loop ran code or was blocked, on average of an instance's workers. At 100 %"
+            " work arrives faster than it is done: add processes, or find the computation. Good: below 70 %.",
             "percentunit",
-            Query(rate("fastperf_event_loop_busy_seconds_total", per=_EACH), _PROCESS),
+            Query(per_worker(rate("fastperf_event_loop_busy_seconds_total", per=_EACH)), _PROCESS),
             maximum=1,
             limits=ok_below(0.7, 0.9),
         ),
@@ -111,7 +124,7 @@ _LOOP: Final = Row(
             "Blocked, by route",
             "The same by the route whose code blocked the loop. Click for the route or its traces. Good: none.",
             "percentunit",
-            Query(f"topk(10, {rate(f'{_BLOCKED}_sum', per=('job', 'http_route'))}) > 0", "{{job}} {{http_route}}"),
+            Query(f"topk(10, {rate(f'{_BLOCKED}_sum', per=('job', *ROUTE_LABELS))}) > 0", ROUTE_LEGEND),
             bars=True,
             stacked=True,
             no_value=NONE_SEEN,
@@ -163,8 +176,8 @@ _MEMORY: Final = Row(
             "Unique: memory that the end of the process would free. Resident: includes memory shared with other "
             "processes. Limit: the container's (dashed). Good: stable after the first hours.",
             "bytes",
-            Query(series("fastperf_memory_unique_bytes"), f"unique {_PROCESS}"),
-            Query(own(series("process_resident_memory_bytes")), f"resident {_PROCESS}"),
+            Query(series("fastperf_memory_unique_bytes"), f"unique {_WORKER}"),
+            Query(own(series("process_resident_memory_bytes")), f"resident {_WORKER}"),
             Query(series("fastperf_memory_limit_bytes"), f"limit {_PROCESS}"),
             dashed=("/^limit /",),
         ),
@@ -187,7 +200,7 @@ _MEMORY: Final = Row(
             "Growth of the unique memory over the last half hour, in bytes per second. Good: around 0; always above"
             " 0 is a leak.",
             "binBps",
-            Query(f"clamp_min(deriv({series('fastperf_memory_unique_bytes')}[30m]), 0)", _PROCESS),
+            Query(f"clamp_min(deriv({series('fastperf_memory_unique_bytes')}[30m]), 0)", _WORKER),
         ),
         lines(
             "GC pauses: p99 by generation",
@@ -218,7 +231,7 @@ _SYSTEM: Final = Row(
     [
         lines(
             "CPU",
-            "Cores that each process uses. A process runs Python on one core, so 1 is its maximum.",
+            "Cores that each instance uses. A process runs Python on one core, so its workers' number is the maximum.",
             "none",
             Query(own(rate("process_cpu_seconds_total", per=_EACH)), _PROCESS),
         ),

@@ -106,11 +106,11 @@ _APP: Final = Row(
             no_value=NONE_SEEN,
         ),
         lines(
-            "Overflow by metric",
-            "Observations per second that went to the overflow series. Good: none. Otherwise raise "
-            "metrics.max_series, or find the label whose values never repeat.",
+            "Overflow by metric and label",
+            "Observations per second that went to an overflow series, by the label that has too many values. "
+            "Good: none. Otherwise raise metrics.max_series, or choose the values of this label from a fixed set.",
             "ops",
-            Query(f"{rate('fastperf_metric_overflow_total', per=('metric',))} > 0", "{{metric}}"),
+            Query(f"{rate('fastperf_metric_overflow_total', per=('metric', 'label'))} > 0", "{{metric}} {{label}}"),
             bars=True,
             stacked=True,
             no_value=NONE_SEEN,

@@ -44,6 +44,8 @@ class Node:
     cost: float | None = None
     #: rows that it returns per execution
     rows: float | None = None
+    #: that number is a guess of ours, for a database that makes no estimate
+    guessed: bool = False
     #: bytes of one row
     width: float = 0
     #: rows that a scan reads per execution

@@ -9,7 +9,7 @@ from otel_fastperf.internals.text_safety import encodable
 from otel_fastperf.sql.plans.mysql import MARIADB, MYSQL
 from otel_fastperf.sql.plans.node import Node, PlanDialect, TableFacts, Work, walk
 from otel_fastperf.sql.plans.postgresql import POSTGRESQL
-from otel_fastperf.sql.plans.remarks import remark_on
+from otel_fastperf.sql.plans.remarks import MANY_ROWS, remark_on
 from otel_fastperf.sql.plans.sqlite import SQLITE
 from otel_fastperf.sql.plans.statement import PlannedStatement
 
@@ -33,6 +33,7 @@ class Plan:
         top: The first step.
         cost: The database's estimate, in its own unit; None if it makes none.
         scans: Tables that are scanned completely, with their rows; None if the number is unknown.
+        reads: Rows that are read from tables in all; None if the database does not estimate them.
     """
 
     text: str
@@ -41,6 +42,7 @@ class Plan:
     top: str
     cost: float | None
     scans: tuple[tuple[str, float | None], ...]
+    reads: float | None = None
 
 
 def plan_of(
@@ -56,6 +58,27 @@ def plan_of(
         top=root.title,
         cost=root.cost,
         scans=tuple((node.table, node.read) for node, _ in walk(root) if node.work is Work.SCAN),
+        reads=_reads(root),
+    )
+
+
+def _reads(root: Node) -> float | None:
+    steps = [node for node, _ in walk(root) if node.table]
+    figures = [(node.rows if node.read is None else node.read, node.loops) for node in steps]
+    known = [rows * loops for rows, loops in figures if rows is not None]
+    is_known = len(known) == len(steps) > 0 and not any(node.guessed for node in steps)
+    return sum(known) if is_known else None
+
+
+def remedy_by(plan: Plan) -> str:
+    """What the plan says about the remedy of a slow statement; "" if that is nothing."""
+    if plan.remark:
+        return plan.remark
+    if plan.reads is None or plan.reads >= MANY_ROWS:
+        return ""
+    return (
+        f"The plan reads few rows (about {plan.reads:,.0f}), so no index helps. Find out what the statement waits for:"
+        " a lock that another transaction keeps, a busy database, or a function that it calls."
     )
 
 

@@ -69,6 +69,7 @@ def _judge(node: Node, access: re.Match[str], statement: PlannedStatement) -> No
     alias = access["alias"] or name
     if access["verb"] == "SEARCH":
         node.rows = 1.0 if "rowid=?" in rest else _EQUAL_ROWS if "=?" in rest else None
+        node.guessed = "rowid=?" not in rest
         node.table = statement.table(alias) if access["alias"] is None else name
         return
     node.work = Work.SCAN

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from otel_fastperf.sql.columns import NAME, PART, Comparison, comparisons
+from otel_fastperf.sql.columns import NAME, PART, Comparison, comparisons, without_casts
 from otel_fastperf.sql.describe import describe
 from otel_fastperf.sql.keywords import keywords
 
@@ -17,9 +17,6 @@ _LONGEST: Final = 16 * 1024
 #: columns of one index
 _MOST_KEYS: Final = 3
 
-_CAST: Final = re.compile(
-    r'::(?:"[^"]+"|[^\W\d][\w$.]*)(?: varying| precision)?(?:\([?, ]*\))?(?: with(?:out)? time zone)?(?:\[\])*'
-)
 _LONE: Final = re.compile(rf'(?<![\w"`])\(({NAME})\)')
 _SOURCE: Final = re.compile(rf"(?:\bFROM|\bJOIN|,)\s+({NAME})(?:\s+AS)?\s+({PART})", re.IGNORECASE)
 _ORDER: Final = re.compile(r"\bORDER BY\s+(.*?)(?=\bLIMIT\b|\bOFFSET\b|\bFETCH\b|\bFOR\b|\)|;|$)", re.IGNORECASE)
@@ -89,7 +86,7 @@ def statement_of(sql: str, dialect: str) -> PlannedStatement:
 
 def scrubbed(condition: str, dialect: str) -> str:
     """The condition without values and casts: `(email = 'a@b.c'::text)` as `(email = ?)`."""
-    shown = _CAST.sub("", describe(condition[:_LONGEST], dialect, max_length=_LONGEST).text)
+    shown = without_casts(describe(condition[:_LONGEST], dialect, max_length=_LONGEST).text)
     return " ".join(_LONE.sub(r"\1", shown).split())
 
 

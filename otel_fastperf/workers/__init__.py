@@ -1,0 +1,5 @@
+"""The workers of one service: how they find each other, ask each other, and keep what dead ones have counted."""
+
+from otel_fastperf.workers.family import Gathering, WorkerAnswer, Workers
+
+__all__ = ["Gathering", "WorkerAnswer", "Workers"]
