@@ -33,21 +33,8 @@ READS_THE_INTERPRETER: Final = (
     "tests/monitors",
 )
 
-# Tests that do not depend on the version of FastAPI, SQLAlchemy, OpenTelemetry or Python run once, in `make test`.
-RUN_ONCE: Final = (
-    "tests/cli/stack",
-    "tests/demo",
-    "tests/deploy",
-    "tests/packaging",
-    "tests/pytest_plugin",
-    "tests/report",
-    "tests/test_architecture.py",
-    "tests/test_benchmarks.py",
-    "tests/test_docs.py",
-    "tests/test_pages.py",
-    "tests/truth",
-    "tests/typing",
-)
+# Tests that depend on no version.
+ONCE: Final = ROOT / "tests/once.txt"
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
@@ -62,7 +49,7 @@ def matrix(name: str, pythons: Sequence[str], *requirements: str, resolution: st
     def suite(session: nox.Session) -> None:
         session.install("--editable", ".", "--group", "test", "--resolution", resolution, *requirements)
         session.run("python", "-c", VERSIONS, silent=False)
-        chosen = session.posargs or [f"--ignore={path}" for path in RUN_ONCE]
+        chosen = session.posargs or [f"--ignore={line}" for line in ONCE.read_text().splitlines() if line.startswith("tests")]
         session.run("pytest", *PYTEST, *chosen)
 
 
