@@ -49,7 +49,9 @@ def matrix(name: str, pythons: Sequence[str], *requirements: str, resolution: st
     def suite(session: nox.Session) -> None:
         session.install("--editable", ".", "--group", "test", "--resolution", resolution, *requirements)
         session.run("python", "-c", VERSIONS, silent=False)
-        chosen = session.posargs or [f"--ignore={line}" for line in ONCE.read_text().splitlines() if line.startswith("tests")]
+        chosen = session.posargs or [
+            f"--ignore={line}" for line in ONCE.read_text().splitlines() if line.startswith("tests")
+        ]
         session.run("pytest", *PYTEST, *chosen)
 
 
