@@ -103,4 +103,6 @@ def configured(
 def _quickened(text: str) -> str:
     keys = "scrape_interval|scrape_timeout|evaluation_interval|interval|for"
     text = re.sub(rf"^( +(?:{keys}):) \w+$", r"\1 1s", text, flags=re.MULTILINE)
+    # in the rules whose look-back is the interval of their group
+    text = text.replace("offset 30s", "offset 1s")
     return re.sub(r"^( +keep_firing_for:) \w+$", r"\1 5s", text, flags=re.MULTILINE)

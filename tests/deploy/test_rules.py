@@ -11,11 +11,26 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from otel_fastperf import setup_telemetry
 from otel_fastperf.findings import Kind
 from otel_fastperf.metrics import HTTP_SECONDS
+from otel_fastperf.tracing.buffer import Outcome
 from tests.deploy.prometheus import VARIABLES, stack_prometheus
-from tests.deploy.promql import KNOWN, RECORDINGS, RULES, labels_of, missing, rules, selectors
+from tests.deploy.promql import (
+    COUNTERS,
+    KNOWN,
+    RECORDINGS,
+    RULES,
+    TARGET,
+    Selector,
+    labels_of,
+    missing,
+    rules,
+    selectors,
+)
 from tests.deploy.servers import DEPLOY, ROOT, needs, program
 from tests.prometheus import Prometheus
 from tests.serving import wait_until
@@ -200,6 +215,73 @@ def test_the_file_of_objectives_lists_the_bucket_bounds() -> None:
     named = re.search(r"http_server_request_duration_seconds: ([\d. ]+)\. ", text)
     assert named is not None
     assert tuple(map(float, named.group(1).split())) == HTTP_SECONDS
+
+
+# counters that are born late
+
+#: counters with labels whose series are all there, at 0, before anything is counted
+BORN_AT_ZERO: Final = {"fastperf_gc_pause_seconds_sum", "fastperf_spans_total"}
+_ONE: Final = "exp_samples: [{labels: '{}', value: 1}]"
+_BIRTHS: Final = """
+rule_files: {rules}
+evaluation_interval: 30s
+tests:
+  - interval: 15s
+    input_series:
+      - {{series: 'up{{job="shop", instance="a:80"}}', values: "1x200"}}
+      - {{series: 'process_start_time_seconds{{job="shop", instance="a:80"}}', values: "-9000x200"}}
+      - {{series: 'fastperf_build_info{{job="shop", instance="a:80"}}', values: "1x200"}}
+{born}
+    promql_expr_test:
+{expected}
+"""
+
+
+def _rated(expression: str) -> list[Selector]:
+    """The counters with labels of their own whose increase an expression measures."""
+    return [
+        one
+        for one in selectors(expression)
+        if one.metric in COUNTERS - BORN_AT_ZERO and KNOWN[one.metric] - TARGET - {"le"}
+    ]
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_alerts_leave_counters_that_are_born_late_to_recordings(alert: Rule) -> None:
+    """A counter that is born at 200 has no rate; only a recording that counts births sees the 200 events."""
+    assert _rated(alert["expr"]) == []
+
+
+def test_recordings_count_what_a_counter_is_born_with(promtool: str, tmp_path: Path) -> None:
+    measuring = {name: _rated(expression) for name, expression in RECORDINGS.items() if _rated(expression)}
+    assert len(measuring) > 10
+    born = {_born(one) for found in measuring.values() for one in found}
+    expected = [f"      - {{expr: 'count({name} > 0) > bool 0', eval_time: 20m, {_ONE}}}" for name in measuring]
+    inputs = [f"      - {{series: '{series}', values: \"_x80 200x100\"}}" for series in sorted(born)]
+    text = _BIRTHS.format(rules=list(map(str, RULES)), born="\n".join(inputs), expected="\n".join(expected))
+    (tmp_path / "test.yml").write_text(text)
+    assert "SUCCESS" in _run(promtool, "test", "rules", tmp_path / "test.yml")
+
+
+def _born(one: Selector) -> str:
+    """A series that the selector finds. A pattern of values that it leaves out is itself none of these values."""
+    own = {label: one.matchers.get(label, "x") for label in KNOWN[one.metric] - TARGET}
+    own |= {"le": "0.5"} if "le" in own else {}
+    text = ", ".join(f'{label}="{value}"' for label, value in sorted(own.items()))
+    return f'{one.metric}{{job="shop", instance="a:80", {text}}}'
+
+
+def test_other_counters_of_alerts_are_there_at_zero_when_the_app_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    app = FastAPI()
+    telemetry = setup_telemetry(app)
+    with TestClient(app) as client:
+        page = client.get("/metrics").text
+    telemetry.shutdown()
+    for outcome in Outcome:
+        assert f'fastperf_spans_total{{outcome="{outcome}"}} 0.0' in page
+    for generation in range(3):
+        assert f'fastperf_gc_pause_seconds_sum{{generation="{generation}"}}' in page
 
 
 # runbooks
