@@ -132,7 +132,7 @@ class Installation:
     def start(self) -> None:
         """Install all parts, and follow the app's lifespan."""
         self._install()
-        self._lifespan.enter_context(wrapped_lifespan(self._app, self._around_lifespan))
+        self._lifespan.enter_context(wrapped_lifespan(self._app, self._around_lifespan, self._guard))
         gone = finalize(self._app, self._in_process.close_soon)
         gone.atexit = False
         self._lifespan.callback(gone.detach)
@@ -186,6 +186,12 @@ class Installation:
                 self.backlog.stop()
                 self._on_app.close()
                 self._in_process.close()
+
+    def _remove_guarded(self) -> None:
+        try:
+            self._remove()
+        except Exception as error:  # noqa: BLE001 - the app stops as it would without
+            self._guard.failed("installation", error)
 
     def _opened(self, exits: ExitStack) -> Materials:
         """Open the tracing, which all parts need, and build on it what they share."""
@@ -256,7 +262,7 @@ class Installation:
         with self._lock:
             self._lifespans -= 1
         if not self._lifespans:
-            await on_a_thread(self._remove)
+            await on_a_thread(self._remove_guarded)
 
     def _start_inside_lifespan(self) -> None:
         assert self._runner is not None  # noqa: S101 - set by _install

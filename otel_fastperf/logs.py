@@ -7,6 +7,7 @@ structlog.configure(processors=[add_trace_context, ...])
 import logging
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from opentelemetry import trace
@@ -58,6 +59,7 @@ def correlate_logs(guard: Guard) -> Iterator[None]:
 
 
 def _adding_context(original: Callable[..., logging.LogRecord], patch: Patch[Guard]) -> Any:
+    @wraps(original)
     def make_record(self: logging.Logger, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = original(self, *args, **kwargs)
         if patch.subscribers:

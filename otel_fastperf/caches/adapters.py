@@ -337,9 +337,9 @@ def _library_of(cache: object) -> _Library | None:
 
 
 def _cachetools_methods(base: Any, counts: _Counts) -> dict[str, Any]:
-    def __getitem__(self: Any, key: Any, *more: Any) -> Any:  # noqa: N807
+    def __getitem__(self: Any, key: Any, *more: Any, **named: Any) -> Any:  # noqa: N807
         missed = counts.misses
-        value = base.__getitem__(self, key, *more)
+        value = base.__getitem__(self, key, *more, **named)
         if counts.misses == missed:
             counts.hits += 1
         return value
@@ -361,17 +361,17 @@ def _cachetools_methods(base: Any, counts: _Counts) -> dict[str, Any]:
 def _evictions_counted(base: Any, counts: _Counts) -> dict[str, Any]:
     """Count a `popitem` during `__setitem__` as an eviction; `clear()` of older versions calls `popitem`, too."""
 
-    def __setitem__(self: Any, key: Any, value: Any, *more: Any) -> None:  # noqa: N807
+    def __setitem__(self: Any, key: Any, value: Any, *more: Any, **named: Any) -> None:  # noqa: N807
         counts.storing += 1
         try:
-            base.__setitem__(self, key, value, *more)
+            base.__setitem__(self, key, value, *more, **named)
         finally:
             counts.storing -= 1
 
-    def popitem(self: Any) -> Any:
+    def popitem(self: Any, *more: Any, **named: Any) -> Any:
         # older versions look up the entry that they remove
         asked = counts.hits, counts.misses
-        item = base.popitem(self)
+        item = base.popitem(self, *more, **named)
         counts.hits, counts.misses = asked
         if counts.storing:
             counts.evictions += 1

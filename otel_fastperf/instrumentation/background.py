@@ -6,6 +6,7 @@ wrapped.
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from opentelemetry import trace
@@ -27,9 +28,9 @@ def instrument_background(signals: Signals) -> Iterator[None]:
 
 
 def _traced(original: Callable[[BackgroundTask], Awaitable[None]], patch: Patch[Signals]) -> Any:
+    @wraps(original)
     async def call(self: BackgroundTask) -> None:
-        record = current_record()
-        signals = None if record is None else patch.subscribers.get(id(record.owner))
+        record, signals = _request_of(patch)
         if record is None or signals is None:
             await original(self)
             return
@@ -54,6 +55,17 @@ def _traced(original: Callable[[BackgroundTask], Awaitable[None]], patch: Patch[
                 _end(span, signals)
 
     return call
+
+
+def _request_of(patch: Patch[Signals]) -> tuple[RequestRecord | None, Signals | None]:
+    """The request that the task belongs to, and its telemetry; None for tasks of others."""
+    try:
+        record = current_record()
+        return record, None if record is None else patch.subscribers.get(id(record.owner))
+    except Exception as error:  # noqa: BLE001 - the task runs untraced
+        for signals in patch.subscribers.values():
+            signals.guard.failed("background", error)
+        return None, None
 
 
 def _start(task: BackgroundTask, record: RequestRecord, signals: Signals) -> Span | None:

@@ -194,7 +194,7 @@ def _instrumented(users: list[_User]) -> Iterator[None]:
 
 
 @contextmanager
-def _every_engine(provider: TracerProvider) -> Iterator[None]:
+def _every_engine(provider: RoutedProvider) -> Iterator[None]:
     """Have contrib trace each engine from its first connection on.
 
     Contrib itself traces only engines made later, and only if `create_engine` was not imported before.
@@ -206,7 +206,13 @@ def _every_engine(provider: TracerProvider) -> Iterator[None]:
     usage = metrics.get_meter(_CONTRIB).create_up_down_counter("db.client.connections.usage", "connections")
 
     def engine_connect(connection: Connection) -> None:
-        engine = connection.engine
+        try:
+            watch(connection.engine)
+        except Exception as error:  # noqa: BLE001 - telemetry must not make a check-out fail
+            for user in provider.users[:1]:
+                user.signals.guard.failed("database", error)
+
+    def watch(engine: Engine) -> None:
         if engine in seen:
             return
         seen.add(engine)

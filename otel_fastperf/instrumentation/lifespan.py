@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.internals.patching import Patch, subscribed
 from otel_fastperf.internals.waiting import called_by_trio, running_loop
 
@@ -25,17 +26,23 @@ Around = Callable[[AbstractAsyncContextManager[Any]], AbstractAsyncContextManage
 
 
 @contextmanager
-def wrapped_lifespan(app: Starlette, around: Around) -> Iterator[None]:
+def wrapped_lifespan(app: Starlette, around: Around, guard: Guard) -> Iterator[None]:
     """Make every lifespan of the app run as `around(lifespan)`, which must yield the app's state that it yields."""
-    with subscribed(app.router, "lifespan_context", _surrounded, around, around):
+    with subscribed(app.router, "lifespan_context", _surrounded, around, (around, guard)):
         yield
 
 
-def _surrounded(original: Callable[[Any], AbstractAsyncContextManager[Any]], patch: Patch[Around]) -> Any:
-    def lifespan(running: Any) -> AbstractAsyncContextManager[Any]:
-        inner = original(running)
-        for around in patch.subscribers.values():
-            inner = around(inner)
+def _surrounded(
+    original: Callable[..., AbstractAsyncContextManager[Any]], patch: Patch[tuple[Around, Guard]]
+) -> Callable[..., AbstractAsyncContextManager[Any]]:
+    # the arguments are those of the app's own function
+    def lifespan(*arguments: Any, **options: Any) -> AbstractAsyncContextManager[Any]:
+        inner = original(*arguments, **options)
+        for around, guard in patch.subscribers.values():
+            try:
+                inner = around(inner)
+            except Exception as error:  # noqa: BLE001 - the app starts unobserved
+                guard.failed("installation", error)
         return inner
 
     return lifespan

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from otel_fastperf.requests.route import Route
 
 _CallNext = Callable[[Any], Awaitable[Any]]
-_DispatchFunction = Callable[[Any, _CallNext], Awaitable[Any]]
+_DispatchFunction = Callable[..., Awaitable[Any]]
+
+#: Starlette calls `dispatch_func(request, call_next)`
+_STARLETTES_OWN: Final = 2
 
 #: packages whose middlewares are not the app's
 _NOT_THE_APPS: Final = ("otel_fastperf.", "fastapi.", "opentelemetry.")
@@ -167,10 +170,12 @@ class _DispatchTimer:
 
 
 def _timing_dispatch(original: _DispatchFunction, patch: Patch[_DispatchTimer]) -> _DispatchFunction:
-    async def dispatch(request: Any, call_next: _CallNext) -> Any:
-        for timer in patch.subscribers.values():  # one: an app has one telemetry at a time
-            return await timer.run(original, request, call_next)
-        return await original(request, call_next)
+    # the names of its parameters are the app's
+    async def dispatch(*arguments: Any, **options: Any) -> Any:
+        if len(arguments) == _STARLETTES_OWN and not options:
+            for timer in patch.subscribers.values():  # one: an app has one telemetry at a time
+                return await timer.run(original, *arguments)
+        return await original(*arguments, **options)
 
     return dispatch
 

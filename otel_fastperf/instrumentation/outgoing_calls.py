@@ -85,7 +85,11 @@ class OutgoingCalls:
             record.waited(call.started, ended, facts.cause)
             self._group(record, facts, call, ended)
         except Exception as error:  # noqa: BLE001 - costs the evidence, not the call
-            self._signals.guard.failed("clients", error)
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Count a failure of what observes calls."""
+        self._signals.guard.failed("clients", error)
 
     def note_body(self, call: "OutgoingCall", since: float, until: float, total: float) -> None:
         """Note a wait for a piece of the response's body; all waits until then took `total` seconds."""

@@ -12,6 +12,7 @@ FastAPI and Starlette run `def` endpoints and dependencies with `anyio.to_thread
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from types import ModuleType
 from typing import Any, Final
 
@@ -40,13 +41,30 @@ def instrument_endpoints(signals: Signals) -> Iterator[None]:
 
 def _observed(patch: Patch[Signals]) -> RequestRecord | None:
     """The record of the running request if it belongs to a subscriber."""
-    record = current_record()
-    if record is None or record.ended or id(record.owner) not in patch.subscribers:
+    try:
+        record = current_record()
+        if record is None or record.ended or id(record.owner) not in patch.subscribers:
+            return None
+    except Exception as error:  # noqa: BLE001 - the request goes on without its phases
+        _failed(patch, error)
         return None
     return record
 
 
+def _note(record: RequestRecord, start: float, end: float, cause: int, patch: Patch[Signals]) -> None:
+    try:
+        record.waited(start, end, cause)
+    except Exception as error:  # noqa: BLE001 - the application gets what its function returned
+        _failed(patch, error)
+
+
+def _failed(patch: Patch[Signals], error: Exception) -> None:
+    for signals in patch.subscribers.values():
+        signals.guard.failed("requests", error)
+
+
 def _timing_dependencies(original: _Function, patch: Patch[Signals]) -> _Function:
+    @wraps(original)
     async def solve_dependencies(*arguments: Any, **options: Any) -> Any:
         record = _observed(patch)
         if record is None:
@@ -60,6 +78,7 @@ def _timing_dependencies(original: _Function, patch: Patch[Signals]) -> _Functio
 
 
 def _timing_endpoint(original: _Function, patch: Patch[Signals]) -> _Function:
+    @wraps(original)
     async def run_endpoint_function(*arguments: Any, **options: Any) -> Any:
         record = _observed(patch)
         if record is None:
@@ -73,6 +92,7 @@ def _timing_endpoint(original: _Function, patch: Patch[Signals]) -> _Function:
 
 
 def _timing_threads(original: _Function, patch: Patch[Signals]) -> _Function:
+    @wraps(original)
     async def run_sync(func: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         record = _observed(patch)
         if record is None:
@@ -87,18 +107,19 @@ def _timing_threads(original: _Function, patch: Patch[Signals]) -> _Function:
                 return func(*values)
             finally:
                 ended = time.perf_counter()
-                record.waited(started, ended, Cause.IN_THREAD)
+                _note(record, started, ended, Cause.IN_THREAD, patch)
 
         result = await original(timed, *arguments, **options)
         now = time.perf_counter()
         if now - ended > TURN:
-            record.waited(ended, now, Cause.LOOP_WAIT)
+            _note(record, ended, now, Cause.LOOP_WAIT, patch)
         return result
 
     return run_sync
 
 
 def _driving_stream(original: _Function, patch: Patch[Signals]) -> _Function:
+    @wraps(original)
     async def stream_response(self: StreamingResponse, send: Send) -> None:
         record = _observed(patch)
         if record is None or not record.suspended:

@@ -26,6 +26,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     from otel_fastperf.findings import CallSite
 
-_RawConnection = Callable[[Engine], PoolProxiedConnection]
+_RawConnection = Callable[..., PoolProxiedConnection]
 
 #: the task or thread that checked a connection out
 _Worker = ref[Any] | int
@@ -470,14 +471,13 @@ def _remove_states(name: str, metrics: Metrics) -> None:
 
 
 def _timing_connections(original: _RawConnection, patch: Patch[_PoolListeners]) -> _RawConnection:
-    def raw_connection(engine: Engine) -> PoolProxiedConnection:
+    @wraps(original)
+    def raw_connection(self: Engine, *arguments: Any, **options: Any) -> PoolProxiedConnection:
         wanted = [
-            (pools, checkout)
-            for pools in patch.subscribers.values()
-            if (checkout := pools.requested(engine)) is not None
+            (pools, checkout) for pools in patch.subscribers.values() if (checkout := pools.requested(self)) is not None
         ]
         try:
-            connection = original(engine)
+            connection = original(self, *arguments, **options)
         except BaseException as error:
             for pools, checkout in wanted:
                 pools.given_up(checkout, error)

@@ -40,15 +40,19 @@ async def response_bodies_observed(calls: OutgoingCalls, signals: Signals) -> As
         yield
 
 
-def _claiming(original: Any, _patch: Patch[OutgoingCalls]) -> Any:
+def _claiming(original: Any, patch: Patch[OutgoingCalls]) -> Any:
     """A stream is made inside of the span of its call."""
 
     @wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it replaces a constructor
         original(self, *args, **kwargs)
-        span = trace.get_current_span()
-        if isinstance(span, CallSpan) and isinstance(span.call, OutgoingCall):
-            self.__dict__[_CALL] = span.call
+        try:
+            span = trace.get_current_span()
+            if isinstance(span, CallSpan) and isinstance(span.call, OutgoingCall):
+                self.__dict__[_CALL] = span.call
+        except Exception as error:  # noqa: BLE001 - costs the evidence, not the call
+            for calls in patch.subscribers.values():
+                calls.failed(error)
 
     return __init__
 

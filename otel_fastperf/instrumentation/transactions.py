@@ -76,17 +76,17 @@ def instrument_transactions(
 
 def _observing(operation: str) -> Callable[[Any, "Patch[_EndListeners]"], Any]:
     def wrap(original: Callable[..., None], patch: "Patch[_EndListeners]") -> Callable[..., None]:
-        def end(connection: Connection, *arguments: Any) -> None:
+        def end(connection: Connection, *arguments: Any, **options: Any) -> None:
             # outside of requests, the telemetry that was set up last
             for listeners in tuple(patch.subscribers.values())[::-1]:
                 observed = listeners.begins(connection, operation)
                 if observed is not None:
                     break
             else:
-                original(connection, *arguments)
+                original(connection, *arguments, **options)
                 return
             try:
-                original(connection, *arguments)
+                original(connection, *arguments, **options)
             except BaseException as error:
                 observed.ended(error)
                 raise

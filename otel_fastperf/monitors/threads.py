@@ -90,7 +90,11 @@ class _WaitListener:
             if seconds:
                 self._note(seconds)
         except Exception as error:  # noqa: BLE001 - the caller has a token, which it must return
-            self._signals.guard.failed("threadpool_wait", error)
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Count a failure."""
+        self._signals.guard.failed("threadpool_wait", error)
 
     def _note(self, seconds: float) -> None:
         """Note the wait on its request; report it if it is over the threshold."""
@@ -166,8 +170,7 @@ def _timed(base: type[CapacityLimiter], listeners: list[_WaitListener]) -> type[
     """A subclass of `base` with its name and layout. `acquire`, `async with` and anyio itself all use this method."""
 
     async def acquire_on_behalf_of(self: CapacityLimiter, borrower: object) -> None:
-        now = self.statistics()
-        if now.borrowed_tokens < now.total_tokens and not now.tasks_waiting:
+        if not _is_exhausted(self, listeners):
             await base.acquire_on_behalf_of(self, borrower)
             waited(0.0)
             return
@@ -194,3 +197,13 @@ def _timed(base: type[CapacityLimiter], listeners: list[_WaitListener]) -> type[
         _LISTENERS: listeners,
     }
     return type(base.__name__, (base,), body)
+
+
+def _is_exhausted(limiter: CapacityLimiter, listeners: list[_WaitListener]) -> bool:
+    try:
+        now = limiter.statistics()
+    except Exception as error:  # noqa: BLE001 - the caller gets its token
+        for listener in tuple(listeners):
+            listener.failed(error)
+        return False
+    return now.borrowed_tokens >= now.total_tokens or bool(now.tasks_waiting)
