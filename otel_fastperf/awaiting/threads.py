@@ -167,12 +167,25 @@ def _source_of(future: Any) -> object:
 
 
 def _ran(thread: int) -> float:
-    """Seconds for which a thread ran or was ready to run, if the kernel tells the latter."""
+    """Seconds for which a thread ran or was ready to run, if the kernel tells the latter; 0 if it has ended."""
     native = next((each.native_id for each in threading.enumerate() if each.ident == thread), None)
+    if native is None:
+        return 0.0
     try:
         with open(f"/proc/self/task/{native}/schedstat", "rb") as file:  # noqa: PTH123 - a third of the time of a Path
             running, ready, _ = file.read().split()
         return (int(running) + int(ready)) / 1e9
     except (OSError, ValueError):
-        # the thread has a frame, so it has not ended
-        return time.clock_gettime(time.pthread_getcpuclockid(thread))
+        return _ran_at_least(native)
+
+
+def _ran_at_least(native: int) -> float:
+    """Seconds of CPU time of a thread; 0 if it has ended.
+
+    `time.pthread_getcpuclockid` crashes the process for a thread that has just ended. Linux makes the clock's id from
+    that of the thread, and looks for the thread when the clock is read: MAKE_THREAD_CPUCLOCK in its posix-timers.h.
+    """
+    try:
+        return time.clock_gettime(~native << 3 | 0b110)
+    except OSError:
+        return 0.0

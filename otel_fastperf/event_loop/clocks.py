@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import repeat
 from math import inf
 from typing import Any, Final
 
@@ -56,8 +57,7 @@ def _clock(
 @contextmanager
 def _idle_clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[Clock | None]:
     if _is_uvloop(loop):
-        libuv, pointer = _libuv(loop)
-        yield lambda: libuv.uv_metrics_idle_time(pointer) / 1e9
+        yield _UvIdleClock(_Libuv(loop))
         return
     with _timed_select(loop) as timed:
         yield None if timed is None else lambda: timed.waited
@@ -66,7 +66,7 @@ def _idle_clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[Clock | None]:
 @contextmanager
 def _run_clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[Clock | None]:
     if _is_uvloop(loop):
-        yield _UvRunClock(*_libuv(loop))
+        yield _UvRunClock(_Libuv(loop))
         return
     with _timed_select(loop) as timed:
         yield None if timed is None else timed.running_since
@@ -76,25 +76,45 @@ def _is_uvloop(loop: asyncio.AbstractEventLoop) -> bool:
     return type(loop).__module__.partition(".")[0] == "uvloop"
 
 
-def _libuv(loop: asyncio.AbstractEventLoop) -> tuple[Any, Any]:
-    """libuv, which counts the loop's idle time, and the pointer to its loop, which lives as long as uvloop's.
+class _Libuv:
+    """libuv's counters of one loop, readable from any thread, until the loop is closed and after that.
 
-    uvloop does not expose libuv's counters (MagicStack/uvloop#322), but it does expose the pointer.
+    uvloop does not expose them (MagicStack/uvloop#322), but it does expose the pointer to libuv's loop, which it frees
+    with its own. When a loop is closed, libuv frees the counters, and a call that reads them would crash the process.
     """
-    module = sys.modules["uvloop.loop"]
-    # PyDLL keeps the GIL: the calls are shorter than a release of it
-    libuv: Any = ctypes.PyDLL(module.__file__)
-    libuv.uv_loop_configure.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    libuv.uv_metrics_info.argtypes = [ctypes.c_void_p, ctypes.POINTER(_UvMetrics)]
-    for function in (libuv.uv_metrics_idle_time, libuv.uv_now):
-        function.argtypes = [ctypes.c_void_p]
-        function.restype = ctypes.c_uint64
-    # a function of our own: argument types set on an attribute of `ctypes.pythonapi` would affect all its users
-    prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
-    pointer = prototype(("PyCapsule_GetPointer", ctypes.pythonapi))(module.libuv_get_loop_t_ptr(loop), None)
-    # libuv cannot stop counting; it costs one system call per wait that does not end at once
-    libuv.uv_loop_configure(pointer, _UV_METRICS_IDLE_TIME)
-    return libuv, pointer
+
+    __slots__ = ("_is_closed", "_pointer", "idle_time", "info", "now")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        module = sys.modules["uvloop.loop"]
+        # PyDLL keeps the GIL: the calls are shorter than a release of it
+        libuv: Any = ctypes.PyDLL(module.__file__)
+        libuv.uv_loop_configure.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        for function in (libuv.uv_metrics_idle_time, libuv.uv_now):
+            function.argtypes = [ctypes.c_void_p]
+            function.restype = ctypes.c_uint64
+        libuv.uv_metrics_info.argtypes = [ctypes.c_void_p, ctypes.POINTER(_UvMetrics)]
+        self.idle_time: Any = libuv.uv_metrics_idle_time
+        self.now: Any = libuv.uv_now
+        self.info: Any = libuv.uv_metrics_info
+        # a function of our own: argument types set on an attribute of `ctypes.pythonapi` would affect all its users
+        prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+        self._pointer = prototype(("PyCapsule_GetPointer", ctypes.pythonapi))(module.libuv_get_loop_t_ptr(loop), None)
+        # keeps the loop, too
+        self._is_closed = loop.is_closed
+        # libuv cannot stop counting; it costs one system call per wait that does not end at once
+        libuv.uv_loop_configure(self._pointer, _UV_METRICS_IDLE_TIME)
+
+    def readings(self, function: Any, *arguments: Any) -> Iterator[int]:
+        """What one of the functions returns for the loop, each time anew, until the loop is closed.
+
+        Another thread may close the loop at any moment at which the interpreter can switch threads, and it can between
+        any two calls in Python. So the question whether the loop is closed and the call that depends on it are one
+        step of `map`, in C: `iter(is_closed, True)` ends when the loop is closed, else its False is one more argument
+        of the function, which C ignores.
+        """
+        until_closed = iter(self._is_closed, True)  # noqa: FBT003 - the answer that ends it
+        return map(function, repeat(self._pointer), *map(repeat, arguments), until_closed)
 
 
 class _UvMetrics(ctypes.Structure):
@@ -108,26 +128,43 @@ class _UvMetrics(ctypes.Structure):
     )
 
 
+class _UvIdleClock:
+    """`idle_clock` of a uvloop. Stands still once the loop is closed."""
+
+    __slots__ = ("_idle", "_last")
+
+    def __init__(self, libuv: _Libuv) -> None:
+        self._idle = libuv.readings(libuv.idle_time)
+        self._last = 0
+
+    def __call__(self) -> float:
+        self._last = next(self._idle, self._last)
+        return self._last / 1e9
+
+
 class _UvRunClock:
     """`run_clock` of a uvloop. Code that sets timers moves libuv's time, so the first reading of an iteration holds."""
 
-    __slots__ = ("_known", "_libuv", "_loop")
+    __slots__ = ("_idle", "_known", "_libuv", "_now")
 
-    def __init__(self, libuv: Any, loop: Any) -> None:
+    def __init__(self, libuv: _Libuv) -> None:
         self._libuv = libuv
-        self._loop = loop
+        self._idle = libuv.readings(libuv.idle_time)
+        self._now = libuv.readings(libuv.now)
         #: idle time, number of iterations and result of the last reading
-        self._known = (0, 0, 0.0)
+        self._known: tuple[int, int, float] = (0, 0, 0.0)
 
     def __call__(self) -> float:
-        libuv, loop = self._libuv, self._loop
-        idle = libuv.uv_metrics_idle_time(loop)
-        if libuv.uv_metrics_idle_time(loop) != idle:
+        idle = next(self._idle, None)
+        if idle is None or next(self._idle, None) != idle:
             return time.perf_counter()
         metrics = _UvMetrics()
-        libuv.uv_metrics_info(loop, ctypes.byref(metrics))
+        next(self._libuv.readings(self._libuv.info, ctypes.byref(metrics)), None)
+        milliseconds = next(self._now, None)
+        if milliseconds is None:
+            return time.perf_counter()
         # libuv and `time.perf_counter()` use the same clock on Linux, CLOCK_MONOTONIC
-        since: float = libuv.uv_now(loop) / 1e3
+        since = milliseconds / 1e3
         known = self._known
         if known[:2] == (idle, metrics.loop_count):
             since = min(since, known[2])

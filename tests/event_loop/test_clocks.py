@@ -1,6 +1,8 @@
 """Since when an event loop has been running. The tests of the loop monitor cover how long it has been idle."""
 
 import asyncio
+import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -113,6 +115,58 @@ def test_both_clocks_of_a_loop_can_be_removed_in_any_order(factory: Callable[[],
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main())
+
+
+def test_the_clocks_of_a_loop_can_be_read_when_it_is_closed(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """The watchdog's thread may do so. libuv has freed its counters by then: to read them would end the process."""
+
+    async def main() -> tuple[Any, Any]:
+        loop = asyncio.get_running_loop()
+        clocks = idle_clock(loop, no_failure), run_clock(loop, no_failure)
+        opened = clocks[0].__enter__(), clocks[1].__enter__()
+        await asyncio.sleep(0.05)
+        kept.append(clocks)
+        return opened
+
+    kept: list[Any] = []
+    with asyncio.Runner(loop_factory=factory) as runner:
+        idle, since = runner.run(main())
+        waited = idle()
+    assert idle() >= waited >= 0.04
+    assert since() <= time.perf_counter()
+
+
+def test_a_loop_may_be_closed_while_another_thread_reads_its_clock(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    ended = threading.Event()
+    clocks: list[Any] = []
+
+    def read() -> None:
+        while not ended.is_set():
+            for clock in clocks[-1:]:
+                clock()
+
+    async def main() -> None:
+        clock = run_clock(asyncio.get_running_loop(), no_failure)
+        kept.append(clock)
+        clocks.append(clock.__enter__())
+
+    kept: list[Any] = []
+    reader = threading.Thread(target=read)
+    reader.start()
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(100):
+            with asyncio.Runner(loop_factory=factory) as runner:
+                runner.run(main())
+    finally:
+        sys.setswitchinterval(usual)
+        ended.set()
+        reader.join()
 
 
 def test_an_unknown_kind_of_loop_has_neither_clock(monkeypatch: pytest.MonkeyPatch) -> None:
