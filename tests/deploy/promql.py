@@ -16,10 +16,16 @@ Labels = frozenset[str]
 RULES: Final = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
 #: labels and series that Prometheus adds to every target
 TARGET: Final = Labels({"job", "instance"})
-#: absent unless a service has its own objectives: see slo-targets.yml
+#: absent unless a service has its own objectives, see slo-targets.yml, or was shut down for good, see retired.yml
 OVERRIDES: Final = {
-    f"job:slo_{name}:override": Labels({"job"})
-    for name in ("availability", "latency", "latency_threshold", "bad_requests")
+    name: Labels({"job"})
+    for name in (
+        "job:slo_availability:override",
+        "job:slo_latency:override",
+        "job:slo_latency_threshold:override",
+        "job:slo_bad_requests:override",
+        "job:fastperf_retired:override",
+    )
 }
 
 _CARDINALITY: Final = promql_parser.VectorMatchCardinality
@@ -198,9 +204,10 @@ def _known() -> dict[str, Labels]:
     known = {**OVERRIDES, **OURS, **{name: TARGET | set(one.labels) for name, one in STACK.items()}}
     todo = dict(RECORDINGS)
     while todo:
-        ready = [name for name, expr in todo.items() if all(one.metric in known for one in selectors(expr))]
+        # a recording may read its own last value
+        ready = [name for name, expr in todo.items() if all(one.metric in {name, *known} for one in selectors(expr))]
         assert ready, f"asks for what nobody shows: {todo}"
-        known |= {name: labels_of(todo.pop(name), known) or Labels() for name in ready}
+        known |= {name: labels_of(todo.pop(name), {name: TARGET, **known}) or Labels() for name in ready}
     return known
 
 

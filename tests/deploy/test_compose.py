@@ -193,6 +193,12 @@ def test_apps_use_the_same_addresses_with_and_without_a_collector() -> None:
     assert ports == {**collectors, 16686: "16686"}
 
 
+def test_without_a_collector_none_is_missed() -> None:
+    prometheus = model(("jaeger-only",))["services"]["prometheus"]
+    [retired] = [one for one in prometheus["volumes"] if one["target"] == "/etc/prometheus/rules/retired.yml"]
+    assert "job: otel-collector" in Path(retired["source"]).read_text()
+
+
 # Secrets
 
 
