@@ -52,6 +52,24 @@ empty, which Prometheus treats like a missing label.
   the highest or lowest value, or one series for each with the label `worker`, which a service in one process lacks.
 """
 
+BUCKETS_HEAD: Final = """\
+Upper bounds, in the unit of the metric's name. `OTEL_FASTPERF_METRICS_BUCKETS`, or
+`Settings(metrics={"buckets": {"http_server_request_duration_seconds": (0.05, 0.1, 0.3, 0.5, 1)}})`, sets others, for
+the page and for OTLP alike. What depends on them:
+
+- Quantiles are as exact as the bounds around them, in reports, dashboards and alerts. Each bound is one more series for
+  each combination of labels.
+- A threshold of a latency objective (`slo-targets.yml`) must be a bound of `http_server_request_duration_seconds`. The
+  one that is shipped is 0.5: keep it among yours, or change the threshold. Otherwise requests cannot be counted against
+  it, and `FastperfSloWithoutBucket` fires. `otel-fastperf stack init --latency-threshold` knows the bounds below only;
+  write another one into the file by hand.
+- `FastperfEventLoopLag` takes a quantile of `fastperf_event_loop_lag_seconds`, and compares it with 0.1: with no bounds
+  around that it is wrong.
+- All processes of a service need the same bounds. While old and new ones run side by side, Prometheus' quantiles over
+  both are wrong, and of workers that answer together, those with other bounds than the first are left out of the
+  histogram.
+"""
+
 SETTINGS_HEAD: Final = """\
 # Settings
 
@@ -75,7 +93,7 @@ def metrics_page() -> Iterator[str]:
         yield f"## {title}\n"
         yield from table(("Metric", "Type", "Labels", "Workers", "Meaning"), map(metric_row, metrics))
     yield "## Buckets\n"
-    yield "Upper bounds, in the unit of the metric's name.\n"
+    yield BUCKETS_HEAD
     histograms = [metric for metrics in GROUPS.values() for metric in metrics if metric.buckets]
     yield from table(
         ("Metric", "Buckets"),

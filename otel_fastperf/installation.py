@@ -110,7 +110,7 @@ class Installation:
     def __init__(self, app: Starlette, engines: "Sequence[Engine | AsyncEngine] | None", settings: Settings) -> None:
         """Install nothing yet: see `start`."""
         self.settings = settings
-        self.metrics: Metrics = Metrics(max_series=settings.metrics.max_series)
+        self.metrics: Metrics = Metrics(max_series=settings.metrics.max_series, buckets=settings.metrics.buckets)
         metrics = self.metrics
         self._guard = Guard(lambda part: metrics.telemetry_errors.child(part).inc(), settings.exceptions)
         self._in_process = _InProcess(settings, self.metrics, self._guard)

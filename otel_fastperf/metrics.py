@@ -11,7 +11,8 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
 from prometheus_client import (
@@ -623,11 +624,19 @@ class Metrics:
     workers: _Declared[Gauge] = _Declared("fastperf_workers")
     workers_silent: _Declared[Gauge] = _Declared("fastperf_workers_silent")
 
-    def __init__(self, *, max_series: int = 2000) -> None:
-        """Declare no metric yet. `max_series` is the limit of label sets for each."""
+    def __init__(
+        self, *, max_series: int = 2000, buckets: Mapping[str, tuple[float, ...]] = MappingProxyType({})
+    ) -> None:
+        """Declare no metric yet.
+
+        Args:
+            max_series: The limit of label sets for each.
+            buckets: Upper bounds of histograms by name, in place of the catalogue's.
+        """
         self._settled = SettledRegistry()
         self.registry: CollectorRegistry = self._settled
         self._max_series = max_series
+        self._bounds = buckets
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         self._by_name: dict[str, Any] = {}
@@ -691,7 +700,8 @@ class Metrics:
                 yield sample.name, sample.labels, sample.value
 
     def _new(self, metric: Metric) -> Any:
-        declared = _declare(metric, self.registry)
+        bounds = self._bounds.get(metric.name)
+        declared = _declare(metric if bounds is None else replace(metric, buckets=bounds), self.registry)
         if not metric.labels:
             return declared
 

@@ -8,6 +8,8 @@ Each part of the package receives only its own group. Wrong values raise one `Se
 """
 
 import difflib
+import itertools
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -98,6 +100,9 @@ _IN_LOWER_CASE: Final = frozenset(
 #: methods known to https://opentelemetry.io/docs/specs/semconv/http/http-spans/ : RFC 9110, PATCH and QUERY
 HTTP_METHODS: Final = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
 
+#: most bounds of a histogram; each is a series for each combination of labels
+_MOST_BUCKETS: Final = 100
+
 #: what an HTTP header may be: https://www.rfc-editor.org/rfc/rfc9110#name-fields
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE: Final = re.compile(r"[ -~\xa0-\xff]*")
@@ -134,6 +139,41 @@ def _pairs(value: object) -> object:
     return pairs
 
 
+def _bounds_by_name(value: object) -> object:
+    """`"a=1 2,b=3"` -> `{"a": ("1", "2"), "b": ("3",)}`; any other value unchanged."""
+    pairs = _pairs(value)
+    if not isinstance(value, str) or not isinstance(pairs, dict):
+        return value
+    return {name: tuple(text.split()) for name, text in pairs.items()}
+
+
+def _histogram_buckets(value: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    if not value:
+        return value
+    # prometheus_client is not needed by those who leave the buckets alone
+    from otel_fastperf.metrics import CATALOGUE
+
+    known = [metric.name for metric in CATALOGUE if metric.kind == "histogram"]
+    for name, bounds in value.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            message = f"{name!r} is no histogram of docs/metrics.md{f', {near[0]} is' if near else ''}"
+            raise ValueError(message)
+        pairs = itertools.pairwise(bounds)
+        if (
+            not bounds
+            or not all(map(math.isfinite, bounds))
+            or bounds[0] < 0
+            or any(one >= next_ for one, next_ in pairs)
+        ):
+            message = f"the bounds of {name} must be numbers from 0 on, each greater than the one before"
+            raise ValueError(message)
+        if len(bounds) > _MOST_BUCKETS:
+            message = f"{name} has {len(bounds)} bounds, and may have {_MOST_BUCKETS}: each is a series per label set"
+            raise ValueError(message)
+    return value
+
+
 def _regular_expressions(patterns: tuple[str, ...]) -> tuple[str, ...]:
     for pattern in patterns:
         try:
@@ -166,6 +206,10 @@ def _receiver_url(value: str) -> str:
 #: names separated by commas, and the URL of an OTLP receiver
 _Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_names)]
 _ReceiverUrl: TypeAlias = Annotated[str, AfterValidator(_receiver_url)]
+#: bounds of histograms by their names
+_Buckets: TypeAlias = Annotated[
+    dict[str, tuple[float, ...]], BeforeValidator(_bounds_by_name), AfterValidator(_histogram_buckets)
+]
 
 
 def signal_url(endpoint: str, base: str, protocol: str, signal: str) -> str:
@@ -550,6 +594,14 @@ class MetricsSettings(_Group):
         default=2000,
         ge=1,
         description="Maximum number of label sets per metric. Further ones are combined into one labelled `_OVERFLOW`.",
+    )
+    buckets: _Buckets = Field(
+        default={},
+        examples=[
+            "http_server_request_duration_seconds=0.05 0.1 0.3 0.5 1,db_client_operation_duration_seconds=0.01 0.1"
+        ],
+        description="Upper bounds of the buckets of histograms, in place of those in docs/metrics.md, as"
+        " `name=bound bound` pairs separated by commas.",
     )
     default_registry: bool = Field(
         default=True,
@@ -1001,7 +1053,7 @@ def _shown(path: str, value: object) -> str:
         return "(secret)"
     if isinstance(value, str):
         return repr(without_userinfo(value))
-    return repr(value) if isinstance(value, int | float | bool | tuple) else "…"
+    return repr(value) if isinstance(value, int | float | bool | tuple) or path == "metrics.buckets" else "…"
 
 
 def _remedy(path: str) -> str:

@@ -232,3 +232,37 @@ def test_the_ratio_of_a_sampler_may_be_a_number(argument: Any) -> None:
 def test_one_that_is_no_ratio_is_refused(argument: Any) -> None:
     with pytest.raises(SettingsError, match="sampler_arg"):
         Settings(traces={"sampler": "traceidratio", "sampler_arg": argument})
+
+
+REQUESTS = "http_server_request_duration_seconds"
+
+
+def test_buckets_are_read_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_FASTPERF_METRICS_BUCKETS", f"{REQUESTS}=0.1 0.5 1, fastperf_gc_pause_seconds = 0.01")
+    assert Settings().metrics.buckets == {REQUESTS: (0.1, 0.5, 1.0), "fastperf_gc_pause_seconds": (0.01,)}
+    assert Settings(metrics={"buckets": {REQUESTS: [2]}}).metrics.buckets == {REQUESTS: (2.0,)}
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ("http_server_request_duration=1", f"is no histogram of docs/metrics.md, {REQUESTS} is."),
+        ("fastperf_memory_unique_bytes=1", "is no histogram of docs/metrics.md"),
+        (f"{REQUESTS}=", "must be numbers from 0 on, each greater than the one before"),
+        (f"{REQUESTS}=1 0.5", "must be numbers from 0 on, each greater than the one before"),
+        (f"{REQUESTS}=1 1", "must be numbers from 0 on, each greater than the one before"),
+        (f"{REQUESTS}=-1 1", "must be numbers from 0 on, each greater than the one before"),
+        (f"{REQUESTS}=1 inf", "must be numbers from 0 on, each greater than the one before"),
+        (f"{REQUESTS}=0.1 fast", "should be a valid number"),
+        (f"{REQUESTS}", "must be key=value pairs separated by commas"),
+        (f"{REQUESTS}={' '.join(map(str, range(101)))}", "has 101 bounds, and may have 100"),
+    ],
+)
+def test_wrong_buckets_are_refused(given: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_FASTPERF_METRICS_BUCKETS", given)
+    (line,) = wrong()
+    assert line.startswith("OTEL_FASTPERF_METRICS_BUCKETS='")
+    assert rule in line
+    assert f"Remedy: write for example {REQUESTS}=0.05 0.1 0.3 0.5 1," in line
+    (line,) = wrong(metrics={"buckets": {REQUESTS: (2, 1)}})
+    assert line.startswith(f"metrics.buckets={{'{REQUESTS}': (2, 1)}}: the bounds of {REQUESTS} must be")

@@ -172,6 +172,7 @@ def _routes(
             p50=_value(duration.quantile(0.5)),
             p95=p95,
             p99=_value(duration.quantile(0.99)),
+            latency_bounds=(duration.bounds[0], duration.bounds[-2]),
             statements=statements.get(key, EMPTY).mean or 0.0,
             segments=those,
             awaited=awaited,

@@ -250,7 +250,7 @@ def _latencies(routes: Sequence[RouteVerdict]) -> str:
 
 
 def _latency(route: RouteVerdict) -> str:
-    quantiles = (quantile(latency(value)) for value in (route.p50, route.p95, route.p99))
+    quantiles = (quantile(latency(value, route.latency_bounds)) for value in (route.p50, route.p95, route.p99))
     cells = "".join(f'<td class="n">{safe(words)}</td>' for words in quantiles)
     return (
         f'<tr><th scope="row">{_name(route)}</th><td class="plot">{latency_plot(route)}</td>{cells}'

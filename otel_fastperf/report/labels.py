@@ -37,7 +37,7 @@ PLAIN: Final[Mapping[str, str]] = {
 #: evidence that is a sentence: the problem in a statement's plan
 REMARK: Final = "plan_remark"
 
-#: seconds: lowest and highest bound of the buckets of latency
+#: seconds: lowest and highest bound of the buckets of latency, unless others are set
 LATENCY_BOUNDS: Final = (0.005, 10.0)
 
 #: awaited lines of one route, and the smallest share of its time
@@ -124,11 +124,11 @@ def moment(unix: float) -> str:
         return f"{unix:g}"
 
 
-def latency(value: float | None) -> Quantile | None:
+def latency(value: float | None, bounds: tuple[float, float] = LATENCY_BOUNDS) -> Quantile | None:
     """A route's quantile, with a sign beyond its buckets: `< 5 ms`, `> 10 s`."""
     if value is None:
         return None
-    lowest, highest = LATENCY_BOUNDS
+    lowest, highest = bounds
     return Quantile(value, "<" if value <= lowest else ">" if value >= highest else "")
 
 

@@ -54,6 +54,8 @@ class RouteVerdict:
         p50: Median duration in seconds; None if unknown.
         p95: The same for 95 %.
         p99: The same for 99 %.
+        latency_bounds: The lowest and the highest bound of the buckets of its durations, in seconds; beyond them, a
+            quantile is not known more exactly.
         statements: Mean number of SQL statements per request.
         segments: Seconds by segment of the time budget, largest first. They add up to `seconds`.
         awaited: What its slow requests awaited and at which line, most time first; empty if none was slow.
@@ -70,6 +72,7 @@ class RouteVerdict:
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
+    latency_bounds: tuple[float, float] = (0.005, 10.0)
     statements: float = 0.0
     segments: Mapping[str, float] = field(default_factory=dict)
     awaited: tuple[AwaitedLine, ...] = ()

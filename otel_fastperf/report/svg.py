@@ -59,13 +59,13 @@ def latency_plot(route: RouteVerdict) -> str:
     points = [(name, value) for name, value in known.items() if value is not None]
     if not points:
         return ""
-    title = ", ".join(f"{name} {quantile(latency(value))}" for name, value in points)
+    title = ", ".join(f"{name} {quantile(latency(value, route.latency_bounds))}" for name, value in points)
     places = [_place(value) for _, value in points]
     parts = [_grid(22)]
     parts.append(f'<line class="range" x1="{places[0]:.1f}" x2="{places[-1]:.1f}" y1="11" y2="11"/>')
     parts += [
         f'<circle class="{name}" cx="{place:.1f}" cy="11" r="5">'
-        f"<title>{name} {safe(quantile(latency(value)))}</title></circle>"
+        f"<title>{name} {safe(quantile(latency(value, route.latency_bounds)))}</title></circle>"
         for (name, value), place in zip(points, places, strict=True)
     ]
     return _svg(title, 22, parts)

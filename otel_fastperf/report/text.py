@@ -193,7 +193,7 @@ def _routes(report: Report, paint: Paint) -> Iterator[str]:
 
 
 def _row(route: RouteVerdict) -> tuple[str, ...]:
-    quantiles = (quantile(latency(value)) for value in (route.p50, route.p95, route.p99))
+    quantiles = (quantile(latency(value, route.latency_bounds)) for value in (route.p50, route.p95, route.p99))
     errors = number(route.errors) if route.errors else ""
     return (_name(route), number(route.requests), errors, *quantiles, f"{route.statements:.1f}", _bar(route.segments))
 

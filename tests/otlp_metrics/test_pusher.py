@@ -226,3 +226,20 @@ def test_a_forked_process_pushes_what_it_counts_itself() -> None:
         (push,) = receiver.metrics
         (point,) = by_name(push)[DURATION].histogram.data_points
         assert attributes(point.attributes)["http.route"] == "/child"
+
+
+def test_buckets_of_a_setting_are_on_the_page_in_the_push_and_in_the_report() -> None:
+    buckets = {"http_server_request_duration_seconds": (0.25, 60.0), "fastperf_request_db_statements": (0.0, 7.0)}
+    with Receiver() as receiver:
+        with observed(receiver, buckets=buckets) as (client, telemetry):
+            client.get("/items/1")
+            page = client.get("/metrics").text
+            (route,) = telemetry.diagnose().routes
+        (push,) = receiver.metrics
+    bounds = set(re.findall(r'^http_server_request_duration_seconds_bucket.*le="([^"]+)"', page, re.MULTILINE))
+    assert bounds == {"0.25", "60.0", "+Inf"}
+    metrics = by_name(push)
+    assert list(metrics[DURATION].histogram.data_points[0].explicit_bounds) == [0.25, 60.0]
+    assert list(metrics["fastperf.request_db_statements"].histogram.data_points[0].explicit_bounds) == [0.0, 7.0]
+    assert len(metrics["http.server.request.body.size"].histogram.data_points[0].explicit_bounds) == 7
+    assert route.latency_bounds == (0.25, 60.0)

@@ -29,6 +29,8 @@ def test_a_quantile_at_the_end_of_the_buckets_is_marked() -> None:
     assert latency(0.006) == Quantile(0.006)
     assert latency(10.0) == Quantile(10.0, ">")
     assert latency(None) is None
+    assert latency(30.0, (1.0, 60.0)) == Quantile(30.0)
+    assert latency(0.5, (1.0, 60.0)) == Quantile(0.5, "<")
 
 
 def test_every_segment_has_a_plain_label() -> None:
