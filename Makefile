@@ -10,7 +10,8 @@ READY := .venv/.ready
 # Arguments for pytest (TESTS="tests/test_settings.py -k endpoint"), and its number of processes (JOBS).
 TESTS ?=
 JOBS ?= $(if $(TESTS),0,2)
-PYTEST := $(RUN) -m pytest --dist loadgroup
+# A worker that crashes is a fault by itself; with its tests redistributed, pytest-xdist waits for ever.
+PYTEST := $(RUN) -m pytest --dist loadgroup --max-worker-restart 0
 
 # Environments of the matrix (ENVS="oldest newest").
 ENVS ?=
