@@ -231,6 +231,7 @@ class Installation:
                 settings,
                 signals,
                 exposition=exposition,
+                source=source,
                 diagnose=self.diagnose,
                 on_new_loop=self._on_new_loop,
             ),

@@ -4,7 +4,7 @@ To add a part, write a function that returns its `Part` and name it in `PARTS`.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,6 +43,7 @@ from otel_fastperf.instrumentation.phases import instrument_endpoints
 from otel_fastperf.instrumentation.pool import instrument_pool
 from otel_fastperf.instrumentation.requests import NewLoop
 from otel_fastperf.instrumentation.response_bodies import response_bodies_observed
+from otel_fastperf.instrumentation.route_sampling import RouteSampling
 from otel_fastperf.instrumentation.server_span import Source, server_span_description, server_span_from
 from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.instrumentation.transactions import instrument_transactions
@@ -153,10 +154,15 @@ def layers_of(
     signals: Signals,
     *,
     exposition: Exposition,
+    source: Source,
     diagnose: Callable[[], Report],
     on_new_loop: NewLoop,
 ) -> Layers:
-    """The layers to place into the app's middleware chain."""
+    """The layers to place into the app's middleware chain.
+
+    Raises:
+        SetupError: A setting is for our own SERVER spans, and another library makes those of this app.
+    """
     pages = []
     if settings.metrics.enabled and settings.metrics.port is None:
         pages.append(OwnPage(settings.metrics.path, exposition, _ANOTHER_PATH["metrics"]))
@@ -165,12 +171,30 @@ def layers_of(
         pages.append(OwnPage(settings.debug.path, endpoint, _ANOTHER_PATH["debug"]))
     return Layers(
         app,
-        Requests(settings.requests, signals, exemplars=settings.metrics.exemplars),
+        Requests(
+            settings.requests,
+            signals,
+            exemplars=settings.metrics.exemplars,
+            sampling=_sampling(settings.traces.route_ratios, signals, source),
+        ),
         pages=pages,
         timer=MiddlewareTimer(signals) if settings.middleware.enabled else None,
         on_new_loop=on_new_loop,
         without_agents=settings.server_span == "own",
     )
+
+
+def _sampling(ratios: Mapping[str, float], signals: Signals, source: Source) -> RouteSampling | None:
+    if not ratios:
+        return None
+    if source != "own":
+        message = (
+            f"traces.route_ratios has no effect on SERVER spans that otel_fastperf does not make: this app's are"
+            f" {source!r}. Remedy: leave server_span at 'own', and do not apply another instrumentation to the app, or"
+            " remove the setting."
+        )
+        raise SetupError(message)
+    return RouteSampling(ratios, signals)
 
 
 def _traces(given: Materials) -> Part:

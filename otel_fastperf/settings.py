@@ -100,6 +100,9 @@ _IN_LOWER_CASE: Final = frozenset(
 #: methods known to https://opentelemetry.io/docs/specs/semconv/http/http-spans/ : RFC 9110, PATCH and QUERY
 HTTP_METHODS: Final = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
 
+#: `/orders/{id}`, `GET /orders/{id}`
+_ROUTE: Final = re.compile(r"(?:[A-Z]+ )?/(?:[^\s?#{}]|\{\w+(?::\w+)?\})*")
+
 #: most bounds of a histogram; each is a series for each combination of labels
 _MOST_BUCKETS: Final = 100
 
@@ -174,6 +177,28 @@ def _histogram_buckets(value: dict[str, tuple[float, ...]]) -> dict[str, tuple[f
     return value
 
 
+def _ratios_of_routes(value: dict[str, float]) -> dict[str, float]:
+    # Starlette is not needed by those who sample all routes alike
+    from starlette.routing import compile_path
+
+    for route, ratio in value.items():
+        if not _ROUTE.fullmatch(route):
+            message = (
+                f"{route!r} must be a path template that starts with /, such as /orders/{{id}}, alone or after a method"
+                " in capitals"
+            )
+            raise ValueError(message)
+        try:
+            compile_path(route.rpartition(" ")[2])
+        except (AssertionError, ValueError) as error:
+            message = f"{route!r} is not a path template ({error})"
+            raise ValueError(message) from None
+        if not 0.0 <= ratio <= 1.0:
+            message = f"the ratio of {route!r} must be a number from 0 to 1"
+            raise ValueError(message)
+    return value
+
+
 def _regular_expressions(patterns: tuple[str, ...]) -> tuple[str, ...]:
     for pattern in patterns:
         try:
@@ -206,6 +231,8 @@ def _receiver_url(value: str) -> str:
 #: names separated by commas, and the URL of an OTLP receiver
 _Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_names)]
 _ReceiverUrl: TypeAlias = Annotated[str, AfterValidator(_receiver_url)]
+#: fractions of traces by route
+_RouteRatios: TypeAlias = Annotated[dict[str, float], BeforeValidator(_pairs), AfterValidator(_ratios_of_routes)]
 #: bounds of histograms by their names
 _Buckets: TypeAlias = Annotated[
     dict[str, tuple[float, ...]], BeforeValidator(_bounds_by_name), AfterValidator(_histogram_buckets)
@@ -247,6 +274,13 @@ class TracesSettings(_Group):
         default="",
         examples=["0.1"],
         description="Argument of the sampler. For the `traceidratio` samplers: fraction of traces to keep, 0 to 1.",
+    )
+    route_ratios: _RouteRatios = Field(
+        default={},
+        examples=["/health=0.01,POST /pay=1,/orders/{id}=0.5"],
+        description="Fraction of traces to keep by route, in place of the sampler's: `template=ratio` or"
+        " `METHOD template=ratio` pairs separated by commas. The first template that fits the path counts. A caller's"
+        " decision stands. All requests are measured.",
     )
     exporter: Literal["", "otlp", "console", "none"] = Field(
         default="",
@@ -341,6 +375,16 @@ class TracesSettings(_Group):
             if not good:
                 message = f"must be a number from 0 to 1 for sampler {info.data['sampler']}"
                 raise ValueError(message)
+        return value
+
+    @field_validator("route_ratios")
+    @classmethod
+    def _follow_parents(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        sampler = str(info.data.get("sampler", ""))
+        if value and sampler and not sampler.lower().startswith("parentbased_"):
+            # otherwise the spans inside of a request would not follow its SERVER span
+            message = f"needs a sampler that starts with parentbased_, and the sampler is {sampler}"
+            raise ValueError(message)
         return value
 
     @property
@@ -1048,12 +1092,16 @@ def _key(path: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> st
     return next((variable for variable in (*own, *standard) if environ.get(variable, "").strip()), path)
 
 
+#: settings that are dicts, without secrets
+_SHOWN: Final = frozenset({"metrics.buckets", "traces.route_ratios"})
+
+
 def _shown(path: str, value: object) -> str:
     if path in {"metrics.bearer_token", "debug.token", "traces.headers"}:
         return "(secret)"
     if isinstance(value, str):
         return repr(without_userinfo(value))
-    return repr(value) if isinstance(value, int | float | bool | tuple) or path == "metrics.buckets" else "…"
+    return repr(value) if isinstance(value, int | float | bool | tuple) or path in _SHOWN else "…"
 
 
 def _remedy(path: str) -> str:

@@ -20,6 +20,7 @@ from otel_fastperf.awaiting.reporting import count_awaits, end_awaits, show_awai
 from otel_fastperf.instrumentation.incoming_trace import IncomingTrace
 from otel_fastperf.instrumentation.request_attributes import RequestAttributes, span_method
 from otel_fastperf.instrumentation.request_metrics import RequestMetrics
+from otel_fastperf.instrumentation.route_sampling import RouteSampling
 from otel_fastperf.instrumentation.spent_time import MOST_MARKS, budget_of, count_up
 from otel_fastperf.internals.open_labels import status_label
 from otel_fastperf.internals.redaction import error_type
@@ -69,14 +70,22 @@ class SilentSpan(NonRecordingSpan):
 class Requests:
     """What all requests of one app share: prepared settings, signals, middlewares."""
 
-    def __init__(self, settings: RequestsSettings, signals: Signals, *, exemplars: bool = True) -> None:
-        """Prepare; nothing is installed."""
+    def __init__(
+        self,
+        settings: RequestsSettings,
+        signals: Signals,
+        *,
+        exemplars: bool = True,
+        sampling: RouteSampling | None = None,
+    ) -> None:
+        """Prepare; nothing is installed. `sampling`: None samples all routes alike."""
         self.signals: Final = signals
         self.exemplars: Final = exemplars
         self.attributes: Final = RequestAttributes(settings)
         self.metrics: Final = RequestMetrics(signals.metrics, signals.recent, exemplars=exemplars)
         #: the app's middlewares, outermost first; set once the chain is built
         self.middlewares: tuple[Middleware, ...] = ()
+        self._sampling = sampling
         self._incoming = IncomingTrace(signals, trust=settings.trust_incoming)
         self._excluded = re.compile("|".join(settings.excluded_urls)) if settings.excluded_urls else None
 
@@ -90,7 +99,8 @@ class Requests:
     def start_span(self, scope: Scope, name: str, start_time: int) -> tuple[Span, Context | None]:
         """Start the SERVER span, in the trace that the propagation headers name. Also returns that trace's context."""
         context, links = self._incoming.parent(scope)
-        span = self.signals.tracer.start_span(
+        tracer = self.signals.tracer if self._sampling is None else self._sampling.tracer(scope)
+        span = tracer.start_span(
             name,
             context,
             SpanKind.SERVER,

@@ -35,10 +35,7 @@ _SAMPLERS: Final[dict[str, tuple[sampling.Sampler, Decide]]] = {
         lambda parent, _trace_id: parent is not None and _is_sampled(parent),
     ),
 }
-_RATIO_SAMPLERS: Final = {
-    "traceidratio": sampling.TraceIdRatioBased,
-    "parentbased_traceidratio": sampling.ParentBasedTraceIdRatio,
-}
+_RATIO_SAMPLERS: Final = frozenset({"traceidratio", "parentbased_traceidratio"})
 
 
 def sampler_of(settings: TracesSettings, guard: Guard) -> "GuardedSampler":
@@ -52,17 +49,21 @@ def sampler_of(settings: TracesSettings, guard: Guard) -> "GuardedSampler":
         sampler, decide = _SAMPLERS[name]
         return GuardedSampler(sampler, guard, decide)
     if name in _RATIO_SAMPLERS:
-        ratio = float(settings.sampler_arg or 1.0)
-        bound = sampling.TraceIdRatioBased(ratio).bound
-        respects_parent = name.startswith("parentbased")
-
-        def decide_by_ratio(parent: SpanContext | None, trace_id: int) -> bool:
-            if parent is not None and respects_parent:
-                return _is_sampled(parent)
-            return trace_id & sampling.TraceIdRatioBased.TRACE_ID_LIMIT < bound
-
-        return GuardedSampler(_RATIO_SAMPLERS[name](ratio), guard, decide_by_ratio)
+        return ratio_sampler(float(settings.sampler_arg or 1.0), guard, respects_parent=name.startswith("parentbased"))
     return GuardedSampler(_installed_sampler(settings), guard)
+
+
+def ratio_sampler(ratio: float, guard: Guard, *, respects_parent: bool) -> "GuardedSampler":
+    """A sampler that keeps this fraction of traces. `respects_parent`: if there is a parent, it decides."""
+    bound = sampling.TraceIdRatioBased(ratio).bound
+
+    def decide(parent: SpanContext | None, trace_id: int) -> bool:
+        if parent is not None and respects_parent:
+            return _is_sampled(parent)
+        return trace_id & sampling.TraceIdRatioBased.TRACE_ID_LIMIT < bound
+
+    kind = sampling.ParentBasedTraceIdRatio if respects_parent else sampling.TraceIdRatioBased
+    return GuardedSampler(kind(ratio), guard, decide)
 
 
 def _is_sampled(parent: SpanContext) -> bool:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Final
 
 from opentelemetry import trace
@@ -13,10 +14,11 @@ from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes, AttributeValue
 
+from otel_fastperf.internals.guard import Guard
 from otel_fastperf.internals.redaction import ErrorDetail
 from otel_fastperf.internals.spans import SPAN_KEY
 from otel_fastperf.tracing.otlp_encoder import EncodedSpan, SpanTemplate
-from otel_fastperf.tracing.safe_sdk import GuardedProcessors, GuardedSampler
+from otel_fastperf.tracing.safe_sdk import GuardedProcessors, GuardedSampler, ratio_sampler
 from otel_fastperf.tracing.span import OUTGOING, CallSpan, CallWatcher, LeanSpan, OpenCall, SpanOrigin
 
 _SAMPLED: Final = TraceFlags.SAMPLED
@@ -203,6 +205,15 @@ def made_lean(tracer: Tracer, exceptions: ErrorDetail) -> LeanTracer:
     tracer._origin = SpanOrigin(resource, scope, info, limits, tracer.span_processor, exceptions)  # noqa: SLF001
     tracer._random_ids = getattr(tracer.id_generator, "is_trace_id_random", bool)()  # noqa: SLF001
     return tracer
+
+
+def sampling_at(ratio: float, tracer: trace.Tracer, guard: Guard) -> trace.Tracer | None:
+    """A tracer like this one that keeps a fraction of the traces that have no parent; None if that cannot be made."""
+    if not isinstance(tracer, Tracer):
+        return None
+    other = copy(tracer)
+    other.sampler = ratio_sampler(ratio, guard, respects_parent=True)
+    return other
 
 
 def processors_at(context: Context | None) -> GuardedProcessors | None:
