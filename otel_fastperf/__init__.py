@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from otel_fastperf.errors import AllocationsError, FastPerfError, ReportError, SettingsError, SetupError
     from otel_fastperf.findings import CallSite, Finding, Kind, Severity
     from otel_fastperf.findings_outlet import Detector
+    from otel_fastperf.instrumentation.server_hooks import ServerRequestHook, ServerResponseHook
     from otel_fastperf.logs import add_trace_context
     from otel_fastperf.memory.allocations import AllocationReport
     from otel_fastperf.report.model import Report, RouteVerdict, WorkerVerdict
@@ -32,6 +33,8 @@ __all__ = [
     "ReportError",
     "RequestView",
     "RouteVerdict",
+    "ServerRequestHook",
+    "ServerResponseHook",
     "Settings",
     "SettingsError",
     "SetupError",
@@ -56,6 +59,8 @@ _HOMES: Final = {
     "RequestView": "requests.view",
     "StatementView": "requests.view",
     "RouteVerdict": "report.model",
+    "ServerRequestHook": "instrumentation.server_hooks",
+    "ServerResponseHook": "instrumentation.server_hooks",
     "Settings": "settings",
     "SettingsError": "errors",
     "SetupError": "errors",

@@ -31,6 +31,7 @@ from otel_fastperf.instrumentation.lifespan import (
     wrapped_lifespan,
 )
 from otel_fastperf.instrumentation.other_telemetry import native_config
+from otel_fastperf.instrumentation.server_hooks import ServerHooks
 from otel_fastperf.instrumentation.server_span import chosen_source
 from otel_fastperf.internals.backlog import Backlog
 from otel_fastperf.internals.guard import Guard
@@ -107,7 +108,13 @@ class Installation:
         parts: What is installed; what is off, and why.
     """
 
-    def __init__(self, app: Starlette, engines: "Sequence[Engine | AsyncEngine] | None", settings: Settings) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        engines: "Sequence[Engine | AsyncEngine] | None",
+        settings: Settings,
+        hooks: ServerHooks,
+    ) -> None:
         """Install nothing yet: see `start`."""
         self.settings = settings
         self.metrics: Metrics = Metrics(max_series=settings.metrics.max_series, buckets=settings.metrics.buckets)
@@ -121,6 +128,7 @@ class Installation:
         self.parts: tuple[Part, ...] = ()
         self._app = app
         self._engines = engines
+        self._hooks = hooks
         self._on_app = ExitStack()
         self._lifespan = ExitStack()
         self._lock = threading.Lock()
@@ -232,6 +240,7 @@ class Installation:
                 signals,
                 exposition=exposition,
                 source=source,
+                hooks=self._hooks,
                 diagnose=self.diagnose,
                 on_new_loop=self._on_new_loop,
             ),

@@ -44,6 +44,7 @@ from otel_fastperf.instrumentation.pool import instrument_pool
 from otel_fastperf.instrumentation.requests import NewLoop
 from otel_fastperf.instrumentation.response_bodies import response_bodies_observed
 from otel_fastperf.instrumentation.route_sampling import RouteSampling
+from otel_fastperf.instrumentation.server_hooks import ServerHooks
 from otel_fastperf.instrumentation.server_span import Source, server_span_description, server_span_from
 from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.instrumentation.transactions import instrument_transactions
@@ -155,6 +156,7 @@ def layers_of(
     *,
     exposition: Exposition,
     source: Source,
+    hooks: ServerHooks,
     diagnose: Callable[[], Report],
     on_new_loop: NewLoop,
 ) -> Layers:
@@ -176,6 +178,7 @@ def layers_of(
             signals,
             exemplars=settings.metrics.exemplars,
             sampling=_sampling(settings.traces.route_ratios, signals, source),
+            hooks=hooks,
         ),
         pages=pages,
         timer=MiddlewareTimer(signals) if settings.middleware.enabled else None,

@@ -12,6 +12,12 @@ from otel_fastperf.findings_outlet import Detector
 from otel_fastperf.installation import Installation
 from otel_fastperf.instrumentation.engines import Engines, checked_engines
 from otel_fastperf.instrumentation.lifespan import on_a_thread
+from otel_fastperf.instrumentation.server_hooks import (
+    ServerHooks,
+    ServerRequestHook,
+    ServerResponseHook,
+    checked_hooks,
+)
 from otel_fastperf.memory.allocations import AllocationReport, allocations
 from otel_fastperf.parts import Part
 from otel_fastperf.report.model import Report
@@ -29,7 +35,14 @@ _logger: Final = logging.getLogger("otel_fastperf")
 _STATE_KEY: Final = "otel_fastperf_telemetry"
 
 
-def setup_telemetry(app: Starlette, *, engines: Engines = None, settings: Settings | None = None) -> "Telemetry":
+def setup_telemetry(
+    app: Starlette,
+    *,
+    engines: Engines = None,
+    settings: Settings | None = None,
+    server_request_hook: ServerRequestHook | None = None,
+    server_response_hook: ServerResponseHook | None = None,
+) -> "Telemetry":
     """Trace and measure a FastAPI app, and look for the bottlenecks of its requests.
 
     Call it once per app: right after `app = FastAPI()`, at the end of the module, in an app factory, or in the
@@ -39,6 +52,10 @@ def setup_telemetry(app: Starlette, *, engines: Engines = None, settings: Settin
         app: The FastAPI (or Starlette) app itself, not a middleware around it.
         engines: The SQLAlchemy engines to observe. None observes every engine of the process, present and future.
         settings: None reads the environment (`OTEL_*` and `OTEL_FASTPERF_*`).
+        server_request_hook: Called as `hook(span, scope)` when a request begins, on the event loop: sets attributes of
+            the SERVER span, or its name. If it raises, the failure is counted.
+        server_response_hook: Called as `hook(span, scope, message)` before the SERVER span ends; `message` is
+            `http.response.start`, with status and headers. The rest is as for `server_request_hook`.
 
     Returns:
         The handle: what is on (`describe()`), why the app is slow (`diagnose()`), and the way out (`shutdown()`).
@@ -48,19 +65,21 @@ def setup_telemetry(app: Starlette, *, engines: Engines = None, settings: Settin
         SetupError: The app, an engine or an installed package does not fit. The message names the remedy.
     """
     _check_app(app)
+    hooks = checked_hooks(server_request_hook, server_response_hook)
     existing = telemetry_of(app)
-    if existing is not None and existing.is_automatic and not (engines is None and settings is None):
+    given = any(each is not None for each in (engines, settings, *hooks))
+    if existing is not None and existing.is_automatic and given:
         # the code knows better than the environment
         existing.shutdown()
         existing = None
     if existing is not None:
-        if settings is not None or engines is not None:
+        if given:
             _logger.warning(
                 "otel_fastperf: setup_telemetry was called again for the same app; the settings of the first call stay"
                 " in force. Remedy: call it once, or call shutdown() on the first handle before the second call."
             )
         return existing
-    return _set_up(app, engines, settings, is_automatic=False)
+    return _set_up(app, engines, settings, hooks, is_automatic=False)
 
 
 def set_up_automatically(app: Starlette) -> None:
@@ -70,11 +89,13 @@ def set_up_automatically(app: Starlette) -> None:
         SettingsError, SetupError: As for `setup_telemetry`.
     """
     if telemetry_of(app) is None:
-        _set_up(app, None, None, is_automatic=True)
+        _set_up(app, None, None, ServerHooks(), is_automatic=True)
 
 
-def _set_up(app: Starlette, engines: Engines, settings: Settings | None, *, is_automatic: bool) -> "Telemetry":
-    installation = Installation(app, checked_engines(engines), Settings() if settings is None else settings)
+def _set_up(
+    app: Starlette, engines: Engines, settings: Settings | None, hooks: ServerHooks, *, is_automatic: bool
+) -> "Telemetry":
+    installation = Installation(app, checked_engines(engines), Settings() if settings is None else settings, hooks)
     telemetry = Telemetry(app, installation, is_automatic=is_automatic)
     if installation.settings.sdk_disabled:
         installation.parts = (Part("telemetry", on=False, detail="OTEL_SDK_DISABLED is true"),)

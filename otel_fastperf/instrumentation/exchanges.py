@@ -21,6 +21,7 @@ from otel_fastperf.instrumentation.incoming_trace import IncomingTrace
 from otel_fastperf.instrumentation.request_attributes import RequestAttributes, span_method
 from otel_fastperf.instrumentation.request_metrics import RequestMetrics
 from otel_fastperf.instrumentation.route_sampling import RouteSampling
+from otel_fastperf.instrumentation.server_hooks import ServerHooks
 from otel_fastperf.instrumentation.spent_time import MOST_MARKS, budget_of, count_up
 from otel_fastperf.internals.open_labels import status_label
 from otel_fastperf.internals.redaction import error_type
@@ -46,6 +47,8 @@ _ATTRIBUTE_OF_SEGMENT: Final = {segment: f"fastperf.time.{segment}" for segment 
 
 #: the media type of server-sent events
 _EVENTS: Final = b"text/event-stream"
+
+_NO_HOOKS: Final = ServerHooks()
 
 #: valid and not sampled, so its children are dropped too
 _SAMPLED_OUT: Final = SpanContext(trace_id=1, span_id=1, is_remote=False)
@@ -77,9 +80,11 @@ class Requests:
         *,
         exemplars: bool = True,
         sampling: RouteSampling | None = None,
+        hooks: ServerHooks = _NO_HOOKS,
     ) -> None:
         """Prepare; nothing is installed. `sampling`: None samples all routes alike."""
         self.signals: Final = signals
+        self.hooks: Final = hooks
         self.exemplars: Final = exemplars
         self.attributes: Final = RequestAttributes(settings)
         self.metrics: Final = RequestMetrics(signals.metrics, signals.recent, exemplars=exemplars)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from otel_fastperf.instrumentation.exchanges import Connection, Exchange, Excluded, Observed, Requests
+from otel_fastperf.instrumentation.hooked_exchanges import HookedConnection, HookedExchange
 from otel_fastperf.instrumentation.suspension import driving, starting
 from otel_fastperf.internals.waiting import running_loop
 from otel_fastperf.requests.record import CURRENT, Progress, RequestRecord
@@ -35,6 +36,9 @@ class RequestLayer:
         # that of the last request; no loop is None, which stands for trio
         self._loop: object = self
         self._on_new_loop = on_new_loop
+        hooked = requests.hooks.request is not None or requests.hooks.response is not None
+        self._kind: type[Exchange] = HookedExchange if hooked else Exchange
+        self._connection: type[Connection] = HookedConnection if hooked else Connection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, observed unless something prevents it."""
@@ -88,7 +92,7 @@ class RequestLayer:
     def _exchange(self, scope: Scope, receive: Receive, send: Send, *, join: bool) -> Observed:
         if self._requests.excludes(scope):
             return Excluded(self._requests, scope, receive, send)
-        kind = Connection if scope["type"] == "websocket" else Exchange
+        kind = self._connection if scope["type"] == "websocket" else self._kind
         return kind(self._requests, scope, receive, send, join=join)
 
 

@@ -31,6 +31,8 @@ from otel_fastperf import (
     ReportError,
     RequestView,
     RouteVerdict,
+    ServerRequestHook,
+    ServerResponseHook,
     Settings,
     SettingsError,
     SetupError,
@@ -85,6 +87,21 @@ class TestSettingUp:
         setup_telemetry(app, engines=async_engine).shutdown()
         setup_telemetry(app, engines=engines).shutdown()
         setup_telemetry(app, engines=(engine, async_engine), settings=Settings()).shutdown()
+
+    def test_hooks_are_functions_of_span_scope_and_message(self, app: FastAPI) -> None:
+        def at_start(span: Span, scope: MutableMapping[str, Any]) -> None:
+            span.set_attribute("path", scope["path"])
+
+        def at_end(span: Span, scope: MutableMapping[str, Any], message: MutableMapping[str, Any]) -> int:
+            span.set_attribute("status", message["status"])
+            return len(scope)
+
+        at_starts: list[ServerRequestHook] = [at_start, lambda span, _scope: span.update_name("a")]
+        at_ends: list[ServerResponseHook] = [at_end]
+        with setup_telemetry(app, server_request_hook=at_starts[0], server_response_hook=at_ends[0]) as telemetry:
+            TestClient(app).get("/items/1")
+            (span,) = telemetry.spans()
+            assert dict(span.attributes or {})["status"] == 200
 
     def test_the_handle_is_a_context_manager(self, app: FastAPI) -> None:
         with setup_telemetry(app) as telemetry:
