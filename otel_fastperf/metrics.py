@@ -32,7 +32,7 @@ from otel_fastperf.internals.open_labels import OVERFLOW, OpenLabels
 from otel_fastperf.internals.text_safety import escape_surrogates
 
 Kind = Literal["counter", "gauge", "histogram"]
-#: how the values of several workers become one: a gauge's by sum, maximum or minimum, or one with a label each
+#: how the values of several workers become one: by sum, maximum or minimum, or one gauge with a label each
 Merge = Literal["sum", "max", "min", "worker"]
 
 # https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#metric-httpserverrequestduration
@@ -57,7 +57,8 @@ class Metric:
 
     Attributes:
         name: Name of its family there: a counter's with `_total`, a histogram's without `_bucket`.
-        merge: How a gauge of several workers is merged. Counters and histograms are summed.
+        merge: How the values of several workers become one. Histograms are summed, and so are counters, except those
+            that the kernel counts for all workers together: the highest is the latest.
     """
 
     name: str
@@ -240,6 +241,32 @@ _LOOP_AND_THREADS: Final = (
     Metric("fastperf_threadpool_wait_seconds", "histogram", "Time a task waited for a thread.", (), WAIT_SECONDS),
 )
 
+_PROCESSORS: Final = (
+    Metric(
+        "fastperf_cpu_wait_seconds_total",
+        "counter",
+        "Time in which threads of the process were ready to run and got no processor, summed over threads.",
+    ),
+    Metric(
+        "fastperf_cpu_periods_total",
+        "counter",
+        "Periods of the cgroup's (container's) CPU limit in which something ran; absent without a limit.",
+        merge="max",
+    ),
+    Metric(
+        "fastperf_cpu_throttled_periods_total",
+        "counter",
+        "Of these, periods in which the limit was used up, and the container stopped until the next one.",
+        merge="max",
+    ),
+    Metric(
+        "fastperf_cpu_throttled_seconds_total",
+        "counter",
+        "Time for which the container was stopped, summed over processors; absent without a limit.",
+        merge="max",
+    ),
+)
+
 _MEMORY: Final = (
     Metric(
         "fastperf_memory_unique_bytes",
@@ -357,6 +384,7 @@ GROUPS: Final[Mapping[str, tuple[Metric, ...]]] = {
     "Database": _DATABASE,
     "Outgoing calls": _CLIENTS,
     "Event loop and threads": _LOOP_AND_THREADS,
+    "Processors": _PROCESSORS,
     "Memory and garbage collection": _MEMORY,
     "Caches": _CACHES,
     "Findings": _FINDINGS,
@@ -434,6 +462,11 @@ def adder(counter: Any) -> Callable[[float], None]:
     """What adds to a counter, without the call of `inc` around it."""
     add: Callable[[float], None] = counter._value.inc  # noqa: SLF001 - as in `_FastCounter`
     return add
+
+
+def raise_to(counter: Any, total: float) -> None:
+    """Set a counter to what the kernel has counted. It never falls."""
+    counter.inc(max(total - counter._value.get(), 0.0))  # noqa: SLF001 - as in `_FastCounter`
 
 
 class _FastGauge(Gauge):
@@ -599,6 +632,11 @@ class Metrics:
     threadpool_borrowed: _Declared[Gauge] = _Declared("fastperf_threadpool_borrowed")
     threadpool_waiting: _Declared[Gauge] = _Declared("fastperf_threadpool_waiting")
     threadpool_wait: _Declared[Histogram] = _Declared("fastperf_threadpool_wait_seconds")
+
+    cpu_wait: _Declared[Counter] = _Declared("fastperf_cpu_wait_seconds_total")
+    cpu_periods: _Declared[Counter] = _Declared("fastperf_cpu_periods_total")
+    cpu_throttled_periods: _Declared[Counter] = _Declared("fastperf_cpu_throttled_periods_total")
+    cpu_throttled_seconds: _Declared[Counter] = _Declared("fastperf_cpu_throttled_seconds_total")
 
     memory_unique: _Declared[Gauge] = _Declared("fastperf_memory_unique_bytes")
     memory_resident: _Declared[Gauge] = _Declared("fastperf_memory_resident_bytes")

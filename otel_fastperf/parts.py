@@ -53,6 +53,7 @@ from otel_fastperf.monitors.cache import monitor_caches
 from otel_fastperf.monitors.gc import monitor_gc
 from otel_fastperf.monitors.loop import monitor_loop
 from otel_fastperf.monitors.memory import monitor_memory
+from otel_fastperf.monitors.processors import monitor_processors
 from otel_fastperf.monitors.runner import Monitor
 from otel_fastperf.monitors.threads import monitor_threads
 from otel_fastperf.monitors.watchdog import monitor_blocked_loop
@@ -399,6 +400,7 @@ def _event_loop(given: Materials) -> Part:
         "event loop",
         on=True,
         detail=f"heartbeat every {settings.interval:g} s",
+        monitors=(partial(monitor_processors, signals),),
         loop_monitors=(partial(monitor_loop, settings, signals), partial(monitor_blocked_loop, settings, signals)),
     )
 

@@ -81,8 +81,9 @@ def detect_blocking_call(blocked: BlockedLoop, settings: LoopSettings) -> Iterat
         evidence=_evidence(blocked),
         call_site=blocked.call_site,
         seconds=blocked.seconds,
-        route=blocked.route,
-        method=blocked.method,
+        # the request that ran was not the reason
+        route="" if starved else blocked.route,
+        method="" if starved else blocked.method,
     )
 
 

@@ -74,8 +74,8 @@ def _labelled(series: MetricSeries, worker: str) -> MetricSeries:
     return MetricSeries(series.name, series.kind, series.help, series.unit, labels, (), series.merge, series.own, rows)
 
 
-def _add_counter(_series: MetricSeries, _key: Any, into: Row, row: Row) -> None:
-    into[0] += row[0]
+def _add_counter(series: MetricSeries, _key: Any, into: Row, row: Row) -> None:
+    into[0] = _one(series, into[0], row[0])
     into[1] = _earlier(into[1], row[1])
     into[2] = _later(into[2], row[2])
 

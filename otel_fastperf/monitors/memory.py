@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from otel_fastperf.detectors.memory_growth import (
@@ -24,6 +24,7 @@ from otel_fastperf.detectors.memory_growth import (
     detect_memory_growth,
     steady_growth,
 )
+from otel_fastperf.internals.cgroups import limiting_cgroups, text_of
 from otel_fastperf.memory.growing_collections import adding_line, bytes_of_entry, collection, sizes
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.requests.record import RequestRecord
@@ -90,13 +91,13 @@ class _Usage(NamedTuple):
 
 
 def _measure(metrics: Metrics, proc: Path) -> _Usage:
-    rollup = _read(proc / "smaps_rollup")
+    rollup = text_of(proc / "smaps_rollup")
     unique, resident = unique_bytes(rollup), resident_bytes(rollup)
     if unique is not None:
         metrics.memory_unique.set(unique)
     if resident is not None:
         metrics.memory_resident.set(resident)
-    group = tightest(memory_cgroups(_read(proc / "cgroup"), _read(proc / "mountinfo")))
+    group = tightest(limiting_cgroups("memory", text_of(proc / "cgroup"), text_of(proc / "mountinfo")))
     if group is not None:
         metrics.memory_limit.set(group.limit)
         metrics.memory_headroom.set(group.headroom)
@@ -223,54 +224,8 @@ def limited_group(directory: Path) -> LimitedGroup | None:
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        texts = [_read(directory / name).strip() for name in (limit, usage, "memory.stat")]
+        texts = [text_of(directory / name).strip() for name in (limit, usage, "memory.stat")]
         inactive = re.search(rf"^{cache} (\d+)$", texts[2], re.MULTILINE)
         if texts[0].isdecimal() and int(texts[0]) < _UNLIMITED and texts[1].isdecimal():
             return LimitedGroup(int(texts[0]), max(0, int(texts[1]) - int(inactive[1] if inactive else 0)))
     return None
-
-
-def memory_cgroups(cgroup: str, mountinfo: str) -> Iterator[Path]:
-    """Yield the directories of the cgroups that limit the process's memory: its own, then all mounted ones above it.
-
-    Takes the texts of `/proc/<pid>/cgroup` and `/proc/<pid>/mountinfo` (proc_pid_cgroup(5), proc_pid_mountinfo(5)).
-    A container sees its own cgroup as the root of a mount, whatever the path on the host. So if the path lies outside
-    of every mount, the first mount is the process's cgroup.
-    """
-    version, path = _memory_path(cgroup)
-    mounts = list(_memory_mounts(version, mountinfo))
-    for root, point in mounts:
-        if path.is_relative_to(root) and ".." not in path.parts:
-            below = path.relative_to(root)
-            yield from (point / step for step in (below, *below.parents))
-            return
-    yield from (point for _, point in mounts[:1])
-
-
-def _memory_path(cgroup: str) -> tuple[str, PurePosixPath]:
-    """Return the file system type of the hierarchy with the memory controller, and the process's path in it."""
-    paths: dict[str, str] = {}
-    for line in cgroup.splitlines():
-        _, controllers, path = line.split(":", 2)
-        paths |= dict.fromkeys(controllers.split(","), path)
-    if "memory" in paths:
-        return "cgroup", PurePosixPath(paths["memory"])
-    return "cgroup2", PurePosixPath(paths.get("", "/"))
-
-
-def _memory_mounts(version: str, mountinfo: str) -> Iterator[tuple[PurePosixPath, Path]]:
-    """Yield the mounts of that hierarchy: the cgroup at the mount's root, and the mount point."""
-    for line in mountinfo.splitlines():
-        mount, _, kind = line.partition(" - ")
-        words = kind.split()
-        if words[:1] == [version] and (version == "cgroup2" or "memory" in words[-1].split(",")):
-            fields = mount.split()
-            yield PurePosixPath(fields[3]), Path(fields[4])
-
-
-def _read(path: Path) -> str:
-    """Read the text of a file; empty if it cannot be read."""
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -272,6 +272,7 @@ def _dashboards() -> dict[str, dict[str, Any]]:
 
 _NOTHING: Final = "nothing of the kind happens in a run that goes well"
 _NO_LIMIT: Final = "without a container's memory limit there is nothing to head for"
+_NO_CPU_LIMIT: Final = "without a container's CPU limit there is nothing to use up"
 
 #: queries of panels, by title and letter, that may be empty here, and why
 EMPTY: Final[dict[str, str]] = {
@@ -288,6 +289,7 @@ EMPTY: Final[dict[str, str]] = {
     "Memory of the process C": _NO_LIMIT,
     "Memory headroom, now and in four hours A": _NO_LIMIT,
     "Memory headroom, now and in four hours B": _NO_LIMIT,
+    "Waiting for a processor B": _NO_CPU_LIMIT,
 }
 
 
@@ -333,6 +335,9 @@ ABSENT: Final[dict[str, str]] = {
     "fastperf_telemetry_errors_total": _NOTHING,
     "fastperf_memory_headroom_bytes": _NO_LIMIT,
     "fastperf_memory_limit_bytes": _NO_LIMIT,
+    "fastperf_cpu_periods_total": _NO_CPU_LIMIT,
+    "fastperf_cpu_throttled_periods_total": _NO_CPU_LIMIT,
+    "fastperf_cpu_throttled_seconds_total": _NO_CPU_LIMIT,
     "fastperf_websocket_active_connections": "the demo has no websocket",
     "fastperf_websocket_connection_duration_seconds": "the demo has no websocket",
 }

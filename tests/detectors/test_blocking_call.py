@@ -117,6 +117,7 @@ def test_a_process_stopped_for_a_second_is_a_finding_without_a_line_if_it_happen
     (finding,) = found(BlockedBy.DESCHEDULED, seconds=1.5, call_site=None, repeated=True)
     assert finding.message.startswith("The event loop got no processor for 1.50 s (descheduled)")
     assert finding.subject == "process"
+    assert (finding.call_site, finding.method, finding.route) == (None, "", "")
     assert "CPU limit" in finding.remedy
 
 

@@ -12,12 +12,12 @@ from types import ModuleType
 
 import pytest
 
+from otel_fastperf.internals.cgroups import limiting_cgroups
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.monitors import memory as memory_module
 from otel_fastperf.monitors.memory import (
     LimitedGroup,
     limited_group,
-    memory_cgroups,
     monitor_memory,
     resident_bytes,
     tightest,
@@ -26,6 +26,7 @@ from otel_fastperf.monitors.memory import (
 from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import MemorySettings
 from tests.conftest import Probe
+from tests.internals.test_cgroups import mounted
 from tests.monitors.conftest import Run
 from tests.threads import new_threads
 
@@ -67,16 +68,6 @@ def v1(directory: Path, limit: int, usage: int, inactive: int = 0) -> Path:
     return directory
 
 
-def mounted(point: Path | str, root: str = "/", kind: str = "cgroup2", options: str = "rw,nsdelegate") -> str:
-    """A line of /proc/self/mountinfo."""
-    return f"35 24 0:30 {root} {point} rw,nosuid shared:9 - {kind} {kind} {options}\n"
-
-
-OTHER_MOUNTS = (
-    "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n36 31 0:31 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
-)
-
-
 def test_unique_memory_is_the_sum_of_all_private_pages() -> None:
     assert unique_bytes(SMAPS_ROLLUP) == (3000 + 35332 + 2048) * 1024
 
@@ -84,50 +75,6 @@ def test_unique_memory_is_the_sum_of_all_private_pages() -> None:
 def test_without_smaps_rollup_unique_memory_is_unknown() -> None:
     assert unique_bytes("") is None
     assert resident_bytes("") is None
-
-
-def test_the_cgroup_of_a_container_is_the_root_of_its_mount() -> None:
-    """Docker and Kubernetes with cgroup v2 and a cgroup namespace."""
-    assert list(memory_cgroups("0::/\n", OTHER_MOUNTS + mounted("/sys/fs/cgroup"))) == [Path("/sys/fs/cgroup")]
-
-
-def test_a_nested_cgroup_is_limited_by_all_cgroups_above_it() -> None:
-    """A systemd service on a host."""
-    assert list(memory_cgroups("0::/system.slice/shop.service\n", mounted("/sys/fs/cgroup"))) == [
-        Path("/sys/fs/cgroup/system.slice/shop.service"),
-        Path("/sys/fs/cgroup/system.slice"),
-        Path("/sys/fs/cgroup"),
-    ]
-
-
-def test_a_mount_of_a_part_of_the_hierarchy_starts_at_that_part() -> None:
-    """Docker on cgroup v1: the path is the host's, and so is the root of the mount."""
-    cgroup = "9:name=systemd:/docker/4f1d\n4:cpu,cpuacct:/docker/4f1d\n3:memory:/docker/4f1d/worker\n0::/\n"
-    mounts = OTHER_MOUNTS + mounted("/sys/fs/cgroup/memory", "/docker/4f1d", "cgroup", "rw,memory")
-    assert list(memory_cgroups(cgroup, mounts)) == [Path("/sys/fs/cgroup/memory/worker"), Path("/sys/fs/cgroup/memory")]
-
-
-def test_the_v1_hierarchy_counts_if_it_has_the_memory_controller() -> None:
-    """Both are mounted in systemd's hybrid set-up."""
-    mounts = mounted("/sys/fs/cgroup/unified") + mounted("/sys/fs/cgroup/memory", "/", "cgroup", "rw,memory")
-    assert next(memory_cgroups("3:memory:/a\n0::/b\n", mounts)) == Path("/sys/fs/cgroup/memory/a")
-    assert next(memory_cgroups("3:cpu:/a\n0::/b\n", mounts)) == Path("/sys/fs/cgroup/unified/b")
-
-
-@pytest.mark.parametrize("path", ["/../../other", "/kubepods/pod1/container"])
-def test_a_path_outside_of_the_mount_means_the_mount(path: str) -> None:
-    """A process moved out of its cgroup namespace, or a mount made in another namespace."""
-    assert list(memory_cgroups(f"0::{path}\n", mounted("/sys/fs/cgroup", "/kubepods/pod2"))) == [Path("/sys/fs/cgroup")]
-
-
-def test_of_several_mounts_the_one_with_the_path_counts() -> None:
-    mounts = mounted("/elsewhere", "/other") + mounted("/sys/fs/cgroup", "/mine")
-    assert list(memory_cgroups("0::/mine\n", mounts)) == [Path("/sys/fs/cgroup")]
-
-
-@pytest.mark.parametrize(("cgroup", "mountinfo"), [("", ""), ("0::/\n", OTHER_MOUNTS), ("", OTHER_MOUNTS)])
-def test_without_cgroup_files_there_is_no_cgroup(cgroup: str, mountinfo: str) -> None:
-    assert list(memory_cgroups(cgroup, mountinfo)) == []
 
 
 @pytest.mark.parametrize("made", [lambda path: v2(path, "1000", 700, 200), lambda path: v1(path, 1000, 700, 200)])
@@ -162,7 +109,7 @@ def test_the_tightest_cgroup_is_the_one_closest_to_its_limit(tmp_path: Path) -> 
     """A container that uses 200 of 1000 is killed if its pod has only 100 of 3000 left."""
     pod = v2(tmp_path / "pod", "3000", 2900)
     container = v2(pod / "container", "1000", 200)
-    directories = memory_cgroups("0::/pod/container\n", mounted(v2(tmp_path, "max", 5000)))
+    directories = limiting_cgroups("memory", "0::/pod/container\n", mounted(v2(tmp_path, "max", 5000)))
     assert tightest(directories) == LimitedGroup(3000, 2900)
     assert tightest(iter([container])) == LimitedGroup(1000, 200)
 
@@ -171,7 +118,7 @@ def test_an_unlimited_cgroup_has_the_limit_of_its_parent(tmp_path: Path) -> None
     v1(tmp_path / "a" / "b", 9223372036854771712, 10)
     v1(tmp_path / "a", 1000, 300, 100)
     mounts = mounted(tmp_path, "/", "cgroup", "rw,memory")
-    assert tightest(memory_cgroups("3:memory:/a/b\n", mounts)) == LimitedGroup(1000, 200)
+    assert tightest(limiting_cgroups("memory", "3:memory:/a/b\n", mounts)) == LimitedGroup(1000, 200)
 
 
 def test_a_limited_process_has_series_for_limit_and_headroom(tmp_path: Path) -> None:

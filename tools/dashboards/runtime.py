@@ -236,6 +236,21 @@ _SYSTEM: Final = Row(
             Query(own(rate("process_cpu_seconds_total", per=_EACH)), _PROCESS),
         ),
         lines(
+            "Waiting for a processor",
+            "Seconds per second for which threads were ready to run and got no processor, for each worker; and the"
+            " share of the periods in which the container used up its CPU limit and stood still (dashed). Good: below"
+            " 10 %, and no limit that stops it.",
+            "percentunit",
+            Query(per_worker(rate("fastperf_cpu_wait_seconds_total", per=_EACH)), _PROCESS),
+            Query(
+                f"{rate('fastperf_cpu_throttled_periods_total', per=_EACH)} / "
+                f"({rate('fastperf_cpu_periods_total', per=_EACH)} > 0)",
+                f"limit used up {_PROCESS}",
+            ),
+            dashed=("/^limit used up /",),
+            limits=ok_below(0.1, 0.5),
+        ),
+        lines(
             "File descriptors",
             "Open descriptors as a share of the limit. Connections, files and sockets need one each. Good: below "
             "half, and stable.",
