@@ -42,6 +42,7 @@ empty, which Prometheus treats like a missing label.
   is left out and counted in `fastperf_telemetry_errors_total{part="exposition"}`; the rest of the page is not affected.
   If one of your metrics has the name of a metric below, it is not shown, and the log says so once. If one of your
   collectors hangs, so does the page, as with prometheus_client.
+- **Your own labels** of the durations of requests, such as a tenant: [hooks](hooks.md#labels-of-the-request-metric).
 - **Limits.** A label whose values come from outside has at most 100 of them (`error_type`, `server_address`,
   `db_namespace`), and the combinations of such labels are bounded; further values are `_OVERFLOW`, and the other labels
   stay. A status outside of 100 to 599 is `_OTHER`. A metric has at most `metrics.max_series` label sets; further ones

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from otel_fastperf.errors import AllocationsError, FastPerfError, ReportError, SettingsError, SetupError
     from otel_fastperf.findings import CallSite, Finding, Kind, Severity
     from otel_fastperf.findings_outlet import Detector
-    from otel_fastperf.instrumentation.server_hooks import ServerRequestHook, ServerResponseHook
+    from otel_fastperf.instrumentation.server_hooks import RequestLabel, ServerRequestHook, ServerResponseHook
     from otel_fastperf.logs import add_trace_context
     from otel_fastperf.memory.allocations import AllocationReport
     from otel_fastperf.report.model import Report, RouteVerdict, WorkerVerdict
@@ -31,6 +31,7 @@ __all__ = [
     "Kind",
     "Report",
     "ReportError",
+    "RequestLabel",
     "RequestView",
     "RouteVerdict",
     "ServerRequestHook",
@@ -56,6 +57,7 @@ _HOMES: Final = {
     "Kind": "findings",
     "Report": "report.model",
     "ReportError": "errors",
+    "RequestLabel": "instrumentation.server_hooks",
     "RequestView": "requests.view",
     "StatementView": "requests.view",
     "RouteVerdict": "report.model",

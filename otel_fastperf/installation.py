@@ -117,7 +117,11 @@ class Installation:
     ) -> None:
         """Install nothing yet: see `start`."""
         self.settings = settings
-        self.metrics: Metrics = Metrics(max_series=settings.metrics.max_series, buckets=settings.metrics.buckets)
+        self.metrics: Metrics = Metrics(
+            max_series=settings.metrics.max_series,
+            buckets=settings.metrics.buckets,
+            request_labels=tuple(hooks.labels),
+        )
         metrics = self.metrics
         self._guard = Guard(lambda part: metrics.telemetry_errors.child(part).inc(), settings.exceptions)
         self._in_process = _InProcess(settings, self.metrics, self._guard)

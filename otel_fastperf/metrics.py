@@ -91,9 +91,11 @@ _CACHE: Final = ("cache",)
 _PYTHON: Final = ("version", "implementation", "major", "minor", "patchlevel")
 _BUILD: Final = ("version", "fastapi", "sqlalchemy", "opentelemetry", "server_span")
 
+_REQUEST_DURATION: Final = "http_server_request_duration_seconds"
+
 _REQUESTS: Final = (
     Metric(
-        "http_server_request_duration_seconds",
+        _REQUEST_DURATION,
         "histogram",
         "Duration of HTTP server requests, first to last byte.",
         _HTTP,
@@ -495,14 +497,22 @@ class Family:
     __slots__ = ("_children", "_labels", "_lock", "_metric", "_open", "_overflowed", "_widest", "max_series")
 
     def __init__(
-        self, metric: Any, labels: tuple[str, ...], max_series: int, overflowed: Callable[[str], None]
+        self,
+        metric: Any,
+        labels: tuple[str, ...],
+        max_series: int,
+        overflowed: Callable[[str], None],
+        own: tuple[str, ...] = (),
     ) -> None:
-        """`overflowed(label)` is called for each observation that loses the value of this label."""
+        """`overflowed(label)` is called for each observation that loses the value of this label.
+
+        `own`: labels that the application has added; they come after those of the catalogue.
+        """
         self._metric = metric
-        self._labels = labels
+        self._labels = labels = labels + own
         self._children: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
-        self._open = OpenLabels(labels)
+        self._open = OpenLabels(labels, own)
         self._overflowed = overflowed
         #: the label with the most values, once there are `max_series` children
         self._widest = ""
@@ -600,7 +610,7 @@ class SettledRegistry(CollectorRegistry):
 class Metrics:
     """All metrics of one `Telemetry`, on one registry. Attributes are the catalogue's names without prefix and unit."""
 
-    request_duration: _Declared[Family] = _Declared("http_server_request_duration_seconds")
+    request_duration: _Declared[Family] = _Declared(_REQUEST_DURATION)
     active_requests: _Declared[Family] = _Declared("http_server_active_requests")
     request_body_size: _Declared[Family] = _Declared("http_server_request_body_size_bytes")
     response_body_size: _Declared[Family] = _Declared("http_server_response_body_size_bytes")
@@ -663,18 +673,24 @@ class Metrics:
     workers_silent: _Declared[Gauge] = _Declared("fastperf_workers_silent")
 
     def __init__(
-        self, *, max_series: int = 2000, buckets: Mapping[str, tuple[float, ...]] = MappingProxyType({})
+        self,
+        *,
+        max_series: int = 2000,
+        buckets: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
+        request_labels: tuple[str, ...] = (),
     ) -> None:
         """Declare no metric yet.
 
         Args:
             max_series: The limit of label sets for each.
             buckets: Upper bounds of histograms by name, in place of the catalogue's.
+            request_labels: Labels that the application adds to the durations of requests.
         """
         self._settled = SettledRegistry()
         self.registry: CollectorRegistry = self._settled
         self._max_series = max_series
         self._bounds = buckets
+        self._own_labels = {_REQUEST_DURATION: request_labels}
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         self._by_name: dict[str, Any] = {}
@@ -739,14 +755,16 @@ class Metrics:
 
     def _new(self, metric: Metric) -> Any:
         bounds = self._bounds.get(metric.name)
-        declared = _declare(metric if bounds is None else replace(metric, buckets=bounds), self.registry)
+        own = self._own_labels.get(metric.name, ())
+        given = replace(metric, buckets=metric.buckets if bounds is None else bounds, labels=metric.labels + own)
+        declared = _declare(given, self.registry)
         if not metric.labels:
             return declared
 
         def overflowed(label: str) -> None:
             self._overflow.labels(metric.name, label).inc()
 
-        return Family(declared, metric.labels, self._max_series, overflowed)
+        return Family(declared, metric.labels, self._max_series, overflowed, own)
 
 
 def _reset(child: Any, *, to_zero: bool) -> None:

@@ -1,7 +1,7 @@
 """`setup_telemetry`, the one call that observes an app, and the `Telemetry` handle that it returns."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from starlette.applications import Starlette
@@ -13,6 +13,7 @@ from otel_fastperf.installation import Installation
 from otel_fastperf.instrumentation.engines import Engines, checked_engines
 from otel_fastperf.instrumentation.lifespan import on_a_thread
 from otel_fastperf.instrumentation.server_hooks import (
+    RequestLabel,
     ServerHooks,
     ServerRequestHook,
     ServerResponseHook,
@@ -42,6 +43,7 @@ def setup_telemetry(
     settings: Settings | None = None,
     server_request_hook: ServerRequestHook | None = None,
     server_response_hook: ServerResponseHook | None = None,
+    request_labels: Mapping[str, RequestLabel] | None = None,
 ) -> "Telemetry":
     """Trace and measure a FastAPI app, and look for the bottlenecks of its requests.
 
@@ -56,6 +58,9 @@ def setup_telemetry(
             the SERVER span, or its name. If it raises, the failure is counted.
         server_response_hook: Called as `hook(span, scope, message)` before the SERVER span ends; `message` is
             `http.response.start`, with status and headers. The rest is as for `server_request_hook`.
+        request_labels: Functions by label: `{"tenant": function}` adds the label `tenant` to
+            `http_server_request_duration_seconds`, with the value of `function(scope)`. Each value is a series of its
+            own; 100 of them are kept apart.
 
     Returns:
         The handle: what is on (`describe()`), why the app is slow (`diagnose()`), and the way out (`shutdown()`).
@@ -65,9 +70,9 @@ def setup_telemetry(
         SetupError: The app, an engine or an installed package does not fit. The message names the remedy.
     """
     _check_app(app)
-    hooks = checked_hooks(server_request_hook, server_response_hook)
+    hooks = checked_hooks(server_request_hook, server_response_hook, request_labels)
     existing = telemetry_of(app)
-    given = any(each is not None for each in (engines, settings, *hooks))
+    given = hooks.any or engines is not None or settings is not None
     if existing is not None and existing.is_automatic and given:
         # the code knows better than the environment
         existing.shutdown()

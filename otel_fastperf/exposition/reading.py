@@ -73,7 +73,9 @@ def _declared(collector: Any, metric: Metric) -> MetricSeries:
         with collector._lock:  # noqa: SLF001 - as its own collect
             children = dict(collector._metrics)  # noqa: SLF001
     live = partial(_rows, children, _ROWS[metric.kind])
-    return MetricSeries(name, metric.kind, metric.help, metric.unit, metric.labels, bounds, metric.merge, live=live)
+    # the app may have added labels of its own
+    labels = tuple(collector._labelnames)  # noqa: SLF001
+    return MetricSeries(name, metric.kind, metric.help, metric.unit, labels, bounds, metric.merge, live=live)
 
 
 def _rows(children: Mapping[Key, Any], row: Callable[[Any], Row]) -> Iterator[tuple[Key, Row]]:

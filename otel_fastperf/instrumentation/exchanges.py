@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 from otel_fastperf.awaiting.reporting import count_awaits, end_awaits, show_awaits
 from otel_fastperf.instrumentation.incoming_trace import IncomingTrace
 from otel_fastperf.instrumentation.request_attributes import RequestAttributes, span_method
-from otel_fastperf.instrumentation.request_metrics import RequestMetrics
+from otel_fastperf.instrumentation.request_metrics import Labels, RequestMetrics
 from otel_fastperf.instrumentation.route_sampling import RouteSampling
 from otel_fastperf.instrumentation.server_hooks import ServerHooks
 from otel_fastperf.instrumentation.spent_time import MOST_MARKS, budget_of, count_up
@@ -470,8 +470,8 @@ class Exchange(Observed):
             route = record.route
             if record.budget is None:
                 self._conclude(route, self._outcome)
-            method, scheme = self._labels
-            labels = (method, route or UNMATCHED, status_label(record.status), self._outcome[0], scheme)
+            method = self._labels[0]
+            labels = self._metric_labels(route or UNMATCHED)
             # servers send no body in answer to HEAD, whatever the app gives them
             self.requests.metrics.measure(record, labels, self._received, 0 if method == "HEAD" else self._sent)
             if record.awaits is not None:
@@ -481,6 +481,10 @@ class Exchange(Observed):
         finally:
             self._guarded(self._end_span)
             self._outcome = "", None
+
+    def _metric_labels(self, route: str) -> Labels:
+        method, scheme = self._labels
+        return (method, route, status_label(self.record.status), self._outcome[0], scheme)
 
     def _conclude(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
         """Make the budget, look for bottlenecks, and put all that is known on the span."""

@@ -1,30 +1,44 @@
 """Requests and connections of an app with hooks. Those of other apps do not pay for them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import Message, Receive, Scope, Send
 
 from otel_fastperf.instrumentation.exchanges import Connection, Exchange, Observed, Requests
+from otel_fastperf.instrumentation.request_metrics import Labels
+from otel_fastperf.instrumentation.server_hooks import RequestLabel
 
+#: most characters of a label's value
+_LONGEST: Final = 128
 #: the first message of an answer
-_FIRST = frozenset({"websocket.accept", "websocket.close", "websocket.http.response.start"})
+_FIRST: Final = frozenset({"websocket.accept", "websocket.close", "websocket.http.response.start"})
 
 
 class HookedExchange(Exchange):
-    """One HTTP request whose span the application's hooks see."""
+    """One HTTP request whose span the application's hooks see, or whose metric it labels."""
 
-    __slots__ = ("_chosen_name", "_message")
+    __slots__ = ("_chosen_name", "_message", "_own_labels")
 
     def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
         super().__init__(requests, scope, receive, send, join=join)
         self._message: Message = {}
         self._chosen_name: str | None = None
+        self._own_labels: tuple[str, ...] = ()
 
     def enter(self) -> None:
         """Put it into the context, then call the hook, in which the span is the current one."""
         super().enter()
         self._chosen_name = _begun(self)
+
+    def _count_out(self) -> None:
+        # on the event loop, while the scope has all that the app has put there
+        if self._active is not None:
+            self._own_labels = tuple(_label(self, *label) for label in self.requests.hooks.labels.items())
+        super()._count_out()
+
+    def _metric_labels(self, route: str) -> Labels:
+        return super()._metric_labels(route) + self._own_labels
 
     def _started(self, message: Message) -> None:
         self._message = message
@@ -86,6 +100,15 @@ def _ending(observed: Observed, message: Message) -> None:
     hook = observed.requests.hooks.response
     if hook is not None:
         _call(observed, "server_response_hook", hook, observed.span, observed.record.scope, message)
+
+
+def _label(observed: Observed, name: str, value_of: RequestLabel) -> str:
+    try:
+        value = value_of(observed.record.scope)
+        return "" if value is None else str(value)[:_LONGEST]
+    except Exception as error:  # noqa: BLE001 - the application's own function
+        observed.requests.signals.guard.failed(f"request_label_{name}", error)
+        return ""
 
 
 def _call(observed: Observed, part: str, hook: Callable[..., object], *arguments: Any) -> None:

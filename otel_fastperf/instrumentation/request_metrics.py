@@ -14,8 +14,8 @@ from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.requests.route import Route
 from otel_fastperf.requests.time_budget import Segment
 
-#: `(method, route, status, error.type, scheme)`
-Labels = tuple[str, str, str, str, str]
+#: method, route, status, error.type and scheme, and the values of the labels that the application has added
+Labels = tuple[str, ...]
 
 
 class RequestMetrics:
@@ -47,7 +47,9 @@ class RequestMetrics:
             self._metrics.middleware_self_time.child(middleware.name).observe(spent)
 
     def _look_up(self, labels: Labels) -> "_RouteSeries":
-        series = _RouteSeries(self._metrics, labels, Exemplars(on=self._exemplars), self._recent.of(Route(*labels[:2])))
+        series = _RouteSeries(
+            self._metrics, labels, Exemplars(on=self._exemplars), self._recent.of(Route(labels[0], labels[1]))
+        )
         # an overflow series is looked up each time, which counts what it takes
         if self._metrics.request_duration.has(*labels):
             self._series[labels] = series

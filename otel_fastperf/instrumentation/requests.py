@@ -36,9 +36,8 @@ class RequestLayer:
         # that of the last request; no loop is None, which stands for trio
         self._loop: object = self
         self._on_new_loop = on_new_loop
-        hooked = requests.hooks.request is not None or requests.hooks.response is not None
-        self._kind: type[Exchange] = HookedExchange if hooked else Exchange
-        self._connection: type[Connection] = HookedConnection if hooked else Connection
+        self._kind: type[Exchange] = HookedExchange if requests.hooks.any else Exchange
+        self._connection: type[Connection] = HookedConnection if requests.hooks.any else Connection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, observed unless something prevents it."""

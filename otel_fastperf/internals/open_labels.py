@@ -17,6 +17,8 @@ _MOST: Final[Mapping[str, int]] = {
     "http_response_status_code": 502,
     "server_address": 100,
 }
+#: the same for each label that the application adds
+_MOST_OF_OWN: Final = 100
 #: most combinations of the open labels of a metric, and what is added to that for each label that has given way
 _MOST_COMBINATIONS: Final = 600
 _MORE_COMBINATIONS: Final = 100
@@ -33,11 +35,14 @@ def status_label(status: object) -> str:
 class OpenLabels:
     """The open labels of one metric. Not safe to use from several threads."""
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        """`labels`: the names of all labels of the metric."""
+    def __init__(self, labels: Sequence[str], own: Sequence[str] = ()) -> None:
+        """`labels`: the names of all labels of the metric. `own`: those of them that the application has added."""
         self._labels = labels
+        self._most = {**dict.fromkeys(own, _MOST_OF_OWN), **_MOST}
         #: positions of the open labels, and the values of each
-        self._seen: dict[int, set[str]] = {position: set() for position, label in enumerate(labels) if label in _MOST}
+        self._seen: dict[int, set[str]] = {
+            position: set() for position, label in enumerate(labels) if label in self._most
+        }
         self._combinations: set[tuple[str, ...]] = set()
 
     def admitted(self, values: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
@@ -46,7 +51,7 @@ class OpenLabels:
             return values, ""
         kept, gave_way = list(values), ""
         for position, seen in self._seen.items():
-            if kept[position] not in seen and len(seen) >= _MOST[self._labels[position]]:
+            if kept[position] not in seen and len(seen) >= self._most[self._labels[position]]:
                 kept[position], gave_way = OVERFLOW, gave_way or self._labels[position]
         if len(self._seen) > 1:
             gave_way = self._combined(kept) or gave_way

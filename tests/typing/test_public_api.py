@@ -29,6 +29,7 @@ from otel_fastperf import (
     Kind,
     Report,
     ReportError,
+    RequestLabel,
     RequestView,
     RouteVerdict,
     ServerRequestHook,
@@ -102,6 +103,13 @@ class TestSettingUp:
             TestClient(app).get("/items/1")
             (span,) = telemetry.spans()
             assert dict(span.attributes or {})["status"] == 200
+
+    def test_a_label_is_a_function_of_the_scope(self, app: FastAPI) -> None:
+        def tenant(scope: MutableMapping[str, Any]) -> str | None:
+            return str(scope["path"]) or None
+
+        labels: dict[str, RequestLabel] = {"tenant": tenant}
+        setup_telemetry(app, request_labels=labels).shutdown()
 
     def test_the_handle_is_a_context_manager(self, app: FastAPI) -> None:
         with setup_telemetry(app) as telemetry:
