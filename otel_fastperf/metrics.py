@@ -342,6 +342,12 @@ _TELEMETRY: Final = (
     ),
     Metric("fastperf_spans_queued", "gauge", "Spans waiting for export."),
     Metric(
+        "fastperf_export_failing_seconds",
+        "gauge",
+        "Time since spans have not reached the receiver, which are kept and sent again; 0 while they reach it.",
+        merge="max",
+    ),
+    Metric(
         "fastperf_telemetry_errors_total",
         "counter",
         "Failures inside telemetry, by part; requests are not affected.",
@@ -667,6 +673,7 @@ class Metrics:
 
     spans: _Declared[Family] = _Declared("fastperf_spans_total")
     spans_queued: _Declared[Gauge] = _Declared("fastperf_spans_queued")
+    export_failing: _Declared[Gauge] = _Declared("fastperf_export_failing_seconds")
     telemetry_errors: _Declared[Family] = _Declared("fastperf_telemetry_errors_total")
     build_info: _Declared[Family] = _Declared("fastperf_build_info")
     workers: _Declared[Gauge] = _Declared("fastperf_workers")

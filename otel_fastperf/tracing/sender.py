@@ -44,6 +44,11 @@ class Sender(ReadsLate):
         """Spans that wait for export."""
         return self._worker.buffer.queued
 
+    @property
+    def failing_seconds(self) -> float:
+        """For how long the receiver has not taken spans that are sent again; 0 if it takes them."""
+        return self._worker.failing_seconds
+
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a sampled span. Never waits, never raises."""
         try:

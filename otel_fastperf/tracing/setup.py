@@ -162,6 +162,7 @@ def _processor(
 
     def refresh() -> None:
         metrics.spans_queued.set(sender.queued)
+        metrics.export_failing.set(sender.failing_seconds)
 
     stack.callback(refresh)
     stack.callback(metrics.on_refresh(refresh))

@@ -65,6 +65,8 @@ class Worker:
         self._deadline: float | None = None
         #: attempts that failed since the last that did not
         self._failures = 0
+        #: start of the first of them, on the monotonic clock
+        self._failing_since: float | None = None
         self._pause = self._delay
         #: held while a batch is under way, so that a fork finds no socket in use
         self._sending = threading.Lock()
@@ -124,6 +126,12 @@ class Worker:
         """Whether the caller is one of this worker's threads."""
         ours = self._thread is not None and self._thread.ident == threading.get_ident()
         return ours or self._packer.is_current_thread()
+
+    @property
+    def failing_seconds(self) -> float:
+        """For how long attempts have failed that are repeated; 0 if the last one did not."""
+        since = self._failing_since
+        return 0.0 if since is None else time.monotonic() - since
 
     @property
     def is_closed(self) -> bool:
@@ -221,13 +229,16 @@ class Worker:
             batch = self.buffer.take(self._batch_size, self._batch_bytes)
             if not batch:
                 return 0
+            began = time.monotonic()
             answer = self._delivery.deliver(batch, self._next_timeout, in_trouble=self._failures > 0)
             if answer.verdict is Verdict.RETRY:
                 self._failures += 1
+                self._failing_since = self._failing_since or began
                 self._pause = _pause(self._failures, answer.retry_after)
                 self._notices.trouble(answer, self.buffer.lost)
             elif answer.verdict is not Verdict.INTERRUPTED:
                 self._failures = 0
+                self._failing_since = None
                 self._pause = self._delay
             return 0 if answer.verdict in AGAIN else len(batch)
 

@@ -92,13 +92,21 @@ def test_a_webhook_gets_pages_and_tickets_and_a_page_inhibits_tickets_of_its_ser
         alertmanager.post({"alertname": "CollectorQueueFull", "severity": "ticket", "job": "otel-collector"}, links)
         alertmanager.post({"alertname": "CollectorDown", "severity": "ticket", "job": "otel-collector"}, links)
         wait_until(lambda: "CollectorDown" in _names(webhook.alerts("ticket")))
+        alertmanager.post({"alertname": "FastperfExportFailing", "severity": "ticket", "job": "other"}, links)
+        wait_until(
+            lambda: any(alert["labels"]["alertname"] == "FastperfExportFailing" for alert in alertmanager.alerts())
+        )
         held_back = {
             (alert["labels"]["alertname"], alert["labels"]["job"])
             for alert in alertmanager.alerts()
             if alert["status"]["inhibitedBy"]
         }
         told = {(alert["labels"]["alertname"], alert["labels"]["job"]) for alert in webhook.alerts("ticket")}
-    assert held_back == {("FastperfFinding", "shop"), ("CollectorQueueFull", "otel-collector")}
+    assert held_back == {
+        ("FastperfFinding", "shop"),
+        ("CollectorQueueFull", "otel-collector"),
+        ("FastperfExportFailing", "other"),
+    }
     assert told == {("FastperfFinding", "other"), ("JaegerDown", "jaeger"), ("CollectorDown", "otel-collector")}
     [page] = webhook.alerts("page")
     assert page["annotations"] == links

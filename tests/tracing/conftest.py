@@ -43,6 +43,12 @@ class Opened:
         return int(self.metrics.registry.get_sample_value("fastperf_spans_queued") or 0)
 
     @property
+    def failing_seconds(self) -> float:
+        """`fastperf_export_failing_seconds`, as the next scrape would show it."""
+        assert not list(self.metrics.refresh())
+        return self.metrics.registry.get_sample_value("fastperf_export_failing_seconds") or 0.0
+
+    @property
     def accounted(self) -> int:
         """The number of spans that the metrics account for."""
         return sum(self.outcomes.values()) + self.queued

@@ -116,6 +116,21 @@ def test_an_outage_loses_no_span_while_the_queue_has_room(open_it: Open, receive
     assert len({span.span_id for span in receiver.spans}) == 101
 
 
+def test_the_time_for_which_spans_do_not_arrive_is_known_until_they_do(open_it: Open, receiver: Receiver) -> None:
+    opened = open_it(receiver.endpoint, protocol=receiver.protocol)
+    opened.emit(1)
+    wait_until(lambda: opened.outcomes == {"exported": 1})
+    assert opened.failing_seconds == 0
+    receiver.answer = unavailable()
+    opened.emit(1)
+    wait_until(lambda: opened.failing_seconds)
+    since = opened.failing_seconds
+    wait_until(lambda: opened.failing_seconds > since + 0.2)
+    receiver.answer = accepted()
+    assert opened.tracing.flush(20.0)
+    assert opened.failing_seconds == 0
+
+
 def test_a_long_outage_keeps_the_newest_spans_and_counts_the_others(open_it: Open, http: Receiver) -> None:
     http.answer = unavailable()
     opened = open_it(http.endpoint, queue_size=50, batch_size=10)

@@ -97,6 +97,13 @@ _APP: Final = Row(
             Query(series("fastperf_spans_queued"), "{{job}} {{instance}}"),
         ),
         lines(
+            "Not delivered for",
+            "Time since the receiver has not taken spans, which wait and are sent again. Good: 0. Otherwise the "
+            "collector is down, or OTEL_EXPORTER_OTLP_ENDPOINT is wrong.",
+            "s",
+            Query(series("fastperf_export_failing_seconds"), "{{job}} {{instance}}"),
+        ),
+        lines(
             "Errors by part",
             "Failures inside telemetry per second, by part. Good: none.",
             "ops",
