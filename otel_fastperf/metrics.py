@@ -121,6 +121,13 @@ _REQUESTS: Final = (
         _ROUTE,
         BODY_BYTES,
     ),
+    Metric(
+        "fastperf_request_time_to_first_byte_seconds",
+        "histogram",
+        "Time until the app passed the first byte of the response's body; off unless `metrics.time_to_first_byte` is set.",
+        _ROUTE,
+        HTTP_SECONDS,
+    ),
     Metric("fastperf_request_db_statements", "histogram", "SQL statements per request.", _ROUTE, STATEMENTS),
     Metric(
         "fastperf_request_time_seconds_total",
@@ -620,6 +627,7 @@ class Metrics:
     active_requests: _Declared[Family] = _Declared("http_server_active_requests")
     request_body_size: _Declared[Family] = _Declared("http_server_request_body_size_bytes")
     response_body_size: _Declared[Family] = _Declared("http_server_response_body_size_bytes")
+    time_to_first_byte: _Declared[Family] = _Declared("fastperf_request_time_to_first_byte_seconds")
     request_db_statements: _Declared[Family] = _Declared("fastperf_request_db_statements")
     request_time: _Declared[Family] = _Declared("fastperf_request_time_seconds_total")
     request_await: _Declared[Family] = _Declared("fastperf_request_await_seconds_total")

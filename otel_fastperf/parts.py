@@ -178,6 +178,7 @@ def layers_of(
             settings.requests,
             signals,
             exemplars=settings.metrics.exemplars,
+            first_byte=settings.metrics.time_to_first_byte,
             sampling=_sampling(settings.traces.route_ratios, signals, source),
             hooks=hooks,
         ),

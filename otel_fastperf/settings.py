@@ -639,6 +639,11 @@ class MetricsSettings(_Group):
         ge=1,
         description="Maximum number of label sets per metric. Further ones are combined into one labelled `_OVERFLOW`.",
     )
+    time_to_first_byte: bool = Field(
+        default=False,
+        description="Measure the time to the first byte of each response's body, by route:"
+        " `fastperf_request_time_to_first_byte_seconds`. For routes that stream, such as answers of language models.",
+    )
     buckets: _Buckets = Field(
         default={},
         examples=[

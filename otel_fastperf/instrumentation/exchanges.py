@@ -79,15 +79,21 @@ class Requests:
         signals: Signals,
         *,
         exemplars: bool = True,
+        first_byte: bool = False,
         sampling: RouteSampling | None = None,
         hooks: ServerHooks = _NO_HOOKS,
     ) -> None:
-        """Prepare; nothing is installed. `sampling`: None samples all routes alike."""
+        """Prepare; nothing is installed.
+
+        `sampling`: None samples all routes alike. `first_byte`: measure the time to it.
+        """
         self.signals: Final = signals
         self.hooks: Final = hooks
         self.exemplars: Final = exemplars
         self.attributes: Final = RequestAttributes(settings)
-        self.metrics: Final = RequestMetrics(signals.metrics, signals.recent, exemplars=exemplars)
+        self.metrics: Final = RequestMetrics(
+            signals.metrics, signals.recent, exemplars=exemplars, first_byte=first_byte
+        )
         #: the app's middlewares, outermost first; set once the chain is built
         self.middlewares: tuple[Middleware, ...] = ()
         self._sampling = sampling
@@ -352,6 +358,8 @@ class Exchange(Observed):
             self._started(message)
         elif kind == "http.response.body":
             self._chunks += 1
+            if not self._sent:
+                self._first_byte = time.perf_counter() - self.record.started
             self._sent += len(message.get("body", b""))
             if self._headers:
                 self._look_for_events(message)
@@ -361,6 +369,7 @@ class Exchange(Observed):
             # the server reads the file, and alone sees its bytes
             length = next((value for name, value in self._headers if name.lower() == b"content-length"), b"")
             self._sent += int(length) if length.isdigit() else 0
+            self._first_byte = time.perf_counter() - self.record.started
             self._completed()
         elif kind == "http.response.trailers" and not message.get("more_trailers", False):
             self._completed()
@@ -382,7 +391,6 @@ class Exchange(Observed):
         else:
             self.record.status = status
         self._state = _ExchangeState.TRAILERS_DUE if message.get("trailers", False) else _ExchangeState.STARTED
-        self._first_byte = time.perf_counter() - self.record.started
         if self.requests.attributes.captures_response_headers and self.span.is_recording():
             self.span.set_attributes(self.requests.attributes.of_response(message))
 
@@ -473,7 +481,8 @@ class Exchange(Observed):
             method = self._labels[0]
             labels = self._metric_labels(route or UNMATCHED)
             # servers send no body in answer to HEAD, whatever the app gives them
-            self.requests.metrics.measure(record, labels, self._received, 0 if method == "HEAD" else self._sent)
+            sent = 0 if method == "HEAD" else self._sent
+            self.requests.metrics.measure(record, labels, self._received, sent, self._first_byte)
             if record.awaits is not None:
                 count_awaits(record, method, route or UNMATCHED, self.requests.signals)
         except Exception as failure:  # noqa: BLE001 - costs this request's telemetry

@@ -21,15 +21,19 @@ Labels = tuple[str, ...]
 class RequestMetrics:
     """Measures requests that have ended. Called on the event loop's thread or the backlog's."""
 
-    def __init__(self, metrics: Metrics, recent: RecentRequests, *, exemplars: bool) -> None:
-        """`recent` keeps the budgets of each route's last requests. `exemplars`: durations refer to spans."""
+    def __init__(self, metrics: Metrics, recent: RecentRequests, *, exemplars: bool, first_byte: bool = False) -> None:
+        """`recent` keeps the budgets of each route's last requests. `exemplars`: durations refer to spans.
+
+        `first_byte`: measure the time to the first byte.
+        """
         self._metrics = metrics
         self._recent = recent
         self._exemplars = exemplars
+        self._first_byte = first_byte
         self._series: dict[Labels, _RouteSeries] = {}
 
-    def measure(self, record: RequestRecord, labels: Labels, received: int, sent: int) -> None:
-        """Count a request. `received` and `sent` are the bytes of the bodies."""
+    def measure(self, record: RequestRecord, labels: Labels, received: int, sent: int, first_byte: float) -> None:
+        """Count a request. `received` and `sent` are the bytes of the bodies; `first_byte` is 0 if none was sent."""
         series = self._series.get(labels)
         if series is None:
             series = self._look_up(labels)
@@ -38,6 +42,8 @@ class RequestMetrics:
         series.received.observe(received)
         series.sent.observe(sent)
         series.statements.observe(record.db_statements)
+        if series.first_byte is not None and first_byte:
+            series.first_byte.observe(first_byte)
         if record.budget is None:
             return
         series.recent.append(record.budget.segments)
@@ -50,6 +56,8 @@ class RequestMetrics:
         series = _RouteSeries(
             self._metrics, labels, Exemplars(on=self._exemplars), self._recent.of(Route(labels[0], labels[1]))
         )
+        if self._first_byte:
+            series.first_byte = self._metrics.time_to_first_byte.child(*labels[:2])
         # an overflow series is looked up each time, which counts what it takes
         if self._metrics.request_duration.has(*labels):
             self._series[labels] = series
@@ -59,7 +67,18 @@ class RequestMetrics:
 class _RouteSeries:
     """The series of one combination of labels."""
 
-    __slots__ = ("_metrics", "_route", "_time", "duration", "exemplars", "received", "recent", "sent", "statements")
+    __slots__ = (
+        "_metrics",
+        "_route",
+        "_time",
+        "duration",
+        "exemplars",
+        "first_byte",
+        "received",
+        "recent",
+        "sent",
+        "statements",
+    )
 
     def __init__(self, metrics: Metrics, labels: Labels, exemplars: Exemplars, recent: deque[Segments]) -> None:
         route = labels[:2]
@@ -71,6 +90,8 @@ class _RouteSeries:
         self.received: Any = metrics.request_body_size.child(*route)
         self.sent: Any = metrics.response_body_size.child(*route)
         self.statements: Any = metrics.request_db_statements.child(*route)
+        #: None unless it is measured
+        self.first_byte: Any = None
         self._time: dict[Segment, Callable[[float], None]] = {}
 
     def adder(self, segment: Segment) -> Callable[[float], None]:
