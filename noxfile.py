@@ -36,6 +36,9 @@ READS_THE_INTERPRETER: Final = (
 # Tests that depend on no version.
 ONCE: Final = ROOT / "tests/once.txt"
 
+# Other telemetry, with which the suite does without: Logfire's plugin takes part in whatever process uses pydantic.
+GUESTS: Final = ("elastic-apm", "logfire", "prometheus-fastapi-instrumentator", "sentry-sdk", "starlette-exporter")
+
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = False
@@ -127,6 +130,13 @@ def python_3_12(session: nox.Session) -> None:
     """Run the tests that depend on the interpreter on the version between the oldest and the newest."""
     session.install("--editable", ".", "--group", "test")
     session.run("pytest", *PYTEST, *(session.posargs or READS_THE_INTERPRETER))
+
+
+@nox.session(python=next(filter(interpreter, PYTHONS), PYTHONS[0]), tags=["matrix"])
+def guests(session: nox.Session) -> None:
+    """Run the tests beside other telemetry, which is installed only here."""
+    session.install("--editable", ".", "--group", "test", *GUESTS)
+    session.run("pytest", *PYTEST, *(session.posargs or ["tests/guest/test_wirings.py"]))
 
 
 @nox.session(venv_backend="none")

@@ -36,8 +36,9 @@ empty, which Prometheus treats like a missing label.
 - **By OTLP.** `OTEL_METRICS_EXPORTER=otlp` (or `prometheus,otlp`) also pushes them to a collector, every 60 seconds
   (`OTEL_METRIC_EXPORT_INTERVAL`), cumulative or delta (`OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`): the same
   counters under the names of the conventions, such as `http.server.request.duration`, from which Prometheus' OTLP
-  receiver makes those below. Each worker pushes its own, with its `service.instance.id`; your own metrics are not among
-  them. A push that fails is counted in `fastperf_telemetry_errors_total{part="metrics_export"}`.
+  receiver makes those below. Each worker pushes its own, with its `service.instance.id`; your own metrics, and those
+  that [others push already](beside-others.md#one-number-per-request), are not among them. A push that fails is counted
+  in `fastperf_telemetry_errors_total{part="metrics_export"}`.
 - **Your own metrics** on prometheus_client's default registry appear on the same page. A metric that cannot be rendered
   is left out and counted in `fastperf_telemetry_errors_total{part="exposition"}`; the rest of the page is not affected.
   If one of your metrics has the name of a metric below, it is not shown, and the log says so once. If one of your

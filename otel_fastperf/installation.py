@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanag
 from typing import TYPE_CHECKING, Any, Final
 from weakref import finalize
 
+from opentelemetry import trace
 from starlette.applications import Starlette
 
 from otel_fastperf.caches.registry import Caches
@@ -30,7 +31,7 @@ from otel_fastperf.instrumentation.lifespan import (
     on_a_thread,
     wrapped_lifespan,
 )
-from otel_fastperf.instrumentation.other_telemetry import native_config
+from otel_fastperf.instrumentation.other_telemetry import is_contrib_applied, native_config
 from otel_fastperf.instrumentation.server_hooks import ServerHooks
 from otel_fastperf.instrumentation.server_span import chosen_source
 from otel_fastperf.internals.backlog import Backlog
@@ -254,6 +255,7 @@ class Installation:
     async def _around_lifespan(self, lifespan: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
         """Run the monitors between the app's start-up and its shutdown; then deliver all spans and remove the parts."""
         try:
+            await self._give_way()
             self._install()
             if self._materials is not None:
                 self._materials.layers.make_outermost()
@@ -270,6 +272,11 @@ class Installation:
                 yield state
         finally:
             await self._lifespan_ended()
+
+    async def _give_way(self) -> None:
+        """Remove the parts if another provider has become the global one since set-up: the next ones join it."""
+        if self.tracing is not None and self.tracing.has_rival and not self._lifespans:
+            await on_a_thread(self._remove)
 
     async def _lifespan_ended(self) -> None:
         """Remove the parts, unless the app's lifespan runs on another event loop too."""
@@ -314,11 +321,16 @@ class Installation:
                     ", ".join(off),
                 )
 
+    def _watch_rivals(self) -> None:
+        if self.tracing is not None:
+            self.tracing.watch_rivals(trace.get_current_span() if is_contrib_applied(self._app) else None)
+
     def _on_new_loop(self) -> Awaitable[object] | None:
         """Start the monitors for a request that arrived on a new event loop, unless a lifespan runs them there."""
         if self._runner is None:
             return None
         self._tell_of_trio()
+        self._watch_rivals()
         after = self.settings.loop.start_after
         started = self._runner.start_in_running_loop(after=after)
         if started is not None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, c
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
+from weakref import ref
 
 from opentelemetry.trace import TracerProvider
 from starlette.applications import Starlette
@@ -37,6 +38,7 @@ from otel_fastperf.instrumentation.explain import explain_slow_queries
 from otel_fastperf.instrumentation.layers import Layers, install_layers
 from otel_fastperf.instrumentation.lifespan import on_a_thread
 from otel_fastperf.instrumentation.middleware import MiddlewareTimer, SlowMiddlewares
+from otel_fastperf.instrumentation.other_metrics import pushed_by_others
 from otel_fastperf.instrumentation.outgoing_calls import OutgoingCalls
 from otel_fastperf.instrumentation.own_pages import OwnPage
 from otel_fastperf.instrumentation.phases import instrument_endpoints
@@ -234,6 +236,11 @@ def _metrics_export(given: Materials) -> Part:
 
     url = without_secrets(metrics_url(settings))
     seconds = settings.metrics.export_interval_ms / 1000
+    # what is in the process does not keep the app
+    app = ref(given.app)
+
+    def left_out() -> frozenset[str]:
+        return frozenset() if (observed := app()) is None else pushed_by_others(observed)
 
     def readings() -> "Callable[[], MetricsData]":
         return Readings(
@@ -242,6 +249,7 @@ def _metrics_export(given: Materials) -> Part:
             our_scope(),
             lambda error: signals.guard.failed("exposition", error),
             delta=settings.metrics.temporality != "cumulative",
+            left_out=left_out,
         ).read
 
     count_failure = signals.metrics.telemetry_errors.child("metrics_export").inc

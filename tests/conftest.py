@@ -62,6 +62,7 @@ SERVERS: Final = {"postgresql_url": "postgres", "mariadb_url": "mariadb"}
 GROUPS: Final = (
     "tests/demo/",
     "tests/exposition/test_endpoint.py",
+    "tests/guest/test_wirings.py",
     "tests/test_differential.py",
     "tests/test_main_job.py",
     "tests/truth/",

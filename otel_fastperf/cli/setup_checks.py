@@ -153,8 +153,9 @@ def check_auto_configure(facts: Facts) -> Iterator[Check]:
         what = "Each span is exported twice: by FastAPI (FASTAPI_OTEL_AUTO_CONFIGURE=true) and by otel_fastperf."
         yield Check("exporters", Level.BAD, what, "unset FASTAPI_OTEL_AUTO_CONFIGURE")
     else:
-        what = "FASTAPI_OTEL_AUTO_CONFIGURE=true has no effect on the spans and metrics of an app with telemetry."
-        yield Check("exporters", Level.INFO, what, "unset FASTAPI_OTEL_AUTO_CONFIGURE, unless you need FastAPI's logs")
+        what = "FASTAPI_OTEL_AUTO_CONFIGURE=true has no effect on the spans of an app with telemetry."
+        remedy = "unset FASTAPI_OTEL_AUTO_CONFIGURE, unless you need the metrics and logs that it exports"
+        yield Check("exporters", Level.INFO, what, remedy)
 
 
 def check_contrib_sqlalchemy(facts: Facts) -> Iterator[Check]:

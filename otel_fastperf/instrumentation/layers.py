@@ -1,6 +1,6 @@
 """The places of our layers in a FastAPI app, from the outside in.
 
-    FastAPI's native telemetry      FastAPI >= 0.142; off, unless `server_span` is `native`
+    FastAPI's native telemetry      FastAPI >= 0.142; makes no spans, unless `server_span` is `native`
     OwnPages                        answers /metrics and /debug/fastperf before anything else sees them
     RequestLayer                    makes the SERVER span, or joins contrib's, if contrib's middleware is around it
     ServerErrorMiddleware, the app's middlewares with a boundary after each, ExceptionMiddleware
@@ -13,7 +13,7 @@ lifespan.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,13 +22,13 @@ from starlette.middleware.errors import ServerErrorMiddleware
 
 from otel_fastperf.instrumentation.exchanges import Requests
 from otel_fastperf.instrumentation.middleware import Boundary, MiddlewareTimer
+from otel_fastperf.instrumentation.other_metrics import are_metrics_read
 from otel_fastperf.instrumentation.other_telemetry import (
     contrib_middleware,
+    contrib_silenced,
     is_applied_by_agent,
     is_contrib_applied,
     nodes_of,
-    put_contrib_back,
-    take_contrib_out,
 )
 from otel_fastperf.instrumentation.own_pages import OwnPage, OwnPages
 from otel_fastperf.instrumentation.requests import NewLoop, RequestLayer, RouterLayer
@@ -58,7 +58,7 @@ class Layers:
             pages: Pages to answer before the rest of the chain.
             timer: Places the boundaries between middlewares; None for no boundaries.
             on_new_loop: See `RequestLayer`.
-            without_agents: Remove contrib's middleware if the `opentelemetry-instrument` agent applied it.
+            without_agents: No spans of contrib's middleware if the `opentelemetry-instrument` agent applied it.
         """
         self.app = app
         self._requests = requests
@@ -68,7 +68,7 @@ class Layers:
         self._without_agents = without_agents
         self._guard = requests.signals.guard
         self._made: list[Any] = []
-        self._taken: list[tuple[Any, Any]] = []
+        self._silenced = ExitStack()
 
     def placed(self, chain: Any) -> Any:
         """Return the middleware chain with our layers in it, or as it is if that fails."""
@@ -90,12 +90,13 @@ class Layers:
 
     def place(self, chain: Any) -> Any:
         """Return the middleware chain with our layers in it."""
-        if self._without_agents and is_applied_by_agent(self.app):
-            self._taken = take_contrib_out(chain)
+        is_silent = self._without_agents and is_applied_by_agent(self.app)
+        if is_silent:
+            self._silenced.enter_context(contrib_silenced(chain, keep_metrics=are_metrics_read()))
         self._place_between(chain)
         contrib = contrib_middleware(chain)
         if contrib is not None:
-            contrib.app = self._request_layer(contrib.app, join=True)
+            contrib.app = self._request_layer(contrib.app, join=not is_silent)
             return self._own_pages(chain)
         return self._own_pages(self._request_layer(chain, join=False))
 
@@ -130,8 +131,7 @@ class Layers:
         self.app.middleware_stack = _without(self.app.middleware_stack, own)
         self.app.router.middleware_stack = _without(self.app.router.middleware_stack, own)
         self._made.clear()
-        put_contrib_back(self._taken)
-        self._taken = []
+        self._silenced.close()
         if self._timer is not None:
             self._timer.remove()
 

@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any, Final
 
+from opentelemetry.trace import NoOpTracer
 from starlette.applications import Starlette
 
 #: contrib's middleware, which makes its own SERVER span: module and class
@@ -40,24 +42,46 @@ def contrib_middleware(outermost: Any) -> Any:
     return next((node for node in nodes_of(outermost) if _qualified(type(node)) == _CONTRIB), None)
 
 
-def take_contrib_out(outermost: Any) -> list[tuple[Any, Any]]:
-    """Remove contrib's middlewares from a built middleware chain. Returns each with the one around it."""
-    nodes = list(nodes_of(outermost))
-    taken = []
-    for wanted in (_CONTRIB, _CONTRIB_ERRORS):
-        for outer, node in pairwise(nodes):
-            if _qualified(type(node)) == wanted:
-                outer.app = node.app
-                taken.append((outer, node))
-                break
-    return taken
+@contextmanager
+def contrib_silenced(outermost: Any, *, keep_metrics: bool) -> Iterator[None]:
+    """Have contrib's middlewares in a built middleware chain make no spans, until the context manager exits.
+
+    `keep_metrics`: the one that also measures stays in the chain.
+    """
+    with ExitStack() as exits:
+        if not keep_metrics:
+            exits.enter_context(_taken_out(outermost, _CONTRIB))
+        elif (contrib := contrib_middleware(outermost)) is not None:
+            exits.enter_context(_without_spans(contrib))
+        exits.enter_context(_taken_out(outermost, _CONTRIB_ERRORS))
+        yield
 
 
-def put_contrib_back(taken: list[tuple[Any, Any]]) -> None:
-    """Undo `take_contrib_out`."""
-    for outer, node in reversed(taken):
+@contextmanager
+def _taken_out(outermost: Any, kind: tuple[str, str]) -> Iterator[None]:
+    found = next(
+        ((outer, node) for outer, node in pairwise(nodes_of(outermost)) if _qualified(type(node)) == kind), None
+    )
+    if found is None:
+        yield
+        return
+    outer, node = found
+    outer.app = node.app
+    try:
+        yield
+    finally:
         node.app = outer.app
         outer.app = node
+
+
+@contextmanager
+def _without_spans(contrib: Any) -> Iterator[None]:
+    before = {name: getattr(contrib, name) for name in ("tracer", "exclude_receive_span", "exclude_send_span")}
+    contrib.tracer, contrib.exclude_receive_span, contrib.exclude_send_span = NoOpTracer(), True, True
+    try:
+        yield
+    finally:
+        vars(contrib).update(before)
 
 
 def nodes_of(outermost: Any) -> Iterator[Any]:

@@ -2,11 +2,11 @@
 
 FastAPI >= 0.142 traces each request as soon as a tracer provider is set. Contrib's instrumentation may be applied to
 the app in two ways. If the app's code did it, we respect that. If the `opentelemetry-instrument` agent did it, which
-happens to every app if the package is installed, `server_span="own"` removes it from the app.
+happens to every app if the package is installed, `server_span="own"` ends its spans. The metrics of both are not ours
+to end.
 """
 
 from collections.abc import Iterator, MutableMapping
-from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Literal
 
@@ -15,17 +15,18 @@ from starlette.applications import Starlette
 
 from otel_fastperf.errors import SetupError
 from otel_fastperf.instrumentation.other_telemetry import is_applied_by_agent, is_contrib_applied, native_config
+from otel_fastperf.requests.route import has_literal_route
 from otel_fastperf.settings import Settings
 
 Source = Literal["own", "native", "contrib"]
 
 _DESCRIPTION: Final[dict[Source, str]] = {
-    "own": "own SERVER span (FastAPI's native telemetry is off for this app)",
+    "own": "own SERVER span (FastAPI's native telemetry makes none for this app)",
     "native": "inside the SERVER span of FastAPI's native telemetry",
     "contrib": "inside the SERVER span of opentelemetry-instrumentation-fastapi, which is applied to this app",
 }
 _OWN_UNDER_AGENT: Final = (
-    "own SERVER span (the opentelemetry-instrument agent's opentelemetry-instrumentation-fastapi is off for this app)"
+    "own SERVER span (the opentelemetry-instrument agent's FastAPI instrumentation makes none for this app)"
 )
 
 
@@ -61,30 +62,33 @@ def server_span_from(source: Source, app: Starlette, settings: Settings, provide
         SetupError: `contrib` is wanted, but the app has already started.
     """
     with ExitStack() as exits:
-        if source == "native":
-            exits.enter_context(_native_on(app, {settings.metrics.path, settings.debug.path}, provider))
-        else:
-            exits.enter_context(_native_off(app))
+        exits.enter_context(_native_spans(app, provider if source == "native" else None))
+        exits.enter_context(_own_pages_excluded(app, settings))
         if source == "contrib" and not is_contrib_applied(app):
             exits.enter_context(_contrib_on(app, settings, provider))
         yield
 
 
 @contextmanager
-def _native_off(app: Starlette) -> Iterator[None]:
-    """Switch off FastAPI's spans and metrics. Its logs stay on, because we have no replacement for them."""
-    with _configured(app, tracing=False, metrics=False):
+def _native_spans(app: Starlette, provider: TracerProvider | None) -> Iterator[None]:
+    """Switch FastAPI's spans on, with a provider; or off, with None. Its metrics and logs stay as the app has them."""
+    wanted = {"tracing": False} if provider is None else {"tracing": True, "tracer_provider": provider}
+    with _configured(app, **wanted):
         yield
 
 
 @contextmanager
-def _native_on(app: Starlette, own_paths: AbstractSet[str], provider: TracerProvider) -> Iterator[None]:
+def _own_pages_excluded(app: Starlette, settings: Settings) -> Iterator[None]:
+    """Have FastAPI neither trace nor measure requests for our pages, which were not there before."""
+    paths = {page.path for page in (settings.metrics, settings.debug) if page.enabled}
     apps_exclude = (native_config(app) or {}).get("exclude")
 
     def exclude(scope: MutableMapping[str, Any]) -> bool:
-        return scope["path"] in own_paths or (apps_exclude is not None and bool(apps_exclude(scope)))
+        if scope["path"] in paths and not has_literal_route(app.routes, scope["path"]):
+            return True
+        return apps_exclude is not None and bool(apps_exclude(scope))
 
-    with _configured(app, tracing=True, metrics=False, tracer_provider=provider, exclude=exclude):
+    with _configured(app, exclude=exclude):
         yield
 
 

@@ -5,7 +5,7 @@ Names and attributes are those of the semantic conventions, from which Prometheu
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from opentelemetry.sdk.metrics import Exemplar
@@ -78,13 +78,24 @@ class Readings:
         failed: Callable[[Exception], object],
         *,
         delta: bool,
+        left_out: Callable[[], Container[str]] = frozenset,
     ) -> None:
-        """`failed` is told of a gauge that cannot be updated. `delta`: counters and histograms since the last one."""
+        """Read nothing yet.
+
+        Args:
+            metrics: The metrics to read.
+            resource: What they say of this process.
+            scope: The name of this package.
+            failed: Is told of a gauge that cannot be updated.
+            delta: Counters and histograms count since the last reading.
+            left_out: The names not to read, asked for at each reading.
+        """
         self._metrics = metrics
         self._resource = resource
         self._scope = scope
         self._failed = failed
         self._delta = delta
+        self._left_out = left_out
         self._since = time.time_ns()
         self._before: dict[tuple[str, _Labels], _Value] = {}
 
@@ -92,7 +103,8 @@ class Readings:
         """All metrics, up to date. Blocks for some ms."""
         for error in self._metrics.refresh():
             self._failed(error)
-        families = tuple(self._metrics.registry.collect())
+        left_out = self._left_out()
+        families = tuple(each for each in self._metrics.registry.collect() if _name(each.name) not in left_out)
         now = time.time_ns()
         found = tuple(metric for family in families if (metric := self._metric(family, now)) is not None)
         if self._delta:

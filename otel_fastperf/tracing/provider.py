@@ -152,34 +152,40 @@ def service_name(provider: trace.TracerProvider) -> str | None:
 def as_global(provider: FastPerfTracerProvider) -> Iterator[None]:
     """Make it the global provider if there is none but ours, so that the users' own `trace.get_tracer()` joins.
 
-    Of several apps, the newest that lives has the place; afterwards there is none again. The API has no way to take a
-    provider back: these are its private names, touched only while they hold what is ours.
+    Of several apps, the newest that lives has the place; afterwards there is none again. The API lets a provider be set
+    once, and has no way to take it back. So its private name is written, only while it holds none or what is ours: an
+    application, or a library like Logfire, that sets its own after us is not refused.
     """
     _LIVING[provider.guarded] = provider
     if len(_LIVING) > 1:
         for living in tuple(_LIVING.values()):
             living.share()
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        trace.set_tracer_provider(provider)
-    elif _has_place():
+    if _has_place():
         trace._TRACER_PROVIDER = provider  # noqa: SLF001
+    elif isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        trace.set_tracer_provider(provider)
     try:
         yield
     finally:
         _LIVING.pop(provider.guarded, None)
         provider.retire()
         if _has_place() and vars(trace)["_TRACER_PROVIDER"] is provider:
-            heir = next(reversed(_LIVING.values()), None)
-            trace._TRACER_PROVIDER = heir  # noqa: SLF001
-            if heir is None:
-                once = type(trace._TRACER_PROVIDER_SET_ONCE)  # noqa: SLF001
-                trace._TRACER_PROVIDER_SET_ONCE = once()  # noqa: SLF001
+            trace._TRACER_PROVIDER = next(reversed(_LIVING.values()), None)  # noqa: SLF001
+
+
+def other_global() -> trace.TracerProvider | None:
+    """The global provider, if somebody else set one that makes spans."""
+    current = trace.get_tracer_provider()
+    ours = isinstance(current, trace.ProxyTracerProvider | trace.NoOpTracerProvider | FastPerfTracerProvider)
+    return None if ours else current
 
 
 def _has_place() -> bool:
-    """Whether the global provider is one of ours, in the place where this version of the API keeps it."""
-    names = vars(trace)
-    return isinstance(names.get("_TRACER_PROVIDER"), FastPerfTracerProvider) and "_TRACER_PROVIDER_SET_ONCE" in names
+    """Whether there is none but ours, in the place where this version of the API keeps the global provider."""
+    # reads the variable that names a provider, if there is one
+    trace.get_tracer_provider()
+    held = vars(trace).get("_TRACER_PROVIDER", trace)
+    return held is None or isinstance(held, FastPerfTracerProvider)
 
 
 def processors_of(provider: trace.TracerProvider) -> tuple[SpanProcessor, ...] | None:

@@ -21,11 +21,13 @@ from otel_fastperf.tracing.log_once import exporters_hushed
 from otel_fastperf.tracing.provider import (
     FastPerfTracerProvider,
     as_global,
+    other_global,
     our_tracer,
     processor_added,
     processors_of,
     service_name,
 )
+from otel_fastperf.tracing.rivals import Rivals
 from otel_fastperf.tracing.sender import Sender
 from otel_fastperf.tracing.store import SpanStore
 from otel_fastperf.tracing.transport import address
@@ -45,11 +47,23 @@ class Tracing:
     description: str
     _sender: Sender | None
     _others: "_Others"
+    #: None if spans do not go to a provider of ours
+    _rivals: Rivals | None = None
 
     @property
     def service_name(self) -> str:
         """The provider's `service.name`; "" where there is none, or it cannot be known."""
         return service_name(self.provider) or ""
+
+    @property
+    def has_rival(self) -> bool:
+        """Whether another provider has become the global one since, so that the application's own spans go there."""
+        return self._rivals is not None and other_global() is not None
+
+    def watch_rivals(self, server_span: trace.Span | None) -> None:
+        """Have the log say when spans go to two places from now on, or if `server_span` goes elsewhere than ours."""
+        if self._rivals is not None:
+            self._rivals.watch(server_span)
 
     def flush(self, timeout: float) -> bool:
         """Export what has ended. Blocks for up to `timeout` seconds; True when all of it was settled."""
@@ -86,7 +100,7 @@ def open_tracing(
     Raises:
         SetupError: The sampler or the exporter that the settings name cannot be had.
     """
-    joined = _provider_to_join(given)
+    joined = other_global() if given is None else given
     with ExitStack() as stack:
         if joined is None:
             tracing = _on_own_provider(stack, settings, metrics, guard, backlog)
@@ -103,15 +117,6 @@ def open_tracing(
         yield tracing
 
 
-def _provider_to_join(given: trace.TracerProvider | None) -> trace.TracerProvider | None:
-    if given is not None:
-        return given
-    current = trace.get_tracer_provider()
-    if isinstance(current, trace.ProxyTracerProvider | trace.NoOpTracerProvider | FastPerfTracerProvider):
-        return None
-    return current
-
-
 def _on_own_provider(
     stack: ExitStack, settings: Settings, metrics: Metrics, guard: Guard, backlog: Backlog | None
 ) -> Tracing:
@@ -123,7 +128,9 @@ def _on_own_provider(
     if settings.traces.exports and service_name(provider) == "":
         description += "; without a service name, set OTEL_SERVICE_NAME"
         _logger.info("otel_fastperf: spans are exported as unknown_service. Remedy: set OTEL_SERVICE_NAME")
-    return _tracing(provider, processor, description, guard)
+    rivals = Rivals(metrics)
+    stack.callback(rivals.end)
+    return _tracing(provider, processor, description, guard, rivals)
 
 
 def _on_joined_provider(
@@ -140,7 +147,11 @@ def _on_joined_provider(
 
 
 def _tracing(
-    provider: trace.TracerProvider, processor: "Sender | SpanStore | None", description: str, guard: Guard
+    provider: trace.TracerProvider,
+    processor: "Sender | SpanStore | None",
+    description: str,
+    guard: Guard,
+    rivals: Rivals | None = None,
 ) -> Tracing:
     return Tracing(
         tracer=our_tracer(provider),
@@ -149,6 +160,7 @@ def _tracing(
         description=description,
         _sender=processor if isinstance(processor, Sender) else None,
         _others=_Others(provider, processor, guard),
+        _rivals=rivals,
     )
 
 
