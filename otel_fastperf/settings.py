@@ -239,6 +239,10 @@ _Buckets: TypeAlias = Annotated[
 ]
 
 
+#: what the comments on statements show
+SqlComments: TypeAlias = Literal["off", "route", "traceparent", "traceparent_everywhere"]
+
+
 def signal_url(endpoint: str, base: str, protocol: str, signal: str) -> str:
     """The URL for `signal`: its own `endpoint`, unchanged, else the base, with the signal's path over HTTP.
 
@@ -462,6 +466,13 @@ class DatabaseSettings(_Group):
         default="own",
         description="Which library creates the span of a statement: this one (`own`) or"
         " `opentelemetry-instrumentation-sqlalchemy` (`contrib`).",
+    )
+    sql_comments: SqlComments = Field(
+        default="off",
+        examples=["route"],
+        description="Comments on statements for the database to see, as sqlcommenter defines them: the route (`route`),"
+        " and the trace where no driver and no database keeps statements by their text (`traceparent`), or on all"
+        " (`traceparent_everywhere`). See docs/sql-comments.md for the cost.",
     )
     query_text: bool = Field(
         default=True, description="Record the statement on its span, without literals and parameter values."

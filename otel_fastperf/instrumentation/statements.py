@@ -29,6 +29,7 @@ from sqlalchemy.pool.base import _AdhocProxiedConnection
 from otel_fastperf.instrumentation.engine_events import EngineEvents
 from otel_fastperf.instrumentation.observed_statement import ObservedStatement, facts_of, facts_of_engine
 from otel_fastperf.instrumentation.slow_statement import SlowStatement
+from otel_fastperf.instrumentation.sql_comments import StatementComments
 from otel_fastperf.instrumentation.statement_evidence import StatementEvidence
 from otel_fastperf.instrumentation.statement_spans import StatementSpans
 from otel_fastperf.internals.patching import hooked
@@ -115,6 +116,9 @@ class _StatementEvents(EngineEvents["_StatementListeners"]):
                 break
         else:
             return False
+        if listeners.comments is not None and name != "do_executemany":
+            # a driver may send a batch as one statement, if its text ends with the values
+            arguments = listeners.comments.added(getattr(execution, _RUNNING), arguments)
         dialect = execution.dialect
         if not _run_by_another(own, getattr(dialect.dispatch, name), *arguments):
             getattr(dialect, name)(*arguments)
@@ -137,6 +141,10 @@ class _StatementListeners:
         # the copies that an engine's `execution_options()` returns share its dialect, and are observed with it
         self._dialects = None if engines is None else {engine.dialect for engine in engines}
         self._signals = signals
+        #: None without comments
+        self.comments: StatementComments | None = (
+            None if settings.sql_comments == "off" else StatementComments(settings.sql_comments, signals.guard)
+        )
         self._slow_query = settings.slow_query
         self._on_slow = on_slow
         self._queries = QueryTexts(max_length=settings.query_text_length)
