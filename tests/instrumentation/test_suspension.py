@@ -151,8 +151,8 @@ def computed(found: dict[str, float], part: str) -> float:
 
 
 def awaited(found: dict[str, float], part: str) -> float:
-    """Seconds that the part awaited. A busy machine stops the process meanwhile, which counts for the loop."""
-    seconds, delayed = found.get(f"{part}_await", 0.0), found.get("loop_wait", 0.0)
+    """Seconds that the part awaited. Of these, a busy machine may take some for the loop, and a collection some."""
+    seconds, delayed = found.get(f"{part}_await", 0.0), found.get("loop_wait", 0.0) + found.get("gc", 0.0)
     assert seconds > WAIT / 10 or delayed > WAIT / 2
     return seconds + delayed
 

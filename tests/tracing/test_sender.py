@@ -84,7 +84,7 @@ def test_flush_delivers_all_spans_ended_before_it(open_it: Open, receiver: Recei
     opened = open_it(receiver.endpoint, protocol=receiver.protocol, delay_ms=60_000)
     for turn in range(1, 6):
         opened.emit(7)
-        assert opened.tracing.flush(20.0)
+        assert opened.tracing.flush(60.0)
         assert len(receiver.spans) == 7 * turn
 
 
@@ -127,7 +127,7 @@ def test_the_time_for_which_spans_do_not_arrive_is_known_until_they_do(open_it: 
     since = opened.failing_seconds
     wait_until(lambda: opened.failing_seconds > since + 0.2)
     receiver.answer = accepted()
-    assert opened.tracing.flush(20.0)
+    assert opened.tracing.flush(60.0)
     assert opened.failing_seconds == 0
 
 
@@ -173,7 +173,7 @@ def test_only_the_span_that_cannot_be_encoded_is_lost(open_it: Open, receiver: R
     opened = open_it(receiver.endpoint, protocol=receiver.protocol, delay_ms=60_000)
     for index in range(100):
         opened.emit(1, NO_TEXT if index in {13, 14, 77} else f"good {index}")
-    assert opened.tracing.flush(20.0)
+    assert opened.tracing.flush(60.0)
     assert opened.outcomes == {"exported": 97, "dropped_encoding": 3}
     assert len(set(receiver.names)) == 97
 
@@ -184,7 +184,7 @@ def test_only_the_span_that_is_too_large_is_lost(open_it: Open, receiver: Receiv
     opened = open_it(receiver.endpoint, protocol=receiver.protocol, delay_ms=60_000)
     for index in range(200):
         opened.emit(1, "x" * 100_000 if index == 123 else str(index))
-    assert opened.tracing.flush(20.0)
+    assert opened.tracing.flush(60.0)
     assert opened.outcomes == {"exported": 199, "dropped_too_large": 1}
     assert receiver.names == [str(index) for index in range(200) if index != 123]
     assert receiver.requests <= 2 * 8 + 1
@@ -230,7 +230,7 @@ def test_a_long_outage_keeps_what_fits_the_memory(open_it: Open, http: Receiver)
     assert opened.outcomes == {"dropped_queue_full": 400 - kept}
     assert 200 <= kept <= 240
     http.answer = accepted()
-    assert opened.tracing.flush(20.0)
+    assert opened.tracing.flush(60.0)
     assert [int(name[:4]) for name in http.names] == list(range(400 - kept, 400))
     assert opened.outcomes == {"dropped_queue_full": 400 - kept, "exported": kept}
 
@@ -272,7 +272,7 @@ def test_spans_that_come_without_a_pause_do_not_keep_the_sender_from_sending(ope
     for thread in threads:
         thread.start()
     try:
-        assert opened.tracing.flush(20.0)
+        assert opened.tracing.flush(60.0)
     finally:
         ended.set()
         for thread in threads:
