@@ -1,23 +1,30 @@
 """The collector's configurations: their structure, and how the real collector behaves with them."""
 
+import logging
 import re
 import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
 
 import pytest
 import yaml
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from otel_fastperf import Settings, setup_telemetry
 from tests.certificates import self_signed
 from tests.deploy.collector import OVERLAYS, Collector, Ports, configs, running_collector
+from tests.deploy.prometheus import stack_prometheus
+from tests.deploy.promql import OURS
 from tests.deploy.servers import DEPLOY, GRAFANA, needs, program
 from tests.deploy.spans import Sent, Value, export
 from tests.otlp import Receiver, accepted, rejected, unavailable
-from tests.serving import wait_until
+from tests.serving import Command, free_port, run_server, wait_until
 from tools.stack_metrics import (
     COLLECTOR,
     COLLECTOR_ALWAYS,
@@ -38,6 +45,8 @@ COMBINATIONS: Final = (
     ("sampling-tier",),
     ("kafka",),
     ("tls",),
+    ("logs",),
+    ("persistent", "logs", "persistent-logs"),
     ("persistent", "tail-sampling"),
     ("persistent", "tls", "persistent-tls"),
     ("persistent", "load-balancing", "persistent-load-balancing"),
@@ -383,6 +392,73 @@ def test_a_variable_sets_the_paths_that_are_dropped(jaeger: Receiver, tmp_path: 
     with running_collector(tmp_path, jaeger=jaeger.port, variables={"COLLECTOR_DROP_PATHS": "/up"}) as collector:
         spans = [Sent("up", attributes={"url.path": "/up"}), Sent("health", attributes={"url.path": "/health"})]
         assert [span.name for span in through(collector, jaeger, *spans)] == ["health"]
+
+
+# Metrics and log records
+
+
+@needs("collector", "prometheus")
+@pytest.mark.parametrize("way", ["through the collector", "to Prometheus itself"])
+def test_what_an_app_pushes_is_what_rules_and_dashboards_query(way: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        port = free_port()
+        collector = stack.enter_context(running_collector(tmp_path, prometheus=port))
+        prometheus = stack.enter_context(stack_prometheus(tmp_path, port=port, quick=True))
+        variables = {"OTEL_METRICS_EXPORTER": "otlp"}
+        if way == "to Prometheus itself":
+            variables["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"] = f"{prometheus.url}/api/v1/otlp/v1/metrics"
+        app = stack.enter_context(_app(collector, tmp_path, variables))
+        wait_until(lambda: app.get("/items/1").status and prometheus.query(_REQUESTS), what="requests")
+        pushed = {one["metric"]["__name__"] for one in prometheus.query('{job="shop"}')}
+        assert {"fastperf_build_info", "fastperf_event_loop_lag_seconds_bucket", "process_cpu_seconds_total"} <= pushed
+        known = set(OURS) | {"target_info"} | {name for name in pushed if ":" in name or name.startswith("ALERTS")}
+        assert pushed <= known
+        wait_until(lambda: app.get("/items/1").status and prometheus.query(_COUNTED), what="objectives count them")
+
+
+_REQUESTS: Final = (
+    'http_server_request_duration_seconds_count{job="shop", http_route="/items/{item_id}", http_request_method="GET"}'
+)
+_COUNTED: Final = 'job:slo_availability_requests:increase30s{job="shop"} > 0'
+
+
+def _app(collector: Collector, folder: Path, variables: Mapping[str, str]) -> AbstractContextManager[Command]:
+    environment = {
+        "OTEL_SERVICE_NAME": "shop",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        "OTEL_METRIC_EXPORT_INTERVAL": "500",
+        **variables,
+    }
+    return run_server(
+        ["uvicorn", "tests.service:app", "--port", "{port}"], log=folder / "app.log", environment=environment
+    )
+
+
+@needs("collector")
+def test_log_records_go_to_a_store_with_their_secrets_masked(tmp_path: Path) -> None:
+    app = FastAPI()
+
+    @app.get("/pay")
+    def pay() -> None:
+        logging.getLogger("shop").warning("refused with Bearer %s", JWT, extra={"api_key": "f00", "shop": "oslo"})
+
+    with (
+        Receiver() as store,
+        running_collector(tmp_path, ["logs"], variables={"LOGS_ENDPOINT": store.endpoint}) as collector,
+    ):
+        settings = Settings(
+            service_name="shop",
+            traces={"exporter": "none", "base_endpoint": collector.endpoint},
+            logs={"exporter": "otlp"},
+        )
+        with setup_telemetry(app, settings=settings), TestClient(app) as client:
+            client.get("/pay")
+        wait_until(lambda: store.logs, what="the record")
+        [record] = [record for logger, record in store.logs if logger == "shop"]
+    attributes = {each.key: each.value.string_value for each in record.attributes}
+    assert record.body.string_value == "refused with ****"
+    assert (attributes["api_key"], attributes["shop"]) == ("****", "oslo")
+    assert record.trace_id
 
 
 # Tail sampling

@@ -23,7 +23,7 @@ from demo.catalogue import CATALOGUE as BOTTLENECKS
 from demo.seed import clear
 from otel_fastperf.metrics import CATALOGUE
 from tests.demo.clients import call_everything
-from tests.deploy.alertmanager import Webhook, stack_alertmanager
+from tests.deploy.alertmanager import Alertmanager, Webhook, stack_alertmanager
 from tests.deploy.collector import running_collector
 from tests.deploy.jaeger import FOUND_WITHIN_SECONDS, Jaeger, JaegerSpan, running_jaeger
 from tests.deploy.panels import Window, flat, has_data
@@ -53,6 +53,7 @@ class Servers:
     shop: Command
     jaeger: Jaeger
     prometheus: Prometheus
+    alertmanager: Alertmanager
     webhook: Webhook
     #: {trace id: path} of the requests with a chosen trace id
     asked: Mapping[str, str]
@@ -95,7 +96,7 @@ def servers(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
         started = time.time()
         collector.send([Sent("GET /healthz", kind="SERVER", attributes={"url.path": "/healthz"})])
         asked = asyncio.run(_load(shop.url))
-        yield Servers(shop, jaeger, prometheus, webhook, asked, started)
+        yield Servers(shop, jaeger, prometheus, alertmanager, webhook, asked, started)
     # the database is shared with other tests
     clear(make_url(postgresql_url))
 
@@ -182,13 +183,13 @@ def test_the_trace_of_an_exemplar_is_in_jaeger(servers: Servers) -> None:
 
 @pytest.fixture(scope="module")
 def alerts(servers: Servers) -> list[dict[str, Any]]:
-    """The tickets that reached the webhook, after each fault has one."""
+    """The tickets that Alertmanager has, after each fault has one; the page about failures holds back the latest."""
     expected = {
         (one.kind, "" if one.kind in {"memory_growth", "cache_inefficient"} else one.faulty) for one in BOTTLENECKS
     }
 
     def told() -> list[dict[str, Any]]:
-        return servers.webhook.alerts("ticket")
+        return [one for one in servers.alertmanager.alerts() if one["labels"]["severity"] == "ticket"]
 
     def missing() -> set[tuple[str, str]]:
         return expected - {(one["labels"].get("kind", ""), one["labels"].get("http_route", "")) for one in told()}
@@ -196,7 +197,7 @@ def alerts(servers: Servers) -> list[dict[str, Any]]:
     try:
         wait_until(lambda: not missing(), seconds=90)
     except AssertionError:
-        pytest.fail(f"no alert reached the webhook for {sorted(missing())}")
+        pytest.fail(f"no alert reached Alertmanager for {sorted(missing())}")
     return told()
 
 
@@ -205,6 +206,17 @@ def test_each_fault_has_an_alert_and_its_twin_has_none(bottleneck: Any, alerts: 
     routes = {one["labels"].get("http_route", "") for one in alerts if one["labels"].get("kind") == bottleneck.kind}
     assert routes & {bottleneck.faulty, ""}
     assert bottleneck.fixed not in {one["labels"].get("http_route", "") for one in alerts}
+
+
+def test_failures_page_and_tickets_are_sent(servers: Servers) -> None:
+    """The load has as many failures as a page needs."""
+
+    def paged() -> set[str]:
+        return {one["labels"]["alertname"] for one in servers.webhook.alerts("page")}
+
+    wait_until(lambda: "FastperfAvailabilityBurn" in paged(), what="a page")
+    assert paged() <= {"FastperfAvailabilityBurn", "FastperfLatencyBurn"}
+    assert servers.webhook.alerts("ticket")
 
 
 def test_the_links_of_an_alert_are_not_broken(servers: Servers, alerts: list[dict[str, Any]]) -> None:
