@@ -210,6 +210,13 @@ def test_alerts_use_no_label_that_their_expression_drops(alert: Rule) -> None:
     assert named <= (labels_of(alert["expr"], KNOWN) or frozenset()) | set(alert["labels"])
 
 
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_no_alert_looks_back_for_what_is_missing(alert: Rule) -> None:
+    """It would end with the look-back, in the middle of the outage; services.yml remembers."""
+    targets = {"up", "fastperf_build_info"}
+    assert not [one for one in selectors(alert["expr"]) if one.window and one.metric in targets]
+
+
 def test_only_alerts_on_symptoms_of_users_are_pages() -> None:
     pages = {alert["alert"] for alert in ALERTS if alert["labels"]["severity"] == "page"}
     assert pages == {"FastperfAvailabilityBurn", "FastperfLatencyBurn", "FastperfAllTargetsDown"}
