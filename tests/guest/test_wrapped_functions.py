@@ -575,6 +575,8 @@ def shop_of(run: Callable[[Shop], Any]) -> Shop:
         async with AsyncExitStack() as shop.stack:
             shop.request = request
             await run(shop)
+        shop.caches["redis"].close()
+        await shop.caches["redis.asyncio"].aclose()
 
     return shop
 
