@@ -89,7 +89,7 @@ def sentry(_app: FastAPI) -> Arrived:
                 event = item.get_event() or item.get_transaction_event()
                 if event is not None:
                     kind = event.get("type", "error")
-                    received.append(f"{kind} {event['transaction']}")
+                    received.append(f"{kind} {event.get('transaction')}")
                     received.extend(f"{kind} {event['transaction']}: {span['op']}" for span in event.get("spans", ()))
 
     library.init(dsn="http://key@127.0.0.1/1", traces_sample_rate=1.0, transport=Kept)
