@@ -30,7 +30,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import StreamingResponse
 
 import otel_fastperf
-from otel_fastperf import Settings, setup_telemetry
+from otel_fastperf import Settings, Telemetry, setup_telemetry
 from otel_fastperf.instrumentation import client_constructors
 from otel_fastperf.internals.patching import Patch
 from otel_fastperf.zero_code import apps
@@ -749,3 +749,49 @@ def test_an_app_that_is_observed_without_code_is_called_alike(monkeypatch: pytes
     apps._observe(SimpleNamespace(Starlette=App))  # type: ignore[arg-type]
     asyncio.run(main())
     assert calls == [({}, 1, 2)] * 3
+
+
+# failures that no row brings about
+
+
+def errors(telemetry: Telemetry, part: str) -> float:
+    name = "fastperf_telemetry_errors_total"
+    return telemetry.metrics.registry.get_sample_value(name, {"part": part}) or 0.0
+
+
+def test_an_app_stops_although_telemetry_cannot_be_removed() -> None:
+    async def run(_shop: Shop) -> None:
+        """Nothing."""
+
+    shop = shop_of(run)
+    shop.caches = caches_of()
+    with setup_telemetry(shop.app) as telemetry, pytest.MonkeyPatch.context() as patch:
+        break_it("installation:Installation._remove", patch)
+        asyncio.run(request(shop))
+        assert errors(telemetry, "installation") == 1
+
+
+def test_a_thread_is_found_although_the_limiter_does_not_tell_its_state() -> None:
+    async def run(_shop: Shop) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(anyio.to_thread.current_default_thread_limiter()), "statistics", broken, raising=False)
+            found.append(await anyio.to_thread.run_sync(values_of))
+
+    found: list[Any] = []
+    shop = shop_of(run)
+    shop.caches = caches_of()
+    with setup_telemetry(shop.app) as telemetry:
+        asyncio.run(request(shop))
+        assert found == [()]
+        assert errors(telemetry, "threadpool_wait") == 1
+
+
+def test_a_connection_is_made_although_contrib_s_spans_cannot_be_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = create_engine("sqlite://", poolclass=QueuePool)
+    with setup_telemetry(FastAPI(), settings=Settings(database={"client_span": "contrib"})) as telemetry:
+        break_it("instrumentation.client_span:_watched_engines", monkeypatch)
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
+        assert errors(telemetry, "database") == 1
+        monkeypatch.undo()
+    engine.dispose()
