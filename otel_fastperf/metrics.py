@@ -705,7 +705,8 @@ class Metrics:
         self.registry: CollectorRegistry = self._settled
         self._max_series = max_series
         self._bounds = buckets
-        self._own_labels = {_REQUEST_DURATION: request_labels}
+        #: name of a metric -> labels that the application adds to it
+        self.own_labels: Mapping[str, tuple[str, ...]] = {_REQUEST_DURATION: request_labels}
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         self._by_name: dict[str, Any] = {}
@@ -770,7 +771,7 @@ class Metrics:
 
     def _new(self, metric: Metric) -> Any:
         bounds = self._bounds.get(metric.name)
-        own = self._own_labels.get(metric.name, ())
+        own = self.own_labels.get(metric.name, ())
         given = replace(metric, buckets=metric.buckets if bounds is None else bounds, labels=metric.labels + own)
         declared = _declare(given, self.registry)
         if not metric.labels:

@@ -88,7 +88,7 @@ class Readings:
             scope: The name of this package.
             failed: Is told of a gauge that cannot be updated.
             delta: Counters and histograms count since the last reading.
-            left_out: The names not to read, asked for at each reading.
+            left_out: The names not to read unless the application has added labels, asked for at each reading.
         """
         self._metrics = metrics
         self._resource = resource
@@ -103,8 +103,12 @@ class Readings:
         """All metrics, up to date. Blocks for some ms."""
         for error in self._metrics.refresh():
             self._failed(error)
-        left_out = self._left_out()
-        families = tuple(each for each in self._metrics.registry.collect() if _name(each.name) not in left_out)
+        left_out, labelled = self._left_out(), self._metrics.own_labels
+        families = tuple(
+            each
+            for each in self._metrics.registry.collect()
+            if _name(each.name) not in left_out or labelled.get(each.name)
+        )
         now = time.time_ns()
         found = tuple(metric for family in families if (metric := self._metric(family, now)) is not None)
         if self._delta:

@@ -97,6 +97,17 @@ def test_what_fastapi_pushes_is_not_pushed_again(receiver: Receiver) -> None:
 
 
 @needs_native
+def test_what_has_labels_of_the_application_is_pushed_in_any_case(receiver: Receiver) -> None:
+    app, provider = app_read_by(PeriodicExportingMetricReader(OTLPMetricExporter(f"{receiver.endpoint}/v1/metrics")))
+    settings = Settings(metrics={"exporter": "otlp", "endpoint": f"{receiver.endpoint}/v1/metrics"})
+    labels = {"tenant": lambda _scope: "one"}
+    with setup_telemetry(app, settings=settings, request_labels=labels), TestClient(app) as client:
+        client.get("/items/1")
+    provider.shutdown()
+    assert sorted(pushed(receiver)) == ["fastapi", "otel_fastperf"]
+
+
+@needs_native
 def test_what_fastapi_shows_elsewhere_is_pushed(receiver: Receiver) -> None:
     app, provider = app_read_by(InMemoryMetricReader())
     settings = Settings(metrics={"exporter": "otlp", "endpoint": f"{receiver.endpoint}/v1/metrics"})
