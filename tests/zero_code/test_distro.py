@@ -64,6 +64,32 @@ def test_the_agent_observes_an_app_once(tmp_path: Path, chosen: tuple[str, str])
     assert sorted(spans) == ["CLIENT otel_fastperf SELECT", "SERVER otel_fastperf GET /items"]
 
 
+ALONE = """
+from opentelemetry import trace
+print(type(trace.get_tracer_provider()).__module__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "provider"),
+    [({}, "opentelemetry.sdk.trace"), ({"OTEL_PYTHON_DISTRO": "fastperf"}, "opentelemetry.trace")],
+    ids=["nobody chooses", "ours is chosen"],
+)
+def test_beside_another_distro_ours_has_to_be_chosen(chosen: dict[str, str], provider: str) -> None:
+    """Else installing this package would end what the agent exports of processes without an app."""
+    exporters = dict.fromkeys(("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER"), "none")
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "opentelemetry-instrument"), sys.executable, "-c", ALONE],
+        env={**os.environ, **exporters, "PYTHONPATH": str(ROOT), **chosen},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == provider
+
+
 def test_the_entry_points_name_what_the_agent_expects() -> None:
     (distro,) = entry_points(group="opentelemetry_distro", name="fastperf")
     (configurator,) = entry_points(group="opentelemetry_configurator", name="fastperf")
