@@ -64,6 +64,7 @@ def test_the_agent_observes_an_app_once(tmp_path: Path, chosen: tuple[str, str])
     assert sorted(spans) == ["CLIENT otel_fastperf SELECT", "SERVER otel_fastperf GET /items"]
 
 
+OURS = {"OTEL_PYTHON_DISTRO": "fastperf", "OTEL_PYTHON_CONFIGURATOR": "fastperf"}
 ALONE = """
 from opentelemetry import trace
 print(type(trace.get_tracer_provider()).__module__)
@@ -72,7 +73,7 @@ print(type(trace.get_tracer_provider()).__module__)
 
 @pytest.mark.parametrize(
     ("chosen", "provider"),
-    [({}, "opentelemetry.sdk.trace"), ({"OTEL_PYTHON_DISTRO": "fastperf"}, "opentelemetry.trace")],
+    [({}, "opentelemetry.sdk.trace"), (OURS, "opentelemetry.trace")],
     ids=["nobody chooses", "ours is chosen"],
 )
 def test_beside_another_distro_ours_has_to_be_chosen(chosen: dict[str, str], provider: str) -> None:
