@@ -34,6 +34,7 @@ settings.load_profile("otel_fastperf")
 MARKED: Final = {
     "slow": (
         "tests/demo/",
+        "tests/guest/test_wirings.py",
         "tests/pytest_plugin/",
         "tests/test_benchmarks.py",
         "tests/test_delivery.py",
