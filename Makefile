@@ -23,7 +23,7 @@ STACK = $(COMPOSE) -f docker-compose.yml $(foreach part,$(WITH),-f compose.$(par
 PASSWORD := secrets/grafana_admin_password
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve stack-up stack-down stack-smoke test truth test-stack test-matrix test-package check lint types format \
+.PHONY: help demo demo-serve stack-up stack-down stack-smoke test truth test-stack test-matrix test-guests test-package check lint types format \
 	lock lock-check coverage bench bench-check docs dashboards build clean
 
 help: ## list the targets
@@ -63,6 +63,9 @@ test-stack: $(READY) ## run the shipped stack with real servers, which are built
 
 test-matrix: $(READY) ## run the suite on the oldest, the newest and some versions between (ENVS="oldest newest" for a part)
 	$(RUN) -m nox $(if $(ENVS),--session $(ENVS),--tags matrix) $(if $(TESTS),-- $(TESTS))
+
+test-guests: $(READY) ## run the test suites of FastAPI, Starlette, SQLModel, SQLAlchemy with telemetry on (GUESTS="starlette")
+	$(RUN) -m nox --session guests -- $(GUESTS)
 
 test-package: $(READY) build ## install the wheel into an empty environment; check what it declares, imports and costs
 	$(RUN) -m nox --session package

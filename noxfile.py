@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import nox
@@ -37,7 +38,21 @@ READS_THE_INTERPRETER: Final = (
 ONCE: Final = ROOT / "tests/once.txt"
 
 # Other telemetry, with which the suite does without: Logfire's plugin takes part in whatever process uses pydantic.
-GUESTS: Final = ("elastic-apm", "logfire", "prometheus-fastapi-instrumentator", "sentry-sdk", "starlette-exporter")
+OTHER_TELEMETRY: Final = (
+    "elastic-apm",
+    "logfire",
+    "prometheus-fastapi-instrumentator",
+    "sentry-sdk",
+    "starlette-exporter",
+)
+
+# Packages whose test suites run with telemetry on: how to install them, and the dependency group of their tests.
+GUESTS: Final = {
+    "fastapi": ("fastapi[all]", "tests"),
+    "starlette": ("starlette[full]", "dev"),
+    "sqlmodel": ("sqlmodel", "tests"),
+    "sqlalchemy": ("sqlalchemy[asyncio]", "tests"),
+}
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
@@ -133,10 +148,35 @@ def python_3_12(session: nox.Session) -> None:
 
 
 @nox.session(python=next(filter(interpreter, PYTHONS), PYTHONS[0]), tags=["matrix"])
-def guests(session: nox.Session) -> None:
+def wirings(session: nox.Session) -> None:
     """Run the tests beside other telemetry, which is installed only here."""
-    session.install("--editable", ".", "--group", "test", *GUESTS)
+    session.install("--editable", ".", "--group", "test", *OTHER_TELEMETRY)
     session.run("pytest", *PYTEST, *(session.posargs or ["tests/guest/test_wirings.py"]))
+
+
+@nox.session(python=next(filter(interpreter, PYTHONS), PYTHONS[0]))
+def guests(session: nox.Session) -> None:
+    """Run the test suites of the newest FastAPI, Starlette, SQLModel and SQLAlchemy with telemetry on."""
+    names = session.posargs or list(GUESTS)
+    # outside of the project, whose settings for pytest are not for them
+    with TemporaryDirectory() as folder:
+        run_guests(session, Path(folder), names)
+
+
+def run_guests(session: nox.Session, folder: Path, names: Sequence[str]) -> None:
+    """Download the sources of these packages into the folder, install what their tests need, and run these."""
+    options = ("--no-deps", "--no-binary", ",".join(names), "--dest", str(folder), "--quiet")
+    session.run(sys.executable, "-m", "pip", "download", *options, *names, external=True)
+    session.install("--editable", ".", "pytest-timeout", "pytest-xdist")
+    for name in names:
+        requirement, group = GUESTS[name]
+        for archive in folder.glob(f"{name}-*.tar.gz"):
+            shutil.unpack_archive(archive, folder, filter="data")
+            version = archive.name.removeprefix(f"{name}-").removesuffix(".tar.gz")
+            session.install(
+                f"{requirement}=={version}", "--group", f"{folder / f'{name}-{version}'}/pyproject.toml:{group}"
+            )
+    session.run("python", "-m", "tools.guests", str(folder), *names)
 
 
 @nox.session(venv_backend="none")

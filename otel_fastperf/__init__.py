@@ -2,6 +2,9 @@
 
 Names are imported when they are first used: the pytest plugin is part of every test run where this package is
 installed, and most of those need neither FastAPI nor OpenTelemetry.
+
+PYTEST_DONT_REWRITE: nothing here is a test, and under `otel-fastperf run pytest` the package is there before pytest,
+which would warn of that.
 """
 
 from importlib import import_module

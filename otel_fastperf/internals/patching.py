@@ -47,6 +47,7 @@ class Patch(Generic[_S]):
         self._original = getattr(target, name)
         self.subscribers: Mapping[int, _S] = _NO_SUBSCRIBERS
         self.wrapper: Any = wrap(self._original, self)
+        _rename(self.wrapper, name)
 
     def apply(self) -> None:
         """Put the wrapper in place, unless it is there already, alone or under another package's wrapper."""
@@ -63,6 +64,13 @@ class Patch(Generic[_S]):
         else:
             setattr(self._target, self._name, self._original)
         return True
+
+
+def _rename(wrapper: Any, name: str) -> None:
+    """Call the frames of a wrapper as those of what it wraps: a log record may be told to name its caller's caller."""
+    code = getattr(wrapper, "__code__", None)
+    if code is not None:
+        wrapper.__code__ = code.replace(co_name=name, co_qualname=name)
 
 
 @contextmanager

@@ -178,7 +178,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
 def test_all_of_them_are_here() -> None:
     missing = [each.package for each in WIRINGS if each not in INSTALLED]
     if missing:
-        pytest.skip(f"{', '.join(missing)} not installed: `make test-matrix ENVS=guests` has them")
+        pytest.skip(f"{', '.join(missing)} not installed: `make test-matrix ENVS=wirings` has them")
 
 
 @with_us
