@@ -6,7 +6,7 @@ Each app subscribes, so a second app adds no second wrapper, and apps may be shu
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 _S = TypeVar("_S")
@@ -68,9 +68,8 @@ class Patch(Generic[_S]):
 
 def _rename(wrapper: Any, name: str) -> None:
     """Call the frames of a wrapper as those of what it wraps: a log record may be told to name its caller's caller."""
-    code = getattr(wrapper, "__code__", None)
-    if code is not None:
-        wrapper.__code__ = code.replace(co_name=name, co_qualname=name)
+    if isinstance(wrapper, FunctionType):
+        wrapper.__code__ = wrapper.__code__.replace(co_name=name, co_qualname=name)
 
 
 @contextmanager
