@@ -26,6 +26,27 @@ def discounting(original: Callable[..., str], patch: Patch[str]) -> Callable[...
     return price
 
 
+def test_a_log_record_of_the_caller_s_caller_names_what_is_wrapped() -> None:
+    """SQLAlchemy's `echo` does so: its records would come from functions of ours."""
+
+    def who_calls(_self: Shop) -> str:
+        frame = inspect.currentframe()
+        assert frame is not None
+        assert frame.f_back is not None
+        return frame.f_back.f_code.co_name
+
+    def passing_on(original: Callable[..., str], _patch: Patch[str]) -> Callable[..., str]:
+        def pass_on(*arguments: Any) -> str:
+            return original(*arguments)
+
+        return pass_on
+
+    owner = object()
+    shop = type("Shop", (), {"buy": who_calls})
+    with subscribed(shop, "buy", passing_on, owner, ""):
+        assert shop().buy() == "buy"
+
+
 def test_the_wrapper_sees_the_current_subscribers() -> None:
     first, second = object(), object()
     with subscribed(Shop, "price", discounting, first, "ten off"):
