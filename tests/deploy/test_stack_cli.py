@@ -19,7 +19,7 @@ from zipfile import ZipFile
 import pytest
 import yaml
 
-from otel_fastperf.cli.stack.files import MANIFEST, SECRET, SLO_TARGETS, TARGETS, Answers, filled, shipped
+from otel_fastperf.cli.stack.files import MANIFEST, SECRET, SLO_TARGETS, TARGETS, Answers, filled, project_of, shipped
 from tests.deploy import engine as engines
 from tests.deploy.engine import COMPOSE, Engine, Image
 from tests.deploy.servers import ROOT, answers, needs, program, running
@@ -133,7 +133,8 @@ def test_the_sdist_contains_the_files_too(installed: Installed, tmp_path: Path) 
 
 
 def test_the_shipped_files_are_written_with_the_answers_filled_in(stack: Path) -> None:
-    answers_given = Answers(service="shop", targets=("shop:8000",), availability="99.5")
+    project = project_of(stack)
+    answers_given = Answers(service="shop", targets=("shop:8000",), availability="99.5", project=project)
     wanted = filled(shipped(ROOT), answers_given)
     there = {path.relative_to(stack).as_posix(): path.read_bytes() for path in stack.rglob("*") if not path.is_dir()}
     assert there.keys() - wanted.keys() == {MANIFEST, SECRET}
@@ -145,8 +146,10 @@ def test_only_these_files_depend_on_the_answers() -> None:
     """A file that is newly filled in needs a new line in this test."""
     files = shipped(ROOT)
     urls = {"GRAFANA_URL": "https://grafana.example.com", "RUNBOOKS_URL": "https://runbooks.example.com"}
-    made = filled(files, Answers(service="shop", targets=("shop:1",), availability="99.5", urls=urls))
+    answers_given = Answers(service="shop", targets=("shop:1",), availability="99.5", urls=urls, project="mine")
+    made = filled(files, answers_given)
     assert {name for name in files if made.get(name) != files[name]} == {
+        "docker-compose.yml",
         "deploy/jaeger/ui-config.json",
         "deploy/prometheus/rules/slo-targets.yml",
         "deploy/prometheus/targets/app.yml",
@@ -205,6 +208,7 @@ def test_compose_reads_files_and_ports_from_the_folder(stack: Path, tmp_path: Pa
     command: list[str | Path] = [COMPOSE, "--project-directory", stack, "config", "--format", "json"]
     done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=True, timeout=60)
     model: dict[str, Any] = json.loads(done.stdout)
+    assert model["name"] == project_of(stack)
     assert "grafana" in model["services"]
     assert "demo" not in model["services"]
     assert not any("build" in service for service in model["services"].values())

@@ -27,6 +27,7 @@ from otel_fastperf.cli.stack.files import (
     hash_of,
     plan,
     present,
+    project_of,
     read_manifest,
     shipped,
     source,
@@ -99,6 +100,10 @@ def add_stack(commands: Any, epilog: str) -> None:
     for name in URLS:
         option = f"--{name.lower().replace('_', '-')}"
         init.add_argument(option, metavar="URL", help=f"address for browsers; sets {name} in {ENVIRONMENT}")
+    init.add_argument(
+        "--project", metavar="NAME",
+        help="Compose's name of the stack's containers and volumes (default: from the folder, unique on this machine)",
+    )  # fmt: skip
     init.add_argument("--force", action="store_true", help="overwrite your changes; your version is kept as FILE.old")
 
     check = command("check", _check, "Check the stack's files, also with the installed programs that read them.")
@@ -117,6 +122,7 @@ def _given(options: argparse.Namespace) -> Given:
         latency=options.latency,
         latency_threshold=options.latency_threshold,
         urls={name: url for name, url in urls.items() if url is not None},
+        project=options.project,
     )
 
 
@@ -127,7 +133,7 @@ def _init(options: argparse.Namespace) -> int:
         message = f"DIR={folder}: must not be the folder that the stack comes from. Remedy: choose another folder."
         raise StackError(message)
     before = read_manifest(folder)
-    made = answers(given, before.answers if before else _first(os.environ))
+    made = answers(given, before.answers if before else _first(folder, os.environ))
     wanted = filled(shipped(origin), made)
     written = before.files if before else {}
     steps = plan(wanted, present(folder, {*wanted, *written}), written, force=options.force)
@@ -140,10 +146,10 @@ def _init(options: argparse.Namespace) -> int:
     return _FOUND if any(step.action is Action.OFFER for step in steps) else _OK
 
 
-def _first(environ: Mapping[str, str]) -> Answers:
+def _first(folder: Path, environ: Mapping[str, str]) -> Answers:
     """The answers before the first `init`: the environment may already name the service."""
     name = environ.get("OTEL_SERVICE_NAME", "").strip()
-    return answers(Given(service=name or None), Answers())
+    return answers(Given(service=name or None, project=project_of(folder)), Answers())
 
 
 def _report(folder: Path, steps: Sequence[Step], made: Answers, given: Given, *, new_secret: bool) -> Iterator[str]:

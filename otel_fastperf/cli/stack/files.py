@@ -27,6 +27,8 @@ JAEGER_UI: Final = "deploy/jaeger/ui-config.json"
 ENVIRONMENT: Final = ".env"
 ENVIRONMENT_EXAMPLE: Final = ".env.example"
 COMPOSE: Final = "docker-compose.yml"
+#: Compose's name of the stack of a checkout, and of stacks that were written before each had its own
+PROJECT: Final = "otel-fastperf"
 SECRET: Final = "secrets/grafana_admin_password"  # noqa: S105 - the file's name
 
 #: variables of `.env` with the addresses for browsers, each set by an option of `stack init` -> the variable of the
@@ -63,6 +65,19 @@ class Answers:
     latency_threshold: str = "0.5"
     #: a name of `URLS` -> the address
     urls: Mapping[str, str] = field(default_factory=dict)
+    #: Compose's name of the stack, under which its containers and volumes are found again
+    project: str = PROJECT
+
+
+def project_of(folder: Path) -> str:
+    """Compose's name for a stack that is new in a folder: another one for each folder, the same each time.
+
+    The folder's name alone would be Compose's own default. It is the same for `/srv/shop/telemetry` and
+    `/srv/store/telemetry`, and then the second stack takes over containers and volumes of the first.
+    """
+    path = folder.resolve()
+    readable = re.sub(r"[^a-z0-9_-]+", "-", path.name.lower()).strip("-_")[:40] or "stack"
+    return f"{readable}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:6]}"
 
 
 def source() -> Path:
@@ -94,13 +109,15 @@ def shipped(folder: Path) -> dict[str, bytes]:
 
 
 def filled(files: Mapping[str, bytes], answers: Answers) -> dict[str, bytes]:
-    """The files for an app: targets and objectives are generated, addresses filled in, all others as shipped.
+    """The files for an app: targets and objectives are generated, names and addresses filled in, others as shipped.
 
     Raises:
-        StackError: The file of Jaeger's links does not contain the address to replace.
+        StackError: A file does not contain what is to be replaced.
     """
     made = dict(files)
     made[TARGETS] = targets(answers.service, answers.targets).encode()
+    if COMPOSE in made:
+        made[COMPOSE] = _compose(made[COMPOSE].decode(), answers.project).encode()
     made[SLO_TARGETS] = slo_targets(answers.availability, answers.latency, answers.latency_threshold).encode()
     if JAEGER_UI in made:
         made[JAEGER_UI] = _jaeger_ui(made[JAEGER_UI].decode(), answers).encode()
@@ -123,6 +140,14 @@ def _environment(text: str, answers: Answers) -> str:
         places = [number for number, line in enumerate(lines) if re.match(rf"#? ?{name}=", line)]
         lines[slice(places[0], places[0] + 1) if places else slice(len(lines), None)] = [f"{name}={url}"]
     return "\n".join(lines) + "\n"
+
+
+def _compose(text: str, project: str) -> str:
+    """In the file and not in `.env`, so that no way to call Compose misses it."""
+    made, count = re.subn(rf"(?m)^name: {PROJECT}$", f"name: {project}", text)
+    if count != 1:
+        raise _no_place(COMPOSE, f"name: {PROJECT}")
+    return made.replace(f"{PROJECT}_default", f"{project}_default")
 
 
 def _jaeger_ui(text: str, answers: Answers) -> str:
@@ -201,6 +226,7 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
             latency=str(given["latency"]),
             latency_threshold=str(given["latency_threshold"]),
             urls={name: str(url) for name, url in given["urls"].items() if name in URLS},
+            project=str(given.get("project", PROJECT)),
         ),
         files=files,
     )

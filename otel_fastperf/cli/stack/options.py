@@ -15,6 +15,7 @@ from otel_fastperf.metrics import HTTP_SECONDS
 #: host names that mean the container itself inside a container
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]", "[::]")  # noqa: S104 - nothing is bound
 _TARGET: Final = re.compile(r"((?:[A-Za-z0-9](?:[\w.-]*\w)?|\[[0-9a-fA-F:.]+\])?):([0-9]{1,5})", re.ASCII)
+_PROJECT: Final = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
 _MOST_PORT: Final = 65535
 _LONGEST_NAME: Final = 255
 #: burn rate of the fastest alert; it cannot fire if the budget is so large that even 100 % failures burn slower
@@ -32,6 +33,7 @@ class Given:
     latency_threshold: str | None = None
     #: `GRAFANA_URL` -> address
     urls: Mapping[str, str] = field(default_factory=dict)
+    project: str | None = None
 
 
 def answers(given: Given, before: Answers) -> Answers:
@@ -57,6 +59,7 @@ def answers(given: Given, before: Answers) -> Answers:
         latency=checked(given.latency, _percent("--latency"), before.latency),
         latency_threshold=checked(given.latency_threshold, _threshold, before.latency_threshold),
         urls={**before.urls, **{name: checked(url, _url(name), "") for name, url in given.urls.items()}},
+        project=checked(given.project, _project, before.project),
     )
     if wrong:
         raise StackError("\n".join(wrong))
@@ -90,6 +93,17 @@ def _service(value: str) -> str:
         )
         raise StackError(message)
     return value.strip()
+
+
+def _project(value: str) -> str:
+    if not _PROJECT.fullmatch(value):
+        better = re.sub(r"[^a-z0-9_-]+", "-", value.lower()).strip("-_") or "shop-telemetry"
+        message = (
+            f"--project {value!r}: must be a project name of Compose, lowercase letters, digits, - and _, which begins"
+            f" with a letter or a digit. Remedy: --project {better}"
+        )
+        raise StackError(message)
+    return value
 
 
 def _target(value: str) -> str:

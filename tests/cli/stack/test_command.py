@@ -164,6 +164,35 @@ def test_a_second_init_keeps_the_answers_and_changes_nothing(stack: Command) -> 
     assert "The stack for shop (shop:8000)" in ran.out
 
 
+def name_of(folder: Path) -> str:
+    return str(yaml.safe_load((folder / "docker-compose.yml").read_text())["name"])
+
+
+def test_a_stack_beside_another_has_containers_and_volumes_of_its_own(stack: Command, tmp_path: Path) -> None:
+    """Compose finds them by the project's name, not by the folder."""
+    folders = [tmp_path / "a", tmp_path / "b", tmp_path / "other" / "a"]
+    for folder in folders:
+        assert stack("init", str(folder)).code == 0
+    assert len({name_of(folder) for folder in folders}) == len(folders)
+
+
+def test_a_stack_keeps_its_name_when_it_is_updated_or_moved(stack: Command, tmp_path: Path) -> None:
+    stack.init()
+    name = name_of(stack.folder)
+    stack.init("--service", "store")
+    assert name_of(stack.folder) == name
+    stack.folder.rename(tmp_path / "moved")
+    stack("init", str(tmp_path / "moved"))
+    assert name_of(tmp_path / "moved") == name
+
+
+def test_the_name_of_the_stack_can_be_chosen(stack: Command) -> None:
+    stack.init("--project", "shop-telemetry")
+    assert name_of(stack.folder) == "shop-telemetry"
+    stack.init("--service", "store")
+    assert name_of(stack.folder) == "shop-telemetry"
+
+
 def test_a_new_answer_updates_the_files_that_contain_it(stack: Command) -> None:
     stack.init("--service", "shop")
     ran = stack.init("--service", "store")

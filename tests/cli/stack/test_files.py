@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from otel_fastperf.cli.stack.files import (
     hash_of,
     plan,
     present,
+    project_of,
     read_manifest,
     shipped,
     source,
@@ -38,7 +40,7 @@ from otel_fastperf.cli.stack.files import (
 from otel_fastperf.errors import StackError
 
 FILES: Final = {
-    "docker-compose.yml": b"# a comment\nservices:\n  grafana: {}\n",
+    "docker-compose.yml": b"# a comment\nname: otel-fastperf\nservices:\n  grafana: {}\n",
     ".env.example": b"# ports\nGRAFANA_PORT=3000\n#GRAFANA_URL=http://localhost:3000\n",
     SLO_TARGETS: b"groups: []\n",
     JAEGER_UI: b'{"a": "http://localhost:3000/d/x", "b": "http://localhost:9090", "c": "http://localhost:30001"}\n',
@@ -54,8 +56,45 @@ def test_the_target_file_has_the_service_name_of_traces_as_job() -> None:
     assert yaml.safe_load(made[TARGETS]) == [{"targets": ["a:1", "[::1]:2"], "labels": {"job": 'my "shop" ⛵'}}]
 
 
-def test_the_compose_files_are_written_verbatim() -> None:
-    assert filled(FILES, Answers(service="shop"))["docker-compose.yml"] == FILES["docker-compose.yml"]
+def test_the_compose_file_gets_the_name_of_the_stack_and_nothing_else_changes() -> None:
+    ours = {"docker-compose.yml": FILES["docker-compose.yml"] + b"# joins otel-fastperf_default\n"}
+    assert filled(ours, Answers(service="shop"))["docker-compose.yml"] == ours["docker-compose.yml"]
+    made = filled(ours, Answers(project="mine"))["docker-compose.yml"]
+    assert made == b"# a comment\nname: mine\nservices:\n  grafana: {}\n# joins mine_default\n"
+
+
+def test_a_compose_file_without_a_name_to_replace_is_an_error() -> None:
+    with pytest.raises(StackError, match=r"docker-compose.yml does not contain name: otel-fastperf .* Remedy: "):
+        filled({"docker-compose.yml": b"services: {}\n"}, Answers())
+
+
+@pytest.mark.parametrize(
+    ("folder", "readable"),
+    [
+        ("telemetry", "telemetry"),
+        ("My Shop.v2", "my-shop-v2"),
+        ("_-x-_", "x"),
+        ("Ünü", "n"),
+        ("…", "stack"),
+        ("a" * 99, "a" * 40),
+    ],
+)
+def test_a_folder_has_a_project_name_of_its_own_that_compose_accepts(
+    tmp_path: Path, folder: str, readable: str
+) -> None:
+    name = project_of(tmp_path / "a" / folder)
+    assert re.fullmatch(rf"{readable}-[0-9a-f]{{6}}", name)
+    assert project_of(tmp_path / "a" / "x" / ".." / folder) == name
+    assert project_of(tmp_path / "b" / folder) != name
+
+
+def test_a_manifest_from_before_projects_keeps_the_name_that_its_volumes_have(tmp_path: Path) -> None:
+    fields = json.loads(Manifest(version="1", answers=Answers(project="x"), files={}).to_json())
+    del fields["answers"]["project"]
+    (tmp_path / MANIFEST).write_text(json.dumps(fields))
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert manifest.answers.project == "otel-fastperf"
 
 
 def _objectives(text: bytes) -> dict[str, str]:

@@ -36,6 +36,16 @@ def test_targets_are_addresses_as_seen_from_prometheus_s_container(typed: str, t
     assert answers(Given(targets=[typed]), Answers()).targets == (taken,)
 
 
+@pytest.mark.parametrize(
+    ("typed", "remedy"),
+    [("My Shop", "my-shop"), ("-shop", "shop"), ("shop.v1", "shop-v1"), ("", "shop-telemetry"), ("a\nb: c", "a-b-c")],
+)
+def test_a_name_that_compose_would_refuse_is_refused(typed: str, remedy: str) -> None:
+    said = refused(Given(project=typed))
+    assert said.startswith(f"--project {typed!r}: must be a project name of Compose")
+    assert said.endswith(f"Remedy: --project {remedy}")
+
+
 def test_a_duplicate_target_is_scraped_once() -> None:
     assert answers(Given(targets=["a:1", "localhost:2", "a:1", ":2"]), Answers()).targets == (
         "a:1",
