@@ -5,6 +5,7 @@ test shows. The demo's image is not built by its Dockerfile, which needs the int
 machine's Python and the command of that Dockerfile. See engine.py.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from typing import Final, Protocol
 
 import pytest
 
+from otel_fastperf.cli.stack.containers import containers
 from tests.deploy import engine as engines
 from tests.deploy.engine import STAND_IN, Engine, Stack
 from tests.deploy.servers import ROOT
@@ -145,6 +147,9 @@ def test_the_stack_is_healthy_within_a_minute_accepts_a_trace_and_leaves_nothing
         assert f"http://127.0.0.1:{stack.ports['GRAFANA_PORT']}" in output
         assert STAND_IN in output
         warnings.warn_explicit("Grafana was a stand-in in this test", UserWarning, __file__, 1)
+        found = containers({"PATH": os.environ["PATH"], "DOCKER_HOST": stack.engine.host}) or ()
+        assert {each.project for each in found if each.is_of(stack.folder)} == {stack.project}
+        assert {port for each in found for port in each.ports} == {*stack.ports.values()} - {stack.ports["DEMO_PORT"]}
         stack.compose("down", "--volumes")
         assert stack.engine.left(stack.project) == []
 

@@ -4,13 +4,14 @@ import json
 import re
 import socket
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from otel_fastperf.cli.http_client import NoResponseError, http_request
 from otel_fastperf.cli.setup_checks import Check, Level
+from otel_fastperf.cli.stack.containers import Container
 from otel_fastperf.cli.stack.files import (
     COMPOSE,
     ENVIRONMENT,
@@ -20,9 +21,11 @@ from otel_fastperf.cli.stack.files import (
     address,
     beside,
     hash_of,
+    project_of,
     variables,
 )
 from otel_fastperf.cli.stack.generated import HOST
+from otel_fastperf.cli.stack.published import published
 from otel_fastperf.cli.stack.yaml_files import document, inner, parse
 
 _SECONDS: Final = 2.0
@@ -52,6 +55,8 @@ class Stack:
     #: installed version of the package
     version: str
     environ: Mapping[str, str]
+    #: of this machine; None if unknown
+    containers: Sequence[Container] | None = None
 
     def text(self, path: str) -> str:
         """A file's content; "" if it is missing."""
@@ -75,7 +80,7 @@ class Stack:
 
 
 def check_stack(stack: Stack) -> Iterator[Check]:
-    """Run the checks that need no other program, in a fixed order."""
+    """Run the checks that start no other program, in a fixed order."""
     for look in _CHECKS:
         yield from look(stack)
 
@@ -256,39 +261,65 @@ def check_links(stack: Stack) -> Iterator[Check]:
         yield Check("links", Level.WARN, what, f"otel-fastperf stack init {stack.folder} --grafana-url {url}")
 
 
+def check_name(stack: Stack) -> Iterator[Check]:
+    """Compose finds containers and volumes by the stack's name: two stacks with one name are one for it."""
+    name = stack.variable("COMPOSE_PROJECT_NAME") or str(inner(document(stack.text(COMPOSE)), "name") or "")
+    others = {
+        each.folder
+        for each in stack.containers or ()
+        # after a move, the old folder is gone, and the containers are still the stack's own
+        if each.project == name and not each.is_of(stack.folder) and each.folder and Path(each.folder).is_dir()
+    }
+    for folder in sorted(others):
+        what = (
+            f"The stack in {folder} has the same name, {name}: `docker compose up` here would replace its containers"
+            " and use its volumes."
+        )
+        own = project_of(stack.folder)
+        remedy = f"otel-fastperf stack init {stack.folder} --project {own if own != name else f'{own}-2'}"
+        yield Check("name", Level.WARN, what, remedy)
+
+
 def check_ports(stack: Stack) -> Iterator[Check]:
     """A port that is used twice, or by another program, makes `docker compose up` fail half-way."""
     wanted: dict[int, str] = {}
-    taken = []
-    for name, default in _published(stack).items():
-        text = stack.variable(name, default)
+    for each in published(stack.text(COMPOSE)):
+        name = each.variable or f"the port of {each.service}"
+        text = stack.variable(each.variable, each.default) if each.variable else each.default
         port = int(text) if text.isascii() and text.isdecimal() else 0
         if not 1 <= port <= _MOST_PORT:
             what = f"{name}={text!r} must be a port, 1 to {_MOST_PORT}."
-            yield Check("ports", Level.BAD, what, f"set {name}={default} in {ENVIRONMENT}")
-        elif port in wanted:
+        elif wanted.setdefault(port, name) != name:
             what = f"{name} and {wanted[port]} are both {port}."
-            yield Check("ports", Level.BAD, what, f"set another {name} in {ENVIRONMENT}")
         else:
-            wanted[port] = name
-            if not _is_free(port):
-                taken.append(f"{port} ({name})")
-    if taken:
-        what = f"In use: {', '.join(taken)}. This is fine if the stack is running."
-        yield Check("ports", Level.WARN, what, f"otherwise set other ports in {ENVIRONMENT}")
-    elif wanted:
-        yield Check("ports", Level.OK, "All ports of the stack are free.")
+            continue
+        cure = f"set another {name} in {ENVIRONMENT}" if each.variable else f"change it in {COMPOSE}"
+        yield Check("ports", Level.BAD, what, cure)
+    if wanted:
+        yield _in_use(stack, wanted)
 
 
-def _published(stack: Stack) -> dict[str, str]:
-    """The variables of the published ports of the compose file, with their defaults."""
-    services = inner(document(stack.text(COMPOSE)), "services")
-    ports = [
-        str(port)
-        for service in (services.values() if isinstance(services, dict) else ())
-        for port in inner(service, "ports") or ()
-    ]
-    return dict(re.findall(r"\$\{(\w+_PORT):-(\d+)\}:\d", "\n".join(ports)))
+def _in_use(stack: Stack, wanted: Mapping[int, str]) -> Check:
+    by = {port: _taken_by(stack, port) for port in wanted}
+    taken = ", ".join(f"{port} ({wanted[port]}){whom}" for port, whom in by.items() if whom is not None)
+    if not taken:
+        return Check("ports", Level.OK, "All ports of the stack are free, or its own.")
+    if stack.containers is None:
+        what = f"In use: {taken}. This is fine if the stack is running."
+        return Check("ports", Level.WARN, what, f"otherwise set other ports in {ENVIRONMENT}")
+    return Check("ports", Level.WARN, f"In use: {taken}.", f"set other ports in {ENVIRONMENT}")
+
+
+def _taken_by(stack: Stack, port: int) -> str | None:
+    """By whom a port is taken, as ` by …` or "" if that is unknown; None if it is free, or the stack itself has it."""
+    owners = [each for each in stack.containers or () if port in each.ports]
+    if any(each.is_of(stack.folder) for each in owners):
+        return None
+    if owners:
+        return f" by the container {owners[0].name}"
+    if _is_free(port):
+        return None
+    return "" if stack.containers is None else " by a program of this machine"
 
 
 def _is_free(port: int) -> bool:
@@ -310,5 +341,6 @@ _CHECKS: Final[tuple[Callable[[Stack], Iterator[Check]], ...]] = (
     check_secrets,
     check_targets,
     check_links,
+    check_name,
     check_ports,
 )

@@ -12,6 +12,7 @@ from typing import Any, Final
 from otel_fastperf.cli.output import print_checks
 from otel_fastperf.cli.setup_checks import Check, Level
 from otel_fastperf.cli.stack.checks import Stack, check_stack
+from otel_fastperf.cli.stack.containers import containers
 from otel_fastperf.cli.stack.files import (
     ENVIRONMENT,
     MANIFEST,
@@ -208,8 +209,9 @@ def _check(options: argparse.Namespace) -> int:
         raise StackError(message)
     wanted = filled(shipped(source()), manifest.answers)
     stack = Stack(
-        folder=folder, manifest=manifest, wanted=wanted, version=installed_version("otel-fastperf"), environ=os.environ
-    )
+        folder=folder, manifest=manifest, wanted=wanted, version=installed_version("otel-fastperf"), environ=os.environ,
+        containers=containers(os.environ),
+    )  # fmt: skip
     environ = {**variables(stack.text(ENVIRONMENT)), **os.environ}
     checks: list[Check] = [*check_stack(stack), *check_tools(folder, wanted, environ)]
     print_checks(checks, options.format)

@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 import threading
@@ -536,6 +537,85 @@ def test_an_invalid_port_is_bad(made: Command, monkeypatch: pytest.MonkeyPatch, 
 def test_one_port_for_two_services_is_bad(made: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAEGER_PORT", os.environ["GRAFANA_PORT"])
     assert "bad" in dict(made.check()["ports"])
+
+
+@pytest.mark.parametrize(
+    "port",
+    ["127.0.0.1:{0}:3000", "{0}:3000", '"[::1]:{0}:3000/tcp"', "127.0.0.1:${{MINE:-{0}}}:3000", "$MINE:3000",
+     "${{MINE}}:3000", '{{target: 3000, published: "{0}"}}', "{{target: 3000, published: {0}, host_ip: 127.0.0.1}}"],
+)  # fmt: skip
+def test_a_port_in_use_is_found_however_the_compose_file_writes_it(made: Command, port: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        made.put(".env", f"MINE={number}\n")
+        made.put("docker-compose.yml", f"services:\n  grafana:\n    ports:\n      - {port.format(number)}\n")
+        [(level, what)] = made.check()["ports"]
+    name = "MINE" if "MINE" in port else "the port of grafana"
+    assert (level, f"In use: {number} ({name})." in what) == ("warn", True)
+
+
+def test_ports_that_docker_chooses_or_does_not_publish_are_no_matter(made: Command) -> None:
+    made.put("docker-compose.yml", "services:\n  grafana:\n    ports: [3000, '9090', {target: 3000}, '80-90:80-90']\n")
+    assert "ports" not in made.check()
+
+
+def docker(stack: Command, *lines: tuple[str, str, str, str], code: int = 0) -> None:
+    """Install a docker with these containers: project, folder, name, published ports."""
+    output = "".join("\t".join(line) + "\n" for line in lines)
+    program = stack.folder.parent / "docker"
+    program.write_text(f"#!/bin/sh\n[ $1 = ps ] || exit 1\nprintf '%s' '{output}'\nexit {code}\n")
+    program.chmod(0o755)
+
+
+def test_the_running_stack_s_own_ports_are_no_warning(made: Command) -> None:
+    with socket.create_server(("127.0.0.1", int(os.environ["JAEGER_PORT"]))) as taken:
+        port = taken.getsockname()[1]
+        docker(made, ("x", str(made.folder), "x-jaeger-1", f"127.0.0.1:{port}->16686/tcp"))
+        assert made.check()["ports"] == [("ok", "All ports of the stack are free, or its own. Remedy: ")]
+
+
+def test_a_port_of_another_container_is_a_warning_that_names_it(made: Command) -> None:
+    """Even if nothing listens on it: Docker may forward it without a program that does."""
+    port = os.environ["JAEGER_PORT"]
+    docker(made, ("a", "/a", "a-jaeger-1", f"8888/tcp, 0.0.0.0:1-2->1-2/tcp, [::]:{port}->16686/tcp"))
+    [(level, what)] = made.check()["ports"]
+    assert (level, what) == (
+        "warn",
+        f"In use: {port} (JAEGER_PORT) by the container a-jaeger-1. Remedy: set other ports in .env",
+    )
+
+
+def test_a_port_of_a_program_is_told_from_that_of_the_stack(made: Command) -> None:
+    with socket.create_server(("127.0.0.1", int(os.environ["JAEGER_PORT"]))):
+        docker(made)
+        [(level, what)] = made.check()["ports"]
+        assert (level, "by a program of this machine" in what, "fine" in what) == ("warn", True, False)
+        docker(made, code=1)  # the engine does not run
+        assert "This is fine if the stack is running" in made.check()["ports"][0][1]
+
+
+def test_a_name_that_another_folder_s_stack_has_is_a_warning(made: Command, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    made.init("--project", "telemetry")
+    docker(made, ("telemetry", str(tmp_path / "a"), "telemetry-grafana-1", ""), ("other", "/", "other-x-1", ""))
+    [(level, what)] = made.check()["name"]
+    assert (level, what.startswith(f"The stack in {tmp_path / 'a'} has the same name, telemetry: ")) == ("warn", True)
+    command = what.partition("Remedy: otel-fastperf stack ")[2].split()
+    assert made(*command).code == 0
+    assert "name" not in made.check()
+
+
+def test_a_copy_of_a_stack_has_the_name_of_the_original(made: Command, tmp_path: Path) -> None:
+    docker(made, (name_of(made.folder), str(made.folder), "x-grafana-1", ""))
+    assert "name" not in made.check()
+    made.folder = shutil.copytree(made.folder, tmp_path / "copy")
+    assert [level for level, _ in made.check()["name"]] == ["warn"]
+
+
+def test_a_stack_that_was_moved_keeps_its_containers(made: Command, tmp_path: Path) -> None:
+    docker(made, (name_of(made.folder), str(made.folder), "x-grafana-1", ""))
+    made.folder = made.folder.rename(tmp_path / "moved")
+    assert "name" not in made.check()
 
 
 def test_links_to_another_grafana_are_reported_with_the_command(made: Command, monkeypatch: pytest.MonkeyPatch) -> None:
