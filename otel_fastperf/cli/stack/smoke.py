@@ -12,20 +12,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from otel_fastperf.cli.http_client import NoResponseError, http_request
-from otel_fastperf.cli.stack.files import ENVIRONMENT, variables
-from otel_fastperf.errors import SmokeError
+from otel_fastperf.cli.stack.files import ENVIRONMENT, PROJECT, Answers, read_manifest, variables
+from otel_fastperf.cli.stack.scraping import down, is_app, job, remedy, shown
+from otel_fastperf.errors import SmokeError, StackError
 
 #: service name of the test trace; not an app's, so that no dashboard counts it
 SERVICE: Final = "otel-fastperf-smoke"
-#: job in prometheus.yml whose targets are the user's apps; all others are the stack's
-APPS: Final = "app"
-
 _WAIT_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 0.5
 #: timeout of one request
@@ -73,14 +70,16 @@ def smoke(
     *,
     seconds: float = _WAIT_SECONDS,
     apps: Sequence[str] = (),
+    project: str = PROJECT,
     output: TextIO | None = None,
 ) -> int:
     """Run all steps within `seconds` and print each; return 0 if all succeed, otherwise 1.
 
-    It is a failure if Prometheus cannot scrape one of `apps` (service names). Other apps only cause a note.
+    It is a failure if Prometheus cannot scrape one of `apps` (service names). Other apps only cause a note. Compose
+    knows the stack as `project`.
     """
     output = output or sys.stdout
-    stack = _SmokeRun(addresses, time.monotonic() + seconds)
+    stack = _SmokeRun(addresses, time.monotonic() + seconds, network=f"{project}_default")
     failed = 0
     for name, step in stack.steps(apps):
         try:
@@ -122,9 +121,10 @@ class _StatusError(Exception):
 class _SmokeRun:
     """One run against a stack, until a deadline on the clock of `time.monotonic()`."""
 
-    def __init__(self, addresses: Addresses, deadline: float) -> None:
+    def __init__(self, addresses: Addresses, deadline: float, *, network: str) -> None:
         self._at = addresses
         self._deadline = deadline
+        self._network = network
         self._trace_id = secrets.token_hex(16)
 
     def steps(self, apps: Sequence[str]) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -170,33 +170,48 @@ class _SmokeRun:
         return f"{self._at.jaeger}/trace/{self._trace_id}"
 
     def _stack_targets(self) -> str:
-        up = self._all_up(lambda target: target.get("scrapePool") != APPS)
-        return f"Prometheus scrapes {', '.join(sorted({str(target['scrapePool']) for target in up}))}"
-
-    def _app_targets(self, needed: Sequence[str]) -> str:
-        for name in needed:
-            self._all_up(partial(_is_app, name))
-        targets = self._until("prometheus", self._at.prometheus, self._targets)
-        apps = [target for target in targets if target.get("scrapePool") == APPS]
-        if up := sorted({_job(target) for target in apps if target.get("health") == "up"}):
-            return f"Prometheus scrapes {', '.join(up)}"
-        seen = _down(apps) or " no target in deploy/prometheus/targets"
-        message = f"not scraped:{seen}. Remedy: start the app so that containers can reach it (uvicorn --host 0.0.0.0)"
-        raise _Hint(message)
-
-    def _all_up(self, wanted: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
-        """The matching targets, once there is at least one and all are up."""
         seen: list[dict[str, Any]] = []
 
         def up() -> list[dict[str, Any]]:
-            seen[:] = [target for target in self._targets() if wanted(target)]
-            return [] if _down(seen) else seen
+            seen[:] = [target for target in self._targets() if not is_app(target)]
+            return [] if down(seen) else seen
 
         def why() -> str:
-            return f"Prometheus cannot scrape{_down(seen) or ': it has no such target'}"
+            return f"Prometheus cannot scrape{shown(down(seen)) or ': it has no such target'}"
 
-        answer: list[dict[str, Any]] = self._until("prometheus", self._at.prometheus, up, what=why)
-        return answer
+        targets = self._until("prometheus", self._at.prometheus, up, what=why)
+        return f"Prometheus scrapes {', '.join(sorted({str(target['scrapePool']) for target in targets}))}"
+
+    def _app_targets(self, needed: Sequence[str]) -> str:
+        for name in needed:
+            self._app(name)
+        targets = self._until("prometheus", self._at.prometheus, self._targets)
+        apps = [target for target in targets if is_app(target)]
+        if up := sorted({job(target) for target in apps if target.get("health") == "up"}):
+            return f"Prometheus scrapes {', '.join(up)}"
+        seen = shown(down(apps)) or " no target in deploy/prometheus/targets"
+        message = f"not scraped:{seen}. Remedy: {remedy(apps, '', self._network)}"
+        raise _Hint(message)
+
+    def _app(self, name: str) -> None:
+        """Wait until Prometheus scrapes all targets of a service, of which there must be one."""
+        targets: list[dict[str, Any]] = []
+
+        def up() -> bool:
+            targets[:] = self._targets()
+            found = [target for target in targets if is_app(target, name)]
+            return bool(found) and not down(found)
+
+        def why() -> str:
+            if seen := shown(down([target for target in targets if is_app(target, name)])):
+                return f"{name} is not scraped:{seen}"
+            others = ", ".join(sorted({job(target) for target in targets if is_app(target)}))
+            return f"{name} is no target of Prometheus{f', but {others}' if others else ''}"
+
+        def cure() -> str:
+            return remedy(down([target for target in targets if is_app(target, name)]), name, self._network)
+
+        self._until("prometheus", self._at.prometheus, up, what=why, cure=cure)
 
     def _targets(self) -> list[dict[str, Any]]:
         answer = _json(_get(f"{self._at.prometheus}/api/v1/targets?state=active"))
@@ -204,41 +219,32 @@ class _SmokeRun:
         return targets
 
     def _until(
-        self, services: str, url: str, ask: Callable[[], Any], *, what: Callable[[], str] = lambda: "nothing yet"
+        self,
+        services: str,
+        url: str,
+        ask: Callable[[], Any],
+        *,
+        what: Callable[[], str] = lambda: "nothing yet",
+        cure: Callable[[], str] | None = None,
     ) -> Any:
         """Call `ask` until it returns a true value or the deadline passes.
+
+        The error says `what` is wrong, and its `cure`; the services' logs, unless `ask` got an answer that has another.
 
         Raises:
             SmokeError: The deadline has passed.
         """
+        logs = f"`docker compose ps`, then `docker compose logs {services}`"
         while True:
             try:
                 if answer := ask():
                     return answer
-                why = what()
+                message = f"{what()}. Remedy: {cure() if cure else logs}"
             except (NoResponseError, _StatusError, ValueError) as error:
-                why = f"{url} {_reason(error)}"
+                message = f"{url} {_reason(error)}. Remedy: {logs}"
             if time.monotonic() > self._deadline:
-                message = f"{why}. Remedy: `docker compose ps`, then `docker compose logs {services}`"
                 raise SmokeError(message)
             time.sleep(_PAUSE_SECONDS)
-
-
-def _is_app(name: str, target: Mapping[str, Any]) -> bool:
-    return target.get("scrapePool") == APPS and _job(target) == name
-
-
-def _job(target: Mapping[str, Any]) -> str:
-    return str(target.get("labels", {}).get("job"))
-
-
-def _down(targets: Sequence[Mapping[str, Any]]) -> str:
-    """` URL (reason)` for each target that is not up; "" if all are up."""
-    return "".join(
-        f" {target.get('scrapeUrl')} ({target.get('lastError') or 'not scraped yet'})"
-        for target in targets
-        if target.get("health") != "up"
-    )
 
 
 def _reason(error: Exception) -> str:
@@ -316,18 +322,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SERVICE",
-        help="require that Prometheus scrapes this app; repeatable",
+        help="require that Prometheus scrapes this app; repeatable (default: the one that `stack init` was told)",
     )
+    parser.add_argument("--stack-only", action="store_true", help="require no app")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run with the options of `add_options`; returns the exit code, 0 or 1."""
     try:
         addresses = Addresses.of(options.directory, os.environ)
-    except SmokeError as error:
+        manifest = read_manifest(options.directory)
+    except (SmokeError, StackError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    return smoke(addresses, seconds=options.wait, apps=options.app)
+    made = manifest.answers if manifest else Answers()
+    apps = [] if options.stack_only else options.app or _told(made)
+    return smoke(addresses, seconds=options.wait, apps=apps, project=made.project)
+
+
+def _told(made: Answers) -> list[str]:
+    """The service that `stack init` was told about, by its name or its address."""
+    usual = Answers()
+    return [made.service] if (made.service, made.targets) != (usual.service, usual.targets) else []
 
 
 if __name__ == "__main__":
