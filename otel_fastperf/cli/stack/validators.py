@@ -45,8 +45,8 @@ class Tool:
     image: tuple[str, str]
     #: what remains unchecked without it
     covers: str
-    #: pattern of the versions that cannot read the files
-    too_old: str = ""
+    #: the first version that can read all of that
+    since: tuple[int, int] = (0, 0)
 
 
 def _compose(folder: Path) -> dict[str, list[str]]:
@@ -109,9 +109,10 @@ def _below(overlay: Path) -> list[Path]:
 _PROMTOOL: Final = ("prometheus", "promtool")
 TOOLS: Final = (
     Tool("docker compose", (("docker", "compose"), ("docker-compose",)), _compose, ("", ""), "the compose files"),
-    Tool("promtool", (("promtool",),), _prometheus, _PROMTOOL, "deploy/prometheus/prometheus.yml", r"version [012]\."),
+    Tool("promtool", (("promtool",),), _prometheus, _PROMTOOL, "deploy/prometheus/prometheus.yml", (3, 0)),
     Tool("promtool", (("promtool",),), _rules, _PROMTOOL, "deploy/prometheus/rules"),
-    Tool("amtool", (("amtool",),), _alertmanager, ("alertmanager", "amtool"), "deploy/alertmanager"),
+    # the receivers for webhooks: url_file came with 0.26, timeout with 0.28
+    Tool("amtool", (("amtool",),), _alertmanager, ("alertmanager", "amtool"), "deploy/alertmanager", (0, 28)),
     Tool("otelcol", (("otelcol-contrib",), ("otelcol",)), _collector, ("otel-collector", ""), "deploy/collector"),
     Tool("jaeger", (("jaeger",),), _jaeger, ("jaeger", ""), "deploy/jaeger"),
 )
@@ -145,15 +146,13 @@ def _ask(tool: Tool, theirs: Path, ours: Path, environ: Mapping[str, str]) -> It
         what = f"Not installed, so {tool.covers} could not be fully checked."
         yield Check(tool.name, Level.INFO, what)
         return
-    if tool.too_old and re.search(tool.too_old, _run([*command, "--version"], theirs, environ)[1]):
-        what = f"Too old to read {tool.covers}, which could not be fully checked."
-        yield Check(tool.name, Level.INFO, what)
-        return
     control, right = tool.questions(ours), []
     for question, arguments in tool.questions(theirs).items():
         refused, said = _run([*command, *arguments], theirs, environ)
         if not refused:
             right.append(question)
+        elif old := _too_old(tool, command, theirs, environ):
+            yield Check(tool.name, Level.INFO, f"{old}; {question} could not be fully checked:\n{said}")
         elif question in control and _run([*command, *control[question]], ours, environ)[0]:
             what = (
                 f"The installed version also rejects our unmodified {question}, so its verdict proves nothing:\n{said}"
@@ -163,6 +162,16 @@ def _ask(tool: Tool, theirs: Path, ours: Path, environ: Mapping[str, str]) -> It
             yield Check(tool.name, Level.BAD, f"{question} is rejected:\n{said}", "correct the reported lines")
     if right:
         yield Check(tool.name, Level.OK, f"Accepts {', '.join(right)}.")
+
+
+def _too_old(tool: Tool, command: list[str], folder: Path, environ: Mapping[str, str]) -> str:
+    """That this version cannot read what the stack's files may contain; "" if it can."""
+    if tool.since == (0, 0):
+        return ""
+    found = re.search(r"version v?((\d+)\.(\d+)[\w.-]*)", _run([*command, "--version"], folder, environ)[1])
+    if found is None or (int(found[2]), int(found[3])) >= tool.since:
+        return ""
+    return f"Version {found[1]} is too old for {tool.covers}, which needs {'.'.join(map(str, tool.since))} or newer"
 
 
 def _installed(tool: Tool, environ: Mapping[str, str]) -> list[str] | None:

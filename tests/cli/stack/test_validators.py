@@ -11,7 +11,7 @@ from otel_fastperf.cli.stack.validators import check_tools
 
 #: rejects a file that contains the word `wrong`
 STRICT: Final = """#!/bin/sh
-case "$*" in *--version*) echo "promtool, version ${VERSION:-3.14.0}"; exit 0;; esac
+case "$*" in *--version*) echo "${0##*/}, version ${VERSION:-3.14.0}"; exit 0;; esac
 for last; do :; done
 if grep -q wrong "$last"; then echo "$last: line 1: wrong"; exit 1; fi
 """
@@ -20,20 +20,25 @@ CONFIG: Final = "deploy/prometheus/prometheus.yml"
 
 
 def validated(
-    folder: Path, shipped: Mapping[str, str], theirs: Mapping[str, str], program: str = STRICT, **environ: str
+    folder: Path,
+    shipped: Mapping[str, str],
+    theirs: Mapping[str, str],
+    program: str = STRICT,
+    name: str = "promtool",
+    **environ: str,
 ) -> dict[str, list[Check]]:
-    """The checks by tool, with `program` as promtool and nothing else installed."""
+    """The checks by tool, with `program` as promtool, or `name`, and nothing else installed."""
     (folder / "bin").mkdir(exist_ok=True)
-    script = folder / "bin" / "promtool"
+    script = folder / "bin" / name
     script.write_text(program)
     script.chmod(0o755)
-    for name, text in theirs.items():
-        (folder / "stack" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "stack" / name).write_text(text)
+    for path, text in theirs.items():
+        (folder / "stack" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "stack" / path).write_text(text)
     (folder / "grep").symlink_to("/bin/grep")
-    path = f"{folder / 'bin'}:{folder}"
+    environ = {"PATH": f"{folder / 'bin'}:{folder}", **environ}
     found: dict[str, list[Check]] = {}
-    for check in check_tools(folder / "stack", {k: v.encode() for k, v in shipped.items()}, {"PATH": path, **environ}):
+    for check in check_tools(folder / "stack", {k: v.encode() for k, v in shipped.items()}, environ):
         found.setdefault(check.name, []).append(check)
     return found
 
@@ -69,10 +74,37 @@ def test_a_missing_file_is_not_validated(tmp_path: Path) -> None:
     assert "promtool" not in validated(tmp_path, {RULES: "fine", CONFIG: "fine"}, {"x": ""})
 
 
-def test_an_old_program_validates_only_the_files_it_knows(tmp_path: Path) -> None:
+def test_a_program_that_is_too_old_for_a_file_proves_nothing_about_it(tmp_path: Path) -> None:
     """For example promtool 2, which knows the rules, but not all of prometheus.yml."""
     found = validated(tmp_path, {RULES: "", CONFIG: ""}, {RULES: "fine", CONFIG: "wrong"}, VERSION="2.42.0")["promtool"]
     assert [check.level for check in found] == [Level.INFO, Level.OK]
+    assert found[0].what.startswith(
+        "Version 2.42.0 is too old for deploy/prometheus/prometheus.yml, which needs 3.0 or newer; prometheus.yml could"
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("0.9.1", Level.INFO),
+        ("0.25.0", Level.INFO),
+        ("0.27.0", Level.INFO),
+        ("0.28.0", Level.BAD),
+        ("1.0.0-rc.0", Level.BAD),
+    ],
+)
+def test_an_amtool_from_before_a_receiver_s_settings_is_too_old(tmp_path: Path, version: str, level: Level) -> None:
+    """Debian's amtool 0.25 rejects the shipped receiver for webhooks, in which nothing is wrong."""
+    files = {"deploy/alertmanager/alertmanager.yml": "wrong"}
+    shipped = {"deploy/alertmanager/alertmanager.yml": "fine"}
+    [check] = validated(tmp_path, shipped, files, name="amtool", VERSION=version)["amtool"]
+    assert (check.level, "too old" in check.what) == (level, level is Level.INFO)
+
+
+def test_an_old_program_that_accepts_the_files_says_so(tmp_path: Path) -> None:
+    files = {"deploy/alertmanager/alertmanager.yml": "fine"}
+    [check] = validated(tmp_path, files, files, name="amtool", VERSION="0.25.0")["amtool"]
+    assert check.level == Level.OK
 
 
 #: docker that has only the pinned image of Prometheus, and runs its programs from the folder `image`
