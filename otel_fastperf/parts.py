@@ -50,6 +50,7 @@ from otel_fastperf.instrumentation.server_hooks import ServerHooks
 from otel_fastperf.instrumentation.server_span import Source, server_span_description, server_span_from
 from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.instrumentation.transactions import instrument_transactions
+from otel_fastperf.internals.operating_system import tells_schedules, untold_memory
 from otel_fastperf.logs import correlate_logs
 from otel_fastperf.monitors.cache import monitor_caches
 from otel_fastperf.monitors.gc import monitor_gc
@@ -68,7 +69,7 @@ from otel_fastperf.tracing.propagators import propagators_set
 from otel_fastperf.tracing.provider import our_scope, resource_of
 from otel_fastperf.tracing.transport import without_secrets
 from otel_fastperf.tracing.watched_calls import calls_watched
-from otel_fastperf.workers import Workers
+from otel_fastperf.workers import Workers, can_be_known
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricsData
@@ -367,7 +368,8 @@ def _awaiting(given: Materials) -> Part:
     settings = given.settings.awaiting
     if not settings.enabled:
         return _off("awaiting")
-    detail = f"of requests that take longer than {settings.after:g} s"
+    hidden = "" if tells_schedules() else "; whether a thread computes or waits is inferred"
+    detail = f"of requests that take longer than {settings.after:g} s{hidden}"
     return Part("awaiting", on=True, detail=detail, installs=(sample_awaits(settings, given.signals),))
 
 
@@ -393,10 +395,12 @@ def _memory(given: Materials) -> Part:
     settings, signals = given.settings.memory, given.signals
     if not settings.enabled:
         return _off("memory")
+    untold = untold_memory()
+    told = [each for each in ("RSS", "USS", "cgroup", "garbage collector") if each not in untold]
     return Part(
         "memory",
         on=True,
-        detail="RSS, USS, cgroup, garbage collector",
+        detail=", ".join(told) + (f"; not {', '.join(untold)}, which this system does not tell" if untold else ""),
         monitors=(partial(monitor_memory, settings, signals), partial(monitor_gc, settings, signals)),
     )
 
@@ -405,10 +409,12 @@ def _event_loop(given: Materials) -> Part:
     settings, signals = given.settings.loop, given.signals
     if not settings.enabled:
         return _off("event loop", "loop")
+    # not an error, so without a remedy: what blocks the loop is found all the same
+    unknown = "" if tells_schedules() else "; why it is blocked is inferred, since this system hides threads' schedules"
     return Part(
         "event loop",
         on=True,
-        detail=f"heartbeat every {settings.interval:g} s",
+        detail=f"heartbeat every {settings.interval:g} s{unknown}",
         monitors=(partial(monitor_processors, signals),),
         loop_monitors=(partial(monitor_loop, settings, signals), partial(monitor_blocked_loop, settings, signals)),
     )
@@ -425,6 +431,12 @@ def _debug(given: Materials) -> Part:
 def _workers(given: Materials) -> Part:
     if not given.settings.workers.enabled:
         return _off("workers")
+    if not can_be_known():
+        detail = (
+            "needs Linux and its /proc: of several processes each answers for itself. Remedy: run one process,"
+            " or set OTEL_METRICS_EXPORTER=otlp, with which each pushes its own"
+        )
+        return Part("workers", on=False, detail=detail)
     detail = "one answer for all processes that share a listening socket"
     return Part("workers", on=True, detail=detail, monitors=(partial(_among_siblings, given.workers),))
 

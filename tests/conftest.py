@@ -34,6 +34,7 @@ settings.load_profile("otel_fastperf")
 MARKED: Final = {
     "slow": (
         "tests/demo/",
+        "tests/elsewhere/",
         "tests/guest/test_wirings.py",
         "tests/pytest_plugin/",
         "tests/test_benchmarks.py",
@@ -62,6 +63,7 @@ SERVERS: Final = {"postgresql_url": "postgres", "mariadb_url": "mariadb"}
 # the shop under load, which needs a core to itself.
 GROUPS: Final = (
     "tests/demo/",
+    "tests/elsewhere/",
     "tests/exposition/test_endpoint.py",
     "tests/guest/test_wirings.py",
     "tests/test_differential.py",

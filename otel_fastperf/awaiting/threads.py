@@ -184,8 +184,9 @@ def _ran_at_least(native: int) -> float:
 
     `time.pthread_getcpuclockid` crashes the process for a thread that has just ended. Linux makes the clock's id from
     that of the thread, and looks for the thread when the clock is read: MAKE_THREAD_CPUCLOCK in its posix-timers.h.
+    macOS knows no such id, and Windows no such function: threads seem to wait there.
     """
     try:
         return time.clock_gettime(~native << 3 | 0b110)
-    except OSError:
+    except (OSError, AttributeError):
         return 0.0

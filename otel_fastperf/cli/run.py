@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -29,8 +31,20 @@ def run(command: Sequence[str]) -> NoReturn:
         message = f"there is no command {name!r}. Remedy: pass what starts the service, for example uvicorn shop:app."
         raise RunError(message)
     sys.stdout.flush()
+    if sys.platform == "win32":
+        # there, `execve` ends this process at once, and its console takes it for the end of the service
+        sys.exit(ended([program, *arguments], environment(os.environ)))
     # by its path: Python looks for its environment where its first argument says
     os.execve(program, [program, *arguments], environment(os.environ))  # noqa: S606 - the purpose of this command
+
+
+def ended(command: Sequence[str], variables: Mapping[str, str]) -> int:
+    """Run the command until it ends by itself; its exit code."""
+    with subprocess.Popen(command, env=variables) as process:  # noqa: S603 - the purpose of this command
+        while True:
+            # the console interrupts the command, too, which may have work to end
+            with suppress(KeyboardInterrupt):
+                return process.wait()
 
 
 def found(name: str) -> str | None:

@@ -32,7 +32,7 @@ class ScheduleFile:
 
     def __init__(self, thread: int) -> None:
         try:
-            self._file = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+            self._file = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
         except OSError:
             self._file = -1
 

@@ -7,7 +7,8 @@ asks for this itself (`Delays.catch_up`), so that its own span can report the bl
 replaced but the `select` of one selector object.
 
 A loop that is not blocked costs a thread that wakes up for a comparison, and few beats: they notice what kept the
-watchdog from running too. A loop of another kind has no such clock, and beats more often to show that it is free.
+watchdog from running too. A loop of another kind has no such clock, and beats more often to show that it is free. So
+does every loop on macOS and Windows.
 """
 
 import asyncio
@@ -21,8 +22,6 @@ from contextvars import Context
 from dataclasses import replace
 from inspect import CO_COROUTINE
 from math import inf
-from pathlib import Path
-from resource import RUSAGE_THREAD, getrusage
 from types import FrameType
 from typing import Any, Final
 
@@ -31,9 +30,11 @@ from otel_fastperf.event_loop.cause import BlockedBy, blocked_by, by_other_threa
 from otel_fastperf.event_loop.clocks import Clock, run_clock
 from otel_fastperf.event_loop.stack_sampler import look
 from otel_fastperf.internals.frames import is_own
+from otel_fastperf.internals.operating_system import PROC, ThreadClock
 from otel_fastperf.internals.thread_schedule import ScheduleFile, ThreadSchedule
 from otel_fastperf.internals.ticker import ticking
 from otel_fastperf.monitors.block_reports import BlockReports
+from otel_fastperf.monitors.gil_waits import GilWaits
 from otel_fastperf.settings import LoopSettings
 from otel_fastperf.signals import Signals
 
@@ -80,7 +81,8 @@ async def monitor_blocked_loop(settings: LoopSettings, signals: Signals) -> Asyn
         signals.guard.failed("watchdog", error)
 
     with ExitStack() as exits:
-        clock = exits.enter_context(run_clock(loop, failed))
+        # without the CPU time of another thread, the loop has to beat often and note its own, as one without a clock
+        clock = exits.enter_context(run_clock(loop, failed)) if ThreadClock().is_exact else None
         if clock is not None:
             exits.enter_context(signals.delays.timed_by(clock))
         watchdog = _Watchdog(loop, clock, settings, signals)
@@ -121,13 +123,12 @@ class _Watchdog:
 
     def _adopt_thread(self) -> None:
         """Take the calling thread for the one that runs the loop."""
-        self._thread = thread = threading.get_ident()
+        self._thread = threading.get_ident()
         self._native = threading.get_native_id()
         self._schedule = ScheduleFile(self._native)
         #: the thread's CPU time when its schedule was read, and what was read
         self._known: tuple[float, ThreadSchedule | None] = (-1.0, None)
-        # taken on the thread itself: the call may crash for a thread that has ended
-        self._cpu_clock = time.pthread_getcpuclockid(thread)
+        self._cpu_clock = ThreadClock()
         #: before the first beat, nothing is overdue
         self._interval, self._overdue = BeatInterval(Moment(inf, 0.0, 0.0), inf), inf
 
@@ -191,7 +192,7 @@ class _Watchdog:
             self._evaluate(run, interval, now)
 
     def _now(self) -> Moment:
-        cpu, process = time.clock_gettime(self._cpu_clock), time.process_time()
+        cpu, process = self._cpu_clock.seconds(), time.process_time()
         if cpu != self._known[0]:
             # the kernel notes how long a thread waited for a processor when it gets one
             self._known = cpu, self._schedule.read()
@@ -237,20 +238,20 @@ class _Watchdog:
             # not longer than `_next_look`, because a new interval may have begun
             sleep = min(max(interval.look_at - now, 0.0), self._next_look)
             due = self._due = now + sleep
-            switches = getrusage(RUSAGE_THREAD).ru_nvcsw
+            waits = GilWaits()
             if awake.acquire(timeout=sleep):
                 return
             try:
-                # one switch is the sleep itself
-                self._woke(due, getrusage(RUSAGE_THREAD).ru_nvcsw - switches - 1)
+                self._woke(due, waits)
                 self._signals.delays.starvation.note()
             except Exception as error:  # noqa: BLE001 - the next sample may succeed
                 self._signals.guard.failed("watchdog", error)
 
-    def _woke(self, due: float, waits: int) -> None:
-        """Sample the loop's thread if it runs for long. `waits`: failed attempts to get the GIL since `due`."""
+    def _woke(self, due: float, gil_waits: GilWaits) -> None:
+        """Sample the loop's thread if it runs for long."""
         now, interval = time.perf_counter(), self._interval
         late = now - due
+        waits = gil_waits.failed(late)
         if late > _ON_TIME:
             interval.late_wakeups.append(LateWakeup(due, now, _gil_wait(late, waits)))
         if now < interval.look_at:
@@ -299,11 +300,14 @@ class _Watchdog:
             self._signals.guard.failed("watchdog", error)
 
     def _is_asleep(self) -> bool:
-        """False for a thread that runs or is runnable: https://man7.org/linux/man-pages/man5/proc.5.html."""
+        """False for a thread that runs or is runnable: https://man7.org/linux/man-pages/man5/proc.5.html.
+
+        True where this is not told: the CPU time decides there, which `blocked_by` looks at first.
+        """
         try:
-            status = Path(f"/proc/self/task/{self._native}/stat").read_bytes()
+            status = (PROC / f"task/{self._native}/stat").read_bytes()
         except OSError:
-            return False
+            return True
         # the state follows the name, which is in brackets and may contain brackets
         return status.rpartition(b")")[2].split()[0] != b"R"
 

@@ -1,6 +1,5 @@
 """The folder of a family: in the user's runtime or temporary folder, for this user only, removed after the family."""
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from otel_fastperf.workers.file_lock import locked, unlock
 from otel_fastperf.workers.kinship import Kinship, start_time, world
 from otel_fastperf.workers.ledger import is_held
 
@@ -67,21 +67,17 @@ def turn(folder: Path) -> Iterator[bool]:
         yield _locked(door)
     finally:
         # closing is not enough: a child that was forked meanwhile has it open, too
-        fcntl.flock(door, fcntl.LOCK_UN)
+        unlock(door)
         os.close(door)
 
 
 def _locked(door: int) -> bool:
     deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            fcntl.flock(door, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_POLL)
-        else:
-            return True
+    while not locked(door):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL)
+    return True
 
 
 def sweep(family: Path) -> None:

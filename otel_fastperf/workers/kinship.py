@@ -2,7 +2,7 @@
 
 A server that runs workers (uvicorn, gunicorn, granian, hypercorn) opens the socket in the parent and passes it on,
 whether it forks or spawns. A service in a single process opens its own, later, and has no siblings. Linux only, since
-it reads `/proc`; elsewhere each process answers for itself.
+it reads `/proc`, and siblings talk over abstract sockets; elsewhere each process answers for itself.
 """
 
 import multiprocessing
@@ -47,9 +47,14 @@ class Kinship:
         return f"{self.world}-{self.parent}-{self.born}-{_digest(told)}"
 
 
+def can_be_known() -> bool:
+    """Whether workers find each other on this system."""
+    return sys.platform == "linux" and (_PROC / "self/fd").is_dir()
+
+
 def kinship(service: str) -> Kinship | None:
     """The family of this process; None if it is no worker. Takes less than a millisecond."""
-    if sys.platform != "linux" or not _PROC.is_dir():
+    if not can_be_known():
         return None
     serving = dict(_serving())
     parent = os.getppid()

@@ -4,7 +4,6 @@ The content is replaced in place, since the lock belongs to the file. A new one 
 head points to it: whoever reads, and whoever is killed meanwhile, has one of the two.
 """
 
-import fcntl
 import os
 import struct
 import time
@@ -12,6 +11,8 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
+
+from otel_fastperf.workers.file_lock import locked, unlock
 
 #: magic, start, length and checksum of the content, id and process of the owner
 _HEAD: Final = struct.Struct("<8sQQQ16sQ")
@@ -45,11 +46,7 @@ class Ledger:
 
     def lock(self) -> bool:
         """Take the lock for as long as the file is open; False if a living worker has it."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        return locked(self._fd)
 
     def read(self) -> bytes:
         """The content; empty if there is none, or if it is damaged."""
@@ -81,7 +78,7 @@ class Ledger:
 
     def unlock(self) -> None:
         """Let go of the lock, also if a forked child still has the file open."""
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        unlock(self._fd)
 
     def close(self) -> None:
         """Close the file, and so let go of its lock."""
@@ -121,9 +118,6 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not locked(file, shared=True)
     finally:
         os.close(file)
-    return False

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from otel_fastperf.cli.main import ERROR, main
-from otel_fastperf.cli.run import STARTUP, environment, found
+from otel_fastperf.cli.run import STARTUP, ended, environment, found
 from tests.serving import ROOT, Command, run_server, wait_until
 
 UVICORN = ["uvicorn", "tests.zero_code.shop:app", "--port", "{port}"]
@@ -174,3 +174,7 @@ def test_wrong_settings_end_it_before_the_server_starts(
     monkeypatch.setenv("OTEL_FASTPERF_DATABASE_SLOW_QUERY", "-1")
     assert main(["run", sys.executable, "-c", ""]) == ERROR
     assert "OTEL_FASTPERF_DATABASE_SLOW_QUERY" in capsys.readouterr().err
+
+
+def test_where_a_command_cannot_take_our_place_its_exit_code_is_passed_on() -> None:
+    assert ended([sys.executable, "-c", "raise SystemExit(3)"], os.environ) == 3

@@ -357,7 +357,7 @@ def write_file(file: Path, content: bytes, *, mode: int = 0o644) -> None:
     try:
         with os.fdopen(handle, "wb") as output:
             output.write(content)
-            os.fchmod(output.fileno(), mode)
+        Path(name).chmod(mode)
         Path(name).replace(file)
     except BaseException:
         Path(name).unlink(missing_ok=True)

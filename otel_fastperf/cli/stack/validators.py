@@ -193,7 +193,9 @@ def _in_image(tool: Tool, theirs: Path, environ: Mapping[str, str]) -> list[str]
     if not (service and docker and named) or _run([docker, "image", "inspect", image], theirs, environ)[0]:
         return None
     scratch = theirs.parent
-    alone = ["--rm", "--pull=never", "--network=none", "--read-only", f"--user={os.getuid()}:{os.getgid()}"]
+    alone = ["--rm", "--pull=never", "--network=none", "--read-only"]
+    if hasattr(os, "getuid"):  # Docker on Windows has users of its own
+        alone.append(f"--user={os.getuid()}:{os.getgid()}")
     entry = [f"--entrypoint={program}"] if program else []
     return [docker, "run", *alone, f"--volume={scratch}:{scratch}:ro", *entry, image]
 
