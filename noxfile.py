@@ -46,6 +46,12 @@ OTHER_TELEMETRY: Final = (
     "starlette-exporter",
 )
 
+# Hosts of apps that the suite does without: Daphne brings Twisted along.
+OTHER_HOSTS: Final = ("daphne", "mangum")
+
+# Tests that need what is installed only for them.
+NEEDS_OTHERS: Final = ("tests/guest/test_other_hosts.py", "tests/guest/test_wirings.py")
+
 # Packages whose test suites run with telemetry on: how to install them, and the dependency group of their tests.
 GUESTS: Final = {
     "fastapi": ("fastapi[all]", "tests"),
@@ -149,9 +155,9 @@ def python_3_12(session: nox.Session) -> None:
 
 @nox.session(python=next(filter(interpreter, PYTHONS), PYTHONS[0]), tags=["matrix"])
 def wirings(session: nox.Session) -> None:
-    """Run the tests beside other telemetry, which is installed only here."""
-    session.install("--editable", ".", "--group", "test", *OTHER_TELEMETRY)
-    session.run("pytest", *PYTEST, *(session.posargs or ["tests/guest/test_wirings.py"]))
+    """Run the tests beside other telemetry and under rarer hosts, which are installed only here."""
+    session.install("--editable", ".", "--group", "test", *OTHER_TELEMETRY, *OTHER_HOSTS)
+    session.run("pytest", *PYTEST, *(session.posargs or NEEDS_OTHERS))
 
 
 @nox.session(python=next(filter(interpreter, PYTHONS), PYTHONS[0]))

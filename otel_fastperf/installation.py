@@ -11,6 +11,7 @@ nobody uses any more is freed without `shutdown()`, and then what it has in the 
 import asyncio
 import atexit
 import logging
+import sys
 import threading
 from _thread import start_new_thread
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger("otel_fastperf")
 
+_DAPHNE: Final = "daphne.server"
 #: maximum time in seconds that a request waits for the monitors to start
 _START_TIMEOUT: Final = 1.0
 
@@ -303,8 +305,12 @@ class Installation:
         _logger.warning("otel_fastperf: %s.", detail)
 
     def _tell_of_no_lifespan(self) -> None:
-        """SIGTERM ends a server without any code of ours, unless a lifespan does: uvicorn raises it again."""
-        if self.settings.traces.exports and not any(part.name == "delivery at exit" for part in self.parts):
+        """SIGTERM ends a server without any code of ours, unless a lifespan does: uvicorn raises it again.
+
+        Daphne, which knows no lifespan, ends as a program does that has done its work, and then `atexit` delivers.
+        """
+        told = any(part.name == "delivery at exit" for part in self.parts)
+        if self.settings.traces.exports and not told and _DAPHNE not in sys.modules:
             self._tell_of_exit(
                 f"no lifespan runs: after SIGTERM, the spans of the last {self.settings.traces.delay_ms / 1000:g} s may"
                 " be lost. Remedy: run the server with lifespan=auto, or call telemetry.shutdown() when it stops"

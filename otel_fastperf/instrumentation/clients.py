@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
@@ -185,18 +186,22 @@ class _Instrumentations:
 
 
 def _wanted(settings: ClientsSettings) -> Sequence[EntryPoint]:
-    """The instrumentations that are installed, as are the libraries that they are for, and that are not left off."""
+    """Those of `_installed` that are not left off."""
+    return [point for point in _installed() if _wants(settings, point.name)] if settings.instrument else []
+
+
+@cache  # it reads the metadata of every package, and Mangum has the parts installed for each event
+def _installed() -> tuple[EntryPoint, ...]:
+    """The instrumentations that are installed, as are the libraries that they are for."""
     from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
 
-    names = dict.fromkeys((*_CLIENTS, *_DRIVERS)) if settings.instrument else {}
+    names = dict.fromkeys((*_CLIENTS, *_DRIVERS))
     installed = {point.name: point for point in entry_points(group=_GROUP) if point.name in names}
-    return [
+    return tuple(
         installed[name]
         for name in names
-        if name in installed
-        and _wants(settings, name)
-        and ((dist := installed[name].dist) is None or get_dist_dependency_conflicts(dist) is None)
-    ]
+        if name in installed and ((dist := installed[name].dist) is None or get_dist_dependency_conflicts(dist) is None)
+    )
 
 
 def _wants(settings: ClientsSettings, name: str) -> bool:
