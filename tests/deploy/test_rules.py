@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from otel_fastperf import setup_telemetry
 from otel_fastperf.findings import Kind
 from otel_fastperf.metrics import HTTP_SECONDS
+from otel_fastperf.settings import Settings
 from otel_fastperf.tracing.buffer import Outcome
 from tests.deploy.prometheus import VARIABLES, stack_prometheus
 from tests.deploy.promql import (
@@ -306,6 +307,23 @@ def test_other_counters_of_alerts_are_there_at_zero_when_the_app_starts(monkeypa
 def test_every_runbook_belongs_to_an_alert_and_is_in_the_index() -> None:
     assert sorted(page.stem for page in RUNBOOKS.glob("*.md") if page.stem != "README") == NAMES
     assert sorted(set(re.findall(r"\]\((\w+)\.md\)", (RUNBOOKS / "README.md").read_text()))) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_runbook_and_the_index_name_the_severities_of_the_alert(name: str) -> None:
+    severities = {alert["labels"]["severity"] for alert in ALERTS if alert["alert"] == name}
+    first = (RUNBOOKS / f"{name}.md").read_text().splitlines()[2]
+    words = [word for bold in re.findall(r"\*\*(.*?)\*\*", first) for word in re.split(r"\W+", bold)]
+    assert first.startswith("**Severity: ")
+    assert {*words} & {"page", "ticket", "info"} == severities
+    row = re.search(rf"^\| \[{name}\]\S+ \| ([\w, ]+) \|", (RUNBOOKS / "README.md").read_text(), re.MULTILINE)
+    assert row is not None
+    assert {*row[1].split(", ")} == severities
+
+
+def test_limits_named_in_comments_are_the_defaults_of_the_settings() -> None:
+    said = re.findall(r"\((\w+)\.(\w+), (\d+) per metric\)", (FOLDER / "prometheus.yml").read_text())
+    assert said == [("metrics", "max_series", str(Settings().metrics.max_series))]
 
 
 def test_the_runbook_of_findings_explains_each_kind() -> None:
