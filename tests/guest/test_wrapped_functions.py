@@ -575,8 +575,11 @@ def shop_of(run: Callable[[Shop], Any]) -> Shop:
         async with AsyncExitStack() as shop.stack:
             shop.request = request
             await run(shop)
+        # fakeredis gives a client its pool, and old versions of redis then leave that open
         shop.caches["redis"].close()
+        shop.caches["redis"].connection_pool.disconnect()
         await shop.caches["redis.asyncio"].aclose()
+        await shop.caches["redis.asyncio"].connection_pool.disconnect()
 
     return shop
 
