@@ -23,7 +23,7 @@ STACK = $(COMPOSE) -f docker-compose.yml $(foreach part,$(WITH),-f compose.$(par
 PASSWORD := secrets/grafana_admin_password
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve stack-up stack-down stack-smoke test truth test-stack test-matrix test-guests test-package check lint types format \
+.PHONY: help demo demo-serve kubernetes stack-up stack-down stack-smoke test truth test-stack test-matrix test-guests test-package check lint types format \
 	lock lock-check coverage bench bench-check docs dashboards build clean
 
 help: ## list the targets
@@ -108,6 +108,9 @@ docs: $(READY) ## write the generated pages: settings, metrics, the layers in CO
 
 dashboards: $(READY) ## write grafana/dashboards/*.json from tools/dashboards
 	$(RUN) -m tools.dashboards
+
+kubernetes: $(READY) ## write deploy/kubernetes/monitoring/rules from deploy/prometheus/rules
+	@$(RUN) -m tools.prometheus_rules
 
 build: $(READY) ## build wheel and sdist into dist/, and check that a package index accepts them
 	rm -rf dist

@@ -128,6 +128,7 @@ def _run(*command: str, cwd: Path | None = None, env: dict[str, str] | None = No
 _PROMETHEUS: Final = "github.com/prometheus/prometheus"
 _JAEGER: Final = "github.com/jaegertracing/jaeger"
 _ALERTMANAGER: Final = "github.com/prometheus/alertmanager"
+_KUBECONFORM: Final = "github.com/yannh/kubeconform"
 
 SERVERS: Final = {
     server.name: server
@@ -155,6 +156,8 @@ SERVERS: Final = {
             ("alertmanager", "amtool"),
             _install({name: f"{_ALERTMANAGER}/cmd/{name}" for name in ("alertmanager", "amtool")}),
         ),
+        Server("kustomize", "5.8.3", ("kustomize",), _install({"kustomize": "sigs.k8s.io/kustomize/kustomize/v5"})),
+        Server("kubeconform", "0.8.0", ("kubeconform",), _install({"kubeconform": f"{_KUBECONFORM}/cmd/kubeconform"})),
     )
 }
 

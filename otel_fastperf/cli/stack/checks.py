@@ -81,7 +81,7 @@ class Stack:
 
 def check_stack(stack: Stack) -> Iterator[Check]:
     """Run the checks that start no other program, in a fixed order."""
-    for look in _CHECKS:
+    for look in _OF_FILES if stack.manifest.answers.kubernetes else (*_OF_FILES, *_OF_COMPOSE):
         yield from look(stack)
 
 
@@ -334,10 +334,13 @@ def _is_free(port: int) -> bool:
     return True
 
 
-_CHECKS: Final[tuple[Callable[[Stack], Iterator[Check]], ...]] = (
+_OF_FILES: Final[tuple[Callable[[Stack], Iterator[Check]], ...]] = (
     check_files,
     check_syntax,
     check_placeholders,
+)
+#: what the machine that runs Compose decides
+_OF_COMPOSE: Final[tuple[Callable[[Stack], Iterator[Check]], ...]] = (
     check_secrets,
     check_targets,
     check_links,

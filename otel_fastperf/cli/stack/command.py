@@ -105,6 +105,8 @@ def add_stack(commands: Any, epilog: str) -> None:
         "--project", metavar="NAME",
         help="Compose's name of the stack's containers and volumes (default: from the folder, unique on this machine)",
     )  # fmt: skip
+    what = "write manifests for Kubernetes (kustomize, Helm values) instead of files for docker compose"
+    init.add_argument("--kubernetes", action="store_true", help=what)
     init.add_argument("--force", action="store_true", help="overwrite your changes; your version is kept as FILE.old")
 
     check = command("check", _check, "Check the stack's files, also with the installed programs that read them.")
@@ -124,6 +126,7 @@ def _given(options: argparse.Namespace) -> Given:
         latency_threshold=options.latency_threshold,
         urls={name: url for name, url in urls.items() if url is not None},
         project=options.project,
+        kubernetes=options.kubernetes,
     )
 
 
@@ -134,12 +137,15 @@ def _init(options: argparse.Namespace) -> int:
         message = f"DIR={folder}: must not be the folder that the stack comes from. Remedy: choose another folder."
         raise StackError(message)
     before = read_manifest(folder)
+    if before and given.kubernetes and not before.answers.kubernetes:
+        message = f"DIR={folder}: must not contain a stack for docker compose. Remedy: choose another folder."
+        raise StackError(message)
     made = answers(given, before.answers if before else _first(folder, os.environ))
     wanted = filled(shipped(origin), made)
     written = before.files if before else {}
     steps = plan(wanted, present(folder, {*wanted, *written}), written, force=options.force)
     write(folder, steps)
-    new_secret = ensure_secret(folder)
+    new_secret = not made.kubernetes and ensure_secret(folder)
     hashes = {path: hash_of(content) for path, content in wanted.items()}
     manifest = Manifest(version=installed_version("otel-fastperf"), answers=made, files=hashes)
     write_file(folder / MANIFEST, manifest.to_json().encode())
@@ -154,7 +160,8 @@ def _first(folder: Path, environ: Mapping[str, str]) -> Answers:
 
 
 def _report(folder: Path, steps: Sequence[Step], made: Answers, given: Given, *, new_secret: bool) -> Iterator[str]:
-    yield f"The stack for {made.service} ({', '.join(made.targets)}) is in {folder}:"
+    of = "for Kubernetes" if made.kubernetes else f"for {made.service} ({', '.join(made.targets)})"
+    yield f"The stack {of} is in {folder}:"
     yield from _done(steps)
     if new_secret:
         yield f"  created   {SECRET}: the password of Grafana's admin"
@@ -162,7 +169,8 @@ def _report(folder: Path, steps: Sequence[Step], made: Answers, given: Given, *,
         yield f"  note      {note}"
     yield ""
     yield "Next:"
-    yield from (f"  {line}" for line in _next(folder, made))
+    following = _next_in_kubernetes(folder) if made.kubernetes else _next(folder, made)
+    yield from (f"  {line}" for line in following)
 
 
 def _done(steps: Sequence[Step]) -> Iterator[str]:
@@ -200,6 +208,16 @@ def _next(folder: Path, made: Answers) -> Iterable[str]:
     )
 
 
+def _next_in_kubernetes(folder: Path) -> Iterable[str]:
+    there = shlex.quote(str(folder))
+    return (
+        f"otel-fastperf stack check {there}",
+        f"kubectl apply --kustomize {there}/deploy/kubernetes/base",
+        "",
+        f"Then read {folder / 'deploy/kubernetes/README.md'}: apps, metrics and alerts, production",
+    )
+
+
 def _check(options: argparse.Namespace) -> int:
     require_yaml()
     folder: Path = options.directory
@@ -213,6 +231,7 @@ def _check(options: argparse.Namespace) -> int:
         containers=containers(os.environ),
     )  # fmt: skip
     environ = {**variables(stack.text(ENVIRONMENT)), **os.environ}
-    checks: list[Check] = [*check_stack(stack), *check_tools(folder, wanted, environ)]
+    of_tools = check_tools(folder, wanted, environ, kubernetes=manifest.answers.kubernetes)
+    checks: list[Check] = [*check_stack(stack), *of_tools]
     print_checks(checks, options.format)
     return _FOUND if any(check.level is Level.BAD for check in checks) else _OK

@@ -17,13 +17,14 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from otel_fastperf.cli.stack.generated import HOST, slo_targets, targets
+from otel_fastperf.cli.stack.generated import HOST, prometheus_rule, slo_targets, targets
 from otel_fastperf.errors import StackError
 
 MANIFEST: Final = ".fastperf-stack.json"
 TARGETS: Final = "deploy/prometheus/targets/app.yml"
 SLO_TARGETS: Final = "deploy/prometheus/rules/slo-targets.yml"
 JAEGER_UI: Final = "deploy/jaeger/ui-config.json"
+KUBE_PROMETHEUS: Final = "deploy/kubernetes/values/kube-prometheus-stack.yaml"
 ENVIRONMENT: Final = ".env"
 ENVIRONMENT_EXAMPLE: Final = ".env.example"
 COMPOSE: Final = "docker-compose.yml"
@@ -47,6 +48,19 @@ _CHECKOUT: Final = Path(__file__).parents[3]
 _TOP: Final = (COMPOSE, "compose.*.yml", ENVIRONMENT_EXAMPLE, "deploy/**/*", "grafana/**/*")
 #: the demo shop is built from a checkout
 _DEMO: Final = ("compose.demo.yml", "deploy/demo/", "deploy/prometheus/targets/demo.yml")
+_RULES: Final = "deploy/prometheus/rules/"
+_KUBERNETES_RULES: Final = "deploy/kubernetes/monitoring/rules/"
+#: what the manifests are made of
+_OF_KUBERNETES: Final = (
+    "deploy/kubernetes/",
+    "deploy/collector/",
+    "deploy/jaeger/",
+    "deploy/alertmanager/templates/",
+    "grafana/dashboards/",
+    "grafana/kustomization.yml",
+)
+#: where the runbooks can be read without this stack
+_RUNBOOKS: Final = "https://github.com/otel-fastperf/otel-fastperf/blob/main/deploy/runbooks"
 _SCHEMA: Final = 1
 
 
@@ -67,6 +81,8 @@ class Answers:
     urls: Mapping[str, str] = field(default_factory=dict)
     #: Compose's name of the stack, under which its containers and volumes are found again
     project: str = PROJECT
+    #: the files are for `kubectl apply`, not for `docker compose`
+    kubernetes: bool = False
 
 
 def project_of(folder: Path) -> str:
@@ -114,17 +130,49 @@ def filled(files: Mapping[str, bytes], answers: Answers) -> dict[str, bytes]:
     Raises:
         StackError: A file does not contain what is to be replaced.
     """
-    made = dict(files)
+    return _for_kubernetes(files, answers) if answers.kubernetes else _for_compose(files, answers)
+
+
+def _for_compose(files: Mapping[str, bytes], answers: Answers) -> dict[str, bytes]:
+    made = {name: content for name, content in files.items() if not _is_for_kubernetes(name)}
     made[TARGETS] = targets(answers.service, answers.targets).encode()
     if COMPOSE in made:
         made[COMPOSE] = _compose(made[COMPOSE].decode(), answers.project).encode()
-    made[SLO_TARGETS] = slo_targets(answers.availability, answers.latency, answers.latency_threshold).encode()
+    made[SLO_TARGETS] = _slo_targets(answers)
     if JAEGER_UI in made:
-        made[JAEGER_UI] = _jaeger_ui(made[JAEGER_UI].decode(), answers).encode()
+        made[JAEGER_UI] = _with_addresses(JAEGER_UI, made[JAEGER_UI], answers)
     made["secrets/.gitignore"] = b"# Secrets stay out of version control.\n*\n!.gitignore\n"
     if ENVIRONMENT_EXAMPLE in files:
         made[ENVIRONMENT] = _environment(files[ENVIRONMENT_EXAMPLE].decode(), answers).encode()
     return dict(sorted(made.items()))
+
+
+def _for_kubernetes(files: Mapping[str, bytes], answers: Answers) -> dict[str, bytes]:
+    """The manifests and what they are made of. Rules are there as objects only: nothing has to be changed twice."""
+    made = {name: content for name, content in files.items() if name.startswith(_OF_KUBERNETES)}
+    made |= prometheus_rules({**files, SLO_TARGETS: _slo_targets(answers)})
+    for path in (JAEGER_UI, KUBE_PROMETHEUS):
+        if path in made:
+            made[path] = _with_addresses(path, made[path], answers)
+    return dict(sorted(made.items()))
+
+
+def prometheus_rules(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The rule files as objects for Prometheus' operator: `{"deploy/kubernetes/monitoring/rules/alerts.yaml": …}`."""
+    made = {}
+    for path, rules in files.items():
+        if path.startswith(_RULES):
+            name = path.removeprefix(_RULES).removesuffix(".yml")
+            made[f"{_KUBERNETES_RULES}{name}.yaml"] = prometheus_rule(path, rules.decode()).encode()
+    return made
+
+
+def _is_for_kubernetes(name: str) -> bool:
+    return name.startswith("deploy/kubernetes/") or name.endswith("/kustomization.yml")
+
+
+def _slo_targets(answers: Answers) -> bytes:
+    return slo_targets(answers.availability, answers.latency, answers.latency_threshold).encode()
 
 
 def address(name: str, variables: Mapping[str, str]) -> str:
@@ -150,15 +198,16 @@ def _compose(text: str, project: str) -> str:
     return made.replace(f"{PROJECT}_default", f"{project}_default")
 
 
-def _jaeger_ui(text: str, answers: Answers) -> str:
-    """Replace the default addresses; Jaeger does not expand variables in this file."""
+def _with_addresses(path: str, content: bytes, answers: Answers) -> bytes:
+    """Replace the default addresses in a file whose reader expands no variables."""
+    text = content.decode()
     if address("GRAFANA_URL", {}) not in text:
-        raise _no_place(JAEGER_UI, address("GRAFANA_URL", {}))
-    new = {address(name, {}): url for name, url in answers.urls.items() if URLS[name]}
+        raise _no_place(path, address("GRAFANA_URL", {}))
+    new = {address(name, {}) or _RUNBOOKS: url for name, url in answers.urls.items()}
     if not new:
-        return text
+        return content
     old = "|".join(re.escape(url) for url in new)
-    return re.sub(rf"(?:{old})(?![\w.-])", lambda found: new[found.group()], text)
+    return re.sub(rf"(?:{old})(?![\w.-])", lambda found: new[found.group()], text).encode()
 
 
 def _no_place(path: str, place: str) -> StackError:
@@ -227,6 +276,8 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
             latency_threshold=str(given["latency_threshold"]),
             urls={name: str(url) for name, url in given["urls"].items() if name in URLS},
             project=str(given.get("project", PROJECT)),
+            # manifests of versions that knew only Compose do not have it
+            kubernetes=bool(given.get("kubernetes", False)),
         ),
         files=files,
     )

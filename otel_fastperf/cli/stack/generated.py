@@ -1,6 +1,7 @@
-"""The files of the stack that depend on the app, generated whole: scrape targets and service level objectives."""
+"""The files of the stack that are generated whole: scrape targets, service level objectives, rules for Kubernetes."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
@@ -63,6 +64,16 @@ groups:
   #       labels: {{job: my-service}}
 """
 
+_PROMETHEUS_RULE: Final = """\
+# {source} for Prometheus' operator. Generated: `otel-fastperf stack init --kubernetes`, or
+# `make kubernetes` in a checkout.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: fastperf-{name}
+spec:
+{rules}"""
+
 
 def targets(service: str, addresses: Sequence[str]) -> str:
     """The scrape targets of an app; each address is `host:port`."""
@@ -78,6 +89,12 @@ def slo_targets(availability: str, latency: str, threshold: str) -> str:
         threshold=Decimal(threshold),
         bounds=" ".join(str(bound) for bound in HTTP_SECONDS),
     )
+
+
+def prometheus_rule(source: str, rules: str) -> str:
+    """The rules of the file `source`, `…/alerts.yml`, as an object of Prometheus' operator. Comments are kept."""
+    name = source.rpartition("/")[2].removesuffix(".yml")
+    return _PROMETHEUS_RULE.format(source=source, name=name, rules=textwrap.indent(rules, "  "))
 
 
 def _quoted(text: str) -> str:

@@ -34,6 +34,7 @@ class Given:
     #: `GRAFANA_URL` -> address
     urls: Mapping[str, str] = field(default_factory=dict)
     project: str | None = None
+    kubernetes: bool = False
 
 
 def answers(given: Given, before: Answers) -> Answers:
@@ -60,10 +61,32 @@ def answers(given: Given, before: Answers) -> Answers:
         latency_threshold=checked(given.latency_threshold, _threshold, before.latency_threshold),
         urls={**before.urls, **{name: checked(url, _url(name), "") for name, url in given.urls.items()}},
         project=checked(given.project, _project, before.project),
+        kubernetes=given.kubernetes or before.kubernetes,
     )
+    if made.kubernetes:
+        wrong += _unused_in_kubernetes(given)
     if wrong:
         raise StackError("\n".join(wrong))
     return made
+
+
+def _unused_in_kubernetes(given: Given) -> Iterator[str]:
+    """Errors for options that no manifest contains."""
+    if given.targets:
+        yield (
+            f"--target {' '.join(given.targets)}: must be left out with --kubernetes, where Prometheus finds pods."
+            ' Remedy: label them otel-fastperf/scrape: "true"'
+        )
+    if given.service is not None:
+        yield (
+            f"--service {given.service!r}: must be left out with --kubernetes, where a pod names its service."
+            " Remedy: label it app.kubernetes.io/name"
+        )
+    if given.project is not None:
+        yield (
+            f"--project {given.project!r}: must be left out with --kubernetes, which needs no Compose."
+            " Remedy: a namespace of your own, in an overlay"
+        )
 
 
 def notes(made: Answers, given: Given) -> Iterator[str]:

@@ -106,6 +106,11 @@ def _below(overlay: Path) -> list[Path]:
     return []
 
 
+def _kustomizations(folder: Path) -> dict[str, list[str]]:
+    found = sorted((folder / "deploy/kubernetes").rglob("kustomization.yaml"))
+    return {str(path.parent.relative_to(folder)): ["kustomize", str(path.parent)] for path in found}
+
+
 _PROMTOOL: Final = ("prometheus", "promtool")
 TOOLS: Final = (
     Tool("docker compose", (("docker", "compose"), ("docker-compose",)), _compose, ("", ""), "the compose files"),
@@ -116,10 +121,16 @@ TOOLS: Final = (
     Tool("otelcol", (("otelcol-contrib",), ("otelcol",)), _collector, ("otel-collector", ""), "deploy/collector"),
     Tool("jaeger", (("jaeger",),), _jaeger, ("jaeger", ""), "deploy/jaeger"),
 )
+_KUBECTL: Final = Tool("kubectl", (("kubectl",),), _kustomizations, ("", ""), "deploy/kubernetes")
+#: those whose files are in a stack for Kubernetes too
+_SHARED: Final = ("otelcol", "jaeger")
 
 
-def check_tools(folder: Path, shipped: Mapping[str, bytes], environ: Mapping[str, str]) -> Iterator[Check]:
+def check_tools(
+    folder: Path, shipped: Mapping[str, bytes], environ: Mapping[str, str], *, kubernetes: bool = False
+) -> Iterator[Check]:
     """Let each program check the files in `folder`; `shipped` is what `stack init` would write."""
+    tools = (_KUBECTL, *(tool for tool in TOOLS if tool.name in _SHARED)) if kubernetes else TOOLS
     with tempfile.TemporaryDirectory(prefix="otel-fastperf-") as scratch:
         ours, theirs = Path(scratch) / "ours", Path(scratch) / "theirs"
         for path, content in shipped.items():
@@ -127,7 +138,7 @@ def check_tools(folder: Path, shipped: Mapping[str, bytes], environ: Mapping[str
         shutil.copytree(folder, theirs, ignore=shutil.ignore_patterns("secrets", ".git"), ignore_dangling_symlinks=True)
         for copied in (ours, theirs):
             _as_in_container(copied)
-        for tool in TOOLS:
+        for tool in tools:
             yield from _ask(tool, theirs, ours, environ)
 
 

@@ -318,6 +318,59 @@ def test_help_lists_the_exit_codes(stack: Command, command: str) -> None:
     assert (ran.code, "stack init   0  written" in ran.out) == (0, True)
 
 
+# for Kubernetes
+
+KUBERNETES: Final = {
+    "deploy/kubernetes/README.md": "Read this.\n",
+    "deploy/kubernetes/base/kustomization.yaml": "resources: [../../jaeger]\n",
+    "deploy/jaeger/kustomization.yml": "configMapGenerator: []\n",
+}
+
+
+@pytest.fixture
+def manifests(stack: Command) -> Command:
+    """A stack for Kubernetes."""
+    for name, text in KUBERNETES.items():
+        stack.ship(name, text)
+    assert stack.init("--kubernetes").code == 0
+    return stack
+
+
+def test_for_kubernetes_init_writes_manifests_and_neither_compose_files_nor_a_password(manifests: Command) -> None:
+    rules = {f"deploy/kubernetes/monitoring/rules/{name}.yaml" for name in ("alerts", "slo-targets")}
+    assert manifests.names() == {*KUBERNETES, *rules, JAEGER_UI, MANIFEST}
+    ran = manifests.init("--grafana-url", "https://grafana.example.com")
+    assert ran.out.startswith(f"The stack for Kubernetes is in {manifests.folder}:\n")
+    assert f"updated   {JAEGER_UI}" in ran.out
+    assert f"  kubectl apply --kustomize {manifests.folder}/deploy/kubernetes/base\n" in ran.out
+
+
+def test_a_manifest_that_the_user_changed_is_kept(manifests: Command) -> None:
+    name = "deploy/kubernetes/base/kustomization.yaml"
+    manifests.put(name, "resources: [mine.yaml]\n")
+    manifests.ship(name, "resources: [new.yaml]\n")
+    assert manifests.init().code == 1
+    assert (manifests.read(name), manifests.read(f"{name}.new")) == (
+        "resources: [mine.yaml]\n",
+        "resources: [new.yaml]\n",
+    )
+
+
+def test_a_stack_for_compose_does_not_become_one_for_kubernetes(stack: Command) -> None:
+    stack.init()
+    ran = stack.init("--kubernetes")
+    assert ran.code == 2
+    assert "must not contain a stack for docker compose. Remedy: choose another folder." in ran.err
+
+
+def test_check_of_manifests_looks_at_files_and_not_at_this_machine(manifests: Command) -> None:
+    checks = manifests.check()
+    assert set(checks) == {"files", "syntax", "kubectl", "otelcol", "jaeger"}
+    assert {level for found in checks.values() for level, _ in found} == {"ok", "info"}
+    manifests.put("deploy/kubernetes/base/kustomization.yaml", "resources: [\n")
+    assert "bad" in dict(manifests.check()["syntax"])
+
+
 # check
 
 

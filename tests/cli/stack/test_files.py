@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from otel_fastperf.cli.stack.files import (
     ENVIRONMENT,
     JAEGER_UI,
+    KUBE_PROMETHEUS,
     MANIFEST,
     SECRET,
     SLO_TARGETS,
@@ -164,6 +165,64 @@ def test_only_files_of_the_stack_are_shipped(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     assert shipped(tmp_path) == {name: name.encode() for name in sorted(ours)}
+
+
+# for Kubernetes
+
+KUBERNETES: Final = {
+    **FILES,
+    "deploy/kubernetes/base/kustomization.yaml": b"resources: [../../jaeger]\n",
+    KUBE_PROMETHEUS: b"a: http://localhost:3000\nb: https://github.com/otel-fastperf/otel-fastperf/blob/main/deploy/runbooks\n",
+    "deploy/jaeger/kustomization.yml": b"resources: []\n",
+    "deploy/jaeger/config.yaml": b"receivers: {}\n",
+    "deploy/collector/config.yaml": b"receivers: {}\n",
+    "deploy/prometheus/rules/alerts.yml": b"# why\ngroups:\n  - name: a\n    rules: []\n",
+    "grafana/kustomization.yml": b"resources: []\n",
+    "grafana/dashboards/overview.json": b"{}\n",
+    "grafana/provisioning/dashboards/fastperf.yaml": b"providers: []\n",
+}
+
+
+def test_a_stack_for_compose_has_no_file_for_kubernetes() -> None:
+    made = filled(KUBERNETES, Answers())
+    assert "deploy/jaeger/config.yaml" in made
+    assert not [name for name in made if "kubernetes" in name or "kustomization" in name]
+
+
+def test_a_stack_for_kubernetes_has_the_manifests_and_what_they_are_made_of() -> None:
+    assert set(filled(KUBERNETES, Answers(kubernetes=True))) == {
+        "deploy/kubernetes/base/kustomization.yaml",
+        "deploy/kubernetes/monitoring/rules/alerts.yaml",
+        "deploy/kubernetes/monitoring/rules/slo-targets.yaml",
+        KUBE_PROMETHEUS,
+        "deploy/collector/config.yaml",
+        "deploy/jaeger/config.yaml",
+        "deploy/jaeger/kustomization.yml",
+        JAEGER_UI,
+        "grafana/dashboards/overview.json",
+        "grafana/kustomization.yml",
+    }
+
+
+def test_rules_become_objects_with_their_comments_and_the_answers() -> None:
+    made = filled(KUBERNETES, Answers(kubernetes=True, availability="99.5"))
+    alerts = made["deploy/kubernetes/monitoring/rules/alerts.yaml"].decode()
+    assert yaml.safe_load(alerts) == {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "fastperf-alerts"},
+        "spec": {"groups": [{"name": "a", "rules": []}]},
+    }
+    assert "\n  # why\n" in alerts
+    targets = yaml.safe_load(made["deploy/kubernetes/monitoring/rules/slo-targets.yaml"])
+    assert targets["spec"]["groups"][0]["rules"][0]["expr"].endswith(" * 0.995")
+
+
+def test_addresses_are_filled_into_the_values_for_prometheus() -> None:
+    urls = {"GRAFANA_URL": "https://g.example.com", "RUNBOOKS_URL": "https://wiki.example.com/r"}
+    made = filled(KUBERNETES, Answers(kubernetes=True, urls=urls))
+    assert made[KUBE_PROMETHEUS] == b"a: https://g.example.com\nb: https://wiki.example.com/r\n"
+    assert b"https://g.example.com/d/x" in made[JAEGER_UI]
 
 
 # the plan

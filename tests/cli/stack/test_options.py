@@ -12,7 +12,7 @@ def refused(given: Given) -> str:
         answers(given, Answers())
     for line in str(raised.value).splitlines():
         assert "must be" in line
-        assert "Remedy: --" in line
+        assert "Remedy: " in line
     return str(raised.value)
 
 
@@ -66,6 +66,17 @@ def test_other_targets_are_refused_with_a_suggestion(typed: str, remedy: str) ->
     said = refused(Given(targets=[typed]))
     assert said.startswith(f"--target {typed!r}: must be host:port")
     assert said.endswith(f"Remedy: --target {remedy}")
+
+
+def test_for_kubernetes_pods_name_the_service_and_prometheus_finds_them() -> None:
+    assert answers(Given(kubernetes=True), Answers()).kubernetes
+    assert answers(Given(), Answers(kubernetes=True)).kubernetes
+    said = refused(Given(kubernetes=True, targets=["shop:8000"], service="shop", project="mine")).splitlines()
+    assert [line.partition(": must be left out")[0] for line in said] == [
+        "--target shop:8000",
+        "--service 'shop'",
+        "--project 'mine'",
+    ]
 
 
 @pytest.mark.parametrize(("typed", "taken"), [("99.9", "99.9"), ("99.95%", "99.95"), ("50", "50")])

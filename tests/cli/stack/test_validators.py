@@ -181,3 +181,29 @@ def test_control_characters_from_a_program_do_not_reach_the_terminal(tmp_path: P
     found = validated(tmp_path, {}, {RULES: "fine"}, program)["promtool"]
     assert "good" in found[-1].what
     assert found[-1].what.replace("\n", "").isprintable()
+
+
+#: fails for a folder whose kustomization contains the word `wrong`
+KUBECTL: Final = """#!/bin/sh
+if grep -q wrong "$2/kustomization.yaml"; then echo "$2: wrong"; exit 1; fi
+"""
+
+
+def test_kubectl_renders_each_kustomization_of_a_stack_for_kubernetes(tmp_path: Path) -> None:
+    for name, program in (("kubectl", KUBECTL), ("grep", None)):
+        path = tmp_path / name
+        if program is None:
+            path.symlink_to("/bin/grep")
+        else:
+            path.write_text(program)
+            path.chmod(0o755)
+    files = {f"deploy/kubernetes/{name}/kustomization.yaml": "fine" for name in ("base", "overlays/kind")}
+    for name, text in {**files, "deploy/kubernetes/overlays/mine/kustomization.yaml": "wrong"}.items():
+        (tmp_path / "stack" / name).parent.mkdir(parents=True)
+        (tmp_path / "stack" / name).write_text(text)
+    shipped = {name: text.encode() for name, text in files.items()}
+    found = check_tools(tmp_path / "stack", shipped, {"PATH": str(tmp_path)}, kubernetes=True)
+    assert [(check.level, check.what) for check in found if check.name == "kubectl"] == [
+        (Level.BAD, "deploy/kubernetes/overlays/mine is rejected:\ndeploy/kubernetes/overlays/mine: wrong"),
+        (Level.OK, "Accepts deploy/kubernetes/base, deploy/kubernetes/overlays/kind."),
+    ]
