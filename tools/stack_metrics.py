@@ -77,6 +77,10 @@ JAEGER_ALWAYS: Final = {"otelcol_process_memory_rss": Series("resident memory, b
 JAEGER_WITH_SPANS: Final = {
     "otelcol_receiver_accepted_spans": Series("spans accepted", ("receiver", "transport"), counter=True),
     "otelcol_receiver_refused_spans": Series("spans refused", ("receiver", "transport"), counter=True),
+}
+
+#: Jaeger's, absent until the first event since 2.20, so rules must treat absence as 0
+JAEGER_WITH_TROUBLE: Final = {
     "otelcol_exporter_send_failed_spans": Series("spans that the storage did not accept", ("exporter",), counter=True),
 }
 
@@ -87,7 +91,7 @@ JAEGER_WITH_QUERIES: Final = {
     ),
 }
 
-JAEGER: Final = JAEGER_ALWAYS | JAEGER_WITH_SPANS | JAEGER_WITH_QUERIES
+JAEGER: Final = JAEGER_ALWAYS | JAEGER_WITH_SPANS | JAEGER_WITH_TROUBLE | JAEGER_WITH_QUERIES
 
 #: Prometheus', for every target
 PROMETHEUS_OF_TARGETS: Final = {

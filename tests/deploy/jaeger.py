@@ -7,12 +7,15 @@ Use:
 """
 
 import json
+import re
+import subprocess
 import time
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import HTTPError
@@ -163,6 +166,27 @@ class Jaeger:
             raise
 
 
+@cache
+def has_old_names() -> bool:
+    """Whether the Jaeger that is built is older than 2.20, for which the configuration is: it lacks three names."""
+    command = [str(program("jaeger")), "components"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return "name: span_metrics" not in found
+
+
+def for_built(configuration: str) -> str:
+    """A configuration for the Jaeger that is built, with the old names if it has only those."""
+    return with_old_names(configuration) if has_old_names() else configuration
+
+
+def with_old_names(configuration: str) -> str:
+    """The same configuration in the words of Jaeger 2.13."""
+    renamed = re.sub(r"\bspan_metrics\b", "spanmetrics", re.sub(r"\botlp_http\b", "otlphttp", configuration))
+    renamed = re.sub(r"^ +series_expiration: .*\n", "", renamed, flags=re.MULTILINE)
+    conditions = re.sub(r"^( +)trace_conditions:\n", r"\1traces:\n\1  span:\n", renamed, flags=re.MULTILINE)
+    return re.sub(r"\bspan\.(?=kind\b|attributes\[)", "", conditions)
+
+
 @contextmanager
 def running_jaeger(
     folder: Path,
@@ -174,6 +198,7 @@ def running_jaeger(
     ports: "Ports | None" = None,
 ) -> Iterator[Jaeger]:
     """Run Jaeger with config.yaml and these overlays ("badger", "jaeger-only"). `prometheus` is a port of 127.0.0.1."""
+    overlays = tuple(overlays)
     ports = ports or Ports()
     environment = {
         "JAEGER_HOST": "127.0.0.1",
@@ -190,7 +215,9 @@ def running_jaeger(
         "COLLECTOR_SPAN_METRICS_INTERVAL": "1s",
         **(variables or {}),
     }
-    files = [FOLDER / "config.yaml", *(FOLDER / f"{name}.yaml" for name in overlays)]
+    files = [folder / f"{name}-{ports.ui}.yaml" for name in ("config", *overlays)]
+    for name, file in zip(("config", *overlays), files, strict=True):
+        file.write_text(for_built((FOLDER / f"{name}.yaml").read_text()))
     with running(
         [program("jaeger"), *(f"--config={path}" for path in files)],
         folder / f"jaeger-{ports.ui}.log",

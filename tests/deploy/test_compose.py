@@ -32,6 +32,8 @@ COMBINATIONS: Final = [
     *((overlay, *demo) for overlay in OVERLAYS if overlay != "demo" for demo in ((), ("demo",))),
     (),
     ("demo",),
+    ("persistent", "jaeger-only"),
+    ("jaeger-only", "persistent"),
 ]
 
 #: services that run once as root, to give volumes to another user
@@ -191,6 +193,16 @@ def test_apps_use_the_same_addresses_with_and_without_a_collector() -> None:
     ports = {port["target"]: port["published"] for port in jaeger["ports"]}
     collectors = {port["target"]: port["published"] for port in model(())["services"]["otel-collector"]["ports"]}
     assert ports == {**collectors, 16686: "16686"}
+
+
+@each_combination
+def test_jaeger_reads_the_configuration_of_every_overlay_in_any_order(overlays: tuple[str, ...]) -> None:
+    jaeger = model(overlays)["services"]["jaeger"]
+    named = [part.removeprefix("--config=") for part in jaeger["command"]]
+    mounts = binds(jaeger)
+    read = {(mounts.get(path) or DEPLOY / "jaeger" / Path(path).name).name for path in named}
+    ours = {"persistent": "badger.yaml", "jaeger-only": "jaeger-only.yaml"}
+    assert read - {"none.yaml"} == {"config.yaml", *(ours[overlay] for overlay in overlays if overlay in ours)}
 
 
 def test_without_a_collector_none_is_missed() -> None:

@@ -21,6 +21,7 @@ import pytest
 from otel_fastperf.cli.stack.containers import containers
 from tests.deploy import engine as engines
 from tests.deploy.engine import STAND_IN, Engine, Stack
+from tests.deploy.jaeger import for_built
 from tests.deploy.servers import ROOT
 from tests.deploy.test_compose import FILES, OVERLAYS, WITHOUT_HEALTH, model
 from tests.serving import free_port, wait_until
@@ -69,6 +70,8 @@ def files(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, folder)
     for name in ("deploy", "grafana"):
         shutil.copytree(ROOT / name, folder / name)
+    overlay = folder / "deploy" / "jaeger" / "jaeger-only.yaml"
+    overlay.write_text(for_built(overlay.read_text()))
     password = folder / PASSWORD
     password.parent.mkdir()
     password.write_text("correct horse battery staple")
