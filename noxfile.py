@@ -50,7 +50,7 @@ OTHER_TELEMETRY: Final = (
 OTHER_HOSTS: Final = ("daphne", "mangum")
 
 # Tests that need what is installed only for them.
-NEEDS_OTHERS: Final = ("tests/guest/test_other_hosts.py", "tests/guest/test_wirings.py")
+NEEDS_OTHERS: Final = ("tests/guest/test_other_hosts.py", "tests/guest/test_wirings.py", "tests/migration")
 
 # Packages whose test suites run with telemetry on: how to install them, and the dependency group of their tests.
 GUESTS: Final = {

@@ -1,6 +1,7 @@
 """The Markdown pages: their Python code runs, and their links point to existing files and headings.
 
-tests/test_findings_pages.py runs the code of docs/findings, tests/test_detectors_page.py that of docs/detectors.md.
+tests/test_findings_pages.py runs the code of docs/findings, tests/test_detectors_page.py that of docs/detectors.md,
+tests/migration that of docs/migrate.
 """
 
 import ast
@@ -18,7 +19,7 @@ ROOT: Final = Path(__file__).parent.parent
 PAGES: Final = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md"), *ROOT.glob(".github/**/*.md")]
 )
-NEEDS_THE_SHOP: Final = ROOT / "docs" / "findings"
+RUN_ELSEWHERE: Final = {ROOT / "docs" / "findings", ROOT / "docs" / "migrate"}
 
 # Appended to a program: an app answers with its metrics, and its telemetry is undone.
 SERVE: Final = """
@@ -49,7 +50,7 @@ BLOCKS: Final = dict(blocks())
 PROGRAMS: Final = [
     where
     for where, code in BLOCKS.items()
-    if code.startswith(("import ", "from ")) and NEEDS_THE_SHOP not in (ROOT / where).parents
+    if code.startswith(("import ", "from ")) and RUN_ELSEWHERE.isdisjoint((ROOT / where).parents)
 ]
 
 
