@@ -228,6 +228,11 @@ def _fastperf_10_percent(app: FastAPI, engines: Engines, otlp: str) -> None:
     _fastperf(app, engines, otlp, traces={"sampler": "parentbased_traceidratio", "sampler_arg": "0.1"})
 
 
+def _fastperf_kept(app: FastAPI, engines: Engines, otlp: str) -> None:
+    keep = {"keep": ["error", "finding", "slow"]}
+    _fastperf(app, engines, otlp, traces={"sampler": "parentbased_traceidratio", "sampler_arg": "0.1", **keep})
+
+
 def _fastperf_no_monitors(app: FastAPI, engines: Engines, otlp: str) -> None:
     off = {"enabled": False}
     _fastperf(app, engines, otlp, loop=off, threads=off, memory=off)
@@ -268,5 +273,6 @@ VARIANTS: Final = {
     "stock": Variant("contrib and pfi together", _stock, _PFI),
     "fastperf": Variant("otel_fastperf, defaults but for findings about synchronous statements", _fastperf),
     "fastperf_10pct": Variant("otel_fastperf, one trace in ten sampled", _fastperf_10_percent),
+    "fastperf_10pct_keep": Variant("the same, and what is notable of the others", _fastperf_kept),
     "fastperf_no_monitors": Variant("otel_fastperf without loop, thread and memory monitors", _fastperf_no_monitors),
 }

@@ -14,7 +14,7 @@ from opentelemetry.util.types import AttributeValue
 
 from otel_fastperf.findings import Finding, FindingLog
 from otel_fastperf.internals.guard import Guard
-from otel_fastperf.internals.spans import code_attributes, exemplar_of
+from otel_fastperf.internals.spans import code_attributes, exemplar_of, keep_for
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.requests.record import RequestRecord, route_of
 from otel_fastperf.requests.view import RequestView
@@ -106,6 +106,8 @@ class Findings:
             self._guard.failed("findings", error)
 
     def _report(self, finding: Finding, record: RequestRecord | None) -> None:
+        if record is not None:
+            keep_for("finding", record.span)
         exemplar = None if record is None else exemplar_of(record.span)
         now = time.time()
         method, route = route_of(record)

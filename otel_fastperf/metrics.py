@@ -347,6 +347,17 @@ _TELEMETRY: Final = (
         "Spans by outcome: exported, or dropped_ and why: queue_full, rejected, too_large, encoding, exit.",
         ("outcome",),
     ),
+    Metric(
+        "fastperf_traces_kept_total",
+        "counter",
+        "Traces exported although the sampler dropped them, by reason: see `traces.keep`.",
+        ("reason",),
+    ),
+    Metric(
+        "fastperf_kept_spans_lost_total",
+        "counter",
+        "Spans of these traces that were not kept because of their number or size.",
+    ),
     Metric("fastperf_spans_queued", "gauge", "Spans waiting for export."),
     Metric(
         "fastperf_export_failing_seconds",
@@ -680,6 +691,8 @@ class Metrics:
     explains: _Declared[Family] = _Declared("fastperf_explain_total")
 
     spans: _Declared[Family] = _Declared("fastperf_spans_total")
+    traces_kept: _Declared[Family] = _Declared("fastperf_traces_kept_total")
+    kept_spans_lost: _Declared[Counter] = _Declared("fastperf_kept_spans_lost_total")
     spans_queued: _Declared[Gauge] = _Declared("fastperf_spans_queued")
     export_failing: _Declared[Gauge] = _Declared("fastperf_export_failing_seconds")
     telemetry_errors: _Declared[Family] = _Declared("fastperf_telemetry_errors_total")

@@ -50,6 +50,7 @@ from otel_fastperf.instrumentation.server_hooks import ServerHooks
 from otel_fastperf.instrumentation.server_span import Source, server_span_description, server_span_from
 from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.instrumentation.transactions import instrument_transactions
+from otel_fastperf.internals.held_traces import HeldTraces
 from otel_fastperf.internals.operating_system import tells_schedules, untold_memory
 from otel_fastperf.logs import correlate_logs
 from otel_fastperf.monitors.cache import monitor_caches
@@ -62,11 +63,12 @@ from otel_fastperf.monitors.threads import monitor_threads
 from otel_fastperf.monitors.watchdog import monitor_blocked_loop
 from otel_fastperf.report.model import Report
 from otel_fastperf.requests.route import has_literal_route
-from otel_fastperf.settings import MetricsSettings, Settings
+from otel_fastperf.settings import MetricsSettings, Settings, TracesSettings
 from otel_fastperf.signals import Signals
 from otel_fastperf.tracing import Tracing
 from otel_fastperf.tracing.propagators import propagators_set
 from otel_fastperf.tracing.provider import our_scope, resource_of
+from otel_fastperf.tracing.tracer import LeanTracer
 from otel_fastperf.tracing.transport import without_secrets
 from otel_fastperf.tracing.watched_calls import calls_watched
 from otel_fastperf.workers import Workers, can_be_known
@@ -183,6 +185,7 @@ def layers_of(
             exemplars=settings.metrics.exemplars,
             first_byte=settings.metrics.time_to_first_byte,
             sampling=_sampling(settings.traces.route_ratios, signals, source),
+            held=_held(settings.traces, signals, source),
             hooks=hooks,
         ),
         pages=pages,
@@ -195,19 +198,44 @@ def layers_of(
 def _sampling(ratios: Mapping[str, float], signals: Signals, source: Source) -> RouteSampling | None:
     if not ratios:
         return None
-    if source != "own":
+    _check_own("traces.route_ratios", source)
+    return RouteSampling(ratios, signals)
+
+
+def _held(settings: TracesSettings, signals: Signals, source: Source) -> HeldTraces | None:
+    if not settings.keep:
+        return None
+    _check_own("traces.keep", source)
+    if not isinstance(signals.tracer, LeanTracer):
         message = (
-            f"traces.route_ratios has no effect on SERVER spans that otel_fastperf does not make: this app's are"
-            f" {source!r}. Remedy: leave server_span at 'own', and do not apply another instrumentation to the app, or"
-            " remove the setting."
+            "traces.keep has no effect, because the tracer provider is another library's, whose spans cannot be held"
+            f" ({type(signals.tracer).__name__}). Remedy: remove the setting, or let otel_fastperf make the provider."
         )
         raise SetupError(message)
-    return RouteSampling(ratios, signals)
+    metrics = signals.metrics
+
+    def count(reason: str, lost: int) -> None:
+        metrics.traces_kept.child(reason).inc()
+        metrics.kept_spans_lost.inc(lost)
+
+    return HeldTraces(settings.keep, settings.keep_slow, count)
+
+
+def _check_own(setting: str, source: Source) -> None:
+    if source != "own":
+        message = (
+            f"{setting} has no effect on SERVER spans that otel_fastperf does not make: this app's are {source!r}."
+            " Remedy: leave server_span at 'own', and do not apply another instrumentation to the app, or remove the"
+            " setting."
+        )
+        raise SetupError(message)
 
 
 def _traces(given: Materials) -> Part:
     # the tracer provider is in place already: every other part needs its tracer
-    return Part("traces", on=True, detail=given.tracing.description)
+    keep = given.settings.traces.keep
+    kept = f"; what the sampler drops is kept for: {', '.join(keep)}" if keep else ""
+    return Part("traces", on=True, detail=given.tracing.description + kept)
 
 
 def _metrics(given: Materials) -> Part:

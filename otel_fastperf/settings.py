@@ -233,6 +233,8 @@ _Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_names)]
 _ReceiverUrl: TypeAlias = Annotated[str, AfterValidator(_receiver_url)]
 #: fractions of traces by route
 _RouteRatios: TypeAlias = Annotated[dict[str, float], BeforeValidator(_pairs), AfterValidator(_ratios_of_routes)]
+#: what makes a request notable
+_Reasons: TypeAlias = Annotated[tuple[Literal["error", "finding", "slow"], ...], BeforeValidator(_names)]
 #: bounds of histograms by their names
 _Buckets: TypeAlias = Annotated[
     dict[str, tuple[float, ...]], BeforeValidator(_bounds_by_name), AfterValidator(_histogram_buckets)
@@ -285,6 +287,16 @@ class TracesSettings(_Group):
         description="Fraction of traces to keep by route, in place of the sampler's: `template=ratio` or"
         " `METHOD template=ratio` pairs separated by commas. The first template that fits the path counts. A caller's"
         " decision stands. All requests are measured.",
+    )
+    keep: _Reasons = Field(
+        default=(),
+        examples=["error,finding,slow"],
+        description="What is exported although the sampler drops it: requests that fail (`error`), that show a"
+        " bottleneck (`finding`) or that take long (`slow`), with the spans inside of them. See docs/sampling.md for"
+        " what these traces lack, and the cost.",
+    )
+    keep_slow: float = Field(
+        default=1.0, gt=0, description="Minimum duration of a request that `keep` calls `slow`, in seconds."
     )
     exporter: Literal["", "otlp", "console", "none"] = Field(
         default="",

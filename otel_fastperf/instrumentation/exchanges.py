@@ -23,6 +23,7 @@ from otel_fastperf.instrumentation.request_metrics import Labels, RequestMetrics
 from otel_fastperf.instrumentation.route_sampling import RouteSampling
 from otel_fastperf.instrumentation.server_hooks import ServerHooks
 from otel_fastperf.instrumentation.spent_time import MOST_MARKS, budget_of, count_up
+from otel_fastperf.internals.held_traces import HeldTraces
 from otel_fastperf.internals.open_labels import status_label
 from otel_fastperf.internals.redaction import error_type
 from otel_fastperf.internals.spans import SPAN_KEY, exemplar_of, fail_span
@@ -31,8 +32,9 @@ from otel_fastperf.requests.route import UNMATCHED, WEBSOCKET, Route
 from otel_fastperf.requests.time_budget import Phase, Segment
 from otel_fastperf.settings import RequestsSettings
 from otel_fastperf.signals import Signals
+from otel_fastperf.tracing.held_span import HeldRequestSpan
 from otel_fastperf.tracing.span import DeferredAttributes, LeanSpan
-from otel_fastperf.tracing.tracer import may_end_late
+from otel_fastperf.tracing.tracer import LeanTracer, may_end_late
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -81,11 +83,13 @@ class Requests:
         exemplars: bool = True,
         first_byte: bool = False,
         sampling: RouteSampling | None = None,
+        held: HeldTraces | None = None,
         hooks: ServerHooks = _NO_HOOKS,
     ) -> None:
         """Prepare; nothing is installed.
 
-        `sampling`: None samples all routes alike. `first_byte`: measure the time to it.
+        `sampling`: None samples all routes alike. `held`: holds what is not sampled; None drops it.
+        `first_byte`: measure the time to it.
         """
         self.signals: Final = signals
         self.hooks: Final = hooks
@@ -97,6 +101,7 @@ class Requests:
         #: the app's middlewares, outermost first; set once the chain is built
         self.middlewares: tuple[Middleware, ...] = ()
         self._sampling = sampling
+        self._held = held
         self._incoming = IncomingTrace(signals, trust=settings.trust_incoming)
         self._excluded = re.compile("|".join(settings.excluded_urls)) if settings.excluded_urls else None
 
@@ -111,16 +116,15 @@ class Requests:
         """Start the SERVER span, in the trace that the propagation headers name. Also returns that trace's context."""
         context, links = self._incoming.parent(scope)
         tracer = self.signals.tracer if self._sampling is None else self._sampling.tracer(scope)
-        span = tracer.start_span(
-            name,
-            context,
-            SpanKind.SERVER,
-            # a copy: middleware may change the scope, and attributes are made from it when the request has ended
-            DeferredAttributes(self.attributes.of_request, dict(scope)),
-            links,
-            start_time,
-        )
-        return span if span.is_recording() else SilentSpan(span.get_span_context()), context
+        # a copy: middleware may change the scope, and attributes are made from it when the request has ended
+        attributes = DeferredAttributes(self.attributes.of_request, dict(scope))
+        span = tracer.start_span(name, context, SpanKind.SERVER, attributes, links, start_time)
+        if span.is_recording():
+            return span, context
+        if self._held is None or not isinstance(tracer, LeanTracer):
+            return SilentSpan(span.get_span_context()), context
+        held = self._held.hold()
+        return tracer.hold(held, span, name, context, SpanKind.SERVER, attributes, links, start_time), context
 
 
 class _ExchangeState:
@@ -220,6 +224,8 @@ class Observed:
         self.record.is_over = True
         if type(self.span) is SilentSpan:
             self.span.is_over = True
+        elif type(self.span) is HeldRequestSpan:
+            self.span.held_trace.is_over = True
         try:
             if self._entered is not None:
                 CURRENT.reset(self._entered)
@@ -502,6 +508,8 @@ class Exchange(Observed):
             end_awaits(record, record.awaits, signals)
         record.budget = budget_of(record, signals)
         signals.findings.request_ended(record)
+        if type(self.span) is HeldRequestSpan:
+            self.span.decide(is_error=_is_error(failure[0]), seconds=record.seconds)
         self._annotate(route, failure)
 
     def _annotate(self, route: str | None, failure: tuple[str, BaseException | None]) -> None:
@@ -510,7 +518,7 @@ class Exchange(Observed):
             return
         if route is not None:
             span.update_name(f"{span_method(self._labels[0])} {route}")
-        if type(span) is LeanSpan and not self._join:
+        if isinstance(span, LeanSpan) and not self._join:
             scope = record.scope
             span.settle(attributes.shared(scope, route, record.status), attributes.own(scope) | self._measured())
         else:
@@ -597,21 +605,28 @@ class Connection(Observed):
         self._guarded(self._examine)
         kind, cause = self._failure(error, accepted=accepted)
         route = record.route
+        if type(span) is HeldRequestSpan:
+            # how long a connection lasts says nothing
+            span.decide(is_error=_is_error(kind), seconds=0.0)
         if span.is_recording():
-            if record.findings:
-                span.set_attribute("fastperf.findings", tuple(dict.fromkeys(record.findings)))
-            if route is not None:
-                span.update_name(f"{WEBSOCKET} {route}")
-                span.set_attribute("http.route", route)
-            if record.status is not None:
-                span.set_attribute("http.response.status_code", record.status)
-            if accepted:
-                span.set_attribute("fastperf.websocket.close_code", self._code)
+            self._annotate(accepted=accepted)
             if kind:
                 fail_span(span, kind, cause, self.requests.signals.exceptions)
         duration = metrics.websocket_connection_duration.child(WEBSOCKET, route or UNMATCHED, kind)
         duration.observe(record.seconds, exemplar_of(span) if self.requests.exemplars else None)
         self._end_span()
+
+    def _annotate(self, *, accepted: bool) -> None:
+        span, record = self.span, self.record
+        if record.findings:
+            span.set_attribute("fastperf.findings", tuple(dict.fromkeys(record.findings)))
+        if record.route is not None:
+            span.update_name(f"{WEBSOCKET} {record.route}")
+            span.set_attribute("http.route", record.route)
+        if record.status is not None:
+            span.set_attribute("http.response.status_code", record.status)
+        if accepted:
+            span.set_attribute("fastperf.websocket.close_code", self._code)
 
     def _examine(self) -> None:
         """Look for bottlenecks. A websocket repeats and lasts by nature, but what blocks the loop blocks everybody."""
@@ -630,6 +645,11 @@ def _alone(error: BaseException | None) -> BaseException | None:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def _is_error(kind: str) -> bool:
+    """Whether an `error.type` is the service's: clients leave streams as they like."""
+    return bool(kind) and kind != "ClientDisconnect"
 
 
 def _is_disconnect(error: BaseException | None) -> bool:

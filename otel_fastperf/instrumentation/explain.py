@@ -36,7 +36,7 @@ from typing import Any, Final
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.semconv.attributes.db_attributes import DB_QUERY_SUMMARY, DB_SYSTEM_NAME
-from opentelemetry.trace import NonRecordingSpan, SpanKind, set_span_in_context
+from opentelemetry.trace import SpanKind, set_span_in_context
 from opentelemetry.util.types import AttributeValue
 from sqlalchemy import Dialect, Engine, Pool, QueuePool
 from sqlalchemy.pool import PoolProxiedConnection, SingletonThreadPool, StaticPool
@@ -44,6 +44,7 @@ from sqlalchemy.pool import PoolProxiedConnection, SingletonThreadPool, StaticPo
 from otel_fastperf.findings import Evidence, Finding, Kind
 from otel_fastperf.instrumentation.slow_statement import SlowStatement
 from otel_fastperf.internals.redaction import describe_error, error_type
+from otel_fastperf.internals.spans import may_be_exported
 from otel_fastperf.requests.record import RequestRecord
 from otel_fastperf.settings import ExplainSettings
 from otel_fastperf.signals import Signals
@@ -274,14 +275,13 @@ class _ExplainThread:
 
     def _trace(self, slow: SlowStatement, plan: Plan, began: int) -> None:
         parent = slow.span or (slow.record.span if slow.record is not None else None)
-        context = None if parent is None else parent.get_span_context()
-        if context is None or not context.trace_flags.sampled:
+        if parent is None or not may_be_exported(parent):
             return
         span = self._signals.tracer.start_span(
             f"EXPLAIN {slow.summary}".rstrip(),
             # not CLIENT, because it is not work of the app
             kind=SpanKind.INTERNAL,
-            context=set_span_in_context(NonRecordingSpan(context), Context()),
+            context=set_span_in_context(parent, Context()),
             attributes={
                 DB_SYSTEM_NAME: _system(slow),
                 DB_QUERY_SUMMARY: slow.summary,

@@ -1,6 +1,6 @@
 """Shared by all spans: how they record a failure, and the exemplar that refers to them."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -10,6 +10,9 @@ from opentelemetry.util.types import AttributeValue
 
 from otel_fastperf.findings import CallSite
 from otel_fastperf.internals.redaction import ErrorDetail, describe_error
+
+if TYPE_CHECKING:
+    from otel_fastperf.internals.held_traces import HeldTrace
 
 #: the context's key for the current span, which `trace.set_span_in_context` keeps to itself
 (SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
@@ -39,11 +42,29 @@ def fail_span(span: Span, kind: str, error: BaseException | None, detail: ErrorD
 
 
 def exemplar_of(span: Span) -> dict[str, str] | None:
-    """`{"trace_id": 32 hex digits, "span_id": 16}` for a histogram; None if the span is not sampled."""
+    """`{"trace_id": 32 hex digits, "span_id": 16}` for a histogram; None if the span is not exported."""
     context = span.get_span_context()
-    if not context.trace_flags.sampled:
+    if not context.trace_flags.sampled and not _is_kept(span):
         return None
     return {"trace_id": format(context.trace_id, "032x"), "span_id": format(context.span_id, "016x")}
+
+
+def may_be_exported(span: Span) -> bool:
+    """Whether it is sampled, or may still be kept."""
+    trace: HeldTrace | None = getattr(span, "held_trace", None)
+    return span.get_span_context().trace_flags.sampled if trace is None else not trace.is_dropped
+
+
+def keep_for(reason: str, span: Span) -> None:
+    """Keep the trace of a span for this reason, if the sampler has dropped it and it is held."""
+    trace: HeldTrace | None = getattr(span, "held_trace", None)
+    if trace is not None:
+        trace.keep_for(reason)
+
+
+def _is_kept(span: Span) -> bool:
+    trace: HeldTrace | None = getattr(span, "held_trace", None)
+    return trace is not None and bool(trace.kept_for)
 
 
 class Exemplars:

@@ -148,6 +148,7 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
     """The processors of one provider; one that raises is counted, and the others are called all the same.
 
     Attributes:
+        guard: Counts their failures.
         reads_late: Whether all of them do; false as soon as there is one that is not ours.
         take_encoded: That of the only processor, if it is ours and has it.
         call_watcher: Told of each outgoing call; see `CallWatcher` in `span`.
@@ -156,7 +157,7 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
 
     def __init__(self, guard: Guard) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._guard = guard
+        self.guard: Final = guard
         self.reads_late: bool = True
         self.take_encoded: TakeEncoded | None = None
         self.call_watcher: Callable[[str, bool], Any] | None = None
@@ -176,7 +177,7 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
 
     def failed(self, part: str, error: Exception) -> None:
         """Count a failure inside of a span; see `Guard`."""
-        self._guard.failed(part, error)
+        self.guard.failed(part, error)
 
     @property
     def processors(self) -> tuple[SpanProcessor, ...]:
@@ -189,14 +190,14 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
             try:
                 processor.on_start(span, parent_context=parent_context)
             except Exception as error:  # noqa: BLE001 - the user's processor
-                self._guard.failed("span_processor", error)
+                self.guard.failed("span_processor", error)
 
     def _on_ending(self, span: Span) -> None:
         for processor in self.ending:
             try:
                 processor._on_ending(span)  # noqa: SLF001 - the SDK's hook
             except Exception as error:  # noqa: BLE001
-                self._guard.failed("span_processor", error)
+                self.guard.failed("span_processor", error)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Pass on."""
@@ -204,7 +205,7 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
             try:
                 processor.on_end(span)
             except Exception as error:  # noqa: BLE001
-                self._guard.failed("span_processor", error)
+                self.guard.failed("span_processor", error)
 
     def shutdown(self) -> None:
         """Pass on."""
@@ -212,7 +213,7 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
             try:
                 processor.shutdown()
             except Exception as error:  # noqa: BLE001
-                self._guard.failed("span_processor", error)
+                self.guard.failed("span_processor", error)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Pass on, one after the other, until the time is up; the SDK's own goes by the system clock."""
@@ -226,6 +227,6 @@ class GuardedProcessors(SynchronousMultiSpanProcessor):
                 # a processor may answer None: the SDK's interface did until 1.39
                 flushed = processor.force_flush(int(left * 1000)) is not False and flushed
             except Exception as error:  # noqa: BLE001
-                self._guard.failed("span_processor", error)
+                self.guard.failed("span_processor", error)
                 flushed = False
         return flushed

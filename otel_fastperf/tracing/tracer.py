@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import partial
 from typing import Final
 
 from opentelemetry import trace
@@ -15,8 +16,19 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from otel_fastperf.internals.guard import Guard
+from otel_fastperf.internals.held_traces import HeldTrace
 from otel_fastperf.internals.redaction import ErrorDetail
 from otel_fastperf.internals.spans import SPAN_KEY
+from otel_fastperf.tracing.held_span import (
+    TEMPLATE_BYTES,
+    HeldCallSpan,
+    HeldProcessors,
+    HeldRequestSpan,
+    HeldSpan,
+    held_origin,
+    held_trace_at,
+    sampled,
+)
 from otel_fastperf.tracing.otlp_encoder import EncodedSpan, SpanTemplate
 from otel_fastperf.tracing.safe_sdk import GuardedProcessors, GuardedSampler, ratio_sampler
 from otel_fastperf.tracing.span import OUTGOING, CallSpan, CallWatcher, LeanSpan, OpenCall, SpanOrigin
@@ -42,6 +54,8 @@ class LeanTracer(Tracer):
     """An SDK tracer that has become ours, see `made_lean`. Its attributes are the SDK's, and these."""
 
     _origin: SpanOrigin
+    #: that of the spans that are held; None until there is one
+    _held_origin: SpanOrigin | None = None
     _random_ids: bool
 
     @property
@@ -52,6 +66,7 @@ class LeanTracer(Tracer):
     @resource.setter
     def resource(self, resource: Resource) -> None:
         self._origin.resource = resource
+        self._held_origin = None
 
     def start_span(
         self,
@@ -67,14 +82,16 @@ class LeanTracer(Tracer):
         """Start a span; a `NonRecordingSpan` if the sampler drops it."""
         started = self._started(context, name, kind, attributes, links)
         call = self._watched(context) if kind in OUTGOING else None
-        is_dropped = isinstance(started, NonRecordingSpan)
         if isinstance(started, NonRecordingSpan):
-            if call is None:
+            held = held_trace_at(context)
+            if call is None and held is None:
                 return started
-            span_context, parent = started.get_span_context(), None
+            span_context, parent = started.get_span_context(), None if held is None else _parent_at(context)
+            origin = self._origin if held is None else self._origin_of_held()
         else:
             span_context, parent, attributes = started
-        span = (LeanSpan if call is None else CallSpan)(
+            held, origin = None, self._origin
+        span = _class_of(call, held)(
             name,
             span_context,
             parent,
@@ -82,13 +99,13 @@ class LeanTracer(Tracer):
             time.time_ns() if start_time is None else start_time,
             attributes,
             links or (),
-            self._origin,
+            origin,
             record_exception,
             set_status_on_exception,
         )
-        if call is not None:
-            assert isinstance(span, CallSpan)  # noqa: S101 - made above
-            span.watched(call, is_dropped=is_dropped)
+        is_dropped = held is not None or isinstance(started, NonRecordingSpan)
+        if is_dropped or call is not None:
+            _watch(span, call, held, is_dropped=is_dropped)
         if self._origin.processor.starting and not is_dropped:
             self._origin.processor.on_start(span, context)
         return span
@@ -98,7 +115,7 @@ class LeanTracer(Tracer):
         watcher: CallWatcher | None = self._origin.processor.call_watcher
         if watcher is None:
             return None
-        is_inner = type(trace.get_current_span(context)) is CallSpan
+        is_inner = isinstance(trace.get_current_span(context), CallSpan)
         try:
             return watcher(self._origin.scope.name, is_inner)
         except Exception as error:  # noqa: BLE001 - the span is the application's
@@ -109,20 +126,76 @@ class LeanTracer(Tracer):
         """Emit a span that has ended, from its template; returns its ids. Times are in nanoseconds."""
         started = self._started(context, template.name, template.kind, template.attributes, ())
         if isinstance(started, NonRecordingSpan):
-            return started.get_span_context()
+            return self._emit_held(template, started.get_span_context(), context, start, end)
         span_context, parent, attributes = started
         take = self._origin.processor.take_encoded
         if take is None or attributes is not template.attributes or not span_context.trace_flags & _SAMPLED:
             span = self._new(template.name, span_context, parent, template.kind, start, attributes)
             span.end(end)
         else:
-            encode = template.encoded
-            if encode is None:
-                sample = self._new(template.name, span_context, parent, template.kind, start, attributes)
-                encode = template.encoded = SpanTemplate(sample).encode
-            data = encode(span_context, parent, start, end)
-            take(EncodedSpan(self._origin.resource, self._origin.scope, data))
+            take(self._encoded(template, span_context, parent, start, end))
         return span_context
+
+    def _encoded(
+        self, template: "FinishedSpan", context: SpanContext, parent: SpanContext | None, start: int, end: int
+    ) -> EncodedSpan:
+        encode = template.encoded
+        if encode is None:
+            sample = self._new(template.name, context, parent, template.kind, start, template.attributes)
+            encode = template.encoded = SpanTemplate(sample).encode
+        return EncodedSpan(self._origin.resource, self._origin.scope, encode(context, parent, start, end))
+
+    def _emit_held(
+        self, template: "FinishedSpan", span_context: SpanContext, context: Context, start: int, end: int
+    ) -> SpanContext:
+        """Have a span that the sampler drops wait, if its trace is held: as its template, since few are kept."""
+        held = held_trace_at(context)
+        if held is not None:
+            parent = _parent_in(context)
+            held.put(partial(self._emit_kept, held, template, span_context, parent, start, end), TEMPLATE_BYTES)
+        return span_context
+
+    def _emit_kept(
+        self,
+        held: HeldTrace,
+        template: "FinishedSpan",
+        context: SpanContext,
+        parent: SpanContext | None,
+        start: int,
+        end: int,
+    ) -> None:
+        take = self._origin.processor.take_encoded
+        if take is not None:
+            take(self._encoded(template, sampled(context), parent, start, end))
+            return
+        origin, links = self._origin_of_held(), ()
+        kind, attributes = template.kind, template.attributes
+        span = HeldSpan(template.name, context, parent, kind, start, attributes, links, origin, True, True)  # noqa: FBT003
+        span.held_trace = held
+        span.end(end)
+
+    def hold(
+        self,
+        held: HeldTrace,
+        dropped: Span,
+        name: str,
+        context: Context | None,
+        kind: SpanKind,
+        attributes: Attributes,
+        links: Sequence[Link],
+        start: int,
+    ) -> HeldRequestSpan:
+        """The span of a request in place of `dropped`, which the sampler dropped: the first of a held trace."""
+        ids, parent, origin = dropped.get_span_context(), _parent_at(context), self._origin_of_held()
+        span = HeldRequestSpan(name, ids, parent, kind, start, attributes, links, origin, True, True)  # noqa: FBT003
+        span.held_trace = held
+        return span
+
+    def _origin_of_held(self) -> SpanOrigin:
+        origin = self._held_origin
+        if origin is None:
+            origin = self._held_origin = held_origin(self._origin)
+        return origin
 
     def _new(
         self,
@@ -175,6 +248,24 @@ def _parent_in(context: Context) -> SpanContext | None:
     return parent if parent.is_valid else None
 
 
+def _parent_at(context: Context | None) -> SpanContext | None:
+    return _parent_in(get_current() if context is None else context)
+
+
+def _class_of(call: OpenCall | None, held: HeldTrace | None) -> type[LeanSpan]:
+    if held is None:
+        return LeanSpan if call is None else CallSpan
+    return HeldSpan if call is None else HeldCallSpan
+
+
+def _watch(span: LeanSpan, call: OpenCall | None, held: HeldTrace | None, *, is_dropped: bool) -> None:
+    """Tell a span whom to tell of its end, and the trace with which it waits."""
+    if held is not None and isinstance(span, HeldSpan | HeldCallSpan):
+        span.held_trace = held
+    if call is not None and isinstance(span, CallSpan):
+        span.watched(call, is_dropped=is_dropped and held is None)
+
+
 class FinishedSpan:
     """What spans have in common that are emitted when they have ended, by `LeanTracer.emit`.
 
@@ -219,11 +310,14 @@ def sampling_at(ratio: float, tracer: trace.Tracer, guard: Guard) -> trace.Trace
 def processors_at(context: Context | None) -> GuardedProcessors | None:
     """The processors that get the context's current span; None if it is not one of ours."""
     current = (get_current() if context is None else context).get(SPAN_KEY)
-    return current._origin.processor if isinstance(current, LeanSpan) else None  # noqa: SLF001 - ours
+    if not isinstance(current, LeanSpan):
+        return None
+    processors = current._origin.processor  # noqa: SLF001 - ours
+    return processors.behind if isinstance(processors, HeldProcessors) else processors
 
 
 def may_end_late(source: Span | trace.Tracer) -> bool:
     """Whether a span, or spans of a tracer, may be ended late because nobody but this package sees their end."""
-    if type(source) is LeanSpan or type(source) is LeanTracer:
+    if type(source) is LeanSpan or type(source) is LeanTracer or type(source) is HeldRequestSpan:
         return source._origin.processor.reads_late  # noqa: SLF001 - ours
     return isinstance(source, Span) and not source.is_recording()
