@@ -44,6 +44,10 @@ exit codes:
   stack init   0  written
                1  written, but files that you changed differ from the stack's: merge FILE.new
                2  not written completely; nothing was written if a value is wrong
+  stack upgrade
+               0  there was nothing to change, or it was written
+               1  not written, because nobody agreed; or written, but merge FILE.new
+               2  not written completely, or the folder contains no stack
   stack check  0  all is well, or only warnings
                1  something is bad
                2  no check: the folder contains no stack

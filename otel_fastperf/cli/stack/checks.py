@@ -104,7 +104,7 @@ def check_files(stack: Stack) -> Iterator[Check]:
             yield Check("files", Level.WARN, what, f"diff -u {path} {path}.new; merge what you need, then delete it")
     if stack.manifest.version != stack.version:
         what = f"The stack was written by otel-fastperf {stack.manifest.version}; {stack.version} is installed."
-        yield Check("files", Level.INFO, what, again)
+        yield Check("files", Level.INFO, what, f"otel-fastperf stack upgrade {stack.folder}")
     if not missing and not changed:
         yield Check("files", Level.OK, f"All {len(there)} files are present and unchanged.")
 

@@ -1,4 +1,4 @@
-"""`otel-fastperf stack init`, `check` and `smoke`: the stack as files in a folder."""
+"""`otel-fastperf stack init`, `upgrade`, `check` and `smoke`: the stack as files in a folder."""
 
 import argparse
 import os
@@ -38,6 +38,7 @@ from otel_fastperf.cli.stack.files import (
 )
 from otel_fastperf.cli.stack.options import Given, answers, notes
 from otel_fastperf.cli.stack.smoke import add_options, run
+from otel_fastperf.cli.stack.upgrade import changing, shown
 from otel_fastperf.cli.stack.validators import check_tools
 from otel_fastperf.cli.stack.yaml_files import require_yaml
 from otel_fastperf.errors import StackError
@@ -109,6 +110,13 @@ def add_stack(commands: Any, epilog: str) -> None:
     init.add_argument("--kubernetes", action="store_true", help=what)
     init.add_argument("--force", action="store_true", help="overwrite your changes; your version is kept as FILE.old")
 
+    upgrade = command(
+        "upgrade", _upgrade, "Show what the installed version changes in the stack, and do it if you agree."
+    )
+    upgrade.add_argument("directory", type=Path, metavar="DIR", help="the stack's folder")
+    upgrade.add_argument("--yes", action="store_true", help="do it without asking")
+    upgrade.add_argument("--all", action="store_true", help="show all lines of long differences")
+
     check = command("check", _check, "Check the stack's files, also with the installed programs that read them.")
     check.add_argument("directory", type=Path, metavar="DIR", help="the stack's folder")
     check.add_argument("--format", choices=("text", "json"), default="text")
@@ -146,11 +154,58 @@ def _init(options: argparse.Namespace) -> int:
     steps = plan(wanted, present(folder, {*wanted, *written}), written, force=options.force)
     write(folder, steps)
     new_secret = not made.kubernetes and ensure_secret(folder)
+    _record(folder, made, wanted)
+    sys.stdout.write("".join(f"{line}\n" for line in _report(folder, steps, made, given, new_secret=new_secret)))
+    return _FOUND if any(step.action is Action.OFFER for step in steps) else _OK
+
+
+def _record(folder: Path, made: Answers, wanted: Mapping[str, bytes]) -> None:
     hashes = {path: hash_of(content) for path, content in wanted.items()}
     manifest = Manifest(version=installed_version("otel-fastperf"), answers=made, files=hashes)
     write_file(folder / MANIFEST, manifest.to_json().encode())
-    sys.stdout.write("".join(f"{line}\n" for line in _report(folder, steps, made, given, new_secret=new_secret)))
+
+
+def _upgrade(options: argparse.Namespace) -> int:
+    folder: Path = options.directory
+    before = _manifest(folder)
+    wanted = filled(shipped(source()), before.answers)
+    there = present(folder, {*wanted, *before.files})
+    steps = plan(wanted, there, before.files)
+    installed = installed_version("otel-fastperf")
+    if not changing(steps):
+        _record(folder, before.answers, wanted)
+        sys.stdout.write(f"The stack in {folder} is up to date: otel-fastperf {installed}.\n")
+        return _OK
+    sys.stdout.write(f"The stack in {folder}: otel-fastperf {before.version} -> {installed}\n")
+    sys.stdout.writelines(f"{line}\n" for line in shown(steps, there, whole=options.all))
+    if not options.yes and not _agrees():
+        sys.stdout.write(f"\nNothing was written. To do it: otel-fastperf stack upgrade {folder} --yes\n")
+        return _FOUND
+    write(folder, steps)
+    _record(folder, before.answers, wanted)
+    following = "\n".join(f"  {line}" for line in _after_upgrade(folder, before.answers))
+    sys.stdout.write(f"\nDone. Next:\n{following}\n")
     return _FOUND if any(step.action is Action.OFFER for step in steps) else _OK
+
+
+def _agrees() -> bool:
+    """Ask, if somebody is there to answer."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    sys.stdout.write("\nWrite this? [y/N] ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def _after_upgrade(folder: Path, made: Answers) -> Iterable[str]:
+    there = shlex.quote(str(folder))
+    yield f"otel-fastperf stack check {there}"
+    if made.kubernetes:
+        yield f"kubectl diff --kustomize {there}/deploy/kubernetes/base"
+        return
+    yield f"docker compose --project-directory {there} pull"
+    # servers read their files when they start, and Compose restarts only those whose own definition changed
+    yield f"docker compose --project-directory {there} up --detach --wait --force-recreate"
 
 
 def _first(folder: Path, environ: Mapping[str, str]) -> Answers:
@@ -218,13 +273,18 @@ def _next_in_kubernetes(folder: Path) -> Iterable[str]:
     )
 
 
-def _check(options: argparse.Namespace) -> int:
-    require_yaml()
-    folder: Path = options.directory
+def _manifest(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     if manifest is None:
         message = f"DIR={folder}: must contain {MANIFEST}, but does not. Remedy: otel-fastperf stack init {folder}"
         raise StackError(message)
+    return manifest
+
+
+def _check(options: argparse.Namespace) -> int:
+    require_yaml()
+    folder: Path = options.directory
+    manifest = _manifest(folder)
     wanted = filled(shipped(source()), manifest.answers)
     stack = Stack(
         folder=folder, manifest=manifest, wanted=wanted, version=installed_version("otel-fastperf"), environ=os.environ,
