@@ -217,21 +217,21 @@ def test_each_selector_finds_the_pods_of_its_name(name: str) -> None:
 
 @needs_kustomize
 @in_each_overlay
-def test_services_and_policies_name_ports_of_their_pods(name: str) -> None:
+def test_services_and_policies_open_ports_of_their_pods(name: str) -> None:
     objects = list(rendered(name))
     pods = pods_of(objects)
     for found, service in of_kind(objects, "Service").items():
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= set(pods[found][1])
     for found, policy in of_kind(objects, "NetworkPolicy").items():
         named = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
-        assert named <= set(pods[found][1])
+        assert named <= set(pods[found][1].values())
 
 
 def test_the_collector_and_jaeger_may_connect_and_no_one_else_to_jaeger_s_receiver() -> None:
     policies = of_kind(BASE, "NetworkPolicy")
     to_jaeger = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "jaeger"}}}
-    assert {"to": [to_jaeger], "ports": [{"port": "otlp-grpc"}]} in policies["otel-collector"]["spec"]["egress"]
-    senders = [rule["from"] for rule in policies["jaeger"]["spec"]["ingress"] if {"port": "otlp-grpc"} in rule["ports"]]
+    assert {"to": [to_jaeger], "ports": [{"port": 4317}]} in policies["otel-collector"]["spec"]["egress"]
+    senders = [rule["from"] for rule in policies["jaeger"]["spec"]["ingress"] if {"port": 4317} in rule["ports"]]
     assert senders == [[{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "otel-collector"}}}]]
 
 
@@ -416,6 +416,20 @@ def test_the_command_in_a_values_file_hands_the_configuration_to_the_chart(name:
     assert yaml.safe_load(done.stdout) == {
         key: yaml.safe_load((DEPLOY / path).read_text()) for key, path in made.items()
     }
+
+
+# Instructions
+
+INSTRUCTIONS: Final = [FOLDER / "README.md", *sorted((FOLDER / "values").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", INSTRUCTIONS, ids=lambda path: path.name)
+def test_commands_name_files_that_exist_and_one_version_of_each_chart(path: Path) -> None:
+    text = path.read_text()
+    named = {name.rstrip(".") for name in re.findall(r"(?<![\w/-])(?:deploy|grafana|tests)/[\w./-]+", text)}
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+    known = re.findall(r"\b(\d+\.\d+\.\d+)\b", (DEPLOY / "VERSIONS.md").read_text().partition("## Digests")[0])
+    assert set(re.findall(r"--version (\S+)", text)) <= set(known)
 
 
 # `stack init --kubernetes`
