@@ -66,7 +66,7 @@ _WHY: Final = {
 
 def add_stack(commands: Any, epilog: str) -> None:
     """Add the command to the subparsers `commands`."""
-    what = "Prometheus, Alertmanager, Grafana, Jaeger and a collector for your app, as files for docker compose."
+    what = "Prometheus, Alertmanager, Grafana, Jaeger and a collector for your app, for docker compose or Kubernetes."
     stack = commands.add_parser("stack", help=what, description=what)
     below = stack.add_subparsers(required=True, metavar="COMMAND")
 
