@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from otel_fastperf.awaiting.naming import name_of_c_call, name_of_call, name_of_function
 from otel_fastperf.findings import CallSite
-from otel_fastperf.internals.frames import innermost_application, is_own, site_of
+from otel_fastperf.internals.frames import innermost_application, is_own, site_of, with_slashes
 from otel_fastperf.requests.awaits import Awaited
 
 #: maximum number of frames of one thread, and of threads of one request
@@ -135,12 +135,12 @@ def _runs_work(frame: FrameType) -> bool:
 
 
 def _is_trio(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.endswith(_TRIO_FILE)
+    return with_slashes(frame.f_code.co_filename).endswith(_TRIO_FILE)
 
 
 def _is_pool(frame: FrameType) -> bool:
     code = frame.f_code
-    return code.co_name == _POOL_FUNCTION and code.co_filename.endswith(_POOL_FILE)
+    return code.co_name == _POOL_FUNCTION and with_slashes(code.co_filename).endswith(_POOL_FILE)
 
 
 def _function_of(runner: FrameType) -> object:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from otel_fastperf.findings import CallSite
-from otel_fastperf.internals.frames import application_frames, call_site, is_application, is_own
+from otel_fastperf.internals.frames import application_frames, call_site, is_application, is_own, with_slashes
 from otel_fastperf.requests.record import CURRENT, RequestRecord
 
 #: maximum number of application frames in one sample
@@ -189,6 +189,7 @@ def _coroutine(chain: list[FrameType]) -> Coroutine | None:
 def _caller(outer: list[FrameType]) -> str:
     """Who calls a coroutine: FastAPI's router, its solver of dependencies, or something else."""
     filename = next((frame.f_code.co_filename for frame in outer if not is_own(frame.f_code.co_filename)), "")
+    filename = with_slashes(filename)
     if filename.endswith(_ENDPOINT_CALLER):
         return "endpoint"
     return "dependency" if filename.endswith(_DEPENDENCY_CALLER) else ""
@@ -213,6 +214,7 @@ def _work(chain: list[FrameType], *, blamed: bool) -> LoopWork:
         if _module(frame) in _LOGGING:
             return LoopWork.LOGGING
         in_application = in_application or is_application(filename)
+        filename = with_slashes(filename)
         if not in_application and "/sqlalchemy/" in filename:
             # not while it fetches or connects, or while SQLAlchemy computes
             return LoopWork.IN_DATABASE if name.startswith("do_execute") else LoopWork.OTHER

@@ -300,7 +300,7 @@ def _origin(filename: str) -> _Origin:
     if filename.startswith("<") or is_own(filename):
         return _Origin.OTHER
     filename = _in_its_folder(filename)
-    path = filename.replace("\\", "/")
+    path = with_slashes(filename)
     if _is_of(filename, _CALLERS):
         return _Origin.ROUTER if path.endswith(_ROUTER_FILES) else _loop_or(_Origin.CALLER, path)
     if _is_of(filename, _MODELS):
@@ -310,6 +310,12 @@ def _origin(filename: str) -> _Origin:
     if any(folder in path for folder in _INSTALLED_FOLDERS):
         return _Origin.INSTALLED
     return _loop_or(_Origin.OTHER, path) if _is_of_python(filename) else _Origin.APPLICATION
+
+
+@lru_cache(_MOST_FILES)
+def with_slashes(filename: str) -> str:
+    """The path as on POSIX: on Windows, code has backslashes in its file name."""
+    return filename.replace("\\", "/")
 
 
 def _in_its_folder(filename: str) -> str:
@@ -352,7 +358,7 @@ def _inside(filename: str, folder: str) -> bool:
 
 def package_of(filename: str) -> str:
     """Turn `…/site-packages/shop/orders.py` into `shop`."""
-    path = filename.replace("\\", "/")
+    path = with_slashes(filename)
     for folder in _INSTALLED_FOLDERS:
         path = path.rpartition(folder)[2]
     return path.partition("/")[0]

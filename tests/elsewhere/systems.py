@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from types import ModuleType
@@ -54,6 +55,8 @@ _LACKS: Final[dict[System, tuple[dict[str, str], ...]]] = {
 
 def pretend(system: System) -> None:
     """Look like that system until this process ends."""
+    # Python reads a file for it that is named after the system
+    sysconfig.get_config_vars()
     _hide_the_kernel()
     _connect_pairs_by_tcp()
     for lacks in _LACKS[system]:
