@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
@@ -146,8 +146,8 @@ class Image:
     entrypoint: Sequence[str] = ()
     user: str = "0"
     files: Mapping[str, Path | bytes] = field(default_factory=dict)
-    #: folders here, each copied to the same path inside, except `_LEFT_OUT`
-    trees: Sequence[Path] = ()
+    #: `{path inside: folder here}`, copied except `_LEFT_OUT`
+    trees: Mapping[str, Path] = field(default_factory=dict)
     folders: Mapping[str, int] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -181,8 +181,8 @@ class Image:
                     entry = _entry(path, mode=0o755)
                     entry.size = len(content)
                     archive.addfile(entry, io.BytesIO(content))
-                for tree in self.trees:
-                    archive.add(tree, filter=_as_roots)
+                for inside, tree in self.trees.items():
+                    archive.add(tree, arcname=inside, filter=partial(_as_roots, len(Path(inside).parts) - 1))
                 for path, target in self.links.items():
                     entry = _entry(path, kind=tarfile.SYMTYPE)
                     entry.linkname = target
@@ -195,9 +195,9 @@ class Image:
 _LEFT_OUT: Final = {"test", "idlelib", "mypy", "mypyc", "pip", "setuptools", "hypothesis", "ensurepip"}
 
 
-def _as_roots(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """The entry, owned by root, or None if it is left out."""
-    if _LEFT_OUT & set(Path(entry.name).parts):
+def _as_roots(above: int, entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """The entry, owned by root, or None if it is left out. The first `above` parts of its name do not count."""
+    if _LEFT_OUT & set(Path(entry.name).parts[above:]):
         return None
     entry.uid = entry.gid = 0
     entry.mode |= 0o444
@@ -281,6 +281,10 @@ exec postgres -c listen_addresses='*' -c unix_socket_directories=/var/run/postgr
 """
 
 
+#: the folder of installed packages in the demo's image, as in its Dockerfile
+_PACKAGES: Final = "packages"
+
+
 def demo_images(names: Mapping[str, str]) -> Iterator[Image]:
     """The images of the demo and PostgreSQL, from this machine's Python and PostgreSQL and their libraries."""
     shell = {"bin/busybox": BUSYBOX}
@@ -298,9 +302,10 @@ def demo_images(names: Mapping[str, str]) -> Iterator[Image]:
             **_sources("demo"),
             **_sources("otel_fastperf"),
         },
-        trees=[packages, *_parts(standard)],
+        # not at their path here: a checkout may lie below /tmp, over which the service mounts an empty one
+        trees={_PACKAGES: packages, **_inside(_parts(standard))},
         links={**_SHELL, "bin/python": str(python)},
-        environment={"PYTHONPATH": f"/app:{packages}", "PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        environment={"PYTHONPATH": f"/app:/{_PACKAGES}", "PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1"},
         workdir="/app",
         command=_command(DEPLOY / "demo" / "Dockerfile"),
     )
@@ -322,7 +327,7 @@ def demo_images(names: Mapping[str, str]) -> Iterator[Image]:
             "run.sh": _POSTGRESQL.format(binaries=binaries).encode(),
             "etc/passwd": b"root:x:0:0::/:/bin/sh\npostgres:x:999:999::/var/lib/postgresql:/bin/sh\n",
         },
-        trees=folders,
+        trees=_inside(folders),
         folders={"var/lib/postgresql": 999, "var/run/postgresql": 999},
         links={**_SHELL, "bin/pg_isready": str(binaries / "pg_isready")},
     )
@@ -331,6 +336,11 @@ def demo_images(names: Mapping[str, str]) -> Iterator[Image]:
 def _sources(package: str) -> dict[str, Path | bytes]:
     """The Python files of one of our packages, under /app."""
     return {f"app/{path.relative_to(ROOT)}": path for path in (ROOT / package).rglob("*.py")}
+
+
+def _inside(folders: Sequence[Path]) -> dict[str, Path]:
+    """Each at the same path inside as here."""
+    return {str(folder).lstrip("/"): folder for folder in folders}
 
 
 def _parts(standard: Path) -> list[Path]:
