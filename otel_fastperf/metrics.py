@@ -160,6 +160,11 @@ _REQUESTS: Final = (
         (*_ROUTE, "error_type"),
         CONNECTION_SECONDS,
     ),
+    Metric(
+        "fastperf_websocket_message_spans_dropped_total",
+        "counter",
+        "Messages of WebSocket connections without a span, beyond `requests.websocket_message_spans` a second.",
+    ),
 )
 
 _DATABASE: Final = (
@@ -645,6 +650,7 @@ class Metrics:
     middleware_self_time: _Declared[Family] = _Declared("fastperf_middleware_self_time_seconds")
     middlewares: _Declared[Family] = _Declared("fastperf_middlewares")
     websocket_active_connections: _Declared[Gauge] = _Declared("fastperf_websocket_active_connections")
+    websocket_message_spans_dropped: _Declared[Counter] = _Declared("fastperf_websocket_message_spans_dropped_total")
     websocket_connection_duration: _Declared[Family] = _Declared("fastperf_websocket_connection_duration_seconds")
 
     db_operation_duration: _Declared[Family] = _Declared("db_client_operation_duration_seconds")

@@ -451,6 +451,14 @@ class RequestsSettings(_Group):
         default=True,
         description="Continue the trace named in the caller's headers. Switch it off for services open to the public.",
     )
+    websocket_message_spans: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        examples=["20"],
+        description="Maximum number of spans a second for the messages of a websocket connection; further ones have"
+        " none, and are counted. 0 makes none.",
+    )
     attribute_length: int = Field(
         default=1024,
         ge=64,
@@ -461,7 +469,7 @@ class RequestsSettings(_Group):
     @field_validator("*", mode="before")
     @classmethod
     def _lists(cls, value: object, info: Any) -> object:
-        plain = {"capture_query_values", "trust_incoming", "attribute_length"}
+        plain = {"capture_query_values", "trust_incoming", "attribute_length", "websocket_message_spans"}
         return value if info.field_name in plain else _names(value)
 
     @field_validator("excluded_urls", "capture_request_headers", "capture_response_headers", "sanitize_headers")

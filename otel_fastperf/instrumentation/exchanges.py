@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from otel_fastperf.awaiting.reporting import count_awaits, end_awaits, show_awaits
 from otel_fastperf.instrumentation.incoming_trace import IncomingTrace
+from otel_fastperf.instrumentation.message_spans import MessageSpans
 from otel_fastperf.instrumentation.request_attributes import RequestAttributes, span_method
 from otel_fastperf.instrumentation.request_metrics import Labels, RequestMetrics
 from otel_fastperf.instrumentation.route_sampling import RouteSampling
@@ -100,6 +101,8 @@ class Requests:
         )
         #: the app's middlewares, outermost first; set once the chain is built
         self.middlewares: tuple[Middleware, ...] = ()
+        #: most spans of a connection's messages a second
+        self.message_spans: Final = settings.websocket_message_spans
         self._sampling = sampling
         self._held = held
         self._incoming = IncomingTrace(signals, trust=settings.trust_incoming)
@@ -552,13 +555,15 @@ class Exchange(Observed):
 class Connection(Observed):
     """One websocket connection, from handshake to close."""
 
-    __slots__ = ("_code", "_is_counted")
+    __slots__ = ("_code", "_is_counted", "_messages")
 
     def __init__(self, requests: Requests, scope: Scope, receive: Receive, send: Send, *, join: bool) -> None:
         super().__init__(requests, scope, receive, send, join=join)
         # 1005: closed without a code, which is orderly
         self._code = 1005
         self.record.method = WEBSOCKET
+        most = requests.message_spans
+        self._messages = MessageSpans(requests.signals, self.record, most) if most else None
         requests.signals.metrics.websocket_active_connections.inc()
         self._is_counted = True
 
@@ -567,10 +572,15 @@ class Connection(Observed):
 
     async def receive(self) -> Message:
         """Receive, and note when the client closes."""
+        messages = self._messages
+        if messages is not None:
+            self._guarded(messages.asked)
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
             self._client = _Client.IS_GONE
             self._code = message.get("code", 1005)
+        elif messages is not None and message["type"] == "websocket.receive":
+            self._guarded(messages.received, message)
         return message
 
     async def send(self, message: Message) -> None:
@@ -585,7 +595,22 @@ class Connection(Observed):
                 self.record.status = 403
         elif kind == "websocket.http.response.start":
             self.record.status = message["status"]
+        elif kind == "websocket.send" and self._messages is not None:
+            await self._send_traced(message, self._messages)
+            return
         await self._send(message)
+
+    async def _send_traced(self, message: Message, messages: MessageSpans) -> None:
+        span = None
+        try:
+            span = messages.sending(message)
+        except Exception as failure:  # noqa: BLE001 - the message is sent all the same
+            self.requests.signals.guard.failed("requests", failure)
+        try:
+            await self._send(message)
+        finally:
+            if span is not None:
+                self._guarded(span.end)
 
     def _failure(self, error: BaseException | None, *, accepted: bool) -> tuple[str, BaseException | None]:
         if error is not None and type(error).__name__ != "WebSocketDisconnect":
@@ -604,6 +629,8 @@ class Connection(Observed):
         self._count_out()
         self._guarded(self._examine)
         kind, cause = self._failure(error, accepted=accepted)
+        if self._messages is not None:
+            self._guarded(self._messages.close, kind, cause)
         route = record.route
         if type(span) is HeldRequestSpan:
             # how long a connection lasts says nothing
