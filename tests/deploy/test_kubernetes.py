@@ -154,7 +154,7 @@ def every_go_server() -> Iterator[Object]:
     yield from of_kind(BASE, "Deployment").values()
     for name in OVERLAYS:
         deployments = of_kind(rendered(name), "Deployment")
-        yield from (deployments[server] for server in ("otel-collector", "jaeger"))
+        yield from (each for server, each in deployments.items() if server != "shop")
 
 
 @needs_kustomize
@@ -167,10 +167,21 @@ def test_gomemlimit_is_four_fifths_of_the_memory_limit() -> None:
 @needs_kustomize
 def test_the_servers_know_every_variable_that_they_get() -> None:
     for deployment in every_go_server():
-        folder = deployment["metadata"]["name"].removeprefix("otel-")
+        folder = "jaeger" if deployment["metadata"]["name"] == "jaeger" else "collector"
         texts = "".join(path.read_text() for path in (DEPLOY / folder).rglob("*.yaml"))
         unknown = {name for name in environment(deployment) if f"${{env:{name}" not in texts}
         assert unknown == {"GOMEMLIMIT"}
+
+
+@needs_kustomize
+def test_an_overlay_s_samplers_are_the_only_ones_that_may_send_to_its_jaeger() -> None:
+    objects = rendered("overlays/tail-sampling")
+    gateway = of_kind(objects, "Deployment")["otel-collector"]
+    assert environment(gateway)["SAMPLERS_HOST"] in of_kind(objects, "Service")
+    policies = of_kind(objects, "NetworkPolicy")
+    to_samplers = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "otel-sampler"}}}
+    assert {"to": [to_samplers], "ports": [{"port": 4317}]} in policies["otel-collector"]["spec"]["egress"]
+    assert policies["jaeger"]["spec"]["ingress"][0] == {"from": [to_samplers], "ports": [{"port": 4317}]}
 
 
 @needs_kustomize
@@ -239,8 +250,8 @@ def test_the_collector_and_jaeger_may_connect_and_no_one_else_to_jaeger_s_receiv
 @in_each_overlay
 def test_the_pods_mount_the_configuration_of_the_stack(name: str) -> None:
     objects = rendered(name)
-    for deployment, mount in (("otel-collector", "/etc/otelcol"), ("jaeger", "/etc/jaeger")):
-        folder = deployment.removeprefix("otel-")
+    for deployment in of_kind(objects, "Deployment").keys() - {"shop"}:
+        folder, mount = ("jaeger", "/etc/jaeger") if deployment == "jaeger" else ("collector", "/etc/otelcol")
         files = config_files(objects, deployment, mount)
         here = {path.name: path for path in (DEPLOY / folder).rglob("*.*")}
         assert {key: here[key].read_text() for key in files} == files
@@ -445,4 +456,4 @@ def test_what_stack_init_writes_renders_with_the_answers(name: str, tmp_path: Pa
     text = render(tmp_path / "deploy" / "kubernetes" / name)
     assert "https://grafana.example.com/d/fastperf-overview" in text
     assert "http://localhost:3000" not in text
-    assert ("* 0.995" in text) == (name == "overlays/production")
+    assert ("* 0.995" in text) == (name != "overlays/kind")

@@ -6,7 +6,7 @@ import subprocess
 import sysconfig
 import venv
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +15,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from tests.deploy.jaeger import Jaeger
-from tests.deploy.jaeger import Ports as JaegerPorts
+from tests.deploy.jaeger import Jaeger, Ports
 from tests.deploy.kubernetes import (
     FOLDER,
     OVERLAYS,
@@ -54,12 +53,11 @@ def started(name: str, deployment: str, mount: str, folder: Path) -> tuple[list[
     return arguments, {each["name"]: each["value"] for each in container["env"]}
 
 
-@needs("collector", "jaeger")
-@needs_kustomize
-@in_each_overlay
-def test_a_span_that_the_collector_of_an_overlay_receives_is_found_in_its_jaeger(name: str, tmp_path: Path) -> None:
-    ports, http = JaegerPorts(), free_port()
-    arguments, variables = started(name, "jaeger", "/etc/jaeger", tmp_path)
+@contextmanager
+def rendered_jaeger(name: str, folder: Path) -> Iterator[Jaeger]:
+    """The Jaeger of an overlay; `otlp_grpc_port` is where it receives."""
+    ports = Ports()
+    arguments, variables = started(name, "jaeger", "/etc/jaeger", folder)
     variables |= {
         "JAEGER_LISTEN_GRPC": str(ports.otlp_grpc),
         "JAEGER_LISTEN_HTTP": str(ports.otlp_http),
@@ -67,32 +65,53 @@ def test_a_span_that_the_collector_of_an_overlay_receives_is_found_in_its_jaeger
         "JAEGER_LISTEN_QUERY_GRPC": str(ports.query_grpc),
         "JAEGER_LISTEN_HEALTH": str(ports.health),
         "JAEGER_LISTEN_METRICS": str(ports.metrics),
-        "JAEGER_UI_CONFIG": str(tmp_path / "jaeger" / "ui-config.json"),
-        "JAEGER_BADGER": str(tmp_path / "badger"),
+        "JAEGER_UI_CONFIG": str(folder / "jaeger" / "ui-config.json"),
+        "JAEGER_BADGER": str(folder / "badger"),
     }
-    health = free_port()
-    given, others = started(name, "otel-collector", "/etc/otelcol", tmp_path)
-    others |= {
-        "COLLECTOR_LISTEN_GRPC": str(free_port()),
+    # the probe of the pod
+    ready = f"http://127.0.0.1:{ports.health}/status"
+    command: list[str | Path] = [program("jaeger"), *arguments]
+    with running(command, folder / "jaeger.log", lambda: answers(ready), variables=variables) as server:
+        yield Jaeger(server, f"http://127.0.0.1:{ports.ui}", ports.otlp_grpc, ports.otlp_http, "")
+
+
+@contextmanager
+def rendered_collector(name: str, deployment: str, folder: Path, **further: str) -> Iterator[tuple[int, int]]:
+    """A collector of an overlay; its ports for gRPC and HTTP."""
+    grpc, http, health = free_port(), free_port(), free_port()
+    arguments, variables = started(name, deployment, "/etc/otelcol", folder)
+    variables |= {
+        "COLLECTOR_LISTEN_GRPC": str(grpc),
         "COLLECTOR_LISTEN_HTTP": str(http),
         "COLLECTOR_LISTEN_HEALTH": str(health),
         "COLLECTOR_LISTEN_METRICS": str(free_port()),
-        "JAEGER_ENDPOINT": f"127.0.0.1:{ports.otlp_grpc}",
         "PROMETHEUS_ENDPOINT": "http://127.0.0.1:9",
+        **further,
     }
+    # the probe of the pod
+    ready = f"http://127.0.0.1:{health}/"
+    command: list[str | Path] = [program("collector"), *arguments]
+    with running(command, folder / f"{deployment}.log", lambda: answers(ready), variables=variables):
+        yield grpc, http
+
+
+@needs("collector", "jaeger")
+@needs_kustomize
+@in_each_overlay
+def test_a_span_that_the_collector_of_an_overlay_receives_is_found_in_its_jaeger(name: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        # the probes of the pods
-        ready = f"http://127.0.0.1:{ports.health}/status"
-        command: list[str | Path] = [program("jaeger"), *arguments]
-        server = stack.enter_context(running(command, tmp_path / "j.log", lambda: answers(ready), variables=variables))
-        ready_too = f"http://127.0.0.1:{health}/"
-        command = [program("collector"), *given]
-        stack.enter_context(running(command, tmp_path / "c.log", lambda: answers(ready_too), variables=others))
-        sent = Sent("GET /items")
+        jaeger = stack.enter_context(rendered_jaeger(name, tmp_path))
+        to_jaeger = {"JAEGER_ENDPOINT": f"127.0.0.1:{jaeger.otlp_grpc_port}"}
+        if "otel-sampler" in of_kind(rendered(name), "Deployment"):
+            variables = {**to_jaeger, "TAIL_DECISION_WAIT": "1s"}
+            sampler = stack.enter_context(rendered_collector(name, "otel-sampler", tmp_path, **variables))
+            to_jaeger = {"SAMPLERS_HOST": "127.0.0.1", "SAMPLERS_PORT": str(sampler[0])}
+        _, http = stack.enter_context(rendered_collector(name, "otel-collector", tmp_path, **to_jaeger))
+        # samplers keep errors
+        sent = Sent("GET /items", error="it failed")
         assert export(f"http://127.0.0.1:{http}", [sent], service="shop") == 200
-        jaeger = Jaeger(server, f"http://127.0.0.1:{ports.ui}", ports.otlp_grpc, ports.otlp_http, "")
         [span] = jaeger.wait_for(sent.trace_id)
-    assert (span.name, span.service) == ("GET /items", "shop")
+    assert (span.name, span.service, span.failed) == ("GET /items", "shop", True)
 
 
 # Prometheus
@@ -115,7 +134,8 @@ def discovered(name: str, port: str = "http", **labels: str) -> dict[str, str]:
 @needs("prometheus")
 def test_prometheus_knows_pods_by_the_service_name_of_their_traces_and_loads_all_rules(tmp_path: Path) -> None:
     spec = values("kube-prometheus-stack")["prometheus"]["prometheusSpec"]
-    monitors, rules = FILES["monitoring/pod-monitors.yaml"], list(_as_rule_files(tmp_path))
+    monitors = [each for objects in FILES.values() for each in objects if each["kind"] == "PodMonitor"]
+    rules = list(_as_rule_files(tmp_path))
     named = {"label_app_kubernetes_io_name": "shop", "label_otel_fastperf_scrape": "true"}
     instance = {"label_app_kubernetes_io_instance": "shop-eu"}
     annotated = {"annotation_resource_opentelemetry_io_service_name": "shop-of-annotation"}
@@ -126,6 +146,7 @@ def test_prometheus_knows_pods_by_the_service_name_of_their_traces_and_loads_all
         discovered("unlabelled", label_app_kubernetes_io_name="shop"),
         discovered("other-port", "grpc", **named),
         discovered("collector-1", "metrics", label_app_kubernetes_io_name="otel-collector"),
+        discovered("sampler-1", "metrics", label_app_kubernetes_io_name="otel-sampler"),
         discovered("jaeger-1", "metrics", label_app_kubernetes_io_name="jaeger"),
     ]
     config = tmp_path / "prometheus.yml"
@@ -143,7 +164,7 @@ def test_prometheus_knows_pods_by_the_service_name_of_their_traces_and_loads_all
     ]
     with running(command, tmp_path / "prometheus.log", lambda: answers(f"{prometheus.url}/-/ready")):
         found = wait_until(
-            lambda: found if len(found := prometheus.targets()) >= 5 else None, what="Prometheus has read its targets"
+            lambda: found if len(found := prometheus.targets()) >= 6 else None, what="Prometheus has read its targets"
         )
         with urlopen(f"{prometheus.url}/api/v1/rules", timeout=10) as response:
             loaded = json.load(response)["data"]["groups"]
@@ -153,6 +174,7 @@ def test_prometheus_knows_pods_by_the_service_name_of_their_traces_and_loads_all
         ("shop-2", "shop-eu", "shop-2:8000"),
         ("shop-3", "shop-of-annotation", "shop-3:8000"),
         ("collector-1", "otel-collector", "127.0.0.1:9"),
+        ("sampler-1", "otel-collector", "127.0.0.1:9"),
         ("jaeger-1", "jaeger", "127.0.0.1:9"),
     }
     assert {each["labels"]["namespace"] for each in found} == {"shops"}
