@@ -36,6 +36,7 @@ from otel_fastperf.instrumentation.other_telemetry import is_contrib_applied, na
 from otel_fastperf.instrumentation.server_hooks import ServerHooks
 from otel_fastperf.instrumentation.server_span import chosen_source
 from otel_fastperf.internals.backlog import Backlog
+from otel_fastperf.internals.deliveries import Deliveries
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.internals.versions import installed_version
 from otel_fastperf.internals.waiting import running_loop
@@ -108,6 +109,7 @@ class Installation:
         findings: The outlet for findings, kept over removal.
         backlog: What ended requests have left to do, kept over removal.
         caches: The caches to observe, kept over removal.
+        deliveries: What `flush` asks to deliver, besides the tracing; kept over removal.
         parts: What is installed; what is off, and why.
     """
 
@@ -132,6 +134,7 @@ class Installation:
         self.backlog: Backlog = self._in_process.backlog
         self.metrics.before_reading(self.backlog.drain)
         self.caches: Caches = Caches()
+        self.deliveries: Deliveries = Deliveries()
         self.parts: tuple[Part, ...] = ()
         self._app = app
         self._engines = engines
@@ -240,6 +243,7 @@ class Installation:
             caches=self.caches,
             exposition=exposition,
             workers=workers,
+            deliveries=self.deliveries,
             source=source,
             layers=layers_of(
                 app,

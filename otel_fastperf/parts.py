@@ -50,6 +50,7 @@ from otel_fastperf.instrumentation.server_hooks import ServerHooks
 from otel_fastperf.instrumentation.server_span import Source, server_span_description, server_span_from
 from otel_fastperf.instrumentation.statements import instrument_database
 from otel_fastperf.instrumentation.transactions import instrument_transactions
+from otel_fastperf.internals.deliveries import Deliveries
 from otel_fastperf.internals.held_traces import HeldTraces
 from otel_fastperf.internals.operating_system import tells_schedules, untold_memory
 from otel_fastperf.logs import correlate_logs
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from otel_fastperf.findings_outlet import BuiltInDetector
+    from otel_fastperf.otlp_metrics.pusher import MetricPusher
 
 _logger: Final = logging.getLogger("otel_fastperf")
 
@@ -151,6 +153,7 @@ class Materials:
     caches: Caches
     exposition: Exposition
     workers: Workers
+    deliveries: Deliveries
     source: Source
     layers: Layers
 
@@ -281,12 +284,17 @@ def _metrics_export(given: Materials) -> Part:
             left_out=left_out,
         ).read
 
+    @contextmanager
+    def flushed(pushing: "AbstractContextManager[MetricPusher]") -> Iterator[None]:
+        with pushing as pusher, given.deliveries.joined(pusher.flush):
+            yield
+
     count_failure = signals.metrics.telemetry_errors.child("metrics_export").inc
     return Part(
         "metrics export",
         on=True,
         detail=f"OTLP {settings.metrics.protocol} to {url} every {seconds:g} s",
-        installs=(export_metrics(settings, readings, count_failure),),
+        installs=(flushed(export_metrics(settings, readings, count_failure)),),
     )
 
 
@@ -314,6 +322,7 @@ def _exporting_logs(given: Materials) -> Iterator[None]:
     settings, signals, provider = given.settings, given.signals, given.tracing.provider
     count_lost = signals.metrics.telemetry_errors.child("logs_export").inc
     with open_pipeline(settings, lambda: resource_of(provider, settings), count_lost) as pipeline, ExitStack() as exits:
+        exits.enter_context(given.deliveries.joined(pipeline.flush))
         exits.callback(signals.metrics.on_refresh(pipeline.settle))
         exits.callback(signals.findings.add_finding_listener(FindingEvents(pipeline.emit)))
         exits.enter_context(root_logged(pipeline.emit, settings.exceptions, signals.guard))

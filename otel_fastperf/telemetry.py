@@ -1,6 +1,7 @@
 """`setup_telemetry`, the one call that observes an app, and the `Telemetry` handle that it returns."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -212,10 +213,15 @@ class Telemetry:
         return allocations(seconds, most, frames=frames)
 
     def flush(self, timeout: float = 2.0) -> bool:
-        """Export all finished spans. Blocks for up to `timeout` seconds; True if all of them were settled."""
+        """Export all finished spans, and push the metrics and log records that are exported by OTLP.
+
+        Blocks for up to `timeout` seconds; True if all of them were settled.
+        """
+        deadline = time.monotonic() + timeout
         self._installation.backlog.drain()
         tracing = self._installation.tracing
-        return tracing is None or tracing.flush(timeout)
+        settled = tracing is None or tracing.flush(timeout)
+        return self._installation.deliveries.flush(deadline - time.monotonic()) and settled
 
     def shutdown(self) -> None:
         """Export the last spans, then undo everything that `setup_telemetry` did.

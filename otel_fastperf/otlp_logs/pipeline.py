@@ -87,6 +87,17 @@ class LogPipeline:
         """Count what the queue has dropped."""
         self._lose(self._emitted - self._settled - self._settings.logs.queue_size - _BATCH)
 
+    def flush(self, timeout: float) -> bool:
+        """Deliver what waits; block for up to `timeout` seconds. True if all of it was settled."""
+        provider = self._provider
+        if provider is None:
+            return True
+        # the SDK waits for its exporter, however long that tries
+        flushing = threading.Thread(target=_flushed, args=(provider,), name="otel_fastperf-logs-flush", daemon=True)
+        flushing.start()
+        flushing.join(timeout)
+        return not flushing.is_alive()
+
     def close(self, timeout: float) -> None:
         """Deliver what waits; block for up to `timeout` seconds."""
         self._closed = True
@@ -150,6 +161,11 @@ class LogPipeline:
 def _ended(provider: LoggerProvider) -> None:
     with suppress_instrumentation():
         provider.shutdown()
+
+
+def _flushed(provider: LoggerProvider) -> None:
+    with suppress_instrumentation():
+        provider.force_flush()
 
 
 def _reporting(exporter: Any, exported: Callable[..., None]) -> Any:

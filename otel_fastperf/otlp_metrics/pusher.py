@@ -26,7 +26,9 @@ Read = Callable[[], MetricsData]
 
 
 @contextmanager
-def export_metrics(settings: Settings, read: Callable[[], Read], count_failure: Callable[[], None]) -> Iterator[None]:
+def export_metrics(
+    settings: Settings, read: Callable[[], Read], count_failure: Callable[[], None]
+) -> Iterator["MetricPusher"]:
     """Push what `read()()` returns until the context manager exits, and once more then.
 
     `read()` is called once in each process, so that a forked one counts from its own start.
@@ -34,11 +36,11 @@ def export_metrics(settings: Settings, read: Callable[[], Read], count_failure: 
     Raises:
         SetupError: The exporter's package is missing.
     """
-    pusher = _Pusher(settings, read, count_failure, sdk_exporter("metrics", settings.metrics.protocol))
+    pusher = MetricPusher(settings, read, count_failure, sdk_exporter("metrics", settings.metrics.protocol))
     with exporters_hushed(pusher.is_current_thread):
         pusher.start()
         try:
-            yield
+            yield pusher
         finally:
             pusher.stop(settings.traces.exit_timeout)
 
@@ -48,7 +50,9 @@ def metrics_url(settings: Settings) -> str:
     return signal_url(settings.metrics.endpoint, settings.traces.base_endpoint, settings.metrics.protocol, "metrics")
 
 
-class _Pusher:
+class MetricPusher:
+    """The thread of one app."""
+
     def __init__(
         self,
         settings: Settings,
@@ -56,12 +60,17 @@ class _Pusher:
         count_failure: Callable[[], None],
         make: Callable[..., MetricExporter],
     ) -> None:
+        """`make` makes the exporter."""
         self._make = make
         self._interval = settings.metrics.export_interval_ms / 1000
         self._settings = settings
         self._read = read
         self._count_failure = count_failure
         self._stopping = threading.Event()
+        self._wake = threading.Event()
+        #: set when the push that was asked for is over
+        self._asked: tuple[threading.Event, ...] = ()
+        self._asking = threading.Lock()
         self._thread: threading.Thread | None = None
         self._exporter: MetricExporter | None = None
         where = without_secrets(metrics_url(settings))
@@ -70,9 +79,11 @@ class _Pusher:
         on_fork(after_in_child=self._start_anew)
 
     def is_current_thread(self) -> bool:
+        """Whether it is the caller's."""
         return self._thread is threading.current_thread()
 
     def start(self) -> None:
+        """Start it."""
         # an empty context: the thread must not keep alive what its starter has set
         thread = threading.Thread(
             target=Context().run, args=(self._run,), name="otel_fastperf-metrics-export", daemon=True
@@ -83,6 +94,7 @@ class _Pusher:
     def stop(self, timeout: float) -> None:
         """Push once more; wait for up to `timeout` seconds."""
         self._stopping.set()
+        self._wake.set()
         if self._thread is not None:
             self._thread.join(max(timeout - _LAST_WORDS, 0.0))
             self._closed = True
@@ -91,19 +103,38 @@ class _Pusher:
                 self._exporter.shutdown(timeout_millis=0)
             self._thread.join(_LAST_WORDS)
 
+    def flush(self, timeout: float) -> bool:
+        """Push now; wait for up to `timeout` seconds. True if the push is over, also if it failed."""
+        over = threading.Event()
+        with self._asking:
+            self._asked = (*self._asked, over)
+        self._wake.set()
+        return over.wait(timeout)
+
     def _start_anew(self) -> None:
         """In a forked child: neither thread nor connection have come along."""
         if not self._stopping.is_set():
-            self._stopping = threading.Event()
+            self._stopping, self._wake = threading.Event(), threading.Event()
+            self._asked, self._asking = (), threading.Lock()
             self._exporter = None
             self.start()
 
     def _run(self) -> None:
         with suppress_instrumentation():
             read = self._read()
-            while not self._stopping.wait(self._interval):
-                self._push(read)
-            self._push(read)
+            while not self._stopping.is_set():
+                self._wake.wait(self._interval)
+                self._wake.clear()
+                if not self._stopping.is_set():
+                    self._answer(read)
+            self._answer(read)
+
+    def _answer(self, read: Read) -> None:
+        with self._asking:
+            asked, self._asked = self._asked, ()
+        self._push(read)
+        for over in asked:
+            over.set()
 
     def _push(self, read: Read) -> None:
         if self._closed:

@@ -52,7 +52,13 @@ def test_mangum(lifespan: str, receiver: Receiver) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.guest.lambda_function", lifespan],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, **SLOW_CLOCK},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+            "OTEL_METRICS_EXPORTER": "otlp",
+            **SLOW_CLOCK,
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -66,4 +72,6 @@ def test_mangum(lifespan: str, receiver: Receiver) -> None:
     # between two events nothing runs, which is no block of the event loop
     assert "blocking_call" not in told["findings"]
     assert [span.name for span in receiver.spans] == ["GET /items/{item_id}"] * 3
+    # with the three events, and the scrape
+    assert len(receiver.metrics) >= 4
     assert "Traceback" not in done.stderr

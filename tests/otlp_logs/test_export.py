@@ -210,3 +210,11 @@ def test_a_forked_process_exports_its_own_records(headers: str, monkeypatch: pyt
                 os._exit(status)
         assert os.waitpid(child, 0)[1] == 0
         assert [record.body.string_value for record in of(receiver, "shop.orders")][1:] == ["in the child"]
+
+
+def test_a_flush_delivers_at_once() -> None:
+    # the queue waits for a second
+    with Receiver() as receiver, observed(receiver) as (client, telemetry):
+        client.get("/items/7")
+        assert telemetry.flush(30.0)
+        assert len(of(receiver, "shop.orders")) == 1

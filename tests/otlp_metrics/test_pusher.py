@@ -15,7 +15,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
 from otel_fastperf import Settings, SetupError, Telemetry, setup_telemetry
 from otel_fastperf.metrics import CATALOGUE
-from tests.otlp import Receiver, rejected, unavailable
+from tests.otlp import Receiver, hanging, rejected, unavailable
 from tests.serving import free_port, wait_until
 
 DURATION = "http.server.request.duration"
@@ -243,3 +243,18 @@ def test_buckets_of_a_setting_are_on_the_page_in_the_push_and_in_the_report() ->
     assert list(metrics["fastperf.request_db_statements"].histogram.data_points[0].explicit_bounds) == [0.0, 7.0]
     assert len(metrics["http.server.request.body.size"].histogram.data_points[0].explicit_bounds) == 7
     assert route.latency_bounds == (0.25, 60.0)
+
+
+def test_a_flush_pushes_at_once_and_the_schedule_goes_on() -> None:
+    with Receiver() as receiver, observed(receiver, interval=300.0) as (client, telemetry):
+        client.get("/items/1")
+        assert telemetry.flush(30.0)
+        assert requests_in(receiver.metrics[-1]) == 1
+        flushed = len(receiver.metrics)
+        wait_until(lambda: len(receiver.metrics) > flushed, what="another push")
+
+
+def test_a_flush_waits_no_longer_than_it_may() -> None:
+    with Receiver(answer=hanging()) as receiver, observed(receiver) as (client, telemetry):
+        client.get("/items/1")
+        assert not telemetry.flush(0.1)
