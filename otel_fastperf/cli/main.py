@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from otel_fastperf.cli.debug_client import DEFAULT_URL, Service
-from otel_fastperf.cli.output import is_coloured, print_checks
+from otel_fastperf.cli.output import is_coloured, print_any_text, print_checks
 from otel_fastperf.cli.setup_checks import Level, run_checks
 from otel_fastperf.cli.stack.command import add_stack
 from otel_fastperf.errors import AskingError, FastPerfError, ReportError, RunError
@@ -58,6 +58,7 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    print_any_text()
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:

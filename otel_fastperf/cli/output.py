@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from io import TextIOWrapper
 from typing import TextIO
 
 from otel_fastperf.cli.setup_checks import Check, Level
@@ -17,6 +18,13 @@ def print_checks(checks: Sequence[Check], form: str) -> None:
         sys.stdout.write(json.dumps([asdict(check) for check in checks], indent=2) + "\n")
     else:
         sys.stdout.write("".join(_lines(checks, Paint(colour=is_coloured(sys.stdout, os.environ)))))
+
+
+def print_any_text() -> None:
+    """Have standard output and error replace characters that they cannot encode, such as those of bars on Windows."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def is_coloured(stream: TextIO, environ: Mapping[str, str]) -> bool:

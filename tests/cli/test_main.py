@@ -163,6 +163,21 @@ def test_the_command_runs_as_a_module_and_in_a_pipe(shop: Command) -> None:
 # doctor, of a saved report
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_pipe_that_cannot_take_a_character_gets_another_one(saved: Path, encoding: str) -> None:
+    """As on Windows, where a pipe has the encoding of the country."""
+    done = subprocess.run(
+        [sys.executable, "-m", "otel_fastperf", "doctor", str(saved)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert b"??" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("fail_on", "severity", "code"),
     [

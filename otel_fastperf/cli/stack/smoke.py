@@ -47,7 +47,7 @@ class Addresses:
             SmokeError: A port is not a number.
         """
         file = directory / ENVIRONMENT
-        values = {**(variables(file.read_text()) if file.is_file() else {}), **environ}
+        values = {**(variables(file.read_text("utf-8")) if file.is_file() else {}), **environ}
 
         def at(name: str, default: int) -> str:
             port = values.get(name) or str(default)
