@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,16 +71,19 @@ def smoke(
     *,
     seconds: float = _WAIT_SECONDS,
     apps: Sequence[str] = (),
+    folder: Path = Path(),
     project: str = PROJECT,
     output: TextIO | None = None,
 ) -> int:
     """Run all steps within `seconds` and print each; return 0 if all succeed, otherwise 1.
 
-    It is a failure if Prometheus cannot scrape one of `apps` (service names). Other apps only cause a note. Compose
-    knows the stack as `project`.
+    It is a failure if Prometheus cannot scrape one of `apps` (service names). Other apps only cause a note.
+    Remedies name the stack's `folder`, and `project`, by which Compose knows it.
     """
     output = output or sys.stdout
-    stack = _SmokeRun(addresses, time.monotonic() + seconds, network=f"{project}_default")
+    of = f" --project-directory {shlex.quote(str(folder))}" if folder != Path() else ""
+    deadline = time.monotonic() + seconds
+    stack = _SmokeRun(addresses, deadline, compose=f"docker compose{of}", network=f"{project}_default")
     failed = 0
     for name, step in stack.steps(apps):
         try:
@@ -121,9 +125,10 @@ class _StatusError(Exception):
 class _SmokeRun:
     """One run against a stack, until a deadline on the clock of `time.monotonic()`."""
 
-    def __init__(self, addresses: Addresses, deadline: float, *, network: str) -> None:
+    def __init__(self, addresses: Addresses, deadline: float, *, compose: str, network: str) -> None:
         self._at = addresses
         self._deadline = deadline
+        self._compose = compose
         self._network = network
         self._trace_id = secrets.token_hex(16)
 
@@ -146,7 +151,7 @@ class _SmokeRun:
         url = f"{self._at.grafana}/api/health"
         health = self._until("grafana", url, lambda: _json(_get(url)))
         if health.get("database") != "ok":
-            message = f"{url} says its database is {health.get('database')!r}. Remedy: `docker compose logs grafana`"
+            message = f"{url} says its database is {health.get('database')!r}. Remedy: `{self._compose} logs grafana`"
             raise SmokeError(message)
         return f"{self._at.grafana}, version {health.get('version')}"
 
@@ -234,7 +239,7 @@ class _SmokeRun:
         Raises:
             SmokeError: The deadline has passed.
         """
-        logs = f"`docker compose ps`, then `docker compose logs {services}`"
+        logs = f"`{self._compose} ps`, then `{self._compose} logs {services}`"
         while True:
             try:
                 if answer := ask():
@@ -337,7 +342,7 @@ def run(options: argparse.Namespace) -> int:
         return 1
     made = manifest.answers if manifest else Answers()
     apps = [] if options.stack_only else options.app or _told(made)
-    return smoke(addresses, seconds=options.wait, apps=apps, project=made.project)
+    return smoke(addresses, seconds=options.wait, apps=apps, folder=options.directory, project=made.project)
 
 
 def _told(made: Answers) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from otel_fastperf.cli.main import main
 from otel_fastperf.cli.stack.files import Answers, Manifest, write_file
+from tests.serving import free_port
 
 PORTS = ("COLLECTOR_HTTP_PORT", "JAEGER_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "GRAFANA_PORT")
 
@@ -170,6 +171,18 @@ def test_options_take_precedence_over_what_init_was_told(
     assert smoke(capsys, tmp_path)[0] == 1
     assert smoke(capsys, tmp_path, "--app", "store")[0] == 0
     assert smoke(capsys, tmp_path, "--stack-only")[0] == 0
+
+
+def test_commands_in_remedies_work_outside_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in PORTS:
+        monkeypatch.setenv(name, str(free_port()))
+    (tmp_path / "my stack").mkdir()
+    for folder, compose in ((tmp_path / "my stack", f"docker compose --project-directory '{tmp_path}/my stack'"),
+                            (Path(), "docker compose")):  # fmt: skip
+        main(["stack", "smoke", str(folder), "--wait", "0"])
+        assert f"Remedy: `{compose} ps`, then `{compose} logs jaeger`" in capsys.readouterr().out
 
 
 def test_a_damaged_manifest_is_an_error(stack: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
