@@ -788,6 +788,10 @@ class Metrics:
             for sample in family.samples:
                 yield sample.name, sample.labels, sample.value
 
+    def count_overflow(self, metric: str, label: str) -> None:
+        """Count an observation that loses the value of a label."""
+        self._overflow.labels(metric, label).inc()
+
     def _new(self, metric: Metric) -> Any:
         bounds = self._bounds.get(metric.name)
         own = self.own_labels.get(metric.name, ())
@@ -797,7 +801,7 @@ class Metrics:
             return declared
 
         def overflowed(label: str) -> None:
-            self._overflow.labels(metric.name, label).inc()
+            self.count_overflow(metric.name, label)
 
         return Family(declared, metric.labels, self._max_series, overflowed, own)
 

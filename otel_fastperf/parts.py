@@ -35,6 +35,7 @@ from otel_fastperf.instrumentation.clients import clients_description, instrumen
 from otel_fastperf.instrumentation.debug_endpoint import DebugEndpoint
 from otel_fastperf.instrumentation.exchanges import Requests
 from otel_fastperf.instrumentation.explain import explain_slow_queries
+from otel_fastperf.instrumentation.graphql_operations import graphql_operations_named
 from otel_fastperf.instrumentation.layers import Layers, install_layers
 from otel_fastperf.instrumentation.lifespan import on_a_thread
 from otel_fastperf.instrumentation.middleware import MiddlewareTimer, SlowMiddlewares
@@ -351,6 +352,17 @@ def _requests(given: Materials) -> Part:
     )
 
 
+def _graphql(given: Materials) -> Part:
+    if not given.settings.requests.graphql_operations:
+        return Part("graphql", on=False, detail="OTEL_FASTPERF_REQUESTS_GRAPHQL_OPERATIONS is false")
+    return Part(
+        "graphql",
+        on=True,
+        detail="strawberry's operations in routes",
+        monitors=(partial(graphql_operations_named, given.signals),),
+    )
+
+
 def _middleware(given: Materials) -> Part:
     if not given.settings.middleware.enabled:
         return _off("middleware")
@@ -486,6 +498,7 @@ PARTS: Final[tuple[Callable[[Materials], Part], ...]] = (
     _metrics,
     _findings,
     _requests,
+    _graphql,
     _middleware,
     _awaiting,
     _database,

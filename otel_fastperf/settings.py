@@ -459,6 +459,11 @@ class RequestsSettings(_Group):
         description="Maximum number of spans a second for the messages of a websocket connection; further ones have"
         " none, and are counted. 0 makes none.",
     )
+    graphql_operations: bool = Field(
+        default=False,
+        description="Add the operation to the routes of strawberry's GraphQL: `/graphql getOrders`. See"
+        " docs/graphql.md.",
+    )
     attribute_length: int = Field(
         default=1024,
         ge=64,
@@ -469,8 +474,8 @@ class RequestsSettings(_Group):
     @field_validator("*", mode="before")
     @classmethod
     def _lists(cls, value: object, info: Any) -> object:
-        plain = {"capture_query_values", "trust_incoming", "attribute_length", "websocket_message_spans"}
-        return value if info.field_name in plain else _names(value)
+        is_list = isinstance(cls.model_fields[info.field_name].default, tuple)
+        return _names(value) if is_list else value
 
     @field_validator("excluded_urls", "capture_request_headers", "capture_response_headers", "sanitize_headers")
     @classmethod

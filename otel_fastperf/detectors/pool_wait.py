@@ -122,7 +122,8 @@ def _keeper(wait: PoolWait) -> dict[str, str | float]:
 
 def _of_leak(finding: Finding, leaks: tuple[Leaks, ...]) -> Finding:
     """The finding belongs to the route that leaks, at the line that opened what was never closed."""
-    method, _, route = leaks[0].route.rpartition(" ")
+    # what follows the path in a route may contain spaces
+    method, _, route = ("", "", text) if (text := leaks[0].route).startswith("/") else text.partition(" ")
     lines = tuple(str(leak.site) for leak in leaks if leak.site is not None)[:_MOST_HOLDERS]
     return replace(
         finding,

@@ -241,6 +241,7 @@ class RequestRecord:
         "method",
         "middlewares",
         "nested",
+        "operation",
         "outermost",
         "outside",
         "owner",
@@ -267,6 +268,8 @@ class RequestRecord:
         self.root_path: str = scope.get("root_path", "")
         #: `_OTHER` for an unknown method, `WS` for a WebSocket
         self.method: str = ""
+        #: of GraphQL, if routes are to have it
+        self.operation: str = ""
         self.progress: int = Progress.ARRIVED
         self.span: Span = span
         #: `time.perf_counter()` when the request arrived
@@ -421,7 +424,8 @@ class RequestRecord:
         if not self._is_route_final:
             has_left = self.router_error is not None or self.ended > 0
             self._is_route_final = has_left or self.progress == Progress.ANSWERED
-            self._route = route_template(self.scope, self.root_path)
+            template = route_template(self.scope, self.root_path)
+            self._route = f"{template} {self.operation}" if self.operation and template else template
         return self._route
 
     @property

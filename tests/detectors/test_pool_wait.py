@@ -92,6 +92,13 @@ def test_a_leak_is_told_as_one_and_belongs_to_the_line_that_leaks() -> None:
     assert (finding.evidence["leaked"], finding.evidence["leaked_at"]) == (15, (str(site),))
 
 
+def test_a_leak_belongs_to_the_method_and_the_route_whatever_that_contains() -> None:
+    for method, route in (("POST", "/graphql getOrders"), ("GET", "unmatched"), ("", "/stock")):
+        leak = Leaks(f"{method} {route}".strip(), 14, 9.71, None)
+        (finding,) = found(timed_out=True, leaks=(leak,))
+        assert (finding.method, finding.route) == (method, route)
+
+
 def test_a_leak_without_a_known_line_names_the_route() -> None:
     (finding,) = found(leaks=(Leaks("/stock", 15, 9.71, None),))
     assert finding.remedy.startswith("Close the session or connection that a request to /stock opens,")
