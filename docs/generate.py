@@ -49,6 +49,13 @@ empty, which Prometheus treats like a missing label.
   stay. A status outside of 100 to 599 is `_OTHER`. A metric has at most `metrics.max_series` label sets; further ones
   share one series whose labels are all `_OVERFLOW`. `fastperf_metric_overflow_total` counts these observations, with
   the label that did it.
+- **Native histograms.** There are none: prometheus_client (0.26) has neither a histogram that counts in exponential
+  buckets nor the protobuf format, in which alone Prometheus takes them from a page. Nor can a push make exponential
+  ones, since all that is kept of an observation is its bucket, so
+  `OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION` has no effect. What works is that Prometheus stores these
+  histograms as native ones with their own bounds, one series in place of one for each bucket:
+  `convert_classic_histograms_to_nhcb: true` in its `scrape_configs`. The shipped rules and dashboards read the buckets;
+  leave `always_scrape_classic_histograms: true` beside it while you use them. Finer bounds are [a setting](#buckets).
 - **Several workers.** One scrape answers for [all workers](workers.md). Counters and histograms are summed, those of
   workers that have ended included. Gauges are those of the living, merged as the column *Workers* says: their sum,
   the highest or lowest value, or one series for each with the label `worker`, which a service in one process lacks.
