@@ -138,6 +138,8 @@ def test_contrib_that_is_silenced_makes_no_spans_until_the_end(*, keep_metrics: 
     names = [span.name for span in spans.get_finished_spans()]
     assert names == ["GET /broken http send", "GET /broken http send", "GET /broken"]
     assert [event.name for event in spans.get_finished_spans()[-1].events] == ["exception"]
+    # it has changed Starlette's BackgroundTask for all apps
+    FastAPIInstrumentor.uninstrument_app(app)
     meter_provider.shutdown()
 
 
