@@ -156,7 +156,7 @@ SERVERS: Final = {
             ("alertmanager", "amtool"),
             _install({name: f"{_ALERTMANAGER}/cmd/{name}" for name in ("alertmanager", "amtool")}),
         ),
-        Server("kustomize", "5.8.3", ("kustomize",), _install({"kustomize": "sigs.k8s.io/kustomize/kustomize/v5"})),
+        Server("kustomize", "5.8.2", ("kustomize",), _install({"kustomize": "sigs.k8s.io/kustomize/kustomize/v5"})),
         Server("kubeconform", "0.8.0", ("kubeconform",), _install({"kubeconform": f"{_KUBECONFORM}/cmd/kubeconform"})),
     )
 }
