@@ -401,7 +401,7 @@ def test_the_charts_run_the_versions_of_the_stack_as_the_manifests_do() -> None:
         == container(deployments["otel-collector"])["image"]
     )
     image = jaeger["jaeger"]["image"]
-    assert f"{image['registry']}/{image['repository']}:{jaeger['tag']}" == container(deployments["jaeger"])["image"]
+    assert f"{image['registry']}/{image['repository']}:{image['tag']}" == container(deployments["jaeger"])["image"]
     for name, settings, limits in (
         ("otel-collector", collector, collector["resources"]["limits"]),
         ("jaeger", jaeger["jaeger"], jaeger["jaeger"]["resources"]["limits"]),
