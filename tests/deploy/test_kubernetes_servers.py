@@ -15,6 +15,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
+from otel_fastperf.zero_code.distro import _REPLACED
 from tests.deploy.jaeger import Jaeger, Ports
 from tests.deploy.kubernetes import (
     FOLDER,
@@ -235,6 +236,12 @@ def test_the_image_leaves_out_what_every_app_brings() -> None:
         assert not any(fnmatch(name, pattern) for pattern in patterns), name
 
 
+def test_the_agent_is_told_to_leave_out_what_this_package_replaces() -> None:
+    [instrumentation] = FILES["operator/instrumentation.yaml"]
+    given = {each["name"]: each["value"] for each in instrumentation["spec"]["python"]["env"]}
+    assert set(given["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"].split(",")) == set(_REPLACED)
+
+
 def _linked(into: Path, *, of_app: bool) -> Path:
     """A folder with the packages of the app's image, or of the operator's."""
     into.mkdir()
@@ -281,6 +288,7 @@ def test_an_app_is_observed_with_the_files_and_variables_that_the_operator_injec
                 metrics = response.read().decode()
             wait_until(lambda: len(_of(receiver, "/items")) == 1, what=f"a span of the request; {server.log}")
         names = {span.name for span in receiver.spans}
+    assert "nothing can be instrumented" not in server.log
     assert "fastperf_build_info" in metrics
     assert {"GET /items", "SELECT"} <= names
     assert {span.resource["service.name"] for span in receiver.spans} == {"shop"}
