@@ -168,7 +168,7 @@ class Jaeger:
 
 @cache
 def has_old_names() -> bool:
-    """Whether the Jaeger that is built is older than 2.20, for which the configuration is: it lacks three names."""
+    """Whether the Jaeger that is built is older than 2.20, whose names the configuration uses."""
     command = [str(program("jaeger")), "components"]
     found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
     return "name: span_metrics" not in found

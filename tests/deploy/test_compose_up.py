@@ -157,10 +157,12 @@ def test_the_stack_is_healthy_within_a_minute_accepts_a_trace_and_leaves_nothing
         assert stack.engine.left(stack.project) == []
 
 
-def test_jaeger_alone_accepts_traces_at_the_collector_s_address(start: Start) -> None:
-    with start("jaeger-only") as stack:
+def test_jaeger_alone_accepts_traces_at_the_collector_s_address_and_keeps_them_if_told_to(start: Start) -> None:
+    with start("persistent", "jaeger-only") as stack:
         smoke(stack)
-        assert set(stack.services()) == {"jaeger", "prometheus", "alertmanager", "grafana"}
+        assert set(stack.services()) - {"own-volumes"} == {"jaeger", "prometheus", "alertmanager", "grafana"}
+        [volume] = (each for each in stack.container("jaeger")["Mounts"] if each["Destination"] == "/badger")
+        assert any(Path(volume["Source"]).iterdir())
 
 
 def test_with_volumes_traces_survive_the_containers(start: Start) -> None:
