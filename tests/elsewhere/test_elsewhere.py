@@ -77,7 +77,7 @@ def test_the_handle_says_what_is_off(told: Told, system: System) -> None:
     assert parts["memory"] == "on, garbage collector; not RSS, USS, cgroup, which this system does not tell"
     assert parts["event loop"].endswith("; why it is blocked is inferred, since this system hides threads' schedules")
     assert parts["awaiting"].endswith("; whether a thread computes or waits is inferred")
-    assert [name for name, state in parts.items() if state.startswith("off")] == ["workers", "logs export"]
+    assert [name for name, state in parts.items() if state.startswith("off")] == ["workers", "graphql", "logs export"]
 
 
 @on_each_system

@@ -697,4 +697,6 @@ def test_the_segments_add_up_however_the_endpoint_ends(path: str) -> None:
 
     with observed(app) as (get, telemetry):
         get(path)
-        assert spent(telemetry)["handler_await"] >= 0.008
+        found = spent(telemetry)
+    # a busy machine or a collection may have a part of it
+    assert found["handler_await"] + found.get("loop_wait", 0.0) + found.get("gc", 0.0) >= 0.008
