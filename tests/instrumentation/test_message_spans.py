@@ -1,5 +1,6 @@
 """`requests.websocket_message_spans`: each message of a websocket connection has a span, up to so many a second."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,10 @@ from starlette.websockets import WebSocketDisconnect
 
 from otel_fastperf import Settings, SettingsError, Telemetry, setup_telemetry
 from otel_fastperf.instrumentation import message_spans
+from otel_fastperf.telemetry import telemetry_of
+from tests.serving import wait_until
+
+ACTIVE = "fastperf_websocket_active_connections"
 
 tracer = trace.get_tracer("chat")
 
@@ -55,6 +60,11 @@ def talk(client: TestClient, *texts: str) -> None:
         for text in texts:
             socket.send_text(text)
             assert socket.receive_text() == text
+    # old TestClients do not wait for the end of a connection
+    telemetry = telemetry_of(client.app)
+    assert telemetry is not None
+    wait_until(lambda: telemetry.metrics.registry.get_sample_value(ACTIVE) == 0, what="the connection ends")
+    time.sleep(0.02)  # its span ends a moment after the gauge has fallen
 
 
 def spans(telemetry: Telemetry, name: str) -> list[ReadableSpan]:
