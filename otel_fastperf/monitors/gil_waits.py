@@ -1,4 +1,4 @@
-"""How often a thread has asked for the GIL in vain when a sleep of it was over.
+"""How often a thread was refused the GIL when its sleep was over.
 
 A thread that waits for the GIL wakes up every 5 ms (`sys.getswitchinterval`) to ask for it. Linux counts these
 voluntary context switches for each thread. Elsewhere a late thread has waited for the GIL if its process computed.

@@ -9,9 +9,13 @@ from otel_fastperf.monitors.gil_waits import GilWaits
 
 
 def test_the_sleep_itself_is_no_wait() -> None:
+    assert 0 in {failed_in_a_sleep() for _ in range(50)}, "other threads may have the GIL at its end, but not each time"
+
+
+def failed_in_a_sleep() -> int:
     waits = GilWaits()
     time.sleep(0.01)
-    assert waits.failed(0.0) == 0
+    return waits.failed(0.0)
 
 
 def test_uncounted_waits_are_those_of_a_process_that_computed(monkeypatch: pytest.MonkeyPatch) -> None:
