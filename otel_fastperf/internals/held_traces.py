@@ -109,7 +109,7 @@ class HeldTrace:
         return not (self.is_open or self.kept_for)
 
     def put(self, release: Release, weight: int) -> None:
-        """Have `release` called once the trace is kept, which may be now. It keeps so many bytes."""
+        """Have `release` called once the trace is kept, which may be now. It keeps this number of bytes."""
         if not self._all.put(self, release, weight) and self.kept_for:
             release()
 

@@ -80,7 +80,7 @@ class Exemplars:
         self._next = 0.0
 
     def of(self, span: Span, seconds: float, now: float) -> dict[str, str] | None:
-        """The exemplar of an observation of so many seconds at `now` by `time.perf_counter()`; None for none."""
+        """The exemplar of an observation of a duration in seconds at `now` by `time.perf_counter()`; None for none."""
         if not self._on or (seconds < _ALWAYS_EXEMPLARY and now < self._next):
             return None
         self._next = now + _EXEMPLAR_PAUSE

@@ -87,7 +87,7 @@ class HeldRequestSpan(HeldSpan):
     __slots__ = ()
 
     def decide(self, *, is_error: bool, seconds: float) -> None:
-        """Keep its trace or not: the request has ended, and took so many seconds."""
+        """Keep its trace or not: the request has ended, and took this long."""
         trace = self.held_trace
         trace.decide(is_error=is_error, seconds=seconds)
         if trace.kept_for:

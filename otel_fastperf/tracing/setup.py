@@ -199,7 +199,7 @@ class _Others:
         self._guard = guard
 
     def start(self, *, shutdown: bool, timeout: float) -> Callable[[float], bool]:
-        """Begin; the result waits for the end, for so many seconds, and is True if all went well."""
+        """Begin; the result waits for the end, for that number of seconds, and is True if all went well."""
         processors = processors_of(self._provider)
         if processors is not None and all(each is self._own for each in processors):
             return lambda _seconds: True
