@@ -79,7 +79,7 @@ def matrix(name: str, pythons: Sequence[str], *requirements: str, resolution: st
         session.run("pytest", *PYTEST, *chosen)
 
 
-PYTEST: Final = ("-q", "-p", "no:cacheprovider", "--numprocesses=2", "--dist=loadgroup", "--max-worker-restart=0")
+PYTEST: Final = ("-q", "--numprocesses=2", "--dist=loadgroup", "--max-worker-restart=0")
 VERSIONS: Final = """
 import platform
 from importlib.metadata import version
