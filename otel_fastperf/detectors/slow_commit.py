@@ -11,7 +11,7 @@ from otel_fastperf.settings import DatabaseSettings
 #: minimum share of the request, and minimum seconds, of COMMITs that one line repeats. Work in large portions, each
 #: with a COMMIT, stays below
 _LEAST_SHARE: Final = 0.05
-_LEAST_SECONDS: Final = 0.002
+_LEAST_SECONDS: Final = 0.001
 #: minimum share of the request of one slow COMMIT
 _SLOW_SHARE: Final = 0.3
 #: minimum share of the request, and minimum seconds, for a critical finding
