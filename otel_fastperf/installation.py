@@ -50,6 +50,7 @@ from otel_fastperf.service import PACKAGES, Known, WholeService
 from otel_fastperf.settings import Settings
 from otel_fastperf.signals import Signals
 from otel_fastperf.tracing import Tracing, open_tracing
+from otel_fastperf.tracing.tracer import LeanTracer
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -143,6 +144,7 @@ class Installation:
         self._lifespan = ExitStack()
         self._lock = threading.Lock()
         self._open = False
+        self._was_open = False
         self._lifespans = 0
         self._materials: Materials | None = None
         self._runner: MonitorRunner | None = None
@@ -195,7 +197,7 @@ class Installation:
             self.metrics.build_info.child(*map(installed_version, PACKAGES), given.source).set(1)
             self.metrics.workers.set(1)
             self.metrics.workers_silent.set(0)
-            self._open = True
+            self._open = self._was_open = True
 
     def _remove(self) -> None:
         with self._lock:
@@ -219,6 +221,8 @@ class Installation:
         tracing = self._in_process.tracing = exits.enter_context(
             open_tracing(settings, self.metrics, self._guard, given=provider, backlog=self.backlog)
         )
+        if self._was_open:
+            settings = _without_void(settings, tracing)
         # before the tracing closes itself, since the interpreter calls what was registered last first
         atexit.register(self.backlog.drain)
         exits.callback(atexit.unregister, self.backlog.drain)
@@ -346,3 +350,18 @@ class Installation:
         if started is not None:
             self._tell_of_no_lifespan()
         return asyncio.wait_for(started.wait(), _START_TIMEOUT) if started is not None and not after else None
+
+
+def _without_void(settings: Settings, tracing: Tracing) -> Settings:
+    """The settings for a later start of the app: without those that a provider which was set since makes void."""
+    if not settings.traces.keep or isinstance(tracing.tracer, LeanTracer):
+        return settings
+    provider = type(tracing.provider)
+    _logger.warning(
+        "otel_fastperf: traces.keep is off, because %s.%s became the global TracerProvider after setup_telemetry(app),"
+        " and spans of another library's provider cannot be held. Remedy: remove the setting, or do not set that"
+        " provider.",
+        provider.__module__,
+        provider.__qualname__,
+    )
+    return settings.model_copy(update={"traces": settings.traces.model_copy(update={"keep": ()})})

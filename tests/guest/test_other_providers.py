@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from otel_fastperf import setup_telemetry
+from otel_fastperf import Settings, setup_telemetry
 from tests.tracing.conftest import Log
 
 
@@ -108,6 +108,22 @@ def test_after_the_next_start_the_spans_go_to_it(theirs: InMemorySpanExporter, w
             client.get("/")
     assert names(theirs) == ["work", "GET /"]
     assert warnings() == []
+
+
+def test_traces_that_cannot_be_kept_at_the_provider_of_another_do_not_leave_the_app_unobserved(
+    theirs: InMemorySpanExporter, warnings: Log
+) -> None:
+    app = shop()
+    with setup_telemetry(app, settings=Settings(traces={"keep": ["error"]})) as telemetry:
+        trace.set_tracer_provider(provider_for(theirs))
+        with TestClient(app) as client:
+            client.get("/")
+            assert "http_server_request_duration_seconds_count" in client.get("/metrics").text
+            assert "is kept for" not in telemetry.describe()
+    assert names(theirs) == ["work", "GET /"]
+    (warning,) = warnings()
+    assert "traces.keep is off, because opentelemetry.sdk.trace.TracerProvider became the global" in warning
+    assert "Remedy: remove the setting" in warning
 
 
 def test_two_apps_give_way_each_at_its_own_start(theirs: InMemorySpanExporter, warnings: Log) -> None:
