@@ -35,6 +35,7 @@ from otel_fastperf.instrumentation.lifespan import (
 from otel_fastperf.instrumentation.other_telemetry import is_contrib_applied, native_config
 from otel_fastperf.instrumentation.server_hooks import ServerHooks
 from otel_fastperf.instrumentation.server_span import chosen_source
+from otel_fastperf.instrumentation.start_up import TracedStartUp
 from otel_fastperf.internals.backlog import Backlog
 from otel_fastperf.internals.deliveries import Deliveries
 from otel_fastperf.internals.guard import Guard
@@ -271,14 +272,14 @@ class Installation:
                 self._materials.layers.make_outermost()
         except Exception as error:  # noqa: BLE001 - the app starts unobserved
             self._guard.failed("installation", error)
-        if not self._open or self._runner is None:
+        if not self._open or self._runner is None or self._materials is None:
             async with lifespan as state:
                 yield state
             return
         self._lifespans += 1
         self._tell_of_trio()
         try:
-            async with lifespan as state, self._runner.running():
+            async with TracedStartUp(lifespan, self._materials.signals) as state, self._runner.running():
                 yield state
         finally:
             await self._lifespan_ended()

@@ -14,6 +14,7 @@ from otel_fastperf.findings_outlet import Findings
 from otel_fastperf.internals.backlog import Backlog
 from otel_fastperf.internals.guard import Guard
 from otel_fastperf.internals.redaction import ErrorDetail
+from otel_fastperf.internals.start_up import StartUps
 from otel_fastperf.internals.starvation import Starvation
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.requests.awaits import AwaitsOfRoutes
@@ -205,5 +206,6 @@ class Signals:
     awaits: AwaitsOfRoutes = field(default_factory=AwaitsOfRoutes)
     transactions: EndedTransactions = field(default_factory=EndedTransactions)
     recent: RecentRequests = field(default_factory=RecentRequests)
+    start_ups: StartUps = field(default_factory=StartUps)
     #: how much of an exception is shown
     exceptions: ErrorDetail = "scrubbed"

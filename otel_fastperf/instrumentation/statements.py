@@ -157,7 +157,7 @@ class _StatementListeners:
         """Claim the statement, and take the time last. False if it is not ours to observe."""
         try:
             record = current_record()
-            context = get_current()
+            context = get_current() if record is not None else self._signals.start_ups.joined(get_current())
             if not self._observes(execution.dialect, record, context, execution):
                 return False
             batch_size, many = 0, execution.executemany
@@ -186,6 +186,8 @@ class _StatementListeners:
             return False
         try:
             record, context = current_record(), get_current()
+            if record is None:
+                context = self._signals.start_ups.joined(context)
             if not self._observes(engine.dialect, record, context, None):
                 return False
             done = ObservedStatement(self, record, context, text, 0, False)  # noqa: FBT003 - as `_begins` makes it

@@ -116,7 +116,7 @@ class _EndListeners:
                 return None
             if record is not None and (record.excluded or record.owner is not self.signals):
                 return None
-            context = get_current()
+            context = get_current() if record is not None else self.signals.start_ups.joined(get_current())
             # most contexts have nothing but a span, which suppresses nothing
             if not ((len(context) == 1 and SPAN_KEY in context) or is_instrumentation_enabled()):
                 return None
