@@ -57,9 +57,7 @@ def sdk_exporter(signal: Literal["metrics", "logs"], protocol: str) -> Any:
 
 def _missing(protocol: str, error: ImportError, signal: str = "spans") -> SetupError:
     package = "opentelemetry-exporter-otlp-proto-" + protocol.removesuffix("/protobuf")
-    return SetupError(
-        f"otel_fastperf: cannot export {signal} over OTLP {protocol}: {error}. Remedy: pip install {package}"
-    )
+    return SetupError(f"cannot export {signal} over OTLP {protocol}: {error}. Remedy: pip install {package}")
 
 
 def _as_otlp(span: ReadableSpan) -> EncodedSpan:

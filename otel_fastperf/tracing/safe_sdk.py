@@ -80,13 +80,13 @@ def _installed_sampler(settings: TracesSettings) -> sampling.Sampler:
         sampler = point.load()(settings.sampler_arg)
     except Exception as error:
         message = (
-            f"otel_fastperf: the sampler {settings.sampler!r} cannot be made with the argument {settings.sampler_arg!r}"
+            f"the sampler {settings.sampler!r} cannot be made with the argument {settings.sampler_arg!r}"
             f" ({type(error).__name__}: {error}). Remedy: correct OTEL_TRACES_SAMPLER or OTEL_TRACES_SAMPLER_ARG"
         )
         raise SetupError(message) from error
     if not isinstance(sampler, sampling.Sampler):
         message = (
-            f"otel_fastperf: the sampler {settings.sampler!r} makes a {type(sampler).__name__}, which is no"
+            f"the sampler {settings.sampler!r} makes a {type(sampler).__name__}, which is no"
             " opentelemetry.sdk.trace.sampling.Sampler. Remedy: correct OTEL_TRACES_SAMPLER"
         )
         raise SetupError(message)
