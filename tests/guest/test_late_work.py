@@ -20,8 +20,6 @@ from sqlalchemy import StaticPool, create_engine, text
 from otel_fastperf import Settings, Telemetry, setup_telemetry
 from tests.serving import wait_until
 
-tracer = trace.get_tracer("worker")
-
 NOT_SAMPLED = {"traceparent": f"00-{1:032x}-{1:016x}-00"}
 
 
@@ -30,6 +28,8 @@ class Shop:
 
     def __init__(self) -> None:
         self.app = FastAPI()
+        # one for each: a tracer keeps to the first provider that it meets
+        self.tracer = trace.get_tracer("worker")
         self.engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
         self.work = asyncio.Semaphore(0)
         self.done = 0
@@ -43,13 +43,13 @@ class Shop:
     async def worker(self) -> None:
         while True:
             await self.work.acquire()
-            with tracer.start_as_current_span("job"), self.engine.connect() as connection:
+            with self.tracer.start_as_current_span("job"), self.engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
             logging.getLogger("shop").warning("worked")
             self.done += 1
 
     async def in_background(self) -> None:
-        tracer.start_span("in background").end()
+        self.tracer.start_span("in background").end()
 
     @asynccontextmanager
     async def client(self, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
