@@ -5,7 +5,7 @@ database's code if it has one (SQLSTATE, `SQLITE_CONSTRAINT_UNIQUE`, MySQL's num
 exception itself is recorded on the SERVER span: the conventions have no exception event on CLIENT spans.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from opentelemetry.semconv.attributes.db_attributes import (
     DB_COLLECTION_NAME,
@@ -22,18 +22,34 @@ from sqlalchemy.engine import ExceptionContext
 
 from otel_fastperf.instrumentation.observed_statement import EngineFacts, ObservedStatement, database_code
 from otel_fastperf.internals.redaction import ErrorDetail, describe_error, error_type
-from otel_fastperf.internals.spans import Exemplars, code_attributes
+from otel_fastperf.internals.spans import Exemplars, code_attributes, exemplar_of
 from otel_fastperf.settings import DatabaseSettings
 from otel_fastperf.signals import Signals
+from otel_fastperf.sql.describe import QueryText
 from otel_fastperf.tracing.tracer import FinishedSpan, LeanTracer, may_end_late
-
-if TYPE_CHECKING:
-    from otel_fastperf.sql.describe import QueryText
 
 #: attribute of the execution context that carries the span of opentelemetry-instrumentation-sqlalchemy
 _CONTRIB_SPAN: Final = "_otel_span"
 #: statements whose encoded spans are remembered, as many as the texts that are
 _MOST_TEMPLATES: Final = 512
+
+
+class _Template:
+    """What the telemetry of a statement's executions has in common.
+
+    Attributes:
+        span: All but ids and times.
+        duration: The series that they count in; None until it is known, and if it is that of all label values beyond
+            the limit: it is looked up each time, which counts what it takes.
+    """
+
+    __slots__ = ("duration", "engine", "query", "span")
+
+    def __init__(self, query: QueryText, engine: EngineFacts, span: FinishedSpan) -> None:
+        self.query: QueryText = query
+        self.engine: EngineFacts = engine
+        self.span: FinishedSpan = span
+        self.duration: Any = None
 
 
 class StatementSpans:
@@ -45,7 +61,7 @@ class StatementSpans:
         self._query_text = settings.query_text
         self._exemplars = Exemplars(on=exemplars)
         #: by the id of the query; the query itself is kept, so that its id stays its own
-        self._templates: dict[int, tuple[QueryText, EngineFacts, FinishedSpan]] = {}
+        self._templates: dict[int, _Template] = {}
 
     def may_wait(self, done: ObservedStatement) -> bool:
         """Whether the span of a statement may be emitted later: it succeeded, and the span is ours alone."""
@@ -65,23 +81,32 @@ class StatementSpans:
 
     def _emit_from_template(self, done: ObservedStatement, tracer: LeanTracer) -> None:
         """The same as `emit` for a statement whose span has nothing of its own but ids and times."""
-        engine, query = done.engine, done.query
-        known = self._templates.get(id(query))
-        if known is None or known[0] is not query or known[1] is not engine:
+        query = done.query
+        template = self._templates.get(id(query))
+        if template is None or template.query is not query or template.engine is not done.engine:
             if len(self._templates) >= _MOST_TEMPLATES:
                 self._templates.clear()
-            template = FinishedSpan(self._name(done), SpanKind.CLIENT, self._attributes(done, "", ""))
-            known = self._templates[id(query)] = query, engine, template
-        start = done.started_ns
-        context = tracer.emit(known[2], done.context, start, start + int(done.seconds * 1e9))
-        self._measure(done, NonRecordingSpan(context), "")
+            span = FinishedSpan(self._name(done), SpanKind.CLIENT, self._attributes(done, "", ""))
+            template = self._templates[id(query)] = _Template(query, done.engine, span)
+        start, seconds = done.started_ns, done.seconds
+        context = tracer.emit(template.span, done.context, start, start + int(seconds * 1e9))
+        exemplary = self._exemplars.wants(seconds, done.started)
+        duration = template.duration or self._duration_of(template)
+        duration.observe(seconds, exemplar_of(NonRecordingSpan(context)) if exemplary else None)
+
+    def _duration_of(self, template: _Template) -> Any:
+        family, engine = self._signals.metrics.db_operation_duration, template.engine
+        labels = (engine.system, engine.namespace, template.query.operation, "")
+        duration = family.child(*labels)
+        if family.has(*labels):
+            template.duration = duration
+        return duration
 
     def _measure(self, done: ObservedStatement, span: Span | None, error_kind: str) -> None:
-        engine, duration = done.engine, self._signals.metrics.db_operation_duration
+        engine, family = done.engine, self._signals.metrics.db_operation_duration
         exemplar = None if span is None else self._exemplars.of(span, done.seconds, done.started)
-        duration.child(engine.system, engine.namespace, done.query.operation, error_kind).observe(
-            done.seconds, exemplar
-        )
+        duration = family.child(engine.system, engine.namespace, done.query.operation, error_kind)
+        duration.observe(done.seconds, exemplar)
 
     def emit(self, done: ObservedStatement) -> Span | None:
         """Emit the span and the duration; the span, or None if it could not be made."""

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import Context
 from typing import Final
 
@@ -112,19 +111,30 @@ class Backlog:
             return False
         self._worker = threading.get_ident()
         try:
-            with suppress(IndexError):  # another thread may be faster
-                for _ in range(number):
-                    self._call(self._waiting.popleft())
+            self._call_waiting(number)
             self._call(self._after)
         finally:
             self._worker = None
             self._working.release()
         return True
 
+    def _call_waiting(self, number: int) -> None:
+        # without `_call`, a call for each item
+        take = self._waiting.popleft
+        for _ in range(number):
+            try:
+                item = take()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                item()
+            except Exception as error:  # noqa: BLE001 - one bad item must not end the thread
+                self._failed(error)
+
     def _call(self, item: Callable[[], object]) -> None:
         try:
             item()
-        except Exception as error:  # noqa: BLE001 - one bad item must not end the thread
+        except Exception as error:  # noqa: BLE001 - as above
             self._failed(error)
 
     def _start(self) -> None:

@@ -81,10 +81,14 @@ class Exemplars:
 
     def of(self, span: Span, seconds: float, now: float) -> dict[str, str] | None:
         """The exemplar of an observation of a duration in seconds at `now` by `time.perf_counter()`; None for none."""
+        return exemplar_of(span) if self.wants(seconds, now) else None
+
+    def wants(self, seconds: float, now: float) -> bool:
+        """Whether this observation is to refer to its span; if so, the others wait for their turn."""
         if not self._on or (seconds < _ALWAYS_EXEMPLARY and now < self._next):
-            return None
+            return False
         self._next = now + _EXEMPLAR_PAUSE
-        return exemplar_of(span)
+        return True
 
 
 def code_attributes(site: CallSite | None) -> dict[str, AttributeValue]:

@@ -17,6 +17,9 @@ _MOST_KNOWN: Final = 1000
 
 _Origin = tuple[Resource, InstrumentationScope | None]
 
+#: has no span
+_NO_ORIGIN: Final[_Origin] = (Resource({}), None)
+
 
 class EncodedQueue:
     """A queue for one thread at a time: the caller locks.
@@ -31,17 +34,24 @@ class EncodedQueue:
         self._data: deque[bytes] = deque()
         #: in step with the data; the tuples are shared
         self._origins: deque[_Origin] = deque()
-        self._known: dict[tuple[int, InstrumentationScope | None], _Origin] = {}
+        #: by the ids of both, which are computed sooner than their hashes, which the SDK makes of their contents
+        self._known: dict[tuple[int, int], _Origin] = {}
 
     def __len__(self) -> int:
         return len(self._data)
 
     def append(self, spans: Iterable[EncodedSpan]) -> None:
         """Add the newest."""
+        data_of, origins, weight = self._data, self._origins, 0
+        origin: _Origin = _NO_ORIGIN
         for resource, scope, data in spans:
-            self._data.append(data)
-            self._origins.append(self._shared(resource, scope))
-            self.weight += len(data) + _OVERHEAD
+            # most have the origin of the one before
+            if scope is not origin[1] or resource is not origin[0]:
+                origin = self._shared(resource, scope)
+            data_of.append(data)
+            origins.append(origin)
+            weight += len(data) + _OVERHEAD
+        self.weight += weight
 
     def put_back(self, spans: Iterable[EncodedSpan]) -> None:
         """Add what is older than all that is here; given oldest first."""
@@ -75,11 +85,10 @@ class EncodedQueue:
         return EncodedSpan(*self._origins.popleft(), data)
 
     def _shared(self, resource: Resource, scope: InstrumentationScope | None) -> _Origin:
-        """One tuple for all that are equal."""
-        # the resource by its identity: to compute its hash takes longer than to encode a span
-        key = (id(resource), scope)
+        """One tuple for all of the same."""
+        key = (id(resource), id(scope))
         origin = self._known.get(key)
-        if origin is None or origin[0] is not resource:
+        if origin is None or origin[0] is not resource or origin[1] is not scope:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             origin = self._known[key] = (resource, scope)
