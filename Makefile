@@ -16,14 +16,14 @@ PYTEST := $(RUN) -m pytest --dist loadgroup --max-worker-restart 0
 # Environments of the matrix (ENVS="oldest newest").
 ENVS ?=
 
-# Overlays of the stack: demo, and persistent or jaeger-only (WITH="demo persistent").
+# Overlays of the stack: demo, persistent, logs, jaeger-only (WITH="demo persistent logs").
 WITH ?=
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo .venv/bin/docker-compose)
 STACK = $(COMPOSE) -f docker-compose.yml $(foreach part,$(WITH),-f compose.$(part).yml)
 PASSWORD := secrets/grafana_admin_password
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve kubernetes stack-up stack-down stack-smoke test truth test-stack test-matrix test-guests test-package check lint types format \
+.PHONY: help demo demo-serve kubernetes stack-up stack-down stack-smoke test truth test-stack servers test-matrix test-guests test-package check lint types format \
 	lock lock-check coverage bench bench-check docs dashboards build clean
 
 help: ## list the targets
@@ -57,8 +57,10 @@ test: $(READY) ## run the test suite (TESTS="tests/test_settings.py -k endpoint"
 truth: $(READY) ## run small real services, faulty and healthy; is what the doctor says true? (ARGS="--quick --busy lazy*")
 	$(RUN) -m tests.truth $(ARGS)
 
-test-stack: $(READY) ## run the shipped stack with real servers, which are built once (needs Go; TESTS= for a part)
+servers: $(READY) ## build the real servers of the shipped stack, each once (needs Go)
 	$(RUN) -m tools.servers
+
+test-stack: servers ## run the shipped stack with real servers, which are built once (needs Go; TESTS= for a part)
 	$(PYTEST) $(or $(TESTS),tests/deploy)
 
 test-matrix: $(READY) ## run the suite on the oldest, the newest and some versions between (ENVS="oldest newest" for a part)

@@ -363,6 +363,7 @@ class _GrpcLogsService:
 
     def Export(self, request: ExportLogsServiceRequest, context: Any) -> ExportLogsServiceResponse:  # noqa: N802
         self._receiver.record_request(dict(context.invocation_metadata()))
+        _abort_if_asked(self._receiver, request.ByteSize(), context)
         self._receiver.keep_logs(request)
         return ExportLogsServiceResponse()
 
@@ -373,8 +374,16 @@ class _GrpcMetricsService:
 
     def Export(self, request: ExportMetricsServiceRequest, context: Any) -> ExportMetricsServiceResponse:  # noqa: N802
         self._receiver.record_request(dict(context.invocation_metadata()))
+        _abort_if_asked(self._receiver, request.ByteSize(), context)
         self._receiver.keep_metrics(request)
         return ExportMetricsServiceResponse()
+
+
+def _abort_if_asked(receiver: Receiver, size: int, context: Any) -> None:
+    """End a call as the test asks: for what is no span, by its status only."""
+    behaviour = receiver.behaviour_for(size)
+    if behaviour.grpc != "OK":
+        context.abort(grpc.StatusCode[behaviour.grpc], "as the test asks")
 
 
 class _GrpcService:

@@ -2,10 +2,11 @@
 
 The tests run the stack's configurations with them, because images cannot be pulled everywhere. Each version is built
 once, into `$XDG_CACHE_HOME/otel_fastperf/servers/NAME-VERSION/`, statically, so that it runs in an image `FROM
-scratch`. All of them take about 10 minutes on 2 cores. Needs Go 1.26 and the module proxy.
+scratch`. All of them take about 15 minutes on 2 cores. Needs Go 1.26 and the module proxy.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -99,6 +100,34 @@ def _from_own_module(module: str, version: str, packages: dict[str, str]) -> Cal
     return run
 
 
+def _copied(module: str, version: str, own: dict[str, str], packages: dict[str, str]) -> Callable[[Server, Path], None]:
+    """Build a module in a copy of it, with the versions of its own go.sum and go.mod.
+
+    Args:
+        module: Its path.
+        version: With the v.
+        own: {module that go.mod replaces by a folder, which its archive lacks: version}.
+        packages: {program: folder in the module}.
+    """
+
+    def run(_server: Server, into: Path) -> None:
+        there = json.loads(_go("mod", "download", "-json", f"{module}@{version}", cwd=into.parent))["Dir"]
+        directory = into.parent / "module"
+        # the cache of modules is read-only
+        shutil.copytree(there, directory, copy_function=shutil.copyfile)
+        for folder in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
+            folder.chmod(0o755)
+        for name, of in own.items():
+            _go("mod", "edit", f"-dropreplace={name}", f"-require={name}@{of}", cwd=directory)
+        for program, package in packages.items():
+            _go(
+                "build", "-mod=mod", "-trimpath", "-ldflags=-s -w", "-o", str(into / program), f"./{package}",
+                cwd=directory,
+            )  # fmt: skip
+
+    return run
+
+
 def _collector(server: Server, into: Path) -> None:
     """Build the minimal collector of deploy/collector/builder.yaml with the collector builder."""
     scratch = into.parent
@@ -110,11 +139,11 @@ def _collector(server: Server, into: Path) -> None:
     shutil.copy(made / "otelcol-fastperf", into / "otelcol")
 
 
-def _go(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-    _run("go", *arguments, cwd=cwd, env=env)
+def _go(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    return _run("go", *arguments, cwd=cwd, env=env)
 
 
-def _run(*command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+def _run(*command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
     environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"} | (env or {})
     done = subprocess.run(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
@@ -123,11 +152,13 @@ def _run(*command: str, cwd: Path | None = None, env: dict[str, str] | None = No
         end = "\n".join(done.stdout.splitlines()[-10:])
         message = f"{' '.join(command[:3])}: exit code {done.returncode}\n{end}"
         raise BuildError(message)
+    return done.stdout
 
 
 _PROMETHEUS: Final = "github.com/prometheus/prometheus"
 _JAEGER: Final = "github.com/jaegertracing/jaeger"
 _ALERTMANAGER: Final = "github.com/prometheus/alertmanager"
+_LOKI: Final = "github.com/grafana/loki"
 _KUBECONFORM: Final = "github.com/yannh/kubeconform"
 
 SERVERS: Final = {
@@ -155,6 +186,17 @@ SERVERS: Final = {
             "0.31.1",
             ("alertmanager", "amtool"),
             _install({name: f"{_ALERTMANAGER}/cmd/{name}" for name in ("alertmanager", "amtool")}),
+        ),
+        Server(
+            "loki",
+            "3.7.8",
+            ("loki",),
+            _copied(
+                f"{_LOKI}/v3",
+                "v3.7.8",
+                {f"{_LOKI}/pkg/push": "v0.0.0-20250630054201-94c0ba7b0952"},
+                {"loki": "cmd/loki"},
+            ),
         ),
         Server("kustomize", "5.8.2", ("kustomize",), _install({"kustomize": "sigs.k8s.io/kustomize/kustomize/v5"})),
         Server("kubeconform", "0.8.0", ("kubeconform",), _install({"kubeconform": f"{_KUBECONFORM}/cmd/kubeconform"})),

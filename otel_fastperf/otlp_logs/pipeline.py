@@ -7,7 +7,7 @@ counted in `fastperf_telemetry_errors_total{part="logs_export"}`, and the log te
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled, suppress_instrumentation
 from opentelemetry.sdk._logs import LoggerProvider
@@ -20,9 +20,16 @@ from otel_fastperf.tracing.exporters import sdk_exporter
 from otel_fastperf.tracing.log_once import OutageNotice, exporters_hushed
 from otel_fastperf.tracing.transport import without_secrets
 
+if TYPE_CHECKING:
+    import logging
+
 #: records in a batch, and seconds that a record waits for it
 _BATCH: Final = 512
 _DELAY: Final = 1.0
+_UNWANTED: Final = (
+    "Remedy: a log store behind that collector (the stack's compose.logs.yml, or the overlay logs.yaml), or unset"
+    " OTEL_LOGS_EXPORTER"
+)
 #: seconds at the end of a shutdown in which an exporter gives up
 _LAST_WORDS: Final = 0.2
 
@@ -41,7 +48,7 @@ def open_pipeline(
     """
     pipeline = LogPipeline(settings, resource, count_lost)
     # only exporters log while instrumentation is suppressed
-    with exporters_hushed(lambda: not is_instrumentation_enabled()):
+    with exporters_hushed(lambda: not is_instrumentation_enabled(), pipeline.heard):
         try:
             yield pipeline
         finally:
@@ -63,7 +70,8 @@ class LogPipeline:
         self._count_lost = count_lost
         self._exporter_class = _reporting(sdk_exporter("logs", settings.logs.protocol), self.exported)
         where = without_secrets(logs_url(settings))
-        self._notice = OutageNotice("log records", where, "the app's own handlers have them")
+        self._notice = OutageNotice("log records", where, "the app's own handlers have them", unwanted=_UNWANTED)
+        self.heard: Callable[[logging.LogRecord], None] = self._notice.heard
         self._closed = False
         self._emitted = self._settled = 0
         # a signal handler may log while its thread counts

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
@@ -19,8 +19,15 @@ from otel_fastperf.tracing.exporters import sdk_exporter
 from otel_fastperf.tracing.log_once import OutageNotice, exporters_hushed
 from otel_fastperf.tracing.transport import without_secrets
 
+if TYPE_CHECKING:
+    import logging
+
 #: seconds at the end of a shutdown in which an exporter gives up
 _LAST_WORDS: Final = 0.2
+_UNWANTED: Final = (
+    "Remedy: send them to what takes metrics (OTEL_EXPORTER_OTLP_METRICS_ENDPOINT), such as the stack's collector, or"
+    " unset OTEL_METRICS_EXPORTER"
+)
 
 Read = Callable[[], MetricsData]
 
@@ -37,7 +44,7 @@ def export_metrics(
         SetupError: The exporter's package is missing.
     """
     pusher = MetricPusher(settings, read, count_failure, sdk_exporter("metrics", settings.metrics.protocol))
-    with exporters_hushed(pusher.is_current_thread):
+    with exporters_hushed(pusher.is_current_thread, pusher.heard):
         pusher.start()
         try:
             yield pusher
@@ -74,7 +81,9 @@ class MetricPusher:
         self._thread: threading.Thread | None = None
         self._exporter: MetricExporter | None = None
         where = without_secrets(metrics_url(settings))
-        self._notice = OutageNotice("metrics", where, "requests are not affected, and /metrics has them")
+        fate = "requests are not affected, and /metrics has them"
+        self._notice = OutageNotice("metrics", where, fate, unwanted=_UNWANTED)
+        self.heard: Callable[[logging.LogRecord], None] = self._notice.heard
         self._closed = False
         on_fork(after_in_child=self._start_anew)
 

@@ -1,6 +1,7 @@
 """What a collector in trouble costs in log lines: one warning, and one line when it is over."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ _logger: Final = logging.getLogger("otel_fastperf")
 
 #: seconds between two warnings: a collector that comes and goes is told of once a minute
 _QUIET: Final = 60.0
+
+#: what exporters log of a receiver without this signal: the path of HTTP, or the service of gRPC, does not exist
+_UNWANTED: Final = frozenset({"404", "StatusCode.UNIMPLEMENTED"})
 
 _REMEDIES: Final = {
     Verdict.RETRY: "Remedy: start the collector there, or correct OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -95,16 +99,28 @@ class Notices:
 class OutageNotice:
     """Says, once a minute at most, that a receiver does not take what the SDK sends, and that it does again."""
 
-    def __init__(self, what: str, where: str, fate: str) -> None:
-        """`what` does not reach `where`, without secrets; `fate` is what becomes of it, in a clause."""
+    def __init__(self, what: str, where: str, fate: str, *, unwanted: str) -> None:
+        """`what` does not reach `where`, without secrets; `fate` is what becomes of it, in a clause.
+
+        `unwanted` is the remedy if the receiver is there and takes nothing of this kind.
+        """
         self._what = what
         self._where = where
         self._fate = fate
+        self._unwanted = unwanted
+        # an attempt and what is logged of it are on one thread; other exporters log on others
+        self._heard = threading.local()
         self._in_trouble = self._said = False
         self._last_said = -_QUIET
 
+    def heard(self, record: logging.LogRecord) -> None:
+        """What an exporter logs of a failure, the reason in it: on the thread of the attempt, before that ends."""
+        named = {str(each) for each in record.args} if isinstance(record.args, tuple) else set()
+        self._heard.is_unwanted = not _UNWANTED.isdisjoint(named)
+
     def sent(self, *, accepted: bool) -> None:
-        """An attempt has ended."""
+        """An attempt has ended, on this thread."""
+        is_unwanted, self._heard.is_unwanted = getattr(self._heard, "is_unwanted", False), False
         if accepted and self._in_trouble and self._said:
             _logger.info("otel_fastperf: %s reach %s again", self._what, self._where)
         elif not accepted and not self._in_trouble:
@@ -113,22 +129,25 @@ class OutageNotice:
             if self._said:
                 self._last_said = now
                 _logger.warning(
-                    "otel_fastperf: %s do not reach %s; %s. %s. This is said once.",
+                    "otel_fastperf: %s do not reach %s%s; %s. %s. This is said once.",
                     self._what,
                     self._where,
+                    f", which takes no {self._what}" if is_unwanted else "",
                     self._fate,
-                    _REMEDIES[Verdict.RETRY],
+                    self._unwanted if is_unwanted else _REMEDIES[Verdict.RETRY],
                 )
         self._in_trouble = not accepted
 
 
 @contextmanager
-def exporters_hushed(is_own_thread: Callable[[], bool]) -> Iterator[None]:
+def exporters_hushed(
+    is_own_thread: Callable[[], bool], heard: Callable[[logging.LogRecord], None] | None = None
+) -> Iterator[None]:
     """Hold back what the exporters and their libraries log on the sender's threads: `Notices` says it, once.
 
-    Other threads' records pass: a service may use the same libraries.
+    Other threads' records pass: a service may use the same libraries. `heard` gets what is held back.
     """
-    hush = _Hush(is_own_thread)
+    hush = _Hush(is_own_thread, heard)
     names = tuple(logging.Logger.manager.loggerDict)
     loggers = [logging.getLogger(name) for name in names if name.startswith(_LIBRARIES)]
     for logger in loggers:
@@ -144,9 +163,13 @@ _LIBRARIES: Final = ("opentelemetry.exporter", "grpc")
 
 
 class _Hush(logging.Filter):
-    def __init__(self, is_own_thread: Callable[[], bool]) -> None:
+    def __init__(self, is_own_thread: Callable[[], bool], heard: Callable[[logging.LogRecord], None] | None) -> None:
         super().__init__()
         self._is_own_thread = is_own_thread
+        self._heard = heard
 
-    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - it depends on the thread alone
-        return not self._is_own_thread()
+    def filter(self, record: logging.LogRecord) -> bool:
+        is_own = self._is_own_thread()
+        if is_own and self._heard is not None:
+            self._heard(record)
+        return not is_own

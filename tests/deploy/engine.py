@@ -41,7 +41,7 @@ STAND_IN: Final = "STAND-IN, not Grafana"
 @cache
 def missing() -> str:
     """The reason why no engine can be started here, or ""."""
-    absent = [name for name in ("collector", "jaeger", "prometheus", "alertmanager") if built(name) is None]
+    absent = [name for name in ("collector", "jaeger", "prometheus", "alertmanager", "loki") if built(name) is None]
     reasons = (
         (os.environ.get("FASTPERF_TEST_DOCKER") == "0", "FASTPERF_TEST_DOCKER=0: no engine wanted"),
         (shutil.which("dockerd") is None, "no dockerd here: apt-get install docker.io"),
@@ -267,6 +267,14 @@ def images(names: Mapping[str, str]) -> Iterator[Image]:
         folders={"var/lib/grafana": 472},
         links=_SHELL,
     )
+    if "loki" in names:
+        yield Image(
+            name=names["loki"],
+            entrypoint=["/usr/bin/loki"],
+            user="10001",
+            files={"usr/bin/loki": program("loki")},
+            folders={"loki": 10001},
+        )
     if "own-volumes" in names:
         yield Image(name=names["own-volumes"], files=shell, links=_SHELL)
 

@@ -47,6 +47,8 @@ COMBINATIONS: Final = (
     ("tls",),
     ("logs",),
     ("persistent", "logs", "persistent-logs"),
+    # compose.persistent.yml without compose.logs.yml
+    ("persistent", "persistent-logs"),
     ("persistent", "tail-sampling"),
     ("persistent", "tls", "persistent-tls"),
     ("persistent", "load-balancing", "persistent-load-balancing"),
@@ -69,8 +71,12 @@ TYPES: Final = {
 IDLE: Final = {
     "load-balancing": {"otlp_grpc/jaeger"},
     "kafka": {"otlp_grpc/jaeger"},
+    "persistent-logs": {"otlp_http/logs"},
     "sampling-tier": {"span_metrics", "filter/probes", "redaction", "transform/traces"},
 }
+
+#: … and those that a further overlay uses after all
+USED_AFTER_ALL: Final[dict[tuple[str, ...], set[str]]] = {("persistent", "logs", "persistent-logs"): {"otlp_http/logs"}}
 
 WITHOUT_SUFFIXES: Final = {"without_scope_info": True, "without_type_suffix": True, "without_units": True}
 
@@ -121,7 +127,7 @@ def test_every_overlay_is_in_a_tested_combination() -> None:
 def test_used_components_are_declared_and_declared_ones_used(overlays: tuple[str, ...]) -> None:
     config = merged(overlays)
     declared = {name for kind in TYPES for name in config[kind]}
-    idle = {name for overlay in overlays for name in IDLE.get(overlay, ())}
+    idle = {name for overlay in overlays for name in IDLE.get(overlay, ())} - USED_AFTER_ALL.get(overlays, set())
     assert used(config) == declared - idle
 
 
@@ -142,6 +148,8 @@ def test_every_pipeline_starts_with_the_memory_limiter(overlays: tuple[str, ...]
 def test_every_exporter_has_a_batching_queue_retries_and_a_tls_setting(overlays: tuple[str, ...]) -> None:
     config = merged(overlays)
     for name, exporter in config["exporters"].items():
+        if name not in used(config):
+            continue
         assert exporter["sending_queue"]["batch"]["max_size"] > 0, name
         assert "max_elapsed_time" in exporter["retry_on_failure"], name
         transport = exporter["protocol"]["otlp"] if name.startswith("load_balancing") else exporter

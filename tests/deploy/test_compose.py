@@ -34,6 +34,9 @@ COMBINATIONS: Final = [
     ("demo",),
     ("persistent", "jaeger-only"),
     ("jaeger-only", "persistent"),
+    ("persistent", "logs"),
+    ("logs", "persistent"),
+    ("jaeger-only", "logs"),
 ]
 
 #: services that run once as root, to give volumes to another user
@@ -149,7 +152,7 @@ def test_a_container_with_a_shell_has_a_health_check(name: str) -> None:
 @each_service
 def test_gomemlimit_is_four_fifths_of_the_memory_limit(name: str) -> None:
     limit = SERVICES[name].get("environment", {}).get("GOMEMLIMIT")
-    go = name.split(maxsplit=1)[0] in {"otel-collector", "jaeger", "prometheus", "alertmanager", "grafana"}
+    go = name.split(maxsplit=1)[0] in {"otel-collector", "jaeger", "prometheus", "alertmanager", "grafana", "loki"}
     expected = f"{int(SERVICES[name]['mem_limit']) * 8 // 10 // 1024**2}MiB" if go else None
     assert limit == expected
 
@@ -203,6 +206,39 @@ def test_jaeger_reads_the_configuration_of_every_overlay_in_any_order(overlays: 
     read = {(mounts.get(path) or DEPLOY / "jaeger" / Path(path).name).name for path in named}
     ours = {"persistent": "badger.yaml", "jaeger-only": "jaeger-only.yaml"}
     assert read - {"none.yaml"} == {"config.yaml", *(ours[overlay] for overlay in overlays if overlay in ours)}
+
+
+@each_combination
+def test_the_collector_reads_the_configuration_of_every_overlay_in_any_order(overlays: tuple[str, ...]) -> None:
+    if "jaeger-only" in overlays:
+        return
+    collector = model(overlays)["services"]["otel-collector"]
+    named = [part.removeprefix("--config=") for part in collector["command"]]
+    mounts = binds(collector)
+    read = [(mounts.get(path) or DEPLOY / "collector" / Path(path).name).name for path in named]
+    ours = {"persistent": ["persistent.yaml", "persistent-logs.yaml"], "logs": ["logs.yaml"]}
+    expected = {"config.yaml", *(name for overlay in overlays for name in ours.get(overlay, ()))}
+    assert {*read} - {"none.yaml"} == expected
+    order = ["config.yaml", "persistent.yaml", "logs.yaml", "persistent-logs.yaml"]
+    assert [name for name in read if name != "none.yaml"] == [name for name in order if name in expected]
+
+
+def test_the_log_store_is_a_data_source_and_a_target_only_with_its_overlay() -> None:
+    places = {
+        "grafana": "/etc/grafana/provisioning/datasources/logs.yaml",
+        "prometheus": "/etc/prometheus/logs/loki.yml",
+    }
+    for overlays, counts in (((), [0, 0]), (("logs",), [1, 1])):
+        found = {name: binds(model(overlays)["services"][name]) for name in places}
+        files = [found[name].get(inside) or _beneath(inside, found[name]) for name, inside in places.items()]
+        contents = [yaml.safe_load(path.read_text()) for path in files]
+        assert [len(contents[0].get("datasources", [])), len(contents[1])] == counts
+
+
+def _beneath(inside: str, mounts: dict[str, Path]) -> Path:
+    """The file here that a container finds at a path in a mounted folder."""
+    [folder] = [folder for folder in mounts if Path(inside).is_relative_to(folder)]
+    return mounts[folder] / Path(inside).relative_to(folder)
 
 
 def test_without_a_collector_none_is_missed() -> None:
@@ -284,6 +320,7 @@ def test_the_built_servers_have_the_versions_in_versions_md() -> None:
         "Jaeger": "jaeger",
         "Prometheus": "prometheus",
         "Alertmanager": "alertmanager",
+        "Loki": "loki",
     }
     assert {named[name]: version for name, version in said.items()} == {
         name: version for name, version in of_tests.items() if name in named.values()
@@ -315,7 +352,9 @@ def test_the_minimal_collector_has_the_version_of_the_image() -> None:
 
 def test_smoke_names_a_service_that_does_not_answer_with_a_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
-    addresses = Addresses(collector=nowhere, jaeger=nowhere, prometheus=nowhere, alertmanager=nowhere, grafana=nowhere)
+    addresses = Addresses(
+        collector=nowhere, jaeger=nowhere, prometheus=nowhere, alertmanager=nowhere, grafana=nowhere, loki=nowhere
+    )
     output = StringIO()
     assert smoke(addresses, seconds=0, output=output) == 1
     lines = output.getvalue().splitlines()
@@ -323,7 +362,7 @@ def test_smoke_names_a_service_that_does_not_answer_with_a_remedy(capsys: pytest
         f"FAILED  Jaeger        {nowhere}/api/v3/services refuses the connection: nothing listens there."
         " Remedy: `docker compose ps`, then `docker compose logs jaeger`"
     ) in lines
-    assert lines[-1] == "8 steps failed."
+    assert lines[-1] == "9 steps failed."
 
 
 def test_smoke_uses_the_ports_that_compose_publishes(tmp_path: Path) -> None:

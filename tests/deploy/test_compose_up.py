@@ -38,6 +38,7 @@ PORTS: Final = (
     "PROMETHEUS_PORT",
     "ALERTMANAGER_PORT",
     "GRAFANA_PORT",
+    "LOKI_PORT",
     "DEMO_PORT",
 )
 PASSWORD: Final = "secrets/grafana_admin_password"
@@ -147,12 +148,15 @@ def test_the_stack_is_healthy_within_a_minute_accepts_a_trace_and_leaves_nothing
         assert re.search(
             r"^ok +Targets +Prometheus scrapes alertmanager, jaeger, otel-collector, prometheus$", output, re.MULTILINE
         ), output
+        assert re.search(r"^note +Logs +no log store, .* compose\.logs\.yml$", output, re.MULTILINE), output
         assert f"http://127.0.0.1:{stack.ports['GRAFANA_PORT']}" in output
         assert STAND_IN in output
         warnings.warn_explicit("Grafana was a stand-in in this test", UserWarning, __file__, 1)
         found = containers({"PATH": os.environ["PATH"], "DOCKER_HOST": stack.engine.host}) or ()
         assert {each.project for each in found if each.is_of(stack.folder)} == {stack.project}
-        assert {port for each in found for port in each.ports} == {*stack.ports.values()} - {stack.ports["DEMO_PORT"]}
+        assert {port for each in found for port in each.ports} == {
+            port for name, port in stack.ports.items() if name not in {"DEMO_PORT", "LOKI_PORT"}
+        }
         stack.compose("down", "--volumes")
         assert stack.engine.left(stack.project) == []
 
@@ -179,6 +183,17 @@ def test_with_volumes_traces_survive_the_containers(start: Start) -> None:
         asked = ("exec", "--no-TTY", "jaeger", "wget", "-q", "-O", "-", url.replace("127.0.0.1", "jaeger"))
         wait_until(lambda: "otel-fastperf-smoke" in stack.compose(*asked, check=False).stdout, seconds=30, what=trace)
         smoke(stack)
+
+
+def test_with_a_log_store_records_are_found_by_their_trace_and_queues_are_on_disk_if_told_to(start: Start) -> None:
+    with start("persistent", "logs", seconds=100) as stack:
+        output = smoke(stack)
+        assert re.search(r"^ok +Logs +found by its trace id ", output, re.MULTILINE), output
+        assert re.search(r"^ok +Targets +Prometheus scrapes .*jaeger, loki, otel-", output, re.MULTILINE), output
+        assert stack.services()["loki"]["Health"] == "healthy"
+        mounts = {mount["Destination"]: Path(mount["Source"]) for mount in stack.container("otel-collector")["Mounts"]}
+        queues = {path.name for path in (mounts["/var/lib/otelcol"] / "queues").iterdir()}
+        assert any("logs" in name for name in queues), queues
 
 
 @pytest.mark.skipif(not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")), reason="needs PostgreSQL's programs")

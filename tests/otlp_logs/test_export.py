@@ -136,6 +136,24 @@ def test_what_a_collector_in_trouble_does_not_take_is_counted_and_told_once(
         assert not [each for each in caplog.records if each.name.startswith("opentelemetry.exporter")]
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_collector_without_a_log_store_is_told_of_with_its_remedy(
+    protocol: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said() -> list[str]:
+        return [each.getMessage() for each in caplog.records if "log records do not reach" in each.getMessage()]
+
+    with Receiver(protocol) as receiver:
+        receiver.answer = rejected(404)
+        with observed(receiver) as (client, _):
+            client.get("/items/1")
+            wait_until(said, what="a warning")
+    [told] = said()
+    assert "which takes no log records; the app's own handlers have them." in told
+    assert "Remedy: a log store behind that collector" in told
+    assert "unset OTEL_LOGS_EXPORTER" in told
+
+
 def test_what_a_full_queue_drops_is_counted() -> None:
     with Receiver() as receiver:
         receiver.answer = rejected(400)

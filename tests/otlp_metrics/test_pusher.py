@@ -191,6 +191,19 @@ def test_a_collector_in_trouble_is_counted_and_told_once(
         assert not [each for each in caplog.records if each.name.startswith("opentelemetry.exporter")]
 
 
+def test_a_receiver_that_takes_no_metrics_is_told_of_with_its_remedy(caplog: pytest.LogCaptureFixture) -> None:
+    def said() -> list[str]:
+        return [each.getMessage() for each in caplog.records if "metrics do not reach" in each.getMessage()]
+
+    with Receiver() as receiver:
+        receiver.answer = rejected(404)
+        with observed(receiver, interval=20.0):
+            wait_until(said, what="a warning")
+    [told] = said()
+    assert "which takes no metrics; requests are not affected" in told
+    assert "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" in told
+
+
 def test_it_is_off_unless_asked_for() -> None:
     with Receiver() as receiver:
         with observed(receiver, exporter="prometheus,console") as (client, telemetry):

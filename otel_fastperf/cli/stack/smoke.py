@@ -1,4 +1,4 @@
-"""Check a running stack: send a trace, find it in Jaeger, query the other servers.
+"""Check a running stack: send a trace, find it in Jaeger, its log record in Loki if there is one, query the others.
 
 `otel-fastperf stack smoke`, or `make stack-smoke` in a checkout. All requests go to the ports published on this
 machine. A failed step names a remedy.
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, TextIO
+from urllib.parse import urlencode
 
 from otel_fastperf.cli.http_client import NoResponseError, http_request
 from otel_fastperf.cli.stack.files import ENVIRONMENT, PROJECT, Answers, read_manifest, variables
@@ -24,6 +25,7 @@ from otel_fastperf.errors import SmokeError, StackError
 
 #: service name of the test trace; not an app's, so that no dashboard counts it
 SERVICE: Final = "otel-fastperf-smoke"
+_RESOURCE: Final = {"attributes": [{"key": "service.name", "value": {"stringValue": SERVICE}}]}
 _WAIT_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 0.5
 #: timeout of one request
@@ -39,6 +41,7 @@ class Addresses:
     prometheus: str = "http://127.0.0.1:9090"
     alertmanager: str = "http://127.0.0.1:9093"
     grafana: str = "http://127.0.0.1:3000"
+    loki: str = "http://127.0.0.1:3100"
 
     @classmethod
     def of(cls, directory: Path, environ: Mapping[str, str]) -> "Addresses":
@@ -63,6 +66,7 @@ class Addresses:
             prometheus=at("PROMETHEUS_PORT", 9090),
             alertmanager=at("ALERTMANAGER_PORT", 9093),
             grafana=at("GRAFANA_PORT", 3000),
+            loki=at("LOKI_PORT", 3100),
         )
 
 
@@ -140,6 +144,7 @@ class _SmokeRun:
         yield "Grafana", self._grafana
         yield "Collector", self._send
         yield "Trace", self._find
+        yield "Logs", self._logs
         yield "Targets", self._stack_targets
         yield "Apps", lambda: self._app_targets(apps)
 
@@ -173,6 +178,32 @@ class _SmokeRun:
 
         self._until("otel-collector jaeger", url, found, what=lambda: f"{self._trace_id} did not arrive in Jaeger")
         return f"{self._at.jaeger}/trace/{self._trace_id}"
+
+    def _logs(self) -> str:
+        """Send a log record of the trace and find it, if the collector takes any: without a log store it does not."""
+        url = f"{self._at.collector}/v1/logs"
+        record = _record(self._trace_id, time.time_ns())
+
+        def taken() -> str:
+            try:
+                return "yes" if _post(url, record) else ""
+            except _StatusError as error:
+                if error.status == HTTPStatus.NOT_FOUND:
+                    return "never"
+                raise
+
+        if self._until("otel-collector", url, taken) == "never":
+            message = "no log store, so log records are refused with 404. Remedy, if you want one: compose.logs.yml"
+            raise _Hint(message)
+        query = {"query": f'{{service_name="{SERVICE}"}} | trace_id = `{self._trace_id}`', "since": "1h"}
+        at = f"{self._at.loki}/loki/api/v1/query_range?{urlencode(query)}"
+        self._until(
+            "otel-collector loki",
+            self._at.loki,
+            lambda: _json(_get(at))["data"]["result"],
+            what=lambda: f"the record of {self._trace_id} did not arrive in Loki",
+        )
+        return f"found by its trace id at {self._at.loki}"
 
     def _stack_targets(self) -> str:
         seen: list[dict[str, Any]] = []
@@ -270,9 +301,21 @@ def _trace(trace_id: str, now: int) -> bytes:
         "startTimeUnixNano": str(now - 1_000_000),
         "endTimeUnixNano": str(now),
     }
-    resource = {"attributes": [{"key": "service.name", "value": {"stringValue": SERVICE}}]}
     scope = {"scope": {"name": "otel_fastperf.cli.stack.smoke"}, "spans": [span]}
-    return json.dumps({"resourceSpans": [{"resource": resource, "scopeSpans": [scope]}]}).encode()
+    return json.dumps({"resourceSpans": [{"resource": _RESOURCE, "scopeSpans": [scope]}]}).encode()
+
+
+def _record(trace_id: str, now: int) -> bytes:
+    """A log record in a trace, as OTLP in JSON; `now` in nanoseconds."""
+    record = {
+        "timeUnixNano": str(now),
+        "severityNumber": 9,
+        "severityText": "INFO",
+        "body": {"stringValue": "smoke"},
+        "traceId": trace_id,
+    }
+    scope = {"scope": {"name": "otel_fastperf.cli.stack.smoke"}, "logRecords": [record]}
+    return json.dumps({"resourceLogs": [{"resource": _RESOURCE, "scopeLogs": [scope]}]}).encode()
 
 
 def _get(url: str) -> bytes:

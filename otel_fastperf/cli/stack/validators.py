@@ -29,6 +29,7 @@ _MOUNTS: Final = {
     "/etc/prometheus": "deploy/prometheus",
     "/etc/alertmanager": "deploy/alertmanager",
     "/etc/jaeger": "deploy/jaeger",
+    "/etc/loki": "deploy/loki",
 }
 
 
@@ -80,6 +81,12 @@ def _collector(folder: Path) -> dict[str, list[str]]:
     return _layers(folder / "deploy/collector/config.yaml", folder.glob("deploy/collector/overlays/*.yaml"))
 
 
+def _loki(folder: Path) -> dict[str, list[str]]:
+    file = folder / "deploy/loki/config.yaml"
+    arguments = [f"-config.file={file}", "-config.expand-env=true", "-verify-config"]
+    return {f"loki/{file.name}": arguments} if file.is_file() else {}
+
+
 def _jaeger(folder: Path) -> dict[str, list[str]]:
     return _layers(folder / "deploy/jaeger/config.yaml", folder.glob("deploy/jaeger/*.yaml"))
 
@@ -120,6 +127,7 @@ TOOLS: Final = (
     Tool("amtool", (("amtool",),), _alertmanager, ("alertmanager", "amtool"), "deploy/alertmanager", (0, 28)),
     Tool("otelcol", (("otelcol-contrib",), ("otelcol",)), _collector, ("otel-collector", ""), "deploy/collector"),
     Tool("jaeger", (("jaeger",),), _jaeger, ("jaeger", ""), "deploy/jaeger"),
+    Tool("loki", (("loki",),), _loki, ("loki", ""), "deploy/loki"),
 )
 _KUBECTL: Final = Tool("kubectl", (("kubectl",),), _kustomizations, ("", ""), "deploy/kubernetes")
 #: those whose files are in a stack for Kubernetes too
@@ -198,8 +206,7 @@ def _in_image(tool: Tool, theirs: Path, environ: Mapping[str, str]) -> list[str]
     """The version that the stack runs, if Docker already has its image; nothing is pulled."""
     service, program = tool.image
     docker = shutil.which("docker", path=environ.get("PATH"))
-    text = (theirs / COMPOSE).read_text(encoding="utf-8", errors="replace") if (theirs / COMPOSE).is_file() else ""
-    image = str(inner(document(text), "services", service, "image") or "")
+    image = _image(service, theirs)
     named = re.fullmatch(r"[\w./:@-]+", image)
     if not (service and docker and named) or _run([docker, "image", "inspect", image], theirs, environ)[0]:
         return None
@@ -209,6 +216,15 @@ def _in_image(tool: Tool, theirs: Path, environ: Mapping[str, str]) -> list[str]
         alone.append(f"--user={os.getuid()}:{os.getgid()}")
     entry = [f"--entrypoint={program}"] if program else []
     return [docker, "run", *alone, f"--volume={scratch}:{scratch}:ro", *entry, image]
+
+
+def _image(service: str, folder: Path) -> str:
+    """The image of a service in the compose file or an overlay; "" if there is none."""
+    for path in (folder / COMPOSE, *sorted(folder.glob("compose.*.yml"))):
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        if image := inner(document(text), "services", service, "image"):
+            return str(image)
+    return ""
 
 
 def _run(command: list[str], folder: Path, environ: Mapping[str, str]) -> tuple[bool, str]:

@@ -14,7 +14,7 @@ from otel_fastperf.cli.main import main
 from otel_fastperf.cli.stack.files import Answers, Manifest, write_file
 from tests.serving import free_port
 
-PORTS = ("COLLECTOR_HTTP_PORT", "JAEGER_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "GRAFANA_PORT")
+PORTS = ("COLLECTOR_HTTP_PORT", "JAEGER_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "GRAFANA_PORT", "LOKI_PORT")
 
 
 @dataclass
@@ -23,13 +23,24 @@ class StandIn:
 
     targets: list[dict[str, Any]] = field(default_factory=list)
     trace: bytes = b""
+    has_logs: bool = False
+    record: bytes = b""
 
     def answer(self, path: str) -> bytes:
         if path.startswith("/api/v1/targets"):
             return json.dumps({"data": {"activeTargets": self.targets}}).encode()
         if path.startswith("/api/v3/traces/"):
             return self.trace
+        if path.startswith("/loki/api/v1/query_range?"):
+            return json.dumps({"data": {"result": [{}] if self.record else []}}).encode()
         return b'{"database": "ok"}'
+
+    def take(self, path: str, body: bytes) -> int:
+        if path == "/v1/logs":
+            self.record = body
+            return 200 if self.has_logs else 404
+        self.trace = body
+        return 200
 
 
 @pytest.fixture
@@ -41,11 +52,11 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
             self._answer(stand_in.answer(self.path))
 
         def do_POST(self) -> None:
-            stand_in.trace = self.rfile.read(int(self.headers["content-length"]))
-            self._answer(b"{}")
+            body = self.rfile.read(int(self.headers["content-length"]))
+            self._answer(b"{}", stand_in.take(self.path, body))
 
-        def _answer(self, body: bytes) -> None:
-            self.send_response(200)
+        def _answer(self, body: bytes, status: int = 200) -> None:
+            self.send_response(status)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -87,6 +98,30 @@ def smoke(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> tu
     """The exit code, and the line about apps."""
     code = main(["stack", "smoke", str(folder), "--wait", "0", *options])
     return code, next(line for line in capsys.readouterr().out.splitlines() if " Apps " in line)
+
+
+def test_a_log_record_is_found_by_the_id_of_its_trace(
+    stack: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack.has_logs = True
+    assert main(["stack", "smoke", str(tmp_path), "--wait", "0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [said] = [line for line in lines if " Logs " in line]
+    assert said.startswith("ok      Logs          found by its trace id at http://127.0.0.1:")
+    [record] = json.loads(stack.record)["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    [span] = json.loads(stack.trace)["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert record["traceId"] == span["traceId"]
+
+
+def test_without_a_log_store_a_note_says_how_to_get_one(
+    stack: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not stack.has_logs
+    assert main(["stack", "smoke", str(tmp_path), "--wait", "0"]) == 0
+    assert (
+        "note    Logs          no log store, so log records are refused with 404. Remedy, if you want one:"
+        " compose.logs.yml\n" in capsys.readouterr().out
+    )
 
 
 REFUSED = 'Get "http://host.docker.internal:8000/metrics": dial tcp 172.17.0.1:8000: connect: connection refused'
