@@ -42,7 +42,7 @@ FOLDER: Final = DEPLOY / "prometheus"
 RUNBOOKS: Final = DEPLOY / "runbooks"
 CASES: Final = sorted((FOLDER / "tests").glob("*_test.yml"))
 DASHBOARDS: Final = {
-    f"fastperf-{name}" for name in ("overview", "route", "database", "runtime", "findings", "telemetry")
+    f"fastperf-{name}" for name in ("overview", "fleet", "route", "database", "runtime", "findings", "telemetry")
 }
 Rule = dict[str, Any]
 ALERTS: Final = rules("alert")

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tools.dashboards import database, findings, overview, route, runtime, telemetry
+from tools.dashboards import database, findings, fleet, overview, route, runtime, telemetry
 from tools.dashboards.layout import Board
 
 FOLDER: Final = Path(__file__).parent.parent.parent / "grafana" / "dashboards"
 BOARDS: Final[tuple[Board, ...]] = (
     overview.BOARD,
+    fleet.BOARD,
     route.BOARD,
     database.BOARD,
     runtime.BOARD,

@@ -38,6 +38,11 @@ def dashboard(uid: str, title: str) -> Link:
     return Link(title, f"/d/{uid}?${{job:queryparam}}&${{instance:queryparam}}&{_CONTEXT}")
 
 
+def service_dashboard(uid: str, title: str, job: str) -> Link:
+    """A dashboard for one service; `job` is the name of Grafana's variable that has it."""
+    return Link(title, f"/d/{uid}?var-job={_put(job)}&{_CONTEXT}")
+
+
 def traces(job: str, *, tags: str = "", new_tab: bool = True) -> Link:
     """A search for traces of a service, within Grafana, so that it does not need the address of Jaeger's UI.
 
