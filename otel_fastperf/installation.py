@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import finalize
 
 from opentelemetry import trace
+from opentelemetry.semconv.attributes.service_attributes import SERVICE_VERSION
 from starlette.applications import Starlette
 
 from otel_fastperf.caches.registry import Caches
@@ -51,6 +52,7 @@ from otel_fastperf.service import PACKAGES, Known, WholeService
 from otel_fastperf.settings import Settings
 from otel_fastperf.signals import Signals
 from otel_fastperf.tracing import Tracing, open_tracing
+from otel_fastperf.tracing.provider import resource_of
 from otel_fastperf.tracing.tracer import LeanTracer
 
 if TYPE_CHECKING:
@@ -195,7 +197,8 @@ class Installation:
                     for install in part.on_app:
                         on_app.enter_context(install)
                 self._in_process.exits, self._on_app = exits.pop_all(), on_app.pop_all()
-            self.metrics.build_info.child(*map(installed_version, PACKAGES), given.source).set(1)
+            service = resource_of(given.tracing.provider, self.settings).attributes.get(SERVICE_VERSION, "")
+            self.metrics.build_info.child(*map(installed_version, PACKAGES), given.source, str(service)).set(1)
             self.metrics.workers.set(1)
             self.metrics.workers_silent.set(0)
             self._open = self._was_open = True

@@ -89,7 +89,7 @@ _DB: Final = ("db_system_name", "db_namespace", "db_operation_name", "error_type
 _POOL: Final = ("db_client_connection_pool_name",)
 _CACHE: Final = ("cache",)
 _PYTHON: Final = ("version", "implementation", "major", "minor", "patchlevel")
-_BUILD: Final = ("version", "fastapi", "sqlalchemy", "opentelemetry", "server_span")
+_BUILD: Final = ("version", "fastapi", "sqlalchemy", "opentelemetry", "server_span", "service_version")
 
 _REQUEST_DURATION: Final = "http_server_request_duration_seconds"
 
@@ -388,7 +388,13 @@ _TELEMETRY: Final = (
         "gauge",
         "Of these, those that did not answer in time; their last known values are shown.",
     ),
-    Metric("fastperf_build_info", "gauge", "Installed versions; always 1.", _BUILD, merge="max"),
+    Metric(
+        "fastperf_build_info",
+        "gauge",
+        "Installed versions, and that of the service (`service.version`); always 1.",
+        _BUILD,
+        merge="max",
+    ),
 )
 
 #: prometheus_client's `ProcessCollector` (Linux only), `PlatformCollector` and `GCCollector` (CPython only)

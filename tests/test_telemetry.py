@@ -265,6 +265,17 @@ class TestHowOften:
                 assert [span.name for span in own[0].spans()] == ["inner", "GET /work"]
 
 
+@pytest.mark.parametrize("version", ["1.4.2", ""])
+def test_the_metrics_name_the_version_of_the_service(
+    own: list[Telemetry], monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    if version:
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", f"service.version={version}")
+    own.append(setup_telemetry(items(FastAPI())))
+    (family,) = (each for each in own[0].metrics.registry.collect() if each.name == "fastperf_build_info")
+    assert [sample.labels["service_version"] for sample in family.samples] == [version]
+
+
 class TestUndo:
     """`shutdown()`, and the end of the lifespan."""
 

@@ -12,6 +12,7 @@ from urllib.request import urlopen
 SCRAPE_SECONDS: Final = 15
 #: maximum number of points in a graph
 MAX_POINTS: Final = 240
+_LABEL: Final = re.compile(r"\{\{(\w+)\}\}")
 _VARIABLE: Final = re.compile(r"\$(\w+)|\$\{(\w+)(?::\w+)?\}")
 
 
@@ -41,6 +42,7 @@ class Window:
             "__rate_interval": f"{max(self.step + SCRAPE_SECONDS, 4 * SCRAPE_SECONDS)}s",
             "__interval": f"{self.step}s",
             "__range": f"{round(self.end - self.start)}s",
+            "__from": f"{round(self.start * 1000)}",
             **self.variables,
         }
         return _VARIABLE.sub(lambda found: values[found[1] or found[2]], text)
@@ -48,12 +50,53 @@ class Window:
 
 def has_data(url: str, target: Mapping[str, Any], window: Window) -> bool:
     """Whether Prometheus at `url` returns a finite value for a panel's query."""
+    series = answered(url, target, window)
+    return any(_finite(point) for one in series for point in one.get("values") or [one["value"]])
+
+
+def answered(url: str, target: Mapping[str, Any], window: Window, *, step: int | None = None) -> list[dict[str, Any]]:
+    """What Prometheus at `url` answers to a panel's query; points are `step` seconds apart, else the window's."""
     query = {"query": window.substituted(target["expr"])}
     if target.get("instant"):
-        series = _result(url, "query", {**query, "time": window.end})
-        return any(_finite(one["value"]) for one in series)
-    series = _result(url, "query_range", {**query, "start": window.start, "end": window.end, "step": window.step})
-    return any(_finite(point) for one in series for point in one["values"])
+        return _result(url, "query", {**query, "time": window.end})
+    times: dict[str, object] = {"start": window.start, "end": window.end, "step": step or window.step}
+    return _result(url, "query_range", {**query, **times})
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What an annotation draws: a band between two times in Unix seconds, with a title."""
+
+    title: str
+    start: float
+    end: float
+
+
+def marks(url: str, annotation: Mapping[str, Any], window: Window) -> list[Mark]:
+    """The marks that Grafana makes of an annotation: neighbouring points of a series are one."""
+    step = int(annotation["step"].removesuffix("s"))
+    found = []
+    for one in answered(url, annotation, window, step=step):
+        labels = one["metric"]
+        title = _LABEL.sub(lambda name: str(labels.get(name[1], "")), annotation["titleFormat"])  # noqa: B023 - used here
+        times = [_time(point, annotation) for point in one["values"] if float(point[1]) > 0]
+        found += [Mark(title, *band) for band in _bands(times, step)]
+    return sorted(found, key=lambda mark: (mark.start, mark.title))
+
+
+def _time(point: tuple[float, str], annotation: Mapping[str, Any]) -> float:
+    return float(point[1]) / 1000 if annotation["useValueForTime"] == "on" else point[0]
+
+
+def _bands(times: list[float], step: float) -> Iterator[tuple[float, float]]:
+    band: list[float] = []
+    for time in times:
+        if band and time > band[-1] + step:
+            yield band[0], band[-1]
+            band = []
+        band.append(time)
+    if band:
+        yield band[0], band[-1]
 
 
 def _result(url: str, endpoint: str, parameters: Mapping[str, object]) -> list[dict[str, Any]]:

@@ -28,6 +28,12 @@ OVERRIDES: Final = {
     )
 }
 
+#: what Prometheus makes of each alert, beside the labels of the alert
+OF_ALERTS: Final = {
+    "ALERTS": TARGET | {"alertname", "alertstate", "severity"},
+    "ALERTS_FOR_STATE": TARGET | {"alertname", "severity"},
+}
+
 _CARDINALITY: Final = promql_parser.VectorMatchCardinality
 #: aggregations that pick series instead of merging them
 _PICKING: Final = {"topk", "bottomk", "limitk", "limit_ratio"}
@@ -201,7 +207,7 @@ RECORDINGS: Final[Mapping[str, str]] = {rule["record"]: rule["expr"] for rule in
 
 
 def _known() -> dict[str, Labels]:
-    known = {**OVERRIDES, **OURS, **{name: TARGET | set(one.labels) for name, one in STACK.items()}}
+    known = {**OVERRIDES, **OF_ALERTS, **OURS, **{name: TARGET | set(one.labels) for name, one in STACK.items()}}
     todo = dict(RECORDINGS)
     while todo:
         # a recording may read its own last value

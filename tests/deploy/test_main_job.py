@@ -87,6 +87,7 @@ def servers(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
                 environment={
                     "DATABASE_URL": postgresql_url,
                     "OTEL_SERVICE_NAME": SERVICE,
+                    "OTEL_RESOURCE_ATTRIBUTES": "service.version=1.4.2",
                     "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
                 },
                 port=shop_port,
@@ -317,6 +318,10 @@ def test_every_query_of_a_dashboard_returns_data(servers: Servers, uid: str) -> 
         if not has_data(servers.prometheus.url, target, window)
     ]
     assert [name for name in empty if name not in EMPTY] == []
+    # the processes were started before the load
+    longer = Window(servers.started - 600, end, window.variables)
+    marks = board["annotations"]["list"]
+    assert [one["name"] for one in marks if not has_data(servers.prometheus.url, one, longer)] == []
 
 
 # Catalogue

@@ -5,8 +5,9 @@ from typing import Final
 from grafana_foundation_sdk.models import dashboard as models
 
 from tools.dashboards import links
-from tools.dashboards.panels import NONE_SEEN, SEGMENTS, Column, Query, cells, lines, rows
+from tools.dashboards.panels import BLUE, NONE_SEEN, RED, SEGMENTS, YELLOW, Column, Query, cells, lines, rows
 from tools.dashboards.promql import (
+    ACTIVE_ALERTS,
     FAILED,
     RANGE,
     REQUESTS,
@@ -29,6 +30,11 @@ CAUSES: Final = (
 TIME: Final = "fastperf_request_time_seconds_total"
 FINDINGS: Final = "fastperf_findings_total"
 ROUTE: Final = 'http_request_method=~"$method", http_route=~"$route"'
+
+
+def series_of_alerts(metric: str) -> str:
+    """`ALERTS` or `ALERTS_FOR_STATE` of the chosen services and of the stack."""
+    return f"{metric}{{{ACTIVE_ALERTS}}}"
 
 
 _LABELS: Final = ("__field.labels.http_request_method", "__field.labels.http_route")
@@ -127,6 +133,32 @@ def findings_table(*matchers: str, width: int = 24, height: int = 9, title: str 
     )
 
 
+def alerts_table(*, width: int = 24, height: int = 5) -> models.Panel:
+    """Alerts that fire or are about to."""
+    kept = series_of_alerts("ALERTS")
+    since = f"{series_of_alerts('ALERTS_FOR_STATE')} * 1000 * ignoring (alertstate) group_right () {kept}"
+    return rows(
+        "Alerts",
+        "Alerts of the chosen services, and of the stack that observes them, now: firing, or pending until their time "
+        "is over. The notification of each has its runbook. Good: empty.",
+        {
+            f"min by (severity, alertname, job, alertstate) ({since})": Column(
+                "since", unit="dateTimeFromNow", width=180
+            )
+        },
+        {
+            "severity": Column("severity", width=110, words=(("page", RED), ("ticket", "orange"), ("info", BLUE))),
+            "alertname": Column("alert"),
+            "job": Column("service", width=180),
+            "alertstate": Column("state", width=110, words=(("firing", RED), ("pending", YELLOW))),
+        },
+        order="since",
+        no_value=NONE_SEEN,
+        width=width,
+        height=height,
+    )
+
+
 def failures(*matchers: str, per: tuple[str, ...], legend: str, width: int = 8) -> models.Panel:
     """Failed requests per second."""
     return lines(
@@ -138,6 +170,7 @@ def failures(*matchers: str, per: tuple[str, ...], legend: str, width: int = 8) 
         width=width,
         bars=True,
         stacked=True,
+        failing=True,
         no_value=NONE_SEEN,
         links=(SERIES_TO_ROUTE, SERIES_TO_TRACES),
     )

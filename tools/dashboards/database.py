@@ -113,6 +113,7 @@ _SQL_ROW: Final = Row(
             ),
             bars=True,
             stacked=True,
+            failing=True,
             no_value=NONE_SEEN,
         ),
         gauges(
@@ -191,6 +192,7 @@ _POOL_ROW: Final = Row(
             Query(f"{rate('db_client_connection_timeouts_total', per=(_POOL,))} > 0", _OF_POOL),
             bars=True,
             stacked=True,
+            failing=True,
             no_value=NONE_SEEN,
         ),
     ],

@@ -9,6 +9,7 @@ from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
+from tools.dashboards.annotations import ANNOTATIONS
 from tools.dashboards.links import Link
 from tools.dashboards.panels import SOURCE, Row
 from tools.dashboards.promql import EVERY_APP
@@ -37,6 +38,7 @@ class Board:
         """The content of the file, always the same for the same code."""
         found: dict[str, Any] = json.loads(JSONEncoder().encode(self._built()))
         found["id"] = None  # Grafana assigns one
+        found["annotations"] = {"list": [each.as_json() for each in ANNOTATIONS]}
         found["version"] = 1
         return json.dumps(_without_noise(found), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 

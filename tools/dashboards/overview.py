@@ -6,6 +6,7 @@ from tools.dashboards import links
 from tools.dashboards.common import (
     FINDINGS,
     SERIES_TO_ROUTE,
+    alerts_table,
     duration_cells,
     durations,
     failed_share,
@@ -117,6 +118,7 @@ _WELL: Final = Row(
             limits=ok_above(1, 1),
             decimals=0,
         ),
+        alerts_table(),
     ],
 )
 

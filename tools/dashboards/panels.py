@@ -19,12 +19,13 @@ GREEN, YELLOW, RED, BLUE = "green", "yellow", "red", "blue"
 
 #: shown for series that are absent until something fails
 NONE_SEEN: Final = "none seen"
-#: regular expression for the status at the end of a series' name -> colour
+#: regular expression for the status at the end of a series' name -> colour: what succeeds is neutral, so that failures
+#: are what is seen
 STATUSES: Final[Mapping[str, str]] = {
-    "/2..$/": "light-green",
-    "/200$/": "green",
-    "/3..$/": "blue",
-    "/4..$/": "yellow",
+    "/1..$/": "#8e8e8e",
+    "/2..$/": "#a8b0b8",
+    "/3..$/": "#6e7f91",
+    "/4..$/": "orange",
     "/5..$/": "red",
 }
 #: one colour per segment of the time budget, the same on every dashboard; what awaits is the pale shade of what runs
@@ -61,7 +62,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """How a table shows a label or a query: title, unit, width in pixels, and links of its cells."""
+    """How a table shows a label or a query: title, unit, width in pixels, and links of its cells.
+
+    `words` are colours of the texts that a label may have.
+    """
 
     title: str
     unit: str = ""
@@ -70,6 +74,7 @@ class Column:
     decimals: int | None = None
     links: tuple[Link, ...] = ()
     limits: tuple[tuple[float | None, str], ...] = ()
+    words: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -140,8 +145,13 @@ def lines(
     fill: int = 8,
     no_value: str | None = None,
     links: Sequence[Link] = (),
+    failing: bool = False,
 ) -> models.Panel:
-    """Series over time. `dashed` names series that are limits of others; `limits` draws lines at fixed values."""
+    """Series over time.
+
+    `dashed` names series that are limits of others; `limits` draws lines at fixed values. `failing`: each series is a
+    failure, so they have shades of red, whatever their number and order.
+    """
     builder = (
         timeseries.Panel()
         .draw_style(kinds.GraphDrawStyle.BARS if bars else kinds.GraphDrawStyle.LINE)
@@ -163,6 +173,8 @@ def lines(
     panel = _dressed(builder.build(), title, description, unit, width, height)
     panel.targets = [_target(query, number).build() for number, query in enumerate(queries)]
     _style(panel, limits or ((None, GREEN),), colour=models.FieldColorModeId.PALETTE_CLASSIC, links=links)
+    if failing:
+        _defaults(panel).color = models.FieldColor(mode=models.FieldColorModeId.SHADES, fixed_color=RED)
     _defaults(panel).min_val = 0
     _defaults(panel).max_val = maximum
     _defaults(panel).no_value = no_value
@@ -299,6 +311,10 @@ def _cell(column: Column) -> dict[str, object]:
     if column.limits:
         steps = [{"value": value, "color": colour} for value, colour in column.limits]
         properties["thresholds"] = {"mode": "absolute", "steps": steps}
+        properties["custom.cellOptions"] = {"type": "color-text"}
+    if column.words:
+        shown = {word: {"color": colour, "index": number} for number, (word, colour) in enumerate(column.words)}
+        properties["mappings"] = [{"type": "value", "options": shown}]
         properties["custom.cellOptions"] = {"type": "color-text"}
     if column.links:
         properties["links"] = [link.as_json() for link in column.links]

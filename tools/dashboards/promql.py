@@ -19,6 +19,8 @@ REQUESTS: Final = "http_server_request_duration_seconds"
 FAILED: Final = 'error_type!~"|ClientDisconnect|_OVERFLOW"'
 #: every service, for rules and scrapes
 ANY_JOB: Final = 'job=~".+"'
+#: alerts of the chosen services and of the stack that observes them; Watchdog always fires
+ACTIVE_ALERTS: Final = 'job=~"$job|otel-collector|jaeger|prometheus|alertmanager|", alertname!="Watchdog"'
 #: labels of a route
 ROUTE_LABELS: Final = ("http_request_method", "http_route")
 #: legend of a graph by service and route

@@ -85,9 +85,10 @@ _APP: Final = Row(
             colours={
                 "exported": "green",
                 "dropped_queue_full": "red",
-                "dropped_rejected": "orange",
-                "dropped_encoding": "purple",
-                "dropped_exit": "yellow",
+                "dropped_rejected": "dark-red",
+                "dropped_too_large": "super-light-red",
+                "dropped_encoding": "semi-dark-red",
+                "dropped_exit": "light-red",
             },
         ),
         lines(
@@ -110,6 +111,7 @@ _APP: Final = Row(
             Query(f"{rate('fastperf_telemetry_errors_total', per=('job', 'part'))} > 0", "{{job}} {{part}}"),
             bars=True,
             stacked=True,
+            failing=True,
             no_value=NONE_SEEN,
         ),
         lines(
@@ -120,6 +122,7 @@ _APP: Final = Row(
             Query(f"{rate('fastperf_metric_overflow_total', per=('metric', 'label'))} > 0", "{{metric}} {{label}}"),
             bars=True,
             stacked=True,
+            failing=True,
             no_value=NONE_SEEN,
         ),
         lines(
@@ -181,6 +184,7 @@ _COLLECTOR: Final = Row(
             Query(_collector("otelcol_exporter_sent_spans", per=_PER_EXPORTER), "sent {{exporter}}"),
             Query(_collector("otelcol_exporter_send_failed_spans", per=_PER_EXPORTER), "failed {{exporter}}"),
             Query(_collector("otelcol_exporter_enqueue_failed_spans", per=_PER_EXPORTER), "queue full {{exporter}}"),
+            colours={"/^sent /": "green", "/^failed /": "red", "/^queue full /": "orange"},
         ),
         lines(
             "Queue usage",
@@ -272,6 +276,7 @@ _STORES: Final = Row(
             ),
             bars=True,
             stacked=True,
+            failing=True,
             no_value=NONE_SEEN,
         ),
     ],
