@@ -82,7 +82,7 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     begin = int(time.time()) // 60 * 60 - 5 * HOUR
     (folder / "history").write_text(history(begin))
     (folder / "prometheus.yml").write_text("scrape_configs: []\n")
-    written: "list[str | Path]" = [program("prometheus", "promtool"), "tsdb", "create-blocks-from", "openmetrics"]
+    written: list[str | Path] = [program("prometheus", "promtool"), "tsdb", "create-blocks-from", "openmetrics"]
     subprocess.run([*written, folder / "history", folder / "data"], check=True, capture_output=True, timeout=60)
     address = f"127.0.0.1:{free_port()}"
     command = (
