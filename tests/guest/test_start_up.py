@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -409,6 +410,8 @@ SERVERS = {
 def test_each_worker_has_one_trace_of_its_start(command: list[str], receiver: Receiver, tmp_path: Path) -> None:
     if command[0] != "otel_fastperf" and importlib.util.find_spec(command[0]) is None:
         pytest.skip(f"{command[0]} is not installed")
+    if command[0] == "granian" and version("granian").startswith("2.0."):
+        pytest.skip("under granian 2.0 asyncio.all_tasks() fails, and with it `def` endpoints of a bare app")
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_FASTPERF_LOOP_BLOCKED": "60"}
     with run_server(command, log=tmp_path / "log", environment=environment) as server:
         assert [server.get(f"/items/{number}").status for number in range(20)] == [200] * 20
