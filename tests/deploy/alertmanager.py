@@ -10,7 +10,8 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,11 +34,15 @@ class Webhook:
     def __init__(self) -> None:
         #: bodies as Alertmanager sent them, oldest first
         self.messages: list[dict[str, Any]] = []
-        messages = self.messages
+        #: when each of them arrived, in seconds since the epoch
+        self.times: list[float] = []
+        messages, times = self.messages, self.times
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                times.append(time.time())
+                messages.append(message)
                 self.send_response(200)
                 self.end_headers()
 
@@ -100,7 +105,14 @@ class Alertmanager:
 @contextmanager
 def stack_alertmanager(folder: Path, webhook: Webhook | None = None, *, quick: bool = False) -> Iterator[Alertmanager]:
     """Run Alertmanager; with a webhook, all receivers use receivers/webhook.yml. `quick` groups within a second."""
-    configuration = configured(folder, webhook, quick=quick)
+    configuration = configured(folder, webhook, _quickened if quick else _unchanged)
+    with alertmanager_with(configuration, folder) as alertmanager:
+        yield alertmanager
+
+
+@contextmanager
+def alertmanager_with(configuration: Path, folder: Path) -> Iterator[Alertmanager]:
+    """Run Alertmanager with this file."""
     address = f"127.0.0.1:{free_port()}"
     command = (
         program("alertmanager"),
@@ -113,19 +125,28 @@ def stack_alertmanager(folder: Path, webhook: Webhook | None = None, *, quick: b
         yield Alertmanager(address)
 
 
-def configured(folder: Path, webhook: Webhook | None, *, quick: bool) -> Path:
-    """Copy deploy/alertmanager into `folder` with its receivers turned on; return the path of the configuration."""
+def configured(folder: Path, webhook: Webhook | None, rewritten: Callable[[str], str]) -> Path:
+    """Copy deploy/alertmanager into `folder` with its receivers turned on; return the path of the configuration.
+
+    `rewritten` changes its text.
+    """
     copy = folder / "alertmanager"
     shutil.copytree(SHIPPED, copy)
     path = copy / "alertmanager.yml"
-    text = path.read_text()
-    if quick:
-        text = re.sub(r"^( +(?:group_wait|group_interval):) \w+$", r"\1 1s", text, flags=re.MULTILINE)
+    text = rewritten(path.read_text())
     if webhook is not None:
         (copy / "secrets" / "webhook_url").write_text(webhook.url)
         text = with_receiver(text, "webhook", RECEIVERS).replace("/etc/alertmanager", str(copy))
     path.write_text(text)
     return path
+
+
+def _unchanged(text: str) -> str:
+    return text
+
+
+def _quickened(text: str) -> str:
+    return re.sub(r"^( +(?:group_wait|group_interval):) \w+$", r"\1 1s", text, flags=re.MULTILINE)
 
 
 def with_receiver(text: str, example: str, names: tuple[str, ...]) -> str:

@@ -129,6 +129,7 @@ def prometheus_flags(spec: Mapping[str, Any]) -> list[str]:
     """The flags that depend on the `spec`."""
     return [
         f"--enable-feature={','.join(spec['enableFeatures'])}",
+        f"--rules.alert.for-grace-period={spec['rules']['alert']['forGracePeriod']}",
         *(["--web.enable-otlp-receiver"] if spec["enableOTLPReceiver"] else []),
     ]
 

@@ -8,17 +8,21 @@ Use:
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.deploy.servers import DEPLOY, answers, program, running
+from tests.deploy.servers import DEPLOY, ROOT, Running, answers, program, running
 from tests.prometheus import Prometheus
 from tests.serving import free_port
 
 #: nobody listens, for parts of the stack that a test does not need
 NOWHERE: Final = "127.0.0.1:9"
+
+_FLAG: Final = "--rules.alert.for-grace-period="
+#: as docker-compose.yml sets it
+GRACE: Final = re.findall(rf"- {_FLAG}(\w+)$", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE)[0]
 
 #: environment variables used by external_labels
 VARIABLES: Final = {
@@ -48,8 +52,31 @@ def stack_prometheus(
     """
     address = f"127.0.0.1:{port or free_port()}"
     configuration = configured(
-        folder, apps=apps or {}, collector=collector, jaeger=jaeger, alertmanager=alertmanager, own=address, quick=quick
+        folder,
+        apps=apps or {},
+        collector=collector,
+        jaeger=jaeger,
+        alertmanager=alertmanager,
+        own=address,
+        rewritten=_quickened if quick else _unchanged,
     )
+    with prometheus_with(configuration, folder, address, variables=variables):
+        yield Prometheus(f"http://{address}")
+
+
+@contextmanager
+def prometheus_with(
+    configuration: Path,
+    folder: Path,
+    address: str,
+    *,
+    variables: Mapping[str, str] | None = None,
+    grace: str = GRACE,
+) -> Iterator[Running]:
+    """Run Prometheus with this file at `host:port`. Its data stays in the folder, for the next one to continue.
+
+    An alert with a `for` of `grace` or more goes on after a restart.
+    """
     command = (
         program("prometheus"),
         f"--config.file={configuration}",
@@ -58,12 +85,13 @@ def stack_prometheus(
         f"--web.console.templates={DEPLOY / 'runbooks'}",
         "--web.enable-otlp-receiver",
         "--enable-feature=exemplar-storage",
+        f"{_FLAG}{grace}",
         "--log.level=warn",
     )
     environment = {**VARIABLES, "RUNBOOKS_URL": f"http://{address}/consoles", **(variables or {})}
-    url = f"http://{address}"
-    with running(command, folder / "prometheus.log", lambda: answers(f"{url}/-/ready"), variables=environment):
-        yield Prometheus(url)
+    ready = f"http://{address}/-/ready"
+    with running(command, folder / "prometheus.log", lambda: answers(ready), variables=environment) as server:
+        yield server
 
 
 def configured(
@@ -74,9 +102,12 @@ def configured(
     jaeger: str,
     alertmanager: str,
     own: str,
-    quick: bool,
+    rewritten: Callable[[str], str],
 ) -> Path:
-    """Copy deploy/prometheus into `folder`, fill in these addresses, and return the path of prometheus.yml."""
+    """Copy deploy/prometheus into `folder`, fill in these addresses, and return the path of prometheus.yml.
+
+    `rewritten` changes the text of each file with rules or intervals.
+    """
     copy = folder / "prometheus"
     shutil.copytree(DEPLOY / "prometheus", copy)
     for shipped in (copy / "targets").iterdir():
@@ -95,9 +126,13 @@ def configured(
         for address, ours in addresses.items():
             found |= {address} if address in text else set()
             text = text.replace(address, ours)
-        path.write_text(_quickened(text) if quick else text)
+        path.write_text(rewritten(text))
     assert found == set(addresses), f"not in the configuration: {set(addresses) - found}"
     return copy / "prometheus.yml"
+
+
+def _unchanged(text: str) -> str:
+    return text
 
 
 def _quickened(text: str) -> str:

@@ -112,6 +112,19 @@ def test_a_webhook_gets_pages_and_tickets_and_a_page_inhibits_tickets_of_its_ser
     assert page["annotations"] == links
 
 
+def test_services_that_cannot_send_because_jaeger_is_down_are_one_ticket(tmp_path: Path) -> None:
+    """Jaeger is down, so the collector's queue is full, so it refuses spans, so no service gets rid of its own."""
+    links = {"summary": "s", "runbook_url": "http://r.example/A.md", "dashboard_url": "http://g.example/d/x"}
+    with Webhook() as webhook, stack_alertmanager(tmp_path, webhook, quick=True) as alertmanager:
+        alertmanager.post({"alertname": "JaegerDown", "severity": "ticket", "job": "jaeger"}, links)
+        wait_until(lambda: webhook.alerts("ticket"))
+        alertmanager.post({"alertname": "CollectorRefusing", "severity": "ticket", "job": "otel-collector"}, links)
+        alertmanager.post({"alertname": "FastperfExportFailing", "severity": "ticket", "job": "shop"}, links)
+        alertmanager.post({"alertname": "FastperfFinding", "severity": "ticket", "job": "other"}, links)
+        wait_until(lambda: "FastperfFinding" in _names(webhook.alerts("ticket")))
+    assert _names(webhook.alerts("ticket")) == {"JaegerDown", "FastperfFinding"}
+
+
 def test_if_all_targets_are_down_no_other_page_of_the_service_is_sent(tmp_path: Path) -> None:
     with Webhook() as webhook, stack_alertmanager(tmp_path, webhook, quick=True) as alertmanager:
         alertmanager.post({"alertname": "FastperfAllTargetsDown", "severity": "page", "job": "shop"})

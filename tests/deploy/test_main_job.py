@@ -253,7 +253,7 @@ def test_every_rule_is_evaluated_and_every_recording_has_data(servers: Servers) 
         "job_part:fastperf_telemetry_errors:increase15m",
         "job_metric_label:fastperf_metric_overflow:increase15m",
         "job_instance_exporter:otelcol_exporter_send_failed_spans:rate5m",
-        "job_instance_exporter:otelcol_exporter_enqueue_failed_spans:rate5m",
+        "job_instance_exporter:otelcol_exporter_enqueue_failed_spans:rate2m",
         "job_instance_operation:jaeger_storage_errors:rate5m",
     }
 
