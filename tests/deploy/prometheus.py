@@ -24,6 +24,9 @@ _FLAG: Final = "--rules.alert.for-grace-period="
 #: as docker-compose.yml sets it
 GRACE: Final = re.findall(rf"- {_FLAG}(\w+)$", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE)[0]
 
+#: Prometheus' default, which docker-compose.yml leaves
+RESEND: Final = "1m"
+
 #: environment variables used by external_labels
 VARIABLES: Final = {
     "GRAFANA_URL": "http://grafana.example",
@@ -72,10 +75,12 @@ def prometheus_with(
     *,
     variables: Mapping[str, str] | None = None,
     grace: str = GRACE,
+    resend: str = RESEND,
 ) -> Iterator[Running]:
     """Run Prometheus with this file at `host:port`. Its data stays in the folder, for the next one to continue.
 
-    An alert with a `for` of `grace` or more goes on after a restart.
+    An alert with a `for` of `grace` or more goes on after a restart. Alertmanager calls an alert resolved after it has
+    heard nothing of it for four times `resend`.
     """
     command = (
         program("prometheus"),
@@ -86,6 +91,7 @@ def prometheus_with(
         "--web.enable-otlp-receiver",
         "--enable-feature=exemplar-storage",
         f"{_FLAG}{grace}",
+        f"--rules.alert.resend-delay={resend}",
         "--log.level=warn",
     )
     environment = {**VARIABLES, "RUNBOOKS_URL": f"http://{address}/consoles", **(variables or {})}

@@ -96,7 +96,11 @@ def running_stack(folder: Path, clock: Clock) -> Iterator[Stack]:
         with ThreadPoolExecutor() as threads:
             list(threads.map(lambda service: service.part.start(), services.values()))
         grace = clock.shorter(prometheus.GRACE)
-        prometheus_part = Part(lambda: prometheus.prometheus_with(configuration, folder, address, grace=grace))
+        # longer by a faster clock: Prometheus takes as long to start by any
+        resend = clock.shorter(prometheus.RESEND if clock.faster == 1 else "3m")
+        prometheus_part = Part(
+            lambda: prometheus.prometheus_with(configuration, folder, address, grace=grace, resend=resend)
+        )
         running.callback(prometheus_part.end)
         prometheus_part.start()
         known = Prometheus(f"http://{address}")
