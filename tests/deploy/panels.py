@@ -23,6 +23,13 @@ def flat(board: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from panel.get("panels", ()) if panel["type"] == "row" else ()
 
 
+def titles(panel: Mapping[str, Any]) -> list[str]:
+    """The columns of a table, as its transformation orders and names them."""
+    (organised,) = (one["options"] for one in panel["transformations"] if one["id"] == "organize")
+    ordered = sorted(organised["indexByName"], key=organised["indexByName"].__getitem__)
+    return [organised["renameByName"][name] for name in ordered]
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A dashboard's time range in Unix seconds, and the values of its variables."""

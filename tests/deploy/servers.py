@@ -25,9 +25,11 @@ PATIENCE_SECONDS: Final = 60.0
 
 def needs(*names: str) -> pytest.MarkDecorator:
     """Mark tests of these servers: they skip with a remedy if one has not been built."""
-    missing = [f"{name} {SERVERS[name].version}" for name in names if built(name) is None]
+    missing = [SERVERS[name] for name in names if built(name) is None]
+    named = ", ".join(f"{server.name} {server.version}" for server in missing)
+    tools = " and ".join(sorted({server.needs for server in missing}))
     return pytest.mark.skipif(
-        bool(missing), reason=f"not built here: {', '.join(missing)}; `make test-stack` builds it (needs Go 1.26)"
+        bool(missing), reason=f"not built here: {named}; `make test-stack` builds it (needs {tools})"
     )
 
 

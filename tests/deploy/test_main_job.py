@@ -26,9 +26,10 @@ from tests.demo.clients import call_everything
 from tests.deploy.alertmanager import Alertmanager, Webhook, stack_alertmanager
 from tests.deploy.collector import running_collector
 from tests.deploy.jaeger import FOUND_WITHIN_SECONDS, Jaeger, JaegerSpan, running_jaeger
-from tests.deploy.panels import Window, flat, has_data
+from tests.deploy.panels import Window, answered, flat, has_data, titles
 from tests.deploy.prometheus import stack_prometheus
 from tests.deploy.servers import GRAFANA, needs
+from tests.deploy.shown import shown
 from tests.deploy.spans import Sent
 from tests.postgresql import postgresql_url
 from tests.prometheus import Prometheus
@@ -322,6 +323,23 @@ def test_every_query_of_a_dashboard_returns_data(servers: Servers, uid: str) -> 
     longer = Window(servers.started - 600, end, window.variables)
     marks = board["annotations"]["list"]
     assert [one["name"] for one in marks if not has_data(servers.prometheus.url, one, longer)] == []
+
+
+@needs("grafana-data")
+@pytest.mark.parametrize("uid", sorted(_dashboards()))
+def test_tables_and_names_of_series_are_as_grafana_shows_these_answers(servers: Servers, uid: str) -> None:
+    window = Window(servers.started, time.time(), {"job": SERVICE, "instance": ".+", "route": ".+", "method": ".+"})
+    panels = [panel for panel in flat(_dashboards()[uid]) if panel.get("targets")]
+    found = [
+        {target["refId"]: answered(servers.prometheus.url, target, window) for target in panel["targets"]}
+        for panel in panels
+    ]
+    for panel, answers, fields in zip(panels, found, shown([*zip(panels, found, strict=True)]).panels, strict=True):
+        names = [field.name for field in fields]
+        if panel["type"] != "table":
+            assert not [name for name in names if not name.strip() or "{" in name], panel["title"]
+        elif all(answers.values()):
+            assert names == titles(panel)
 
 
 # Catalogue

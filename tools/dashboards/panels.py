@@ -24,7 +24,7 @@ NONE_SEEN: Final = "none seen"
 STATUSES: Final[Mapping[str, str]] = {
     "/1..$/": "#8e8e8e",
     "/2..$/": "#a8b0b8",
-    "/3..$/": "#6e7f91",
+    "/3..$/": "#7c8794",
     "/4..$/": "orange",
     "/5..$/": "red",
 }
@@ -256,7 +256,7 @@ def rows(
 ) -> models.Panel:
     """A table: one row per set of labels, one column per label and per query, sorted by the column titled `order`.
 
-    `queries` is keyed by PromQL. Labels that are not listed are left out.
+    `queries` is keyed by PromQL. They must have no other labels, which would be columns too.
     """
     builder = table.Panel().sort_by([common.TableSortByFieldState().display_name(order).desc(True)])
     panel = _dressed(builder.build(), title, description, unit, width, height)
