@@ -61,7 +61,7 @@ servers: $(READY) ## build the real servers of the shipped stack, each once (nee
 	$(RUN) -m tools.servers
 
 test-stack: servers ## run the shipped stack with real servers, which are built once (needs Go; TESTS= for a part)
-	$(PYTEST) $(or $(TESTS),tests/deploy)
+	$(PYTEST) --numprocesses=$(JOBS) $(or $(TESTS),tests/deploy)
 
 test-matrix: $(READY) ## run the suite on the oldest, the newest and some versions between (ENVS="oldest newest" for a part)
 	$(RUN) -m nox $(if $(ENVS),--session $(ENVS),--tags matrix) $(if $(TESTS),-- $(TESTS))

@@ -79,7 +79,8 @@ def matrix(name: str, pythons: Sequence[str], *requirements: str, resolution: st
         session.run("pytest", *PYTEST, *chosen)
 
 
-PYTEST: Final = ("-q", "--numprocesses=2", "--dist=loadgroup", "--max-worker-restart=0")
+# three on two cores: tests wait for servers and clocks most of the time
+PYTEST: Final = ("-q", "--numprocesses=3", "--dist=loadgroup", "--max-worker-restart=0")
 VERSIONS: Final = """
 import platform
 from importlib.metadata import version
