@@ -1,4 +1,4 @@
-"""Builds the servers of the shipped stack from Go modules: `python -m tools.servers [NAME …]`.
+"""Builds the servers of the shipped stack from Go modules, and ClickHouse's: `python -m tools.servers [NAME …]`.
 
 The tests run the stack's configurations with them, because images cannot be pulled everywhere. Each version is built
 once, into `$XDG_CACHE_HOME/otel_fastperf/servers/NAME-VERSION/`, statically, so that it runs in an image `FROM
@@ -171,6 +171,14 @@ def _modules(server: Server, into: Path) -> None:
     _run(*npm, "ci", cwd=into)
 
 
+def _clickhouse(server: Server, into: Path) -> None:
+    """Install ClickHouse's engine, which chdb has as a Python extension of 530 MB, for the Python that runs this."""
+    _run(
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
+        *(f"--target={into}", f"chdb-core=={server.version}"),
+    )
+
+
 def _go(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
     return _run("go", *arguments, cwd=cwd, env=env)
 
@@ -239,6 +247,8 @@ SERVERS: Final = {
             needs="node and npm",
         ),
         Server("kustomize", "5.8.2", ("kustomize",), _install({"kustomize": "sigs.k8s.io/kustomize/kustomize/v5"})),
+        # of Python, not of Go: `directory` goes on the PYTHONPATH
+        Server("clickhouse", "26.9.0", ("chdb/__init__.py",), _clickhouse),
         Server("kubeconform", "0.8.0", ("kubeconform",), _install({"kubeconform": f"{_KUBECONFORM}/cmd/kubeconform"})),
     )
 }

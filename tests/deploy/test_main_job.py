@@ -28,6 +28,7 @@ from tests.deploy.collector import running_collector
 from tests.deploy.jaeger import FOUND_WITHIN_SECONDS, Jaeger, JaegerSpan, running_jaeger
 from tests.deploy.panels import Window, answered, flat, has_data, titles
 from tests.deploy.prometheus import stack_prometheus
+from tests.deploy.queries import of
 from tests.deploy.servers import GRAFANA, needs
 from tests.deploy.shown import shown
 from tests.deploy.spans import Sent
@@ -340,6 +341,20 @@ def test_tables_and_names_of_series_are_as_grafana_shows_these_answers(servers: 
             assert not [name for name in names if not name.strip() or "{" in name], panel["title"]
         elif all(answers.values()):
             assert names == titles(panel)
+
+
+@pytest.mark.parametrize("question", of("promql"))
+def test_every_query_of_the_page_about_queries_returns_data(servers: Servers, question: str) -> None:
+    """With half a minute in place of a day, and the young counters of a run of two minutes in those of an hour."""
+    text = of("promql")[question].replace("offset 1d", "offset 30s").replace("[1d]", "[30s]")
+    found = servers.prometheus.query(text)
+    assert found or question in UNANSWERED
+
+
+#: questions of docs/queries.md that have no answer here, and why
+UNANSWERED: Final[dict[str, str]] = {
+    "Which findings are new today?": "all of them are as old as the run",
+}
 
 
 # Catalogue
