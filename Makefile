@@ -105,8 +105,9 @@ bench: $(READY) ## measure the cost of telemetry and of the alternatives
 bench-check: $(READY) ## measure for a minute; fail if telemetry costs 1.5 times what benchmarks/figures.py says
 	$(RUN) -m benchmarks.guard
 
-docs: $(READY) ## write the generated pages: settings, metrics, the layers in CONTRIBUTING.md
+docs: $(READY) ## write the generated pages: settings, metrics, the layers in CONTRIBUTING.md, docs/semconv
 	$(RUN) -m docs.generate
+	$(RUN) -m tools.semconv
 
 dashboards: $(READY) ## write grafana/dashboards/*.json from tools/dashboards
 	$(RUN) -m tools.dashboards

@@ -32,7 +32,7 @@ _DOTTED: Final = (
     *("http_server_", "db_client_connection_", "db_client_operation_", "fastperf_", "process_", "python_"),
 )
 #: labels that are attributes of the conventions
-_ATTRIBUTES: Final = {
+OF_CONVENTIONS: Final = {
     "db_client_connection_pool_name": "db.client.connection.pool.name",
     "db_client_connection_state": "db.client.connection.state",
     "db_namespace": "db.namespace",
@@ -107,7 +107,7 @@ class Readings:
         families = tuple(
             each
             for each in self._metrics.registry.collect()
-            if _name(each.name) not in left_out or labelled.get(each.name)
+            if otlp_name(each.name) not in left_out or labelled.get(each.name)
         )
         now = time.time_ns()
         found = tuple(metric for family in families if (metric := self._metric(family, now)) is not None)
@@ -136,7 +136,7 @@ class Readings:
             )
         if not data.data_points:
             return None
-        return Metric(_name(family.name), family.documentation, _unit(family.name), data)
+        return Metric(otlp_name(family.name), family.documentation, otlp_unit(family.name), data)
 
     def _counter_points(self, samples: Iterable[Any], now: int) -> Iterator[NumberDataPoint]:
         for sample in samples:
@@ -191,7 +191,7 @@ def _pairs(values: Sequence[float]) -> Iterator[tuple[float, float]]:
 def _attributes(labels: Mapping[str, str]) -> dict[str, str | int]:
     """The labels that apply, as attributes."""
     return {
-        _ATTRIBUTES.get(name, name): int(value) if name == _STATUS and value.isdecimal() else value
+        OF_CONVENTIONS.get(name, name): int(value) if name == _STATUS and value.isdecimal() else value
         for name, value in labels.items()
         if value
     }
@@ -205,12 +205,14 @@ def _exemplars(samples: Iterable[Any]) -> Iterator[Exemplar]:
             yield Exemplar({}, float(exemplar.value), int(exemplar.timestamp * 1e9), span_id, trace_id)
 
 
-def _name(name: str) -> str:
+def otlp_name(name: str) -> str:
+    """OpenTelemetry's name of a metric: `http.server.request.duration`."""
     for end in _UNITS:
         name = name.removesuffix(end)
     beginning = next((each for each in _DOTTED if name.startswith(each)), "")
     return beginning.replace("_", ".") + name.removeprefix(beginning)
 
 
-def _unit(name: str) -> str:
+def otlp_unit(name: str) -> str:
+    """The unit in UCUM, or nothing for a count."""
     return next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")

@@ -7,34 +7,20 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import pytest
 
+from tests.deploy.live_spans import exported_by_the_demo
 from tests.deploy.promql import KNOWN, missing
 from tests.deploy.queries import QUERIES, TABLE, of, rows
 from tests.deploy.servers import needs
 from tests.deploy.traceql import attributes_of_query
-from tests.otlp import ReceivedSpan, Receiver
-from tests.serving import run_server, wait_until
+from tests.otlp import ReceivedSpan
 from tools.servers import SERVERS
 
 SQL: Final = of("sql")
 TRACEQL: Final = of("traceql")
-#: endpoints of the demo and how many requests at once each gets, so that every query finds something
-TROUBLES: Final = {
-    "/slow/n-plus-one": 2,
-    "/slow/slow-query": 2,
-    "/slow/blocking-call": 3,
-    "/slow/pool-wait": 6,
-    "/slow/slow-dependency": 3,
-    "/slow/slow-commit": 1,
-    "/failures/before-response": 1,
-}
-#: events that TROUBLES must have caused before the spans are complete enough
-EXPECTED: Final = {"fastperf.n_plus_one", "fastperf.blocking_call", "fastperf.await", "exception"}
-
 _RUN: Final = """
 import json, sys
 from chdb import session
@@ -56,22 +42,7 @@ json.dump(answers, sys.stdout)
 
 @pytest.fixture(scope="module")
 def spans(tmp_path_factory: pytest.TempPathFactory) -> list[ReceivedSpan]:
-    """Spans that the demo exported, of each kind of request in TROUBLES."""
-    folder = tmp_path_factory.mktemp("spans")
-    with Receiver() as receiver:
-        environment = {
-            "OTEL_SERVICE_NAME": "shop",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
-            "DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'shop.sqlite3'}",
-        }
-        command = ["uvicorn", "demo.app:app", "--port", "{port}", "--log-level", "warning"]
-        with run_server(command, log=folder / "shop.log", environment=environment) as shop:
-            with ThreadPoolExecutor(max(TROUBLES.values())) as clients:
-                for path, times in TROUBLES.items():
-                    list(clients.map(shop.get, [path] * times))
-            wait_until(lambda: {event.name for span in receiver.spans for event in span.events} >= EXPECTED)
-        # the end of the server sends the rest
-        return list(receiver.spans)
+    return exported_by_the_demo(tmp_path_factory.mktemp("spans"))
 
 
 @pytest.fixture(scope="module")
