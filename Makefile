@@ -16,7 +16,7 @@ PYTEST := $(RUN) -m pytest --dist loadgroup --max-worker-restart 0
 # Environments of the matrix (ENVS="oldest newest").
 ENVS ?=
 
-# Overlays of the stack: demo, persistent, logs, jaeger-only (WITH="demo persistent logs").
+# Overlays of the stack: demo, persistent, logs, tail-sampling, jaeger-only (WITH="demo persistent logs").
 WITH ?=
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo .venv/bin/docker-compose)
 STACK = $(COMPOSE) -f docker-compose.yml $(foreach part,$(WITH),-f compose.$(part).yml)

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("prometheus_fastapi_instrumentator", reason="it comes with the dependency group `bench`")
 
-from benchmarks import direct, guard, table
+from benchmarks import direct, guard, sizes, table
 from benchmarks.figures import PUBLISHED
 from benchmarks.load import Outcome, of_wrk
 from benchmarks.table import Ratio
@@ -58,6 +58,15 @@ def test_the_apps_are_also_measured_without_a_server(variants: Sequence[str]) ->
     output = run("benchmarks.direct", *variants, "--rounds", "1", "--seconds", "0.05")
     assert first_words(output) == ["process,", *variants, "loop,", *variants]
     assert all(direct.column(path) in output for path in PATHS)
+
+
+def test_the_page_about_scale_has_the_table_and_the_figures_that_it_follows_from() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text()
+    assert "\n".join(sizes.table()) in page
+    for figure in (sizes.COLLECTOR_SPANS_PER_CORE, sizes.JAEGER_SPANS_PER_CORE, sizes.DISK_PER_SPAN):
+        assert f"{figure:,}" in page
+    assert f"| {sizes.MEMORY_PER_SERIES:,} bytes |" in page
+    assert f"| {sizes.DISK_PER_SAMPLE} bytes |" in page
 
 
 def test_an_unknown_variant_is_named_in_the_error() -> None:

@@ -131,6 +131,15 @@ def _copied(module: str, version: str, own: dict[str, str], packages: dict[str, 
     return run
 
 
+def _broker(server: Server, into: Path) -> None:
+    """Build a Kafka broker that keeps everything in memory: `kafka PORT TOPIC`."""
+    directory = into.parent / "module"
+    directory.mkdir()
+    (directory / "go.mod").write_text(f"module servers\n\ngo 1.26\n\nrequire {_KFAKE} {server.version}\n")
+    (directory / "main.go").write_text(_BROKER)
+    _go("build", "-mod=mod", "-trimpath", "-ldflags=-s -w", "-o", str(into / "kafka"), ".", cwd=directory)
+
+
 def _collector(server: Server, into: Path) -> None:
     """Build the minimal collector of deploy/collector/builder.yaml with the collector builder."""
     scratch = into.parent
@@ -201,6 +210,36 @@ _ALERTMANAGER: Final = "github.com/prometheus/alertmanager"
 _LOKI: Final = "github.com/grafana/loki"
 _KUBECONFORM: Final = "github.com/yannh/kubeconform"
 
+_VICTORIA: Final = "github.com/VictoriaMetrics/VictoriaMetrics"
+_KFAKE: Final = "github.com/twmb/franz-go/pkg/kfake"
+_BROKER: Final = """\
+package main
+
+import (
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+)
+
+func main() {
+	port, err := strconv.Atoi(os.Args[1])
+	if err != nil {
+		panic(err)
+	}
+	broker, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(port), kfake.SeedTopics(4, os.Args[2]))
+	if err != nil {
+		panic(err)
+	}
+	defer broker.Close()
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGINT, syscall.SIGTERM)
+	<-ended
+}
+"""
+
 SERVERS: Final = {
     server.name: server
     for server in (
@@ -246,6 +285,14 @@ SERVERS: Final = {
             manifest="tests/deploy/grafana/package-lock.json",
             needs="node and npm",
         ),
+        # the newest long-term release, and the newest that Go 1.26 builds
+        Server(
+            "victoriametrics",
+            "1.148.9",
+            ("victoria-metrics", "vmalert"),
+            _copied(_VICTORIA, "v1.148.9", {}, {name: f"app/{name}" for name in ("victoria-metrics", "vmalert")}),
+        ),
+        Server("kafka", "v0.0.0-20260421215025-4e7a1e1569ac", ("kafka",), _broker),
         Server("kustomize", "5.8.2", ("kustomize",), _install({"kustomize": "sigs.k8s.io/kustomize/kustomize/v5"})),
         # of Python, not of Go: `directory` goes on the PYTHONPATH
         Server("clickhouse", "26.9.0", ("chdb/__init__.py",), _clickhouse),

@@ -183,6 +183,7 @@ def with_old_names(configuration: str) -> str:
     """The same configuration in the words of Jaeger 2.13."""
     renamed = re.sub(r"\bspan_metrics\b", "spanmetrics", re.sub(r"\botlp_http\b", "otlphttp", configuration))
     renamed = re.sub(r"^ +series_expiration: .*\n", "", renamed, flags=re.MULTILINE)
+    renamed = re.sub(r"\btopics: \[(.*)\]", r"topic: \1", renamed)
     conditions = re.sub(r"^( +)trace_conditions:\n", r"\1traces:\n\1  span:\n", renamed, flags=re.MULTILINE)
     return re.sub(r"\bspan\.(?=kind\b|attributes\[)", "", conditions)
 

@@ -44,6 +44,8 @@ COMBINATIONS: Final = (
     ("tail-sampling", "sampling-tier"),
     ("sampling-tier",),
     ("kafka",),
+    ("tempo",),
+    ("persistent", "tempo", "persistent-tempo"),
     ("tls",),
     ("logs",),
     ("persistent", "logs", "persistent-logs"),
@@ -71,6 +73,7 @@ TYPES: Final = {
 IDLE: Final = {
     "load-balancing": {"otlp_grpc/jaeger"},
     "kafka": {"otlp_grpc/jaeger"},
+    "tempo": {"otlp_grpc/jaeger"},
     "persistent-logs": {"otlp_http/logs"},
     "sampling-tier": {"span_metrics", "filter/probes", "redaction", "transform/traces"},
 }

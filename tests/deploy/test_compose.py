@@ -37,12 +37,13 @@ COMBINATIONS: Final = [
     ("persistent", "logs"),
     ("logs", "persistent"),
     ("jaeger-only", "logs"),
+    ("persistent", "logs", "tail-sampling"),
 ]
 
 #: services that run once as root, to give volumes to another user
 ONCE: Final = {"own-volumes"}
 #: images without a shell, or services without anything to query
-WITHOUT_HEALTH: Final = {"otel-collector", "load"} | ONCE
+WITHOUT_HEALTH: Final = {"otel-collector", "otel-sampler", "load"} | ONCE
 
 
 def compose(
@@ -152,7 +153,15 @@ def test_a_container_with_a_shell_has_a_health_check(name: str) -> None:
 @each_service
 def test_gomemlimit_is_four_fifths_of_the_memory_limit(name: str) -> None:
     limit = SERVICES[name].get("environment", {}).get("GOMEMLIMIT")
-    go = name.split(maxsplit=1)[0] in {"otel-collector", "jaeger", "prometheus", "alertmanager", "grafana", "loki"}
+    go = name.split(maxsplit=1)[0] in {
+        "otel-collector",
+        "otel-sampler",
+        "jaeger",
+        "prometheus",
+        "alertmanager",
+        "grafana",
+        "loki",
+    }
     expected = f"{int(SERVICES[name]['mem_limit']) * 8 // 10 // 1024**2}MiB" if go else None
     assert limit == expected
 
@@ -216,10 +225,14 @@ def test_the_collector_reads_the_configuration_of_every_overlay_in_any_order(ove
     named = [part.removeprefix("--config=") for part in collector["command"]]
     mounts = binds(collector)
     read = [(mounts.get(path) or DEPLOY / "collector" / Path(path).name).name for path in named]
-    ours = {"persistent": ["persistent.yaml", "persistent-logs.yaml"], "logs": ["logs.yaml"]}
+    ours = {
+        "persistent": ["persistent.yaml", "persistent-logs.yaml"],
+        "logs": ["logs.yaml"],
+        "tail-sampling": ["load-balancing.yaml"],
+    }
     expected = {"config.yaml", *(name for overlay in overlays for name in ours.get(overlay, ()))}
     assert {*read} - {"none.yaml"} == expected
-    order = ["config.yaml", "persistent.yaml", "logs.yaml", "persistent-logs.yaml"]
+    order = ["config.yaml", "persistent.yaml", "load-balancing.yaml", "logs.yaml", "persistent-logs.yaml"]
     assert [name for name in read if name != "none.yaml"] == [name for name in order if name in expected]
 
 
@@ -284,7 +297,7 @@ def test_make_creates_a_password_once(tmp_path: Path) -> None:
 
 
 def test_env_example_lists_every_variable_with_its_default(tmp_path: Path) -> None:
-    used = set(re.findall(r"\$\{(\w+)", "".join((ROOT / name).read_text() for name in FILES)))
+    used = set(re.findall(r"(?<!\$)\$\{(\w+)", "".join((ROOT / name).read_text() for name in FILES)))
     shown = re.sub(r"^#(?=[A-Z_]+=)", "", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
     assert sorted(re.findall(r"^([A-Z_]+)=", shown, flags=re.MULTILINE)) == sorted(used)
     (tmp_path / "example.env").write_text(shown)

@@ -5,6 +5,7 @@ test shows. The demo's image is not built by its Dockerfile, which needs the int
 machine's Python and the command of that Dockerfile. See engine.py.
 """
 
+import json
 import os
 import re
 import shutil
@@ -194,6 +195,23 @@ def test_with_a_log_store_records_are_found_by_their_trace_and_queues_are_on_dis
         mounts = {mount["Destination"]: Path(mount["Source"]) for mount in stack.container("otel-collector")["Mounts"]}
         queues = {path.name for path in (mounts["/var/lib/otelcol"] / "queues").iterdir()}
         assert any("logs" in name for name in queues), queues
+
+
+def test_two_tiers_with_replicas_start_at_once_and_keep_traces_with_findings(start: Start) -> None:
+    with start("tail-sampling") as stack:
+        # the trace has a finding
+        output = smoke(stack)
+        assert re.search(r"^ok +Targets +Prometheus scrapes .*otel-collector, otel-sampler, ", output, re.MULTILINE), (
+            output
+        )
+        label = json.dumps({"label": [f"com.docker.compose.project={stack.project}"]})
+        found = stack.engine.ask("GET", "/containers/json", all="true", filters=label)
+        samplers = [each["Id"] for each in found if each["Labels"]["com.docker.compose.service"] == "otel-sampler"]
+        states = [stack.engine.ask("GET", f"/containers/{each}/json") for each in samplers]
+        assert [(state["State"]["Status"], state["RestartCount"]) for state in states] == [("running", 0)] * 2
+        asked = ("exec", "--no-TTY", "prometheus", "wget", "-q", "-O", "-", "http://127.0.0.1:9090/api/v1/query?query=")
+        up = stack.compose(*asked[:-1], f"{asked[-1]}count(up%7Bjob%3D%22otel-sampler%22%7D%3D%3D1)").stdout
+        assert json.loads(up)["data"]["result"][0]["value"][1] == "2"
 
 
 @pytest.mark.skipif(not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")), reason="needs PostgreSQL's programs")

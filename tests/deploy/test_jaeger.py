@@ -19,7 +19,7 @@ from tests.deploy.spans import Sent, export, new_trace_id
 from tests.serving import free_port, wait_until
 from tools.stack_metrics import JAEGER_ALWAYS, JAEGER_WITH_QUERIES, JAEGER_WITH_SPANS
 
-CONFIGS: Final = ("config", "badger", "jaeger-only", "none")
+CONFIGS: Final = ("config", "badger", "jaeger-only", "none", "opensearch", "clickhouse", "kafka")
 
 #: components of Jaeger 2.20 that have another name than in 2.13; it warns of the old ones
 RENAMED: Final = {"spanmetrics", "otlphttp", "otlp"}
@@ -48,7 +48,7 @@ def ui_config() -> dict[str, Any]:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_jaeger_receives_otlp_only_and_has_no_unused_extension(name: str) -> None:
     found = config(name)
-    assert set(found.get("receivers", {"otlp"})) == {"otlp"}
+    assert set(found.get("receivers", {"otlp"})) == {"kafka" if name == "kafka" else "otlp"}
     assert set(found.get("extensions", {})) <= {"jaeger_storage", "jaeger_query", "healthcheckv2"}
     assert "ai" not in found.get("extensions", {}).get("jaeger_query", {})
 
@@ -122,7 +122,11 @@ def test_a_jaeger_with_the_old_names_gets_the_same_configuration() -> None:
     del new["connectors"]["span_metrics"]["series_expiration"]
     renamed = json.dumps(new).replace('"span_metrics"', '"spanmetrics"').replace("/span_metrics", "/spanmetrics")
     assert old == json.loads(renamed.replace("otlp_http", "otlphttp"))
-    for name in {*CONFIGS} - {"jaeger-only"}:
+    old, new = yaml.safe_load(with_old_names((FOLDER / "kafka.yaml").read_text())), config("kafka")
+    [topic] = new["receivers"]["kafka"]["traces"].pop("topics")
+    assert old["receivers"]["kafka"]["traces"].pop("topic") == topic
+    assert old == new
+    for name in {*CONFIGS} - {"jaeger-only", "kafka"}:
         assert yaml.safe_load(with_old_names((FOLDER / f"{name}.yaml").read_text())) == config(name)
 
 
