@@ -17,7 +17,7 @@ import yaml
 
 from tests.deploy.collector import running_collector
 from tests.deploy.jaeger import FOLDER, UI_CONFIG, for_built, running_jaeger
-from tests.deploy.prometheus import NOWHERE, VARIABLES, configured
+from tests.deploy.prometheus import NOWHERE, VARIABLES, configured, prometheus_with
 from tests.deploy.promql import RULES
 from tests.deploy.servers import DEPLOY, GRAFANA, ROOT, answers, needs, program, running
 from tests.deploy.spans import Sent
@@ -223,20 +223,17 @@ def _writing_prometheus(folder: Path, storage: int) -> Iterator[Prometheus]:
     """Run the shipped Prometheus with the shipped block."""
     address = f"127.0.0.1:{free_port()}"
     configuration = configured(
-        folder, apps={}, collector=NOWHERE, jaeger=NOWHERE, alertmanager=NOWHERE, own=address, quick=True
+        folder,
+        apps={},
+        collector=NOWHERE,
+        jaeger=NOWHERE,
+        alertmanager=NOWHERE,
+        own=address,
+        rewritten=lambda text: re.sub(r"(scrape_interval|scrape_timeout): \w+", r"\1: 1s", text),
     )
     configuration.write_text(configuration.read_text() + _remote_write(storage))
-    command: list[str | Path] = [
-        program("prometheus"),
-        f"--config.file={configuration}",
-        f"--storage.tsdb.path={folder / 'prometheus-data'}",
-        f"--web.listen-address={address}",
-        "--web.enable-otlp-receiver",
-        "--log.level=warn",
-    ]
-    url = f"http://{address}"
-    with running(command, folder / "prometheus.log", lambda: answers(f"{url}/-/ready"), variables=VARIABLES):
-        yield Prometheus(url)
+    with prometheus_with(configuration, folder, address):
+        yield Prometheus(f"http://{address}")
 
 
 def _query(port: int, query: str) -> Any:
