@@ -35,6 +35,8 @@ OF_ALERTS: Final = {
 }
 
 _CARDINALITY: Final = promql_parser.VectorMatchCardinality
+#: operators that leave series as they are
+_FILTERING: Final = {"and", "or", "unless", "==", "!=", ">", "<", ">=", "<="}
 #: aggregations that pick series instead of merging them
 _PICKING: Final = {"topk", "bottomk", "limitk", "limit_ratio"}
 
@@ -120,6 +122,23 @@ def _result(node: Any, known: Mapping[str, Labels]) -> Labels | None:
     for child, _ in _children(node):
         return _result(child, known)
     return None
+
+
+def keeps_name(expr: str) -> bool:
+    """Whether each series of the result has the name of a metric, in the label `__name__`."""
+    return _keeps_name(promql_parser.parse(expr))
+
+
+def _keeps_name(node: Any) -> bool:
+    if isinstance(node, promql_parser.VectorSelector):
+        return True
+    if isinstance(node, promql_parser.ParenExpr):
+        return _keeps_name(node.expr)
+    if isinstance(node, promql_parser.AggregateExpr):
+        return str(node.op) in _PICKING and _keeps_name(node.expr)
+    if isinstance(node, promql_parser.BinaryExpr):
+        return str(node.op) in _FILTERING and (_keeps_name(node.lhs) or _keeps_name(node.rhs))
+    return False
 
 
 def _of_aggregation(node: Any, known: Mapping[str, Labels]) -> Labels:

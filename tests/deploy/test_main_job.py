@@ -338,7 +338,8 @@ def test_tables_and_names_of_series_are_as_grafana_shows_these_answers(servers: 
     for panel, answers, fields in zip(panels, found, shown([*zip(panels, found, strict=True)]).panels, strict=True):
         names = [field.name for field in fields]
         if panel["type"] != "table":
-            assert not [name for name in names if not name.strip() or "{" in name], panel["title"]
+            # not a list of labels; routes have braces too
+            assert not [name for name in names if not name.strip() or '="' in name], panel["title"]
         elif all(answers.values()):
             assert names == titles(panel)
 

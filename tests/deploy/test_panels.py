@@ -15,7 +15,7 @@ import pytest
 
 from otel_fastperf.requests.time_budget import Segment
 from tests.deploy.panels import Window, flat, titles
-from tests.deploy.promql import KNOWN, labels_of
+from tests.deploy.promql import KNOWN, keeps_name, labels_of
 from tests.deploy.servers import GRAFANA, needs
 from tests.deploy.shown import Answers, Field, Shown, shown
 
@@ -60,7 +60,9 @@ def answers(panel: Mapping[str, Any]) -> Answers:
 
 
 def _series(target: Mapping[str, Any]) -> list[dict[str, Any]]:
-    names = sorted(labels_of(WINDOW.substituted(target["expr"]), KNOWN) or ())
+    expr = WINDOW.substituted(target["expr"])
+    names = sorted(labels_of(expr, KNOWN) or ())
+    own = {"__name__": f"of_{target['refId']}"} if keeps_name(expr) else {}
     # rows of a table have one segment, the largest
     values = [VALUES.get(name, (f"a {name}",)) for name in names]
     if target.get("format") == "table":
@@ -68,7 +70,7 @@ def _series(target: Mapping[str, Any]) -> list[dict[str, Any]]:
     made = []
     for number, chosen in enumerate(product(*values)):
         points = [[WINDOW.end - 15, f"{number + 1}"], [WINDOW.end, f"{number + 20}"]]
-        series: dict[str, Any] = {"metric": dict(zip(names, chosen, strict=True))}
+        series: dict[str, Any] = {"metric": own | dict(zip(names, chosen, strict=True))}
         made.append(series | ({"value": points[1]} if target.get("instant") else {"values": points}))
     return made
 

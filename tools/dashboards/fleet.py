@@ -34,6 +34,11 @@ def _of(name: str) -> str:
     return series(name, of=JOB)
 
 
+def _cell(name: str) -> str:
+    """The same for a table: a metric's name would be a column, and keep the queries in rows of their own."""
+    return f"max by (job) ({_of(name)})"
+
+
 _REQUESTS: Final = _of("job:http_server_requests:rate5m")
 _TIME: Final = _of("job_segment:fastperf_request_time:rate5m")
 _FINDINGS: Final = _of("job_kind:fastperf_findings:increase15m")
@@ -122,15 +127,15 @@ _BUDGETS: Final = Row(
             "Each service with its traffic, budgets and findings. A burn of 1 spends a budget in 30 days, 14.4 in two "
             "days; what is left of it counts the last 30 days. Good: burns below 1. Click a service for its overview.",
             {
-                _of(_AVAILABILITY): Column("error burn", decimals=1, width=100, limits=ok_below(1, 14.4)),
-                _of(_LATENCY): Column("latency burn", decimals=1, width=110, limits=ok_below(1, 14.4)),
-                _of("job:slo_availability_budget:remaining_ratio"): Column(
+                _cell(_AVAILABILITY): Column("error burn", decimals=1, width=100, limits=ok_below(1, 14.4)),
+                _cell(_LATENCY): Column("latency burn", decimals=1, width=110, limits=ok_below(1, 14.4)),
+                _cell("job:slo_availability_budget:remaining_ratio"): Column(
                     "errors left", unit="percentunit", decimals=0, width=110, limits=ok_above(0, 0.25)
                 ),
-                _of("job:slo_latency_budget:remaining_ratio"): Column(
+                _cell("job:slo_latency_budget:remaining_ratio"): Column(
                     "latency left", unit="percentunit", decimals=0, width=110, limits=ok_above(0, 0.25)
                 ),
-                _REQUESTS: Column("requests", unit="reqps", width=110),
+                f"max by (job) ({_REQUESTS})": Column("requests", unit="reqps", width=110),
                 f"sum by (job) ({_TIME}) / on (job) ({_REQUESTS} > 0)": Column("mean", unit="s", width=90),
                 f"sum by (job) ({_FINDINGS})": Column("findings", decimals=0, width=120),
                 f"max by (job) ({_SATURATION})": Column(
@@ -169,7 +174,7 @@ _FOUND: Final = Row(
             "Most findings",
             "The services and kinds with the most findings in the last 15 minutes. Click a service for its findings, "
             "with routes and remedies. Good: empty.",
-            {f"topk(50, {_FINDINGS})": Column("15 minutes", bar=True, decimals=0)},
+            {f"topk(50, max by (job, kind) ({_FINDINGS}))": Column("15 minutes", bar=True, decimals=0)},
             {"job": Column("service", width=260, links=(_TO_FINDINGS,)), "kind": Column("kind", width=200)},
             order="15 minutes",
             no_value=NONE_SEEN,
@@ -272,9 +277,9 @@ _REST: Final = Row(
             "Cost of telemetry",
             "What each service makes Prometheus and the storage of traces keep, and its processors to compare with.",
             {
-                _of("job:fastperf_series:count"): Column("series", bar=True, decimals=0),
-                _of("job:fastperf_spans_exported:rate5m"): Column("spans", unit="ops", width=110),
-                _of("job:fastperf_cpu_seconds:rate5m"): Column("processors", decimals=2, width=110),
+                _cell("job:fastperf_series:count"): Column("series", bar=True, decimals=0),
+                _cell("job:fastperf_spans_exported:rate5m"): Column("spans", unit="ops", width=110),
+                _cell("job:fastperf_cpu_seconds:rate5m"): Column("processors", decimals=2, width=110),
             },
             {"job": Column("service", width=220, links=(_TO_SERVICE,))},
             order="series",
