@@ -107,7 +107,6 @@ bench-check: $(READY) ## measure for a minute; fail if telemetry costs 1.5 times
 
 docs: $(READY) ## write the generated pages: settings, metrics, the layers in CONTRIBUTING.md, docs/semconv
 	$(RUN) -m docs.generate
-	$(RUN) -m tools.semconv
 
 dashboards: $(READY) ## write grafana/dashboards/*.json from tools/dashboards
 	$(RUN) -m tools.dashboards

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from otel_fastperf.metrics import GROUPS, Metric
 from otel_fastperf.settings import OWN, STANDARD, Settings, spelled
+from tools import semconv
 
 FOLDER: Final = Path(__file__).parent
 
@@ -197,6 +198,7 @@ def main() -> None:
         print(f"docs/{name}: {'written' if changed else 'is up to date'}")
     contributing = ROOT / "CONTRIBUTING.md"
     contributing.write_text(with_layers(contributing.read_text()))
+    semconv.main([])
 
 
 if __name__ == "__main__":

@@ -5,11 +5,16 @@ import pytest
 from docs.generate import FOLDER, PAGES, ROOT, with_layers
 from otel_fastperf.metrics import CATALOGUE
 from otel_fastperf.settings import OWN, STANDARD, Settings
+from tools import semconv
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_generated_page_is_up_to_date(name: str) -> None:
     assert (FOLDER / name).read_text() == "\n".join(PAGES[name]()), "run `make docs`"
+
+
+def test_the_registry_of_names_is_up_to_date() -> None:
+    assert semconv.main(["--check"]) == 0, "run `make docs`"
 
 
 def test_the_layers_in_contributing_match_the_contract() -> None:
