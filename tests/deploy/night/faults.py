@@ -279,12 +279,11 @@ TRACKS: Final[tuple[tuple[Fault, ...], ...]] = (
     ),
     (
         Fault(
-            "total outage: the process is killed",
-            _killed,
-            (page("FastperfAllTargetsDown", job="small"),),
+            "starved of CPU by neighbours",
+            _starved,
+            (ticket("FastperfCpuStarved", job="small"),),
             service="small",
-            # the last second waits in the memory of a process that nothing warns
-            keeps_traces=False,
+            mistaken=_BLAMED,
         ),
         Fault(
             "total outage: the process hangs",
@@ -293,11 +292,12 @@ TRACKS: Final[tuple[tuple[Fault, ...], ...]] = (
             service="small",
         ),
         Fault(
-            "starved of CPU by neighbours",
-            _starved,
-            (ticket("FastperfCpuStarved", job="small"),),
+            "total outage: the process is killed",
+            _killed,
+            (page("FastperfAllTargetsDown", job="small"),),
             service="small",
-            mistaken=_BLAMED,
+            # the last second waits in the memory of a process that nothing warns
+            keeps_traces=False,
         ),
     ),
     (
