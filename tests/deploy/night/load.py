@@ -30,13 +30,13 @@ class Request:
         return self.status is None or self.status >= 500
 
 
-def ask(port: int, path: str, *, method: str = "GET", timeout: float = TIMEOUT, body: bytes | None = None) -> Request:
-    """Send a request with a trace id of its own."""
+def ask(port: int, path: str, *, sampled: bool = True) -> Request:
+    """GET a path with a trace id of its own. If it is not sampled, the service exports no span of it."""
     trace_id, at, status = token_hex(16), time.time(), None
-    headers = {"traceparent": f"00-{trace_id}-{token_hex(8)}-01", "content-type": "application/json"}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    headers = {"traceparent": f"00-{trace_id}-{token_hex(8)}-{int(sampled):02}"}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     with closing(connection), suppress(OSError, http.client.HTTPException):
-        connection.request(method, path, body=body, headers=headers)
+        connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         response.read()
         status = response.status
@@ -53,11 +53,18 @@ class Shoppers:
     """Send requests to 127.0.0.1 until the end of the block, each after a pause in seconds, and keep them all."""
 
     def __init__(
-        self, port: int, paths: Callable[[int], Iterator[str]], *, number: int = 2, pause: float = 0.25
+        self,
+        port: int,
+        paths: Callable[[int], Iterator[str]],
+        *,
+        number: int = 2,
+        pause: float = 0.25,
+        sampled: bool = True,
     ) -> None:
         self.requests: list[Request] = []
         self._port = port
         self._pause = pause
+        self._sampled = sampled
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._shop, args=(paths(seed),)) for seed in range(number)]
 
@@ -73,7 +80,7 @@ class Shoppers:
         for path in paths:
             if self._stop.wait(self._pause):
                 return
-            self.requests.append(ask(self._port, path))
+            self.requests.append(ask(self._port, path, sampled=self._sampled))
 
     def __enter__(self) -> Self:
         for thread in self._threads:
