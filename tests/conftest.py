@@ -64,6 +64,8 @@ SERVERS: Final = {"postgresql_url": "postgres", "mariadb_url": "mariadb"}
 # the shop under load, which needs a core to itself.
 GROUPS: Final = (
     "tests/demo/",
+    "tests/deploy/test_main_job.py",
+    "tests/deploy/test_night.py",
     "tests/elsewhere/",
     "tests/exposition/test_endpoint.py",
     "tests/guest/test_wirings.py",

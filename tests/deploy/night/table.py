@@ -42,10 +42,24 @@ def _times(stack: Stack, outcome: Outcome, told: Told) -> str:
     since = outcome.began
     if told.severity == "page" and outcome.first_failure is not None and outcome.first_failure < told.fired:
         since = outcome.first_failure
-    message = stack.watch.message(told)
-    sent = "" if message is None else duration(message.at - since)
+    at = _sent(stack, outcome, told)
+    sent = "" if at is None else duration(at - since)
     ended = "lasts" if told.ended is None else duration(told.ended - outcome.ended)
     return f"{duration(told.fired - since)} | {sent or 'not sent'} | {ended}"
+
+
+def _sent(stack: Stack, outcome: Outcome, told: Told) -> float | None:
+    """When the first message about an alert came, whichever of its windows saw the fault first."""
+    return next(
+        (
+            message.at
+            for message in stack.watch.messages()
+            if message.status == "firing"
+            and message.at > outcome.began
+            and {**message.labels, "window": ""} == {**told.labels, "window": ""}
+        ),
+        None,
+    )
 
 
 def _sentence(told: Told) -> str:
