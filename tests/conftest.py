@@ -66,6 +66,8 @@ GROUPS: Final = (
     "tests/demo/",
     "tests/deploy/test_main_job.py",
     "tests/deploy/test_night.py",
+    "tests/deploy/test_queries.py",
+    "tests/deploy/test_semconv.py",
     "tests/elsewhere/",
     "tests/exposition/test_endpoint.py",
     "tests/guest/test_wirings.py",

@@ -1,6 +1,7 @@
 """Spans that the demo exported, of requests with each trouble that queries and the registry of names are about."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,9 @@ TROUBLES: Final = {
 #: events that TROUBLES must have caused before the spans are complete enough
 EXPECTED: Final = {"fastperf.n_plus_one", "fastperf.blocking_call", "fastperf.await", "exception"}
 
+#: a busy machine may hide a block of the event loop, or what a request awaits; then all are asked again
+_ROUNDS: Final = 5
+
 
 def exported_by_the_demo(folder: Path) -> list[ReceivedSpan]:
     """The spans, of each kind of request in TROUBLES; the demo's database is in the folder."""
@@ -31,9 +35,17 @@ def exported_by_the_demo(folder: Path) -> list[ReceivedSpan]:
         }
         command = ["uvicorn", "demo.app:app", "--port", "{port}", "--log-level", "warning"]
         with run_server(command, log=folder / "shop.log", environment=environment) as shop:
-            with ThreadPoolExecutor(max(TROUBLES.values())) as clients:
-                for path, times in TROUBLES.items():
-                    list(clients.map(shop.get, [path] * times))
-            wait_until(lambda: {event.name for span in receiver.spans for event in span.events} >= EXPECTED)
+            for _ in range(_ROUNDS):
+                with ThreadPoolExecutor(max(TROUBLES.values())) as clients:
+                    for path, times in TROUBLES.items():
+                        list(clients.map(shop.get, [path] * times))
+                with suppress(AssertionError):
+                    wait_until(lambda: _events(receiver) >= EXPECTED, seconds=15)
+                    break
+            assert _events(receiver) >= EXPECTED
         # the end of the server sends the rest
         return list(receiver.spans)
+
+
+def _events(receiver: Receiver) -> set[str]:
+    return {event.name for span in receiver.spans for event in span.events}
