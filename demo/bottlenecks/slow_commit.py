@@ -12,7 +12,7 @@ router = APIRouter(tags=["slow_commit"])
 
 #: rows of one portion, and of all
 PORTION: Final = 2
-ROWS: Final = 120
+ROWS: Final = 100
 
 #: writes what is there already, so that both twins can be called again and again
 COUNT: Final = update(Product).where(Product.id == bindparam("counted")).values(stock=Product.stock)

@@ -112,7 +112,7 @@ def test_the_faulty_endpoints_show_in_the_metrics(run: Run) -> None:
     assert lag.value >= 0.1
     waits = run.window.histograms("db_client_connection_wait_time_seconds", "db_client_connection_pool_name")
     # a batch of the faulty endpoint waits for a quarter of a second, and a busy machine has time for one round only
-    assert waits["long_checkouts",].sum > 0.1
+    assert waits["long_checkouts",].sum > 0.05
 
 
 def test_each_bottleneck_is_in_the_table_beside_its_fixed_twin(run: Run) -> None:
