@@ -44,6 +44,8 @@ COMBINATIONS: Final = (
     ("tail-sampling", "sampling-tier"),
     ("sampling-tier",),
     ("kafka",),
+    ("tail-sampling", "kafka", "tail-sampling-kafka"),
+    ("tail-sampling", "sampling-tier", "kafka", "tail-sampling-kafka"),
     ("tempo",),
     ("persistent", "tempo", "persistent-tempo"),
     ("tls",),

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import yaml
 
 from tests.deploy.collector import running_collector
 from tests.deploy.jaeger import FOLDER, UI_CONFIG, for_built, running_jaeger
+from tests.deploy.kafka import running_kafka
 from tests.deploy.prometheus import NOWHERE, VARIABLES, configured, prometheus_with
 from tests.deploy.promql import RULES
 from tests.deploy.servers import DEPLOY, GRAFANA, ROOT, answers, needs, program, running
@@ -28,20 +28,6 @@ STORAGES: Final = ("opensearch", "clickhouse")
 
 
 # Kafka
-
-
-@contextmanager
-def running_kafka(folder: Path) -> Iterator[int]:
-    """Run a broker with the topic, in memory; its port."""
-    port = free_port()
-    log = folder / "kafka.log"
-    with running([program("kafka"), str(port), "otlp_spans"], log, lambda: _listens(port)):
-        yield port
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @needs("collector", "jaeger", "kafka")

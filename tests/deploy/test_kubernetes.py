@@ -185,6 +185,22 @@ def test_an_overlay_s_samplers_are_the_only_ones_that_may_send_to_its_jaeger() -
 
 
 @needs_kustomize
+def test_between_samplers_and_jaegers_that_scale_out_is_nothing_but_kafka() -> None:
+    objects = rendered("overlays/scale-out")
+    deployments, policies = of_kind(objects, "Deployment"), of_kind(objects, "NetworkPolicy")
+    brokers = {environment(deployments[name])["KAFKA_BROKERS"] for name in ("otel-sampler", "jaeger")}
+    assert len(brokers) == 1
+    kafka = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kafka"}}}
+    for name in ("otel-sampler", "jaeger"):
+        assert {"to": [kafka], "ports": [{"port": 9092}]} in policies[name]["spec"]["egress"]
+    ports = {port["port"] for each in policies["jaeger"]["spec"]["ingress"] for port in each["ports"]}
+    assert 4317 not in ports
+    assert not of_kind(objects, "PersistentVolumeClaim")
+    mounted = {each["name"] for each in container(deployments["jaeger"])["volumeMounts"]}
+    assert mounted == {each["name"] for each in deployments["jaeger"]["spec"]["template"]["spec"]["volumes"]}
+
+
+@needs_kustomize
 def test_jaeger_s_traces_fit_into_sixty_per_cent_of_its_memory() -> None:
     for name in ("base", "overlays/kind"):
         jaeger = of_kind(rendered(name), "Deployment")["jaeger"]

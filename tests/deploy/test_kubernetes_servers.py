@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from otel_fastperf.zero_code.distro import _REPLACED
-from tests.deploy.jaeger import Jaeger, Ports
+from tests.deploy.jaeger import Jaeger, Ports, for_built
+from tests.deploy.kafka import running_kafka
 from tests.deploy.kubernetes import (
     FOLDER,
     OVERLAYS,
@@ -37,8 +38,8 @@ from tests.prometheus import Prometheus
 from tests.serving import free_port, wait_until
 
 FILES: Final = manifests()
-
-in_each_overlay = pytest.mark.parametrize("name", OVERLAYS)
+#: the overlay whose collectors and Jaegers have Kafka between them
+WITH_KAFKA: Final = "overlays/scale-out"
 
 
 # The collector and Jaeger
@@ -48,17 +49,19 @@ def started(name: str, deployment: str, mount: str, folder: Path) -> tuple[list[
     """Arguments and environment of a pod's server, with the files that it sees in `folder`."""
     for file, text in config_files(rendered(name), deployment, mount).items():
         (folder / deployment).mkdir(exist_ok=True)
-        (folder / deployment / file).write_text(text)
+        is_config = deployment == "jaeger" and file.endswith(".yaml")
+        (folder / deployment / file).write_text(for_built(text) if is_config else text)
     [container] = of_kind(rendered(name), "Deployment")[deployment]["spec"]["template"]["spec"]["containers"]
     arguments = [each.replace(mount, str(folder / deployment)) for each in container["args"]]
     return arguments, {each["name"]: each["value"] for each in container["env"]}
 
 
 @contextmanager
-def rendered_jaeger(name: str, folder: Path) -> Iterator[Jaeger]:
-    """The Jaeger of an overlay; `otlp_grpc_port` is where it receives."""
+def rendered_jaeger(name: str, folder: Path, **further: str) -> Iterator[Jaeger]:
+    """The Jaeger of an overlay; `otlp_grpc_port` is where it receives. OpenSearch is not here: memory stands in."""
     ports = Ports()
     arguments, variables = started(name, "jaeger", "/etc/jaeger", folder)
+    arguments = [each for each in arguments if not each.endswith("/opensearch.yaml")]
     variables |= {
         "JAEGER_LISTEN_GRPC": str(ports.otlp_grpc),
         "JAEGER_LISTEN_HTTP": str(ports.otlp_http),
@@ -68,6 +71,7 @@ def rendered_jaeger(name: str, folder: Path) -> Iterator[Jaeger]:
         "JAEGER_LISTEN_METRICS": str(ports.metrics),
         "JAEGER_UI_CONFIG": str(folder / "jaeger" / "ui-config.json"),
         "JAEGER_BADGER": str(folder / "badger"),
+        **further,
     }
     # the probe of the pod
     ready = f"http://127.0.0.1:{ports.health}/status"
@@ -98,11 +102,16 @@ def rendered_collector(name: str, deployment: str, folder: Path, **further: str)
 
 @needs("collector", "jaeger")
 @needs_kustomize
-@in_each_overlay
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs("kafka") if name == WITH_KAFKA else ()) for name in OVERLAYS]
+)
 def test_a_span_that_the_collector_of_an_overlay_receives_is_found_in_its_jaeger(name: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        jaeger = stack.enter_context(rendered_jaeger(name, tmp_path))
-        to_jaeger = {"JAEGER_ENDPOINT": f"127.0.0.1:{jaeger.otlp_grpc_port}"}
+        kafka = {}
+        if name == WITH_KAFKA:
+            kafka["KAFKA_BROKERS"] = f"[127.0.0.1:{stack.enter_context(running_kafka(tmp_path))}]"
+        jaeger = stack.enter_context(rendered_jaeger(name, tmp_path, **kafka))
+        to_jaeger = {"JAEGER_ENDPOINT": f"127.0.0.1:{jaeger.otlp_grpc_port}", **kafka}
         if "otel-sampler" in of_kind(rendered(name), "Deployment"):
             variables = {**to_jaeger, "TAIL_DECISION_WAIT": "1s"}
             sampler = stack.enter_context(rendered_collector(name, "otel-sampler", tmp_path, **variables))
@@ -111,7 +120,7 @@ def test_a_span_that_the_collector_of_an_overlay_receives_is_found_in_its_jaeger
         # samplers keep errors
         sent = Sent("GET /items", error="it failed")
         assert export(f"http://127.0.0.1:{http}", [sent], service="shop") == 200
-        [span] = jaeger.wait_for(sent.trace_id)
+        [span] = jaeger.wait_for(sent.trace_id, seconds=60)
     assert (span.name, span.service, span.failed) == ("GET /items", "shop", True)
 
 
