@@ -42,12 +42,14 @@ class Sample(NamedTuple):
     Attributes:
         since: Since when the loop has run its current iteration, by `time.perf_counter()`; minus infinity if unknown.
         asleep: True if the GIL was free and the loop's thread slept.
+        locked: True if it waited for a lock, which may be the GIL; False also if the kernel does not tell.
     """
 
     moment: Moment
     sight: Sight
     since: float
     asleep: bool
+    locked: bool = False
 
 
 class LateWakeup(NamedTuple):
@@ -150,7 +152,12 @@ def _began(group: tuple[Sample, ...], interval: BeatInterval) -> float:
     return max((at for at in marks if interval.free.at < at <= latest), default=interval.free.at)
 
 
-def measured(run: LoopRun, late_wakeups: Iterable[LateWakeup], pauses: Sequence[tuple[float, float]]) -> Measurement:
+def measured(
+    run: LoopRun,
+    late_wakeups: Iterable[LateWakeup],
+    pauses: Sequence[tuple[float, float]],
+    others_starved: float = 0.0,
+) -> Measurement:
     """Input of `cause.blocked_by`. `pauses`: `(start, end)` of garbage collections by `time.perf_counter()`."""
     before, after = run.before, run.after
     cpu = after.cpu - before.cpu
@@ -171,6 +178,8 @@ def measured(run: LoopRun, late_wakeups: Iterable[LateWakeup], pauses: Sequence[
         starved=None if then is None or now is None else now.starved - then.starved,
         turns=0 if then is None or now is None else now.turns - then.turns,
         asleep=sum(sample.asleep for sample in run.samples) / len(run.samples) if run.samples else None,
+        locked=sum(sample.locked for sample in run.samples) / len(run.samples) if run.samples else 0.0,
+        others_starved=others_starved,
         idle=all(sample.sight.idle for sample in run.samples),
     )
 

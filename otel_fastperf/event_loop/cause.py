@@ -12,6 +12,9 @@ waited for the GIL.
 
 A thread that is not running sleeps, or is ready and gets no processor; only the kernel can tell (`ThreadSchedule`).
 Where it does not, a thread slept only if the watchdog saw it asleep.
+
+A thread that sleeps until another one lets go of a lock, or of the GIL, waits for a processor too if that one does: the
+machine is the cause then, not the line that asked for the lock.
 """
 
 from dataclasses import dataclass
@@ -38,7 +41,7 @@ class BlockedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What was measured during a block, in seconds except for the last three.
+    """What was measured during a block, in seconds except for `turns` and what follows it.
 
     Attributes:
         cpu: CPU time of the loop's thread.
@@ -47,8 +50,10 @@ class Measurement:
         stopped: Time in which the watchdog should have run, did not run, and did not wait for the GIL.
         gil_wait: The watchdog's longest wait for the GIL.
         starved: Time in which the loop's thread was ready to run and had no processor; None if unknown.
+        others_starved: The same for the thread of the process that starved most apart from it.
         turns: How often the loop's thread got a processor.
         asleep: Share of samples in which the GIL was free and the loop's thread slept; None without samples.
+        locked: Share of samples in which the loop's thread waited for a lock, which may be the GIL.
         idle: True if no sample shows the loop's thread in a callback.
     """
 
@@ -59,8 +64,10 @@ class Measurement:
     stopped: float = 0.0
     gil_wait: float = 0.0
     starved: float | None = None
+    others_starved: float = 0.0
     turns: int = 0
     asleep: float | None = None
+    locked: float = 0.0
     idle: bool = False
 
 
@@ -77,7 +84,7 @@ def blocked_by(measured: Measurement, threshold: float) -> BlockedBy:
     if measured.stopped >= most or (measured.starved is not None and measured.starved >= most):
         return BlockedBy.DESCHEDULED
     if _slept(measured, seen_asleep=seen_asleep):
-        return BlockedBy.SYNC_IO
+        return BlockedBy.DESCHEDULED if _starved_for_a_lock(measured) >= most else BlockedBy.SYNC_IO
     return _kept_from_running(measured)
 
 
@@ -89,6 +96,11 @@ def _slept(measured: Measurement, *, seen_asleep: bool) -> bool:
     if measured.asleep is None or measured.idle or slept < _MOST * measured.seconds:
         return False
     return seen_asleep or (measured.gil_wait < _MOST * measured.seconds and not _asked_for_the_gil(measured))
+
+
+def _starved_for_a_lock(measured: Measurement) -> float:
+    """Seconds in which the thread that has the lock got no processor, if the loop's thread waited for a lock."""
+    return measured.others_starved if measured.locked >= _MOST else 0.0
 
 
 def _asked_for_the_gil(measured: Measurement) -> bool:
@@ -106,6 +118,7 @@ def _kept_from_running(measured: Measurement) -> BlockedBy:
         return BlockedBy.DESCHEDULED
     # the thread that has the GIL does not compute: this one, in C code, or else one that gets no processor
     waited = measured.starved is not None and _asked_for_the_gil(measured)
+    waited = waited or measured.others_starved >= most
     return BlockedBy.DESCHEDULED if waited or measured.idle else BlockedBy.GIL_HELD
 
 
@@ -118,7 +131,8 @@ def by_other_threads(measured: Measurement) -> bool:
 def lost(measured: Measurement, cause: BlockedBy) -> float:
     """Seconds not caused by the code: garbage was collected, or the thread had no processor."""
     if cause is not BlockedBy.CPU or measured.seconds <= 0:
-        return measured.gc + (measured.starved or 0.0)
+        waited = _starved_for_a_lock(measured) if cause is BlockedBy.SYNC_IO else 0.0
+        return measured.gc + max(measured.starved or 0.0, waited)
     # a collection waits for a processor as often as the code does, so it has no more than its share of the CPU time
     collecting = min(1.0, measured.gc / measured.seconds)
     return measured.seconds - measured.cpu * (1.0 - collecting)

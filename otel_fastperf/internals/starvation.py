@@ -37,7 +37,7 @@ _PAIR: Final = 2
 _AT_WORK: Final = 0.001
 #: threads that are read
 _MOST_THREADS: Final = 128
-#: threads of this package, which no request waits for
+#: threads of this package, which no request waits for, except for a lock
 _OWN: Final = "otel_fastperf-"
 #: threads that work for a request one after the other: that of its event loop, and one of a pool or of a driver
 _INVOLVED: Final = 2
@@ -51,11 +51,13 @@ class _ThreadsAt(NamedTuple):
     Attributes:
         cpu: CPU seconds of the process.
         starved: Seconds without a processor by native id of the thread.
+        own: The threads among them that are this package's.
     """
 
     at: float
     cpu: float
     starved: dict[int, float]
+    own: frozenset[int] = frozenset()
 
 
 class Starvation:
@@ -72,14 +74,14 @@ class Starvation:
         self._unknown = False
         on_fork(after_in_child=self._forget)
 
-    def note(self) -> None:
-        """Read the threads if it is time for that."""
+    def note(self, *, waits: bool = False) -> None:
+        """Read the threads if it is time for that; sooner if something `waits` for one, which may end before then."""
         if self._unknown:
             return
         last = self._readings[-1] if self._readings else None
         passed = _IDLE_PAUSE if last is None else time.perf_counter() - last.at
         worked = passed >= _PAUSE and last is not None and time.process_time() - last.cpu >= _AT_WORK
-        if worked or passed >= _IDLE_PAUSE:
+        if worked or passed >= (max(_PAUSE, self._rest) if waits else _IDLE_PAUSE):
             self._read()
 
     def seconds(self, start: float, end: float) -> float:
@@ -88,20 +90,37 @@ class Starvation:
         They are those of the two threads that starved most. If the process itself kept its processors busy, other
         processes had less to do with it. 0 if nobody has looked shortly before, or if the kernel does not tell.
         """
+        lost, by_others = self._lost(start, end, with_own=False)
+        return min(sum(sorted(lost.values())[-_INVOLVED:]), end - start) * by_others
+
+    def of_another(self, thread: int, start: float, end: float) -> float:
+        """The same for the one that starved most apart from `thread`, a native id, of this package's threads too."""
+        lost, by_others = self._lost(start, end, with_own=True)
+        lost.pop(thread, None)
+        return min(max(lost.values(), default=0.0), end - start) * by_others
+
+    def _lost(self, start: float, end: float, *, with_own: bool) -> tuple[dict[int, float], float]:
+        """Seconds without a processor by thread, and the share of them that other processes account for."""
         if self._unknown or not self._readings:
-            return 0.0
+            return {}, 0.0
         last = self._readings[-1].at
         if last < end and time.perf_counter() - last >= self._rest:
             self._read()
         readings = self._around(start, end)
         if len(readings) < _PAIR or start - readings[0].at > _TOO_OLD:
-            return 0.0
+            return {}, 0.0
         before = _between(readings[0], readings[1], start, latest=False)
         after = _between(readings[-2], readings[-1], end, latest=True)
-        starved = sorted(_since(before.starved.get(thread, 0.0), total) for thread, total in after.starved.items())
-        longest = min(sum(starved[-_INVOLVED:]), end - start)
+        # a thread may have ended meanwhile
+        totals = {thread: total for each in (*readings[1:-1], after) for thread, total in each.starved.items()}
+        left_out = frozenset[int]().union(*(each.own for each in readings)) if not with_own else frozenset[int]()
+        lost = {
+            thread: _since(before.starved.get(thread, 0.0), total)
+            for thread, total in totals.items()
+            if thread not in left_out
+        }
         by_itself = (after.cpu - before.cpu) / ((after.at - before.at) * self._processors)
-        return longest * min(max(1.0 - by_itself, 0.0), 1.0)
+        return lost, min(max(1.0 - by_itself, 0.0), 1.0)
 
     def _around(self, start: float, end: float) -> list[_ThreadsAt]:
         """The readings from the last one before `start` to the first one after `end`, oldest first."""
@@ -122,11 +141,14 @@ class Starvation:
         cpu = time.thread_time()
         try:
             starved: dict[int, float] = {}
+            own: set[int] = set()
             for thread in threading.enumerate()[:_MOST_THREADS]:
                 # the first thread of a forked process remembers the id that it had before
                 native = os.getpid() if thread is threading.main_thread() else thread.native_id
-                if native is None or thread.name.startswith(_OWN):
+                if native is None:
                     continue
+                if thread.name.startswith(_OWN):
+                    own.add(native)
                 file = self._files.get(native) or self._files.setdefault(native, ScheduleFile(native))
                 schedule = file.read()
                 if schedule is not None:
@@ -136,7 +158,7 @@ class Starvation:
             self._processors = self._processors or _processors()
             self._unknown = not starved
             self._rest = max(_FRESH, (time.thread_time() - cpu) / _SHARE)
-            self._readings.append(_ThreadsAt(time.perf_counter(), time.process_time(), starved))
+            self._readings.append(_ThreadsAt(time.perf_counter(), time.process_time(), starved, frozenset(own)))
         finally:
             self._reading.release()
 

@@ -70,9 +70,6 @@ class BlockReports:
         innermost = _most_common(sight.frames[0] for sight in sights if sight.frames)
         site = self._call_site(sights, cause, work, owner, route)
         coroutine = _most_common(sight.coroutine for sight in sights)
-        if cause is BlockedBy.SYNC_IO and coroutine is not None and coroutine.awaits:
-            # a library that is awaited starts threads, and waits until a busy machine runs them
-            lost_seconds = max(lost_seconds, signals.delays.starvation.seconds(run.start, run.end))
         blocked = BlockedLoop(
             seconds=run.seconds,
             cause=cause,

@@ -31,7 +31,7 @@ from otel_fastperf.event_loop.clocks import Clock, run_clock
 from otel_fastperf.event_loop.stack_sampler import look
 from otel_fastperf.internals.frames import is_own
 from otel_fastperf.internals.operating_system import PROC, ThreadClock
-from otel_fastperf.internals.thread_schedule import ScheduleFile, ThreadSchedule
+from otel_fastperf.internals.thread_schedule import ScheduleFile, SleepFile, ThreadSchedule
 from otel_fastperf.internals.ticker import ticking
 from otel_fastperf.monitors.block_reports import BlockReports
 from otel_fastperf.monitors.gil_waits import GilWaits
@@ -126,6 +126,7 @@ class _Watchdog:
         self._thread = threading.get_ident()
         self._native = threading.get_native_id()
         self._schedule = ScheduleFile(self._native)
+        self._sleep = SleepFile(self._native)
         #: the thread's CPU time when its schedule was read, and what was read
         self._known: tuple[float, ThreadSchedule | None] = (-1.0, None)
         self._cpu_clock = ThreadClock()
@@ -211,7 +212,11 @@ class _Watchdog:
         return run if run is not None and run.seconds >= self._blocked else None
 
     def _evaluate(self, run: LoopRun, interval: BeatInterval, now: Moment) -> None:
-        measurement = measured(run, self._late_wakeups(interval, now), self._signals.delays.pauses_until(now.at))
+        delays = self._signals.delays
+        others_starved = delays.starvation.of_another(self._native, run.before.at, run.after.at)
+        measurement = measured(
+            run, self._late_wakeups(interval, now), delays.pauses_until(now.at), others_starved=others_starved
+        )
         cause = blocked_by(measurement, self._blocked)
         by_others = cause is BlockedBy.GIL_HELD and by_other_threads(measurement)
         innocent = by_others or cause is BlockedBy.DESCHEDULED
@@ -267,12 +272,15 @@ class _Watchdog:
             return
         interval.look_at = now + max(_DENSEST * self._blocked, _GROWTH * (now - since))
         asleep = waits <= 0 and self._is_asleep()
+        locked = self._sleep.waits_for_lock()
         sight = look(self._loop, self._thread, self._base)
         # the loop may have beaten in between
         if self._interval is interval:
-            interval.samples.append(Sample(moment, sight, since, asleep))
+            interval.samples.append(Sample(moment, sight, since, asleep, locked))
             if sight.running:
                 self._ask_for_beat(interval)
+        if locked:
+            self._signals.delays.starvation.note(waits=True)
 
     def _saw_free(self, interval: BeatInterval, moment: Moment, since: float) -> None:
         """Move the start of an interval in which nothing was noted: the loop waits, or its iteration has just begun."""

@@ -1,5 +1,7 @@
 """The cause of a block, derived from measurements."""
 
+from dataclasses import replace
+
 import pytest
 
 from otel_fastperf.event_loop.cause import BlockedBy, Measurement, blocked_by, by_other_threads, lost
@@ -83,6 +85,17 @@ def test_a_thread_that_slept_on_a_busy_machine_waited_for_io() -> None:
     assert cause(cpu=0.002, asleep=0.3, starved=0.1, turns=3) == "sync_io"
 
 
+def test_a_lock_is_waited_for_as_long_as_its_thread_has_no_processor() -> None:
+    assert cause(cpu=0.002, asleep=1.0, locked=1.0, starved=0.0, others_starved=0.3) == "descheduled"
+    assert cause(cpu=0.002, asleep=1.0, locked=1.0, starved=0.0, others_starved=0.1) == "sync_io"
+    # that other threads have no processor does not make a socket answer late
+    assert cause(cpu=0.002, asleep=1.0, locked=0.2, starved=0.0, others_starved=0.3) == "sync_io"
+
+
+def test_a_gil_is_kept_as_long_as_its_thread_has_no_processor() -> None:
+    assert cause(cpu=0.002, gil_wait=0.36, asleep=0.0, starved=0.001, turns=2, others_starved=0.3) == "descheduled"
+
+
 def test_a_thread_that_woke_up_all_the_time_to_ask_for_the_gil_did_not_wait_for_io() -> None:
     """The thread that has the GIL gets no processor."""
     assert cause(cpu=0.002, gil_wait=0.05, asleep=0.0, starved=0.01, turns=70) == "descheduled"
@@ -127,3 +140,9 @@ def test_a_collection_that_waits_for_a_processor_takes_no_more_than_its_share_of
 def test_waiting_is_charged_the_time_without_collections() -> None:
     assert lost(Measurement(seconds=0.5, cpu=0.01, gc=0.1), BlockedBy.SYNC_IO) == pytest.approx(0.1)
     assert lost(Measurement(seconds=0.5, cpu=0.01, gc=0.1, starved=0.2), BlockedBy.SYNC_IO) == pytest.approx(0.3)
+
+
+def test_waiting_for_a_lock_is_charged_the_time_in_which_its_thread_could_run() -> None:
+    measured = Measurement(seconds=0.5, cpu=0.01, starved=0.02, others_starved=0.2, locked=1.0)
+    assert lost(measured, BlockedBy.SYNC_IO) == pytest.approx(0.2)
+    assert lost(replace(measured, locked=0.0), BlockedBy.SYNC_IO) == pytest.approx(0.02)

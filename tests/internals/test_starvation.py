@@ -161,6 +161,33 @@ def test_a_thread_that_starts_meanwhile_counts_and_one_of_this_package_does_not(
     assert measured.seconds(start, machine.now) == pytest.approx(0.3)
 
 
+def test_a_lock_s_thread_is_one_other_thread_perhaps_of_this_package(machine: Machine, measured: Starvation) -> None:
+    machine.names[5] = "otel_fastperf-backlog"
+    start = machine.now
+    machine.passes(1.0, starved={LOOP: 0.9, WORKER: 0.3, 5: 0.6})
+    assert measured.of_another(LOOP, start, machine.now) == pytest.approx(0.6)
+    assert measured.of_another(5, start, machine.now) == pytest.approx(0.9)
+
+
+def test_a_thread_counts_that_ends_before_the_wait_does(machine: Machine, measured: Starvation) -> None:
+    start = machine.now
+    machine.passes(0.3, starved={4: 0.25})
+    measured.note(waits=True)
+    machine.passes(0.1)
+    del machine.starved[4]
+    measured.note(waits=True)
+    assert measured.seconds(start, machine.now) == pytest.approx(0.25)
+    assert measured.of_another(LOOP, start, machine.now) == pytest.approx(0.25)
+
+
+def test_threads_that_are_waited_for_are_read_ten_times_a_second(machine: Machine, measured: Starvation) -> None:
+    reads = machine.reads
+    for _ in range(100):
+        machine.passes(0.01)
+        measured.note(waits=True)
+    assert 8 <= (machine.reads - reads) / 3 <= 12
+
+
 def test_a_new_thread_may_have_the_number_of_one_that_has_ended(machine: Machine, measured: Starvation) -> None:
     start = machine.now
     machine.passes(1.0)

@@ -2,10 +2,11 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
-from otel_fastperf.internals.thread_schedule import ScheduleFile
+from otel_fastperf.internals.thread_schedule import ScheduleFile, SleepFile
 
 pytestmark = pytest.mark.skipif(
     ScheduleFile(threading.get_native_id()).read() is None,
@@ -36,3 +37,24 @@ def test_the_schedule_of_a_thread_that_has_ended_is_unknown() -> None:
     thread.join()
     time.sleep(0.05)
     assert files[0].read() is None
+
+
+def test_a_thread_that_waits_for_a_lock_is_told_from_one_that_sleeps() -> None:
+    lock, ids = threading.Lock(), []
+
+    def of(sleep: Callable[[], object]) -> SleepFile:
+        def run() -> None:
+            ids.append(threading.get_native_id())
+            sleep()
+
+        threading.Thread(target=run).start()
+        time.sleep(0.1)
+        return SleepFile(ids.pop())
+
+    with lock:
+        waiting, sleeping = of(lock.acquire), of(lambda: time.sleep(0.5))
+        if not waiting.waits_for_lock():
+            pytest.skip("this kernel does not tell in which of its functions a thread sleeps, see /proc/self/wchan")
+        assert not sleeping.waits_for_lock()
+    waiting.close()
+    assert not waiting.waits_for_lock()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import hashlib
 import importlib
 import inspect
 import json
@@ -12,13 +13,12 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -662,23 +662,84 @@ def test_a_request_of_another_telemetry_does_not_own_the_block(run: Run, probe: 
 # Not a block
 
 
-@pytest.mark.parametrize(("lost", "kinds"), [(0.9, []), (0.1, ["blocking_call"])])
-def test_a_library_that_is_awaited_may_wait_for_a_thread_that_a_busy_machine_does_not_run(
-    serving: Start, probe: Probe, monkeypatch: pytest.MonkeyPatch, lost: float, kinds: list[str]
+@contextmanager
+def starving(thread: int) -> Iterator[None]:
+    """On one processor, another process runs for most of the time and the thread of this one for a tenth of it."""
+    processor = min(os.sched_getaffinity(0))
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as hog:
+        try:
+            for each, priority in ((hog.pid, 0), (thread, 10)):
+                os.sched_setaffinity(each, {processor})
+                os.setpriority(os.PRIO_PROCESS, each, priority)
+            yield
+        finally:
+            hog.kill()
+
+
+def hash_without_the_gil() -> None:
+    until_it_has_used_cpu(lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 10_000))
+
+
+def count_with_the_gil() -> None:
+    until_it_has_used_cpu(lambda: sum(range(1_000)))
+
+
+def until_it_has_used_cpu(work: Callable[[], object], seconds: float = 0.05) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        work()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long a thread had no processor")
+@pytest.mark.parametrize("work", [hash_without_the_gil, count_with_the_gil])
+def test_a_line_that_asks_for_a_lock_is_not_blamed_for_a_thread_that_gets_no_processor(
+    run: Run, probe: Probe, work: Callable[[], None]
 ) -> None:
-    library: dict[str, Any] = {"seconds": BLOCKED}
-    source = "import time\nasync def connect():\n    time.sleep(seconds)\n"
-    exec(compile(source, f"{sysconfig.get_path('purelib')}/slowlib/client.py", "exec"), library)
-    monkeypatch.setattr(probe.signals.delays.starvation, "seconds", lambda start, end: lost * (end - start))
-    app = watched(probe)
+    lock, taken = threading.Lock(), threading.Event()
 
-    @app.get("/price")
-    async def price() -> None:
-        await library["connect"]()
+    def hold() -> None:
+        with starving(threading.get_native_id()), lock:
+            taken.set()
+            work()
 
-    serving(app).get("/price")
+    async def main() -> None:
+        async with monitor_blocked_loop(SETTINGS, probe.signals):
+            await asyncio.sleep(0.3)
+            holder = asyncio.create_task(asyncio.to_thread(hold))
+            await asyncio.to_thread(taken.wait)
+            with lock:
+                pass
+            await holder
+            await asyncio.sleep(0.3)
+
+    run(main())
+    if not blocked_spans(probe):
+        pytest.skip("the thread got a processor")
+    assert {attribute(span, "fastperf.blocked.cause") for span in blocked_spans(probe)} == {"descheduled"}
+    assert not findings_by_code(probe)
+
+
+def test_a_line_that_asks_for_a_lock_is_blamed_for_a_thread_that_waits(run: Run, probe: Probe) -> None:
+    lock, taken = threading.Lock(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            time.sleep(BLOCKED)
+
+    async def main() -> None:
+        async with monitor_blocked_loop(SETTINGS, probe.signals):
+            await asyncio.sleep(0.3)
+            holder = asyncio.create_task(asyncio.to_thread(hold))
+            await asyncio.to_thread(taken.wait)
+            with lock:
+                pass
+            await holder
+            await asyncio.sleep(0.3)
+
+    run(main())
     assert attribute(the_block_span(probe), "fastperf.blocked.cause") == "sync_io"
-    assert [finding.kind for finding in probe.findings()] == kinds
+    assert the_finding(probe).kind == "blocking_call"
 
 
 def test_a_block_below_the_threshold_is_not_reported(run: Run, probe: Probe) -> None:
