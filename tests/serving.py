@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import http.server
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,13 +21,19 @@ import uvicorn
 
 ROOT = Path(__file__).resolve().parents[1]
 
+#: ports below those that the kernel gives to clients: 32768 and up on Linux, 49152 and up elsewhere. Workers of one run
+#: choose by chance, and so differ
+_NO_CLIENTS = range(15_000, 32_000)
+_RANDOM = random.SystemRandom()
+
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that is free now, and that no client is given as its own until a server listens there."""
+    while True:
+        port = _RANDOM.choice(_NO_CLIENTS)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Any, *, seconds: float = 60.0, what: str = "") -> Any:
