@@ -98,6 +98,9 @@ class Worker:
 
     def flush(self, timeout: float) -> bool:
         """Send what is here now; True when all of it has been settled within `timeout` seconds."""
+        if self._thread is None and self.buffer.queued:
+            # the thread that put the first span is about to do this
+            self._start()
         if self._thread is None or self._deadline is not None:
             return self.buffer.queued == 0
         flush = _Flush()

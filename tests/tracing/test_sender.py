@@ -17,6 +17,7 @@ from otel_fastperf.tracing.exporters import destination
 from otel_fastperf.tracing.otlp_encoder import EncodedSpan
 from otel_fastperf.tracing.sender import Sender
 from otel_fastperf.tracing.transport import Answer, Verdict
+from otel_fastperf.tracing.worker import Worker
 from tests.otlp import (
     Behaviour,
     Receiver,
@@ -86,6 +87,28 @@ def test_flush_delivers_all_spans_ended_before_it(open_it: Open, receiver: Recei
         opened.emit(7)
         assert opened.tracing.flush(60.0)
         assert len(receiver.spans) == 7 * turn
+
+
+def test_a_flush_delivers_the_first_span_whose_thread_has_not_got_to_start_the_sender(
+    open_it: Open, http: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_it(http.endpoint, delay_ms=60_000)
+    start, put, flushed = Worker._start, threading.Event(), threading.Event()
+
+    def interrupted(worker: Worker) -> None:
+        if threading.current_thread() is emitting:
+            put.set()
+            flushed.wait(60.0)
+        start(worker)
+
+    monkeypatch.setattr(Worker, "_start", interrupted)
+    emitting = threading.Thread(target=opened.emit, args=(1,))
+    emitting.start()
+    assert put.wait(60.0)
+    assert opened.tracing.flush(60.0)
+    flushed.set()
+    emitting.join()
+    assert len(http.spans) == 1
 
 
 def test_close_delivers_everything_while_the_collector_is_up(open_it: Open, receiver: Receiver) -> None:
