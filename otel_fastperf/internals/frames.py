@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Final
 
 from otel_fastperf.findings import CallSite
+from otel_fastperf.internals.lines import line_of
 
 #: size of the cache for the origin of files; services have fewer files
 _MOST_FILES: Final = 16_384
@@ -179,7 +180,7 @@ def site_of(frame: FrameType) -> CallSite:
     template = frame.f_globals.get("__jinja_template__")
     if template is not None:
         return CallSite(code.co_filename, template.get_corresponding_lineno(frame.f_lineno), str(template.name))
-    return CallSite(code.co_filename, frame.f_lineno or code.co_firstlineno, short_name(code.co_qualname))
+    return CallSite(code.co_filename, line_of(frame), short_name(code.co_qualname))
 
 
 def innermost_application(frames: Sequence[FrameType]) -> tuple[int | None, int | None]:
