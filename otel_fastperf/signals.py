@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanContext, Tracer
 from otel_fastperf.findings_outlet import Findings
 from otel_fastperf.internals.backlog import Backlog
 from otel_fastperf.internals.guard import Guard
+from otel_fastperf.internals.loop_beats import LoopBeats
 from otel_fastperf.internals.redaction import ErrorDetail
 from otel_fastperf.internals.start_up import StartUps
 from otel_fastperf.internals.starvation import Starvation
@@ -71,7 +72,7 @@ class Delays:
         starvation: Time in which the machine did not run this process.
     """
 
-    __slots__ = ("_clocks", "_watchdogs", "blocks", "collecting_since", "pauses", "starvation")
+    __slots__ = ("_beats", "_clocks", "_watchdogs", "blocks", "collecting_since", "pauses", "starvation")
 
     def __init__(self) -> None:
         self.pauses: deque[tuple[float, float]] = deque(maxlen=_MOST_PAUSES)
@@ -81,6 +82,8 @@ class Delays:
         self._watchdogs: tuple[CatchUp, ...] = ()
         #: by thread, since when its event loop has run what is ready
         self._clocks: dict[int, Callable[[], float]] = {}
+        #: by thread, what is known of its event loop
+        self._beats: dict[int, LoopBeats] = {}
 
     @contextmanager
     def timed_by(self, running_since: Callable[[], float]) -> Iterator[None]:
@@ -99,6 +102,25 @@ class Delays:
         """
         clock = self._clocks.get(thread)
         return inf if clock is None else clock()
+
+    @contextmanager
+    def beaten_by(self, beats: LoopBeats) -> Iterator[None]:
+        """Know the beats of the loop that runs in this thread until the context manager exits."""
+        thread = threading.get_ident()
+        self._beats[thread] = beats
+        try:
+            yield
+        finally:
+            self._beats.pop(thread, None)
+
+    def answer_seconds(self, start: float, end: float) -> float:
+        """At most so long did an answer take for which this thread's event loop waited; see `LoopBeats`.
+
+        `end` is the present. Infinite on the thread of no loop, and for a loop of which nothing is known.
+        """
+        thread = threading.get_ident()
+        beats = self._beats.get(thread)
+        return inf if beats is None else beats.answer_seconds(start, end, max(end - self.running_since(thread), 0.0))
 
     @contextmanager
     def watched_by(self, catch_up: CatchUp) -> Iterator[None]:
@@ -132,13 +154,14 @@ class Delays:
         """What a statement would have taken by itself that ran from `start` to `end`.
 
         That is without the time in which the collector ran, or the machine did not run the process, or, if its answer
-        waits for the event loop, `on_loop`, that was blocked.
+        waits for the event loop, `on_loop`, that was blocked or did other things.
         """
         delays = self._pauses_between(start, end)
         if on_loop:
             delays += [(block.start, block.end) for block in tuple(self.blocks)]
         own = end - start - _covered(delays, start, end)
-        return max(own - self._starved_beside(delays, start, end), 0.0)
+        own = max(own - self._starved_beside(delays, start, end), 0.0)
+        return min(own, self.answer_seconds(start, end)) if on_loop else own
 
     def unexplained_seconds(self, start: float, end: float, seconds: float, *, on_loop: bool) -> float:
         """The part of a wait that neither blocks of the event loop nor a busy machine explain; 0 if blocks explain it.

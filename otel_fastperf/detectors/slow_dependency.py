@@ -32,7 +32,7 @@ class SlowDependencies:
     def __init__(self, settings: ClientsSettings, recurrence: Recurrence) -> None:
         self._settings = settings
         self._recurrence = recurrence
-        #: seconds of the slowest call in each of the last requests
+        #: seconds of the slowest answer in each of the last requests
         self._slowest: OrderedDict[tuple[Route, str], deque[float]] = OrderedDict()
 
     def __call__(self, record: RequestRecord) -> Iterator[Finding]:
@@ -48,10 +48,10 @@ class SlowDependencies:
                 yield _finding(record, peer, calls, self._settings)
 
     def _always_slow(self, record: RequestRecord) -> frozenset[str]:
-        """The peers of a request that have been slow in each of the last ones of its route, by the clock."""
+        """The peers of a request that have been slow in each of the last ones of its route, on any machine."""
         peers: dict[str, float] = {}
         for group in () if record.calls is None else tuple(record.calls.groups.values()):
-            peers[group.facts.peer] = max(peers.get(group.facts.peer, 0.0), group.slowest)
+            peers[group.facts.peer] = max(peers.get(group.facts.peer, 0.0), group.slowest_answer)
         always = set[str]()
         for peer, slowest in peers.items():
             key = record.route_key, peer

@@ -8,6 +8,7 @@ from there.
 import sys
 import threading
 import time
+from math import inf
 from types import FrameType
 from typing import Final
 
@@ -128,15 +129,16 @@ class OutgoingCalls:
     def _group(self, record: RequestRecord, facts: CallFacts, call: "OutgoingCall", ended: float) -> None:
         started = call.started
         worker = current_worker(record.loop_thread)
+        seconds = ended - started
+        is_long = seconds >= _LONG
+        answer = self._signals.delays.answer_seconds(started, ended) if is_long else inf
         # a request may make calls in several threads, and `+=` is atomic only by accident
         with self._lock:
             calls = record.calls = record.calls or RequestCalls()
             group = calls.group(facts)
             if group is None:
                 return
-            repeats = group.add(facts, started, ended, worker)
-        seconds = ended - started
-        is_long = seconds >= _LONG
+            repeats = group.add(facts, started, ended, worker, answer)
         lines: Lines = ()
         if (is_long or self._looks_up_from <= repeats < _MOST_LOOK_UPS) and self._may_look_up():
             frame = sys._getframe(1)  # noqa: SLF001 - there is no other way
@@ -155,6 +157,7 @@ class OutgoingCalls:
             delays.catch_up()
         own = call.own - delays.paused_seconds(call.started, call.ended)
         own = delays.unexplained_seconds(call.started, call.ended, own, on_loop=on_loop)
+        own = min(own, delays.answer_seconds(call.started, call.ended))
         if own >= _LONG and len(calls.long) < MOST_CALLS:
             calls.long.append(call._replace(own=own, in_thread=not on_loop))
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
 from otel_fastperf.event_loop.clocks import Clock, idle_clock
+from otel_fastperf.internals.loop_beats import LoopBeats
 from otel_fastperf.internals.ticker import ticking
 from otel_fastperf.metrics import Metrics
 from otel_fastperf.settings import LoopSettings
@@ -43,7 +44,11 @@ async def monitor_loop(settings: LoopSettings, signals: Signals) -> AsyncIterato
         signals.guard.failed("loop_monitor", error)
 
     with ExitStack() as exits:
-        heartbeat = _Heartbeat(settings, metrics, exits.enter_context(idle_clock(loop, failed)))
+        idle = exits.enter_context(idle_clock(loop, failed))
+        beats = None if idle is None else LoopBeats(idle)
+        if beats is not None:
+            exits.enter_context(signals.delays.beaten_by(beats))
+        heartbeat = _Heartbeat(settings, metrics, idle, beats)
         tasks = _TaskCount(loop, metrics)
         exits.callback(metrics.on_refresh(heartbeat.refresh))
         exits.enter_context(ticking(heartbeat.interval, heartbeat.tick, failed))
@@ -52,14 +57,15 @@ async def monitor_loop(settings: LoopSettings, signals: Signals) -> AsyncIterato
 
 
 class _Heartbeat:
-    """Updates the loop's metrics at each beat. `idle` is the loop's `idle_clock`."""
+    """Updates the loop's metrics at each beat, and its `LoopBeats`. `idle` is the loop's `idle_clock`."""
 
-    def __init__(self, settings: LoopSettings, metrics: Metrics, idle: Clock | None) -> None:
+    def __init__(self, settings: LoopSettings, metrics: Metrics, idle: Clock | None, beats: LoopBeats | None) -> None:
         self._fastest = settings.interval
         # without the clock, only lag shows that the loop was blocked
         self._slowest = settings.interval if idle is None else max(settings.interval, _IDLE_INTERVAL)
         self._is_idle = False
         self._metrics = metrics
+        self._beats = beats
         self._idle_clock = idle or time.perf_counter
         self._wall, self._cpu, self._idle = time.perf_counter(), time.thread_time(), self._idle_clock()
         self._window_wall = self._window_busy = 0.0
@@ -95,6 +101,8 @@ class _Heartbeat:
         passed = wall - self._wall
         busy = max(passed - (idle - self._idle), cpu - self._cpu, late - _TIMER_STEP, 0.0)
         self._wall, self._cpu, self._idle = wall, cpu, idle
+        if self._beats is not None:
+            self._beats.note(wall, idle, late)
         return passed, min(busy, passed)
 
 

@@ -4,6 +4,7 @@ They are known from the CLIENT and PRODUCER spans that end in the request, whoev
 are not among them, see `RequestRecord.statements`.
 """
 
+from math import inf
 from typing import Final, NamedTuple
 
 from otel_fastperf.findings import CallSite
@@ -53,7 +54,7 @@ class CallFacts(NamedTuple):
 
 
 class CallGroup:
-    """Calls of one operation of one peer in a request. Seconds are sums over them, except for `slowest`."""
+    """Calls of one operation of one peer in a request. Seconds are sums over them, except for the slowest."""
 
     __slots__ = (
         "count",
@@ -68,6 +69,7 @@ class CallGroup:
         "seconds",
         "sequential",
         "slowest",
+        "slowest_answer",
         "targets",
         "worker",
     )
@@ -81,6 +83,8 @@ class CallGroup:
         self.failed: int = 0
         self.seconds: float = 0.0
         self.slowest: float = 0.0
+        #: the same without the time in which the event loop may have kept an answer waiting
+        self.slowest_answer: float = 0.0
         #: calls that began after all earlier ones had ended, in the same task or thread, unless one repeats a call
         #: that has failed
         self.sequential: int = 0
@@ -106,8 +110,11 @@ class CallGroup:
             return f"{facts.operation} {facts.peer}/{'/'.join(self.path)}"
         return f"{facts.system} {facts.operation}".rstrip()
 
-    def add(self, facts: CallFacts, started: float, ended: float, worker: int) -> int:
-        """Add a call in the task or thread `worker`, by `time.perf_counter()`. Returns the new count."""
+    def add(self, facts: CallFacts, started: float, ended: float, worker: int, answer: float = inf) -> int:
+        """Add a call in the task or thread `worker`, by `time.perf_counter()`. Returns the new count.
+
+        The answer took `answer` seconds at most, see `Delays.answer_seconds`.
+        """
         count = self.count = self.count + 1
         if count == 1:
             self.first = started
@@ -119,6 +126,7 @@ class CallGroup:
         seconds = ended - started
         self.seconds += seconds
         self.slowest = max(self.slowest, seconds)
+        self.slowest_answer = max(self.slowest_answer, min(seconds, answer))
         self.last = max(self.last, ended)
         if facts.error:
             self.failed += 1

@@ -1,5 +1,7 @@
 """`slow_dependency`: a peer that answers slowly, request after request."""
 
+from math import inf
+
 from otel_fastperf.detectors.recurrence import Recurrence
 from otel_fastperf.detectors.slow_dependency import SlowDependencies
 from otel_fastperf.findings import CallSite, Finding
@@ -13,20 +15,20 @@ LINE = CallSite("/srv/shop/me.py", 36, "me")
 FACTS = CallFacts(Cause.HTTP_CLIENT, "http", "users.example", "GET", ("users", "{}"))
 
 
-def asked(number: int, seconds: float, own: float, starved: float = 0.0) -> RequestRecord:
+def asked(number: int, seconds: float, own: float, starved: float = 0.0, answer: float = inf) -> RequestRecord:
     """The request `number` of a route, which makes one call."""
     record, calls = ended(), RequestCalls()
     record.started, record.ended, record.starved = 10.0 * number, 10.0 * number + seconds + 0.01, starved
     group = calls.group(FACTS)
     assert group is not None
-    group.add(FACTS, record.started, record.started + seconds, 1)
+    group.add(FACTS, record.started, record.started + seconds, 1, answer)
     if own >= 0.05:
         calls.long.append(Call(group, record.started, record.started + seconds, own, 1, (LINE,), failed=False))
     record.calls = calls
     return record
 
 
-def found(*requests: tuple[float, float, float]) -> list[Finding]:
+def found(*requests: tuple[float, ...]) -> list[Finding]:
     settings = ClientsSettings()
     detector = SlowDependencies(settings, Recurrence())
     return [finding for number, each in enumerate(requests) for finding in detector(asked(number, *each))]
@@ -49,3 +51,7 @@ def test_a_peer_that_never_answered_faster_is_slow_on_a_busy_machine_too() -> No
     (finding, *_) = found(*[(0.4, 0.2, 0.2)] * 12)
     assert "took 0.400 s" in finding.message
     assert finding.evidence["share"] > 0.9  # type: ignore[operator]
+
+
+def test_an_answer_that_waits_for_the_loop_in_each_request_is_no_finding() -> None:
+    assert found(*[(0.4, 0.0, 0.0, 0.02)] * 12) == []

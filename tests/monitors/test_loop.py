@@ -286,3 +286,34 @@ def test_closing_a_monitored_loop_causes_no_warning(run: Run, probe: Probe) -> N
     del stack
     gc.collect()
     assert probe.failures == []
+
+
+def test_an_answer_for_which_a_busy_loop_had_no_time_is_told_from_a_slow_one(
+    run: Run, probe: Probe, until: Until
+) -> None:
+    """No step of the work is a block, and a round of all of them takes long."""
+
+    async def part(end: float) -> None:
+        while time.perf_counter() < end:
+            time.sleep(0.002)
+            await asyncio.sleep(0)
+
+    async def answer(seconds: float) -> tuple[float, float]:
+        started = time.perf_counter()
+        for _ in range(4):
+            await asyncio.sleep(seconds)
+        ended = time.perf_counter()
+        return ended - started, probe.signals.delays.answer_seconds(started, ended)
+
+    async def main() -> tuple[tuple[float, float], tuple[float, float]]:
+        async with monitor_loop(FAST, probe.signals):
+            await until(lambda: beats(probe) > 2)
+            slow = await answer(0.1)
+            end = time.perf_counter() + 2.0
+            kept, *_ = await asyncio.gather(answer(0.001), *(part(end) for _ in range(60)))
+            return slow, kept
+
+    (slow, slow_answer), (kept, kept_answer) = run(main())
+    assert slow_answer >= 0.9 * slow
+    assert kept >= 0.4
+    assert kept_answer < 0.3 * kept
