@@ -98,8 +98,17 @@ class Sight(NamedTuple):
     work: LoopWork = LoopWork.OTHER
 
 
+def base_of(frame: FrameType | None) -> int:
+    """The `base` of a loop, from the frame that calls a callback on it.
+
+    That is the frame that runs the loop, if the loop has no frames of its own. asyncio has one for each callback. Its
+    `id` would soon be that of any other frame, at which a walk would end.
+    """
+    return 0 if frame is None or _is_handle(frame) else id(frame)
+
+
 def look(loop: asyncio.AbstractEventLoop, thread: int, base: int) -> Sight:
-    """Sample the loop's thread. `base` is the `id` of the frame that runs an event loop that has no frames itself."""
+    """Sample the loop's thread. `base`: the `id` of the frame that runs a loop without frames of its own, or 0."""
     if not loop.is_running():
         return Sight(running=False)
     frame = sys._current_frames().get(thread)  # noqa: SLF001 - there is no other way

@@ -28,7 +28,7 @@ from typing import Any, Final
 from otel_fastperf.event_loop.blocks import BeatInterval, LateWakeup, LoopRun, Moment, Sample, longest_run, measured
 from otel_fastperf.event_loop.cause import BlockedBy, blocked_by, by_other_threads, lost
 from otel_fastperf.event_loop.clocks import Clock, run_clock
-from otel_fastperf.event_loop.stack_sampler import look
+from otel_fastperf.event_loop.stack_sampler import base_of, look
 from otel_fastperf.internals.frames import is_own
 from otel_fastperf.internals.operating_system import PROC, ThreadClock
 from otel_fastperf.internals.thread_schedule import ScheduleFile, SleepFile, ThreadSchedule
@@ -152,7 +152,7 @@ class _Watchdog:
         """Note that the loop is free, and report a block that has ended. Called by `ticking`, or on demand."""
         if threading.get_ident() != self._thread:
             self._adopt_thread()
-        self._base = id(_running_loop_frame())
+        self._base = base_of(_running_loop_frame())
         interval = self._interval
         if self._has_clock and self._has_begun and not (interval.samples or interval.late_wakeups or self._is_late()):
             return
@@ -168,7 +168,7 @@ class _Watchdog:
 
     def begin(self) -> None:
         """Note that the loop is free, before its first beat. Called by a coroutine."""
-        self._base = id(_running_loop_frame())
+        self._base = base_of(_running_loop_frame())
         self._freed(self._now())
 
     def catch_up(self) -> bool:

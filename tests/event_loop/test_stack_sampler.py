@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from otel_fastperf.event_loop.stack_sampler import Sight, look
+from otel_fastperf.event_loop.stack_sampler import Sight, base_of, look
 
 Main = Callable[["DelayedSampler"], Coroutine[Any, Any, None]]
 
@@ -26,7 +26,7 @@ class DelayedSampler:
         self.loop.call_soon(self._note_base)
 
     def _note_base(self) -> None:
-        self.base = id(sys._getframe(1))
+        self.base = base_of(sys._getframe(1))
 
     def sample_in(self, seconds: float) -> threading.Thread:
         def later() -> None:
@@ -104,3 +104,23 @@ def test_a_loop_that_does_not_run_is_sampled_as_not_running(seen: Callable[[Main
         loop.close()
 
     assert seen(main) == Sight(running=False)
+
+
+@pytest.mark.parametrize("name", ["asyncio", "uvloop"])
+def test_the_base_of_a_loop_is_a_frame_that_stays_and_no_frame_of_a_callback(name: str) -> None:
+    """The `id` of a frame that has ended is soon another frame's, and a walk would end there without a line."""
+    module: Any = pytest.importorskip(name, reason=f"{name} is not installed")
+    bases: list[int] = []
+
+    def callback() -> None:
+        bases.append(base_of(sys._getframe(1)))
+
+    async def main() -> None:
+        for _ in range(3):
+            asyncio.get_running_loop().call_soon(callback)
+            await asyncio.sleep(0.01)
+
+    loop = module.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    assert set(bases) == ({0} if name == "asyncio" else {id(sys._getframe())})
