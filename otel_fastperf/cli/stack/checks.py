@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from otel_fastperf.cli.stack.files import (
     Manifest,
     address,
     beside,
+    compare,
     hash_of,
     project_of,
     variables,
@@ -90,7 +92,8 @@ def check_files(stack: Stack) -> Iterator[Check]:
     written = stack.manifest.files
     there = {path: file.read_bytes() for path in written if (file := stack.folder / path).is_file()}
     missing = sorted(written.keys() - there.keys())
-    again = f"otel-fastperf stack init {stack.folder}"
+    quoted = shlex.quote(str(stack.folder))
+    again = f"otel-fastperf stack init {quoted}"
     for path in missing:
         # no server reads documentation or rule tests
         level = Level.INFO if path.endswith(".md") or "/tests/" in path else Level.BAD
@@ -101,10 +104,12 @@ def check_files(stack: Stack) -> Iterator[Check]:
     for path in sorted(written):
         if beside(stack.folder / path, "new").is_file():
             what = f"{path}.new is the new version of a file that you changed, and has not been merged."
-            yield Check("files", Level.WARN, what, f"diff -u {path} {path}.new; merge what you need, then delete it")
+            yield Check(
+                "files", Level.WARN, what, f"{compare(stack.folder, path)}; merge what you need, then delete it"
+            )
     if stack.manifest.version != stack.version:
         what = f"The stack was written by otel-fastperf {stack.manifest.version}; {stack.version} is installed."
-        yield Check("files", Level.INFO, what, f"otel-fastperf stack upgrade {stack.folder}")
+        yield Check("files", Level.INFO, what, f"otel-fastperf stack upgrade {quoted}")
     if not missing and not changed:
         yield Check("files", Level.OK, f"All {len(there)} files are present and unchanged.")
 

@@ -23,6 +23,7 @@ from otel_fastperf.cli.stack.files import (
     Manifest,
     Step,
     address,
+    compare,
     ensure_secret,
     filled,
     hash_of,
@@ -59,7 +60,7 @@ _WHY: Final = {
     Action.REMOVE: "no longer part of the stack",
     Action.REPLACE: "your version is in {path}.old",
     Action.KEEP: "changed or removed by you; no new version",
-    Action.OFFER: "changed or removed by you; see: diff -u {path} {path}.new",
+    Action.OFFER: "changed or removed by you; see: {compare}",
     Action.LEAVE: "no longer part of the stack, but changed by you",
 }
 
@@ -179,7 +180,8 @@ def _upgrade(options: argparse.Namespace) -> int:
     sys.stdout.write(f"The stack in {folder}: otel-fastperf {before.version} -> {installed}\n")
     sys.stdout.writelines(f"{line}\n" for line in shown(steps, there, whole=options.all))
     if not options.yes and not _agrees():
-        sys.stdout.write(f"\nNothing was written. To do it: otel-fastperf stack upgrade {folder} --yes\n")
+        quoted = shlex.quote(str(folder))
+        sys.stdout.write(f"\nNothing was written. To do it: otel-fastperf stack upgrade {quoted} --yes\n")
         return _FOUND
     write(folder, steps)
     _record(folder, before.answers, wanted)
@@ -217,7 +219,7 @@ def _first(folder: Path, environ: Mapping[str, str]) -> Answers:
 def _report(folder: Path, steps: Sequence[Step], made: Answers, given: Given, *, new_secret: bool) -> Iterator[str]:
     of = "for Kubernetes" if made.kubernetes else f"for {made.service} ({', '.join(made.targets)})"
     yield f"The stack {of} is in {folder}:"
-    yield from _done(steps)
+    yield from _done(folder, steps)
     if new_secret:
         yield f"  created   {SECRET}: the password of Grafana's admin"
     for note in notes(made, given):
@@ -228,7 +230,7 @@ def _report(folder: Path, steps: Sequence[Step], made: Answers, given: Given, *,
     yield from (f"  {line}" for line in following)
 
 
-def _done(steps: Sequence[Step]) -> Iterator[str]:
+def _done(folder: Path, steps: Sequence[Step]) -> Iterator[str]:
     created = Counter(step.path.partition("/")[0] for step in steps if step.action is Action.CREATE)
     if created:
         names = ", ".join(name if count == 1 else f"{name} ({count})" for name, count in created.items())
@@ -238,7 +240,7 @@ def _done(steps: Sequence[Step]) -> Iterator[str]:
         yield f"  same      {_files(same)}"
     for step in steps:
         if step.action in _SAID:
-            why = _WHY.get(step.action, "").format(path=step.path)
+            why = _WHY.get(step.action, "").format(path=step.path, compare=compare(folder, step.path))
             yield f"  {_SAID[step.action]:<9} {step.path}{f'  ({why})' if why else ''}"
 
 
@@ -276,7 +278,8 @@ def _next_in_kubernetes(folder: Path) -> Iterable[str]:
 def _manifest(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     if manifest is None:
-        message = f"DIR={folder}: must contain {MANIFEST}, but does not. Remedy: otel-fastperf stack init {folder}"
+        there = shlex.quote(str(folder))
+        message = f"DIR={folder}: must contain {MANIFEST}, but does not. Remedy: otel-fastperf stack init {there}"
         raise StackError(message)
     return manifest
 

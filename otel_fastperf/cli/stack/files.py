@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -234,6 +235,12 @@ class Manifest:
         return json.dumps(fields, indent=2) + "\n"
 
 
+def compare(folder: Path, path: str) -> str:
+    """The command, for a shell in the current directory, that compares a file with the version offered next to it."""
+    file = folder / path
+    return f"diff -u {shlex.quote(str(file))} {shlex.quote(str(beside(file, 'new')))}"
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder; None if the folder has none.
 
@@ -245,6 +252,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        message = f"DIR={folder}: must be a folder, but is a file. Remedy: choose another name."
+        raise StackError(message) from None
     except (OSError, UnicodeDecodeError) as error:
         message = f"{path} cannot be read: {error}. Remedy: move it away; files that differ then count as yours."
         raise StackError(message) from None

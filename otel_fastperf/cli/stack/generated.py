@@ -27,25 +27,36 @@ _SLO_TARGETS: Final = """\
 #
 # Each number applies to every service that this Prometheus scrapes. To override a number for one service, add a rule to
 # the group at the end of this file.
+#
+# A service keeps its objectives for 5 minutes without a scrape: an overloaded one answers only some, and its pages must
+# not end with each that fails.
 groups:
   - name: fastperf-slo-targets
     rules:
       # Share of requests that must not fail. A 5xx, an exception and an aborted response count as failures; a 4xx and a
       # client that disconnected do not.
       - record: job:slo_availability:objective
-        expr: job:slo_availability:override or on (job) group by (job) (fastperf_build_info) * {availability}
+        expr: >-
+          job:slo_availability:override
+          or on (job) group by (job) (last_over_time(fastperf_build_info[5m])) * {availability}
       # Share of the successful requests that must finish, to the last byte, within the threshold.
       - record: job:slo_latency:objective
-        expr: job:slo_latency:override or on (job) group by (job) (fastperf_build_info) * {latency}
+        expr: >-
+          job:slo_latency:override
+          or on (job) group by (job) (last_over_time(fastperf_build_info[5m])) * {latency}
       # The threshold, in seconds. It must be a bucket bound of http_server_request_duration_seconds:
       # {bounds}.
       # Any other number cannot be measured, and FastperfSloWithoutBucket fires.
       - record: job:slo_latency_threshold:seconds
-        expr: job:slo_latency_threshold:override or on (job) group by (job) (fastperf_build_info) * {threshold}
+        expr: >-
+          job:slo_latency_threshold:override
+          or on (job) group by (job) (last_over_time(fastperf_build_info[5m])) * {threshold}
       # Minimum number of bad requests in a window for an alert. In a quiet service, a single failure is a large share
       # of the requests and still only one failure.
       - record: job:slo_bad_requests:minimum
-        expr: job:slo_bad_requests:override or on (job) group by (job) (fastperf_build_info) * 10.0
+        expr: >-
+          job:slo_bad_requests:override
+          or on (job) group by (job) (last_over_time(fastperf_build_info[5m])) * 10.0
 
   # Objectives of one service; uncomment, and repeat for each service:
   # - name: fastperf-slo-overrides

@@ -379,15 +379,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run with the options of `add_options`; returns the exit code, 0 or 1."""
+    folder: Path = options.directory
+    if not folder.is_dir():
+        sys.stderr.write(f"DIR={folder}: must be the stack's folder, but there is none. Remedy: correct the path.\n")
+        return 1
     try:
-        addresses = Addresses.of(options.directory, os.environ)
-        manifest = read_manifest(options.directory)
+        addresses = Addresses.of(folder, os.environ)
+        manifest = read_manifest(folder)
     except (SmokeError, StackError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     made = manifest.answers if manifest else Answers()
     apps = [] if options.stack_only else options.app or _told(made)
-    return smoke(addresses, seconds=options.wait, apps=apps, folder=options.directory, project=made.project)
+    return smoke(addresses, seconds=options.wait, apps=apps, folder=folder, project=made.project)
 
 
 def _told(made: Answers) -> list[str]:

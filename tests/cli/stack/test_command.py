@@ -217,8 +217,9 @@ def test_an_upgrade_updates_only_files_that_the_user_has_not_changed(stack: Comm
     assert "docker-compose.yml.new" not in stack.names()  # our version of that file has not changed
     assert (stack.read("deploy/runbooks/A.md"), stack.read("deploy/runbooks/B.md")) == ("Do that.\n", "New.\n")
     assert "deploy/alertmanager/receivers/slack.yml" not in stack.names()
+    mine = stack.folder / RULES
     for line in (
-        f"kept      {RULES}  (changed or removed by you; see: diff -u {RULES} {RULES}.new)",
+        f"kept      {RULES}  (changed or removed by you; see: diff -u {mine} {mine}.new)",
         "kept      docker-compose.yml  (changed or removed by you; no new version)",
         "updated   deploy/runbooks/A.md\n",
         "removed   deploy/alertmanager/receivers/slack.yml",
@@ -284,7 +285,24 @@ def test_a_file_in_place_of_the_folder_is_an_error(stack: Command) -> None:
     ran = stack.init()
     assert ran.code == 2
     assert ran.err.count("\n") == 1
-    assert str(stack.folder) in ran.err
+    assert f"DIR={stack.folder}: must be a folder, but is a file" in ran.err
+
+
+def test_commands_in_messages_work_for_a_folder_with_a_space_in_its_name(stack: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "my stack"
+    ran = stack("check", str(folder))
+    assert f"Remedy: otel-fastperf stack init '{folder}'" in ran.err
+    folder.mkdir()
+    (folder / "docker-compose.yml").write_text("services: {} # mine\n")
+    ran = stack("init", str(folder))
+    file = folder / "docker-compose.yml"
+    assert f"diff -u '{file}' '{file}.new'" in ran.out
+    assert f"diff -u '{file}' '{file}.new'" in stack("check", str(folder)).out
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "version": "0.0.1"}))
+    stack.ship(RULES, "groups: [] # newer\n")
+    assert f"otel-fastperf stack upgrade '{folder}'" in stack("check", str(folder)).out
+    assert f"otel-fastperf stack upgrade '{folder}' --yes" in stack("upgrade", str(folder)).out
 
 
 def test_the_folder_of_the_shipped_files_is_refused(stack: Command) -> None:
@@ -438,7 +456,7 @@ def test_changed_files_and_offered_versions_are_listed(made: Command) -> None:
     made.init()
     levels = dict(made.check()["files"])
     assert RULES in levels["info"]
-    assert f"diff -u {RULES} {RULES}.new" in levels["warn"]
+    assert f"diff -u {made.folder / RULES} {made.folder / RULES}.new" in levels["warn"]
 
 
 def test_a_stack_of_another_version_is_info(made: Command) -> None:

@@ -220,6 +220,15 @@ def test_commands_in_remedies_work_outside_of_the_folder(
         assert f"Remedy: `{compose} ps`, then `{compose} logs jaeger`" in capsys.readouterr().out
 
 
+def test_a_folder_that_does_not_exist_is_an_error_at_once(
+    stack: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise it would check another stack, at the usual ports."""
+    assert main(["stack", "smoke", str(tmp_path / "typo")]) == 1
+    shown = capsys.readouterr()
+    assert (shown.out, f"DIR={tmp_path}/typo: must be the stack's folder" in shown.err) == ("", True)
+
+
 def test_a_damaged_manifest_is_an_error(stack: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / ".fastperf-stack.json").write_text("{")
     assert main(["stack", "smoke", str(tmp_path), "--wait", "0"]) == 1
