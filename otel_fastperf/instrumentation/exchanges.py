@@ -337,7 +337,7 @@ class Exchange(Observed):
 
     def _note_received(self, message: Message) -> None:
         if message["type"] == "http.request":
-            self._received += len(message.get("body", b""))
+            self._received += _body_length(message)
             if not message.get("more_body", False):
                 self._client = _Client.HAS_SENT
         elif self._state < _ExchangeState.COMPLETE:
@@ -369,7 +369,7 @@ class Exchange(Observed):
             self._chunks += 1
             if not self._sent:
                 self._first_byte = time.perf_counter() - self.record.started
-            self._sent += len(message.get("body", b""))
+            self._sent += _body_length(message)
             if self._headers:
                 self._look_for_events(message)
             if not message.get("more_body", False) and self._state < _ExchangeState.TRAILERS_DUE:
@@ -393,9 +393,9 @@ class Exchange(Observed):
             self.requests.signals.recent.add_event_stream(Route(self._labels[0], record.route))
 
     def _started(self, message: Message) -> None:
-        status = message["status"]
+        status = _status(message)
         self._headers = message.get("headers", ())
-        if status < 500 and self._has_client_left():  # noqa: PLR2004
+        if (status or 0) < 500 and self._has_client_left():  # noqa: PLR2004
             self._client = _Client.IS_GONE  # and this status reaches nobody
         else:
             self.record.status = status
@@ -576,29 +576,35 @@ class Connection(Observed):
         if messages is not None:
             self._guarded(messages.asked)
         message = await self._receive()
+        self._guarded(self._note_received, message)
+        return message
+
+    def _note_received(self, message: Message) -> None:
         if message["type"] == "websocket.disconnect":
             self._client = _Client.IS_GONE
-            self._code = message.get("code", 1005)
-        elif messages is not None and message["type"] == "websocket.receive":
-            self._guarded(messages.received, message)
-        return message
+            self._code = _close_code(message, 1005)
+        elif self._messages is not None and message["type"] == "websocket.receive":
+            self._messages.received(message)
 
     async def send(self, message: Message) -> None:
         """Send, and note what becomes of the connection."""
+        self._guarded(self._before_send, message)
+        if self._messages is not None and message["type"] == "websocket.send":
+            await self._send_traced(message, self._messages)
+        else:
+            await self._send(message)
+
+    def _before_send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "websocket.accept":
             self._state = _ExchangeState.STARTED
             self.record.status = 101
         elif kind == "websocket.close":
-            self._code = message.get("code", 1000)
+            self._code = _close_code(message, 1000)
             if self._state == _ExchangeState.WAITING:
                 self.record.status = 403
         elif kind == "websocket.http.response.start":
-            self.record.status = message["status"]
-        elif kind == "websocket.send" and self._messages is not None:
-            await self._send_traced(message, self._messages)
-            return
-        await self._send(message)
+            self.record.status = _status(message)
 
     async def _send_traced(self, message: Message, messages: MessageSpans) -> None:
         span = None
@@ -665,6 +671,25 @@ class Connection(Observed):
         if self._is_counted:
             self._is_counted = False
             self.requests.signals.metrics.websocket_active_connections.dec()
+
+
+# An app can send what is no valid message. What becomes of it is up to the server, which may accept it.
+
+
+def _body_length(message: Message) -> int:
+    body = message.get("body")
+    return len(body) if isinstance(body, bytes | bytearray | memoryview) else 0
+
+
+def _status(message: Message) -> int | None:
+    status = message.get("status")
+    return status if isinstance(status, int) else None
+
+
+def _close_code(message: Message, default: int) -> int:
+    """Servers take None, too, for a close without a code."""
+    code = message.get("code")
+    return code if isinstance(code, int) else default
 
 
 def _alone(error: BaseException | None) -> BaseException | None:
